@@ -1,0 +1,35 @@
+//! The per-CPU rows of counters: one map, one row per probe, one touch per event.
+
+use aya_ebpf::{macros::map, maps::PerCpuArray};
+
+use crate::{
+    loss::{self, Loss},
+    probes,
+    spec::{ROW_WORDS, Row},
+};
+
+#[map]
+static COUNTERS: PerCpuArray<Row> =
+    PerCpuArray::with_max_entries(probes::ALL.len() as u32 + 1, 0);
+
+/// This CPU's row of a probe, as the probe's own state.
+///
+/// # Safety
+/// `T` is `repr(C)` and made of `u64` only.
+#[inline(always)]
+pub(crate) unsafe fn row<T>(index: u32) -> Option<&'static mut T> {
+    const { assert!(size_of::<T>() <= ROW_WORDS * 8 && align_of::<T>() == 8) };
+    let row = COUNTERS.get_ptr_mut(index)?;
+    // SAFETY: the map value is as large as a Row, T fits into it (above) and any bits are valid
+    // for it (caller); tracepoint programs are not preempted, so this CPU's row is ours.
+    Some(unsafe { &mut *row.cast::<T>() })
+}
+
+/// Counts something that could not be kept.
+#[inline(always)]
+pub(crate) fn lost(why: Loss) {
+    // SAFETY: a Row is an array of u64.
+    if let Some(row) = unsafe { row::<Row>(loss::ROW) } {
+        row[why as usize] += 1;
+    }
+}

@@ -1,0 +1,93 @@
+//! Reading tasks: the current one, and the one that an event points at.
+
+use aya_ebpf::{
+    Global,
+    helpers::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task,
+        bpf_probe_read_kernel,
+    },
+};
+
+use crate::{
+    event::{COMM, Task},
+    layout::{
+        OFF_CGROUP_KN, OFF_CRED_UID, OFF_CSET_DFL_CGRP, OFF_CSET_MEMORY, OFF_CSS_CGROUP,
+        OFF_KERNFS_ID, OFF_SIGNAL_ADJ, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
+        OFF_TASK_FLAGS, OFF_TASK_PID, OFF_TASK_SIGNAL, OFF_TASK_TGID,
+    },
+};
+
+/// 1 if the memory controller is on a cgroup v1 hierarchy.
+#[unsafe(no_mangle)]
+static MEMORY_ON_V1: Global<u32> = Global::new(0);
+
+/// `PF_KTHREAD`, include/linux/sched.h, the same since 2.6.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// Reads a member of the kernel structure at `base`; 0 if the address cannot be read.
+#[inline(always)]
+pub(crate) fn read<T: Copy + Default>(base: u64, offset: &Global<u32>) -> T {
+    let at = (base + u64::from(offset.load())) as *const T;
+    // SAFETY: bpf_probe_read_kernel checks the address itself and fails on a bad one.
+    unsafe { bpf_probe_read_kernel(at) }.unwrap_or_default()
+}
+
+/// Thread id of the current task.
+#[inline(always)]
+pub(crate) fn tid() -> u32 {
+    bpf_get_current_pid_tgid() as u32
+}
+
+/// Process id of the current task.
+#[inline(always)]
+pub(crate) fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Address of the current task_struct.
+#[inline(always)]
+pub(crate) fn current() -> u64 {
+    // SAFETY: the helper takes no arguments and always succeeds.
+    unsafe { bpf_get_current_task() }
+}
+
+/// Whether the current task is a kernel thread.
+#[inline(always)]
+pub(crate) fn is_kernel_thread() -> bool {
+    read::<u32>(current(), &OFF_TASK_FLAGS) & PF_KTHREAD != 0
+}
+
+/// Id of the cgroup that the current task's memory is charged to.
+#[inline(always)]
+pub(crate) fn current_cgroup() -> u64 {
+    if MEMORY_ON_V1.load() == 0 {
+        // SAFETY: the helper takes no arguments.
+        return unsafe { bpf_get_current_cgroup_id() };
+    }
+    cgroup_of(current())
+}
+
+/// Id of the cgroup that a task's memory is charged to.
+#[inline(always)]
+pub(crate) fn cgroup_of(task: u64) -> u64 {
+    let set: u64 = read(task, &OFF_TASK_CGROUPS);
+    let cgroup: u64 = if MEMORY_ON_V1.load() == 0 {
+        read(set, &OFF_CSET_DFL_CGRP)
+    } else {
+        read(read(set, &OFF_CSET_MEMORY), &OFF_CSS_CGROUP)
+    };
+    read(read(cgroup, &OFF_CGROUP_KN), &OFF_KERNFS_ID)
+}
+
+/// Describes a task for an event.
+#[inline(always)]
+pub(crate) fn describe(task: u64) -> Task {
+    Task {
+        tgid: read(task, &OFF_TASK_TGID),
+        tid: read(task, &OFF_TASK_PID),
+        uid: read(read(task, &OFF_TASK_CRED), &OFF_CRED_UID),
+        oom_score_adj: i32::from(read::<i16>(read(task, &OFF_TASK_SIGNAL), &OFF_SIGNAL_ADJ)),
+        cgroup: cgroup_of(task),
+        comm: read::<[u8; COMM]>(task, &OFF_TASK_COMM),
+    }
+}

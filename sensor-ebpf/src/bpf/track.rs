@@ -1,0 +1,54 @@
+//! The table of who is inside what: the map around [`crate::inflight`].
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::Array};
+
+use super::{count::lost, task};
+use crate::{
+    inflight::{Begin, Bucket, CHUNKS, Chunk, Kind, Slot, owner, place},
+    loss::Loss,
+};
+
+#[map]
+static INFLIGHT: Array<Chunk> = Array::with_max_entries(CHUNKS as u32, 0);
+
+/// CLOCK_MONOTONIC, nanoseconds.
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: the helper takes no arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// The bucket of a thread.
+#[inline(always)]
+pub(crate) fn bucket(tid: u32) -> Option<&'static mut Bucket> {
+    let (chunk, i) = place(tid);
+    let chunk = INFLIGHT.get_ptr_mut(chunk)?;
+    // SAFETY: the map value is a Chunk. Other CPUs may write other slots of the bucket; the
+    // algorithm is made for that (see crate::inflight), and every bit pattern is a valid Slot.
+    let chunk = unsafe { &mut *chunk };
+    chunk.0.get_mut(i)
+}
+
+/// The current task enters `kind`.
+#[inline(always)]
+pub(crate) fn begin(kind: Kind, aux: u64) {
+    let tid = task::tid();
+    let Some(bucket) = bucket(tid) else { return };
+    match bucket.begin(owner(tid, kind), now(), aux) {
+        Begin::Fresh => {}
+        Begin::Restarted => lost(Loss::UnmatchedBegin),
+        Begin::Evicted => lost(Loss::InflightEvicted),
+    }
+}
+
+/// The current task leaves `kind`: its slot as it was, and the time now.
+#[inline(always)]
+pub(crate) fn end(kind: Kind) -> Option<(Slot, u64)> {
+    let tid = task::tid();
+    let now = now();
+    let slot = bucket(tid)?.end(owner(tid, kind), now);
+    if slot.is_none() {
+        lost(Loss::UnmatchedEnd);
+    }
+    slot.map(|s| (s, now))
+}

@@ -1,0 +1,99 @@
+//! Rare events, as they cross the ring buffer: an OOM kill, its victim's exit, a killer's SIGKILL.
+//!
+//! `repr(C)`, integers and byte arrays only, no implicit padding (bytemuck's derive checks that
+//! when the host half is compiled). Names in them come from processes: attacker-controlled bytes.
+
+/// Bytes of a task's name in the kernel, NUL included.
+pub const COMM: usize = 16;
+
+/// A task that takes part in an event.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Task {
+    /// Process id (the kernel's tgid), in the initial pid namespace.
+    pub tgid: u32,
+    /// Thread id (the kernel's pid), in the initial pid namespace.
+    pub tid: u32,
+    /// User id in the initial user namespace.
+    pub uid: u32,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Id of the cgroup that memory is charged to.
+    pub cgroup: u64,
+    /// Name of the thread, NUL-padded.
+    pub comm: [u8; COMM],
+}
+
+/// Which kind of record follows; first word of each.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tag {
+    /// [`OomKill`].
+    OomKill = 1,
+    /// [`VictimExit`].
+    VictimExit = 2,
+    /// [`KillSignal`].
+    KillSignal = 3,
+}
+
+/// The kernel's OOM killer killed a process.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct OomKill {
+    /// [`Tag::OomKill`].
+    pub tag: u32,
+    /// 0 = global (the machine ran out), 1 = a memory cgroup reached its limit.
+    pub memcg: u32,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+    /// Who was killed.
+    pub victim: Task,
+    /// Whose allocation set it off.
+    pub trigger: Task,
+    /// Address space in pages.
+    pub total_vm_pages: u64,
+    /// Resident file pages.
+    pub file_pages: u64,
+    /// Resident anonymous pages.
+    pub anon_pages: u64,
+    /// Swapped-out pages.
+    pub swap_pages: u64,
+    /// Resident shared-memory pages.
+    pub shmem_pages: u64,
+    /// Page tables in bytes.
+    pub pgtables_bytes: u64,
+}
+
+/// A victim's memory was given back.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct VictimExit {
+    /// [`Tag::VictimExit`].
+    pub tag: u32,
+    /// Process id of the victim.
+    pub tgid: u32,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+    /// When it was killed.
+    pub killed_ns: u64,
+}
+
+/// A known user-space killer (earlyoom, systemd-oomd, ...) sent SIGKILL.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct KillSignal {
+    /// [`Tag::KillSignal`].
+    pub tag: u32,
+    /// Index of the configured sender, from 1.
+    pub sender_index: u32,
+    /// CLOCK_MONOTONIC nanoseconds.
+    pub time_ns: u64,
+    /// Who sent it.
+    pub sender: Task,
+    /// Who got it.
+    pub target: Task,
+}

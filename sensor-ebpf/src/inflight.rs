@@ -1,0 +1,316 @@
+//! Who is inside reclaim, compaction or kswapd now: a bounded table, one cache line or two a touch.
+//!
+//! A begin/end pair needs its start time kept per task. A hash map costs 350 ns a pair when caches
+//! are cold, and they always are in reclaim; here a task's thread id picks one bucket of four
+//! slots in a plain array, which the JIT reaches without a helper call. The algorithm on a bucket
+//! is here, pure and tested; the map that holds the buckets is in `bpf`.
+//!
+//! What cannot happen: a begin without end leaks at most one slot until its task exits (the
+//! `process_exit` program sweeps it) or a fifth task needs the bucket; then the oldest is evicted
+//! and counted. An end without begin finds nothing and is counted.
+//!
+//! Slots are written without a lock: two tasks of one bucket that begin in the same few
+//! nanoseconds on two CPUs may take the same slot. The loser's end is then counted as unmatched,
+//! and nothing is attributed to the wrong task, because a slot carries its owner.
+
+/// Slots per bucket.
+pub const WAYS: usize = 4;
+/// Buckets per array element: bigger elements, fewer system calls when user space reads all.
+pub const BUCKETS_PER_CHUNK: usize = 16;
+/// Array elements.
+pub const CHUNKS: usize = 128;
+/// Words of a chunk, as user space reads it.
+pub const CHUNK_WORDS: usize = size_of::<Chunk>() / 8;
+
+/// What a task can be inside of.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Global direct reclaim: the allocating task reclaims because the node ran low.
+    Direct = 1,
+    /// Limit reclaim of a memory cgroup.
+    Memcg = 2,
+    /// Soft-limit reclaim (memcg v1), inside direct reclaim or kswapd.
+    Softlimit = 3,
+    /// Direct compaction.
+    Compaction = 4,
+    /// kswapd, awake.
+    Kswapd = 5,
+    /// Not a stall: between the OOM killer's SIGKILL and its `mark_victim`.
+    OomKill = 6,
+}
+
+/// Number of kinds, for tables indexed by `Kind as usize`.
+pub const KINDS: usize = 7;
+
+/// One task inside one thing.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// `tid << 8 | kind`; 0 = never used.
+    pub owner: u64,
+    /// CLOCK_MONOTONIC nanoseconds; 0 = ended.
+    pub start_ns: u64,
+    /// While inside: nanoseconds that something nested already accounted for. Once ended: when.
+    pub inner_ns: u64,
+    /// Reclaim, compaction: cgroup id of the task. kswapd: node. OomKill: the victim's task.
+    pub aux: u64,
+}
+
+/// The slots that a thread id may use.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Bucket(pub [Slot; WAYS]);
+
+/// One element of the array.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Chunk(pub [Bucket; BUCKETS_PER_CHUNK]);
+
+/// What [`Bucket::begin`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// A free slot.
+    Fresh,
+    /// The same task was inside the same thing already: an end was missed.
+    Restarted,
+    /// All slots were taken; the oldest was given up.
+    Evicted,
+}
+
+/// Chunk and bucket in the chunk for a thread id. Thread ids are handed out in sequence, so
+/// neighbours never share a bucket.
+#[inline(always)]
+pub fn place(tid: u32) -> (u32, usize) {
+    let i = tid as usize % (CHUNKS * BUCKETS_PER_CHUNK);
+    ((i / BUCKETS_PER_CHUNK) as u32, i % BUCKETS_PER_CHUNK)
+}
+
+/// The owner word of a task inside `kind`.
+#[inline(always)]
+pub fn owner(tid: u32, kind: Kind) -> u64 {
+    (tid as u64) << 8 | kind as u64
+}
+
+impl Slot {
+    /// The owner's thread id.
+    #[inline(always)]
+    pub fn tid(&self) -> u32 {
+        (self.owner >> 8) as u32
+    }
+
+    /// Whether the owner is of this kind.
+    #[inline(always)]
+    pub fn is(&self, kind: Kind) -> bool {
+        self.owner & 0xff == kind as u64
+    }
+
+    /// Whether the owner is still inside.
+    #[inline(always)]
+    pub fn active(&self) -> bool {
+        self.start_ns != 0
+    }
+
+    /// Nanoseconds inside at `now`, less what nested accounts already have.
+    #[inline(always)]
+    pub fn exclusive_ns(&self, now: u64) -> u64 {
+        now.saturating_sub(self.start_ns).saturating_sub(self.inner_ns)
+    }
+}
+
+impl Bucket {
+    /// Enters a task.
+    #[inline(always)]
+    pub fn begin(&mut self, owner: u64, now: u64, aux: u64) -> Begin {
+        let slot = Slot { owner, start_ns: now, inner_ns: 0, aux };
+        for s in &mut self.0 {
+            if s.owner == owner {
+                let how = if s.active() { Begin::Restarted } else { Begin::Fresh };
+                *s = slot;
+                return how;
+            }
+        }
+        for s in &mut self.0 {
+            if !s.active() {
+                *s = slot;
+                return Begin::Fresh;
+            }
+        }
+        // Not a loop over indices: the verifier would have to bound them.
+        let [a, b, c, d] = &mut self.0;
+        let ab = if a.start_ns <= b.start_ns { a } else { b };
+        let cd = if c.start_ns <= d.start_ns { c } else { d };
+        let oldest = if ab.start_ns <= cd.start_ns { ab } else { cd };
+        *oldest = slot;
+        Begin::Evicted
+    }
+
+    /// Takes a task out again and returns its slot as it was; `None` if it is not in.
+    ///
+    /// The slot stays behind as a note of what the task was last inside of: see
+    /// [`Bucket::last_reclaim`].
+    #[inline(always)]
+    pub fn end(&mut self, owner: u64, now: u64) -> Option<Slot> {
+        for s in &mut self.0 {
+            if s.owner == owner && s.active() {
+                let was = *s;
+                s.start_ns = 0;
+                s.inner_ns = now;
+                return Some(was);
+            }
+        }
+        None
+    }
+
+    /// The stall that `tid` is inside of; softlimit reclaim is part of one, kswapd is none.
+    #[inline(always)]
+    pub fn stall_of(&mut self, tid: u32) -> Option<&mut Slot> {
+        self.0.iter_mut().find(|s| {
+            s.active()
+                && s.tid() == tid
+                && (s.is(Kind::Direct) || s.is(Kind::Memcg) || s.is(Kind::Compaction))
+        })
+    }
+
+    /// Who scans: what `tid` is inside of, softlimit reclaim being part of what encloses it.
+    #[inline(always)]
+    pub fn scanner(&self, tid: u32) -> Option<Kind> {
+        for s in &self.0 {
+            if s.active() && s.tid() == tid {
+                for kind in [Kind::Direct, Kind::Memcg, Kind::Kswapd] {
+                    if s.is(kind) {
+                        return Some(kind);
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether the last reclaim of `tid` was of a memory cgroup (`Some(true)`) or global.
+    #[inline(always)]
+    pub fn last_reclaim(&self, tid: u32) -> Option<Kind> {
+        let mut latest = 0;
+        let mut found = None;
+        for s in &self.0 {
+            if s.tid() != tid {
+                continue;
+            }
+            let when = if s.active() { u64::MAX } else { s.inner_ns };
+            for kind in [Kind::Direct, Kind::Memcg] {
+                if s.is(kind) && when > latest {
+                    latest = when;
+                    found = Some(kind);
+                }
+            }
+        }
+        found
+    }
+
+    /// Removes every trace of `tid`; returns how many it was still inside of.
+    #[inline(always)]
+    pub fn forget(&mut self, tid: u32) -> u64 {
+        let mut inside = 0;
+        for s in &mut self.0 {
+            if s.owner != 0 && s.tid() == tid {
+                inside += u64::from(s.active());
+                *s = Slot::default();
+            }
+        }
+        inside
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const D: Kind = Kind::Direct;
+
+    #[test]
+    fn an_end_finds_its_begin_and_only_once() {
+        let mut b = Bucket::default();
+        assert_eq!(b.begin(owner(7, D), 100, 42), Begin::Fresh);
+        let slot = b.end(owner(7, D), 150).expect("is inside");
+        assert_eq!((slot.exclusive_ns(150), slot.aux), (50, 42));
+        assert_eq!(b.end(owner(7, D), 160), None);
+    }
+
+    #[test]
+    fn a_missed_end_restarts_the_clock() {
+        let mut b = Bucket::default();
+        b.begin(owner(7, D), 100, 0);
+        assert_eq!(b.begin(owner(7, D), 1000, 0), Begin::Restarted);
+        assert_eq!(b.end(owner(7, D), 1010).expect("is inside").exclusive_ns(1010), 10);
+    }
+
+    #[test]
+    fn a_full_bucket_gives_up_its_oldest() {
+        let mut b = Bucket::default();
+        for (tid, now) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
+            b.begin(owner(tid, D), now, 0);
+        }
+        assert_eq!(b.begin(owner(5, D), 50, 0), Begin::Evicted);
+        assert_eq!(b.end(owner(2, D), 60), None);
+        for tid in [1, 3, 4, 5] {
+            assert!(b.end(owner(tid, D), 60).is_some(), "{tid}");
+        }
+    }
+
+    #[test]
+    fn nested_kinds_do_not_meet() {
+        let mut b = Bucket::default();
+        b.begin(owner(7, D), 100, 0);
+        b.begin(owner(7, Kind::Softlimit), 120, 0);
+        assert_eq!(b.scanner(7), Some(D));
+        b.stall_of(7).expect("direct").inner_ns += 5;
+        assert_eq!(b.end(owner(7, Kind::Softlimit), 130).expect("in").exclusive_ns(130), 10);
+        assert_eq!(b.end(owner(7, D), 200).expect("in").exclusive_ns(200), 95);
+    }
+
+    #[test]
+    fn the_last_reclaim_tells_the_scope_of_an_oom() {
+        let mut b = Bucket::default();
+        assert_eq!(b.last_reclaim(7), None);
+        b.begin(owner(7, D), 100, 0);
+        b.end(owner(7, D), 110);
+        b.begin(owner(7, Kind::Memcg), 120, 0);
+        b.end(owner(7, Kind::Memcg), 130);
+        assert_eq!(b.last_reclaim(7), Some(Kind::Memcg));
+        assert_eq!(b.last_reclaim(8), None);
+        assert_eq!(b.forget(7), 0);
+        assert_eq!(b.last_reclaim(7), None);
+    }
+
+    proptest! {
+        /// Against the obvious model: as long as a bucket is not full, it is a map.
+        #[test]
+        fn a_bucket_is_a_map_until_it_is_full(ops in prop::collection::vec((0u32..4, any::<bool>()), 1..200)) {
+            let mut bucket = Bucket::default();
+            let mut model = std::collections::HashMap::new();
+            for (now, (tid, enter)) in (1u64..).zip(ops) {
+                if enter {
+                    let how = bucket.begin(owner(tid, D), now, now);
+                    let fresh = model.insert(tid, now).is_none();
+                    prop_assert_eq!(how, if fresh { Begin::Fresh } else { Begin::Restarted });
+                } else {
+                    prop_assert_eq!(bucket.end(owner(tid, D), now).map(|s| s.start_ns), model.remove(&tid));
+                }
+            }
+        }
+
+        #[test]
+        fn a_slot_is_never_taken_by_the_wrong_task(ops in prop::collection::vec((0u32..40, any::<bool>()), 1..400)) {
+            let mut bucket = Bucket::default();
+            for (now, (tid, enter)) in (1u64..).zip(ops) {
+                if enter {
+                    bucket.begin(owner(tid, D), now, u64::from(tid));
+                } else if let Some(s) = bucket.end(owner(tid, D), now) {
+                    prop_assert_eq!(s.aux, u64::from(tid));
+                    prop_assert!(s.start_ns < now);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Offsets of kernel structure members that programs read, resolved from BTF at start.
+//!
+//! rustc emits no CO-RE relocations, so user space looks each member up by name in the running
+//! kernel's BTF and hands the offset in as a global. A member that is not found is a reason not to
+//! attach the programs that need it, never a guess.
+
+#[cfg(any(target_arch = "bpf", kernel_check))]
+use aya_ebpf::Global;
+
+use crate::spec::Field;
+
+macro_rules! fields {
+    ($($(#[$doc:meta])* $name:ident, $global:ident = $path:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub const $name: Field = Field { path: $path, global: stringify!($global) };
+            #[cfg(any(target_arch = "bpf", kernel_check))]
+            #[unsafe(no_mangle)]
+            pub(crate) static $global: Global<u32> = Global::new(0);
+        )*
+    };
+}
+
+fields! {
+    /// Thread id.
+    TASK_PID, OFF_TASK_PID = "task_struct.pid";
+    /// Process id.
+    TASK_TGID, OFF_TASK_TGID = "task_struct.tgid";
+    /// Thread name.
+    TASK_COMM, OFF_TASK_COMM = "task_struct.comm";
+    /// `PF_*` flags.
+    TASK_FLAGS, OFF_TASK_FLAGS = "task_struct.flags";
+    /// Address space; null for a kernel thread and an exiting task.
+    TASK_MM, OFF_TASK_MM = "task_struct.mm";
+    /// Shared by the threads of a process.
+    TASK_SIGNAL, OFF_TASK_SIGNAL = "task_struct.signal";
+    /// Credentials.
+    TASK_CRED, OFF_TASK_CRED = "task_struct.cred";
+    /// The task's css_set.
+    TASK_CGROUPS, OFF_TASK_CGROUPS = "task_struct.cgroups";
+    /// Threads of the process that have not exited yet.
+    SIGNAL_LIVE, OFF_SIGNAL_LIVE = "signal_struct.live";
+    /// -1000 to 1000, a `short`.
+    SIGNAL_OOM_SCORE_ADJ, OFF_SIGNAL_ADJ = "signal_struct.oom_score_adj";
+    /// User id.
+    CRED_UID, OFF_CRED_UID = "cred.uid";
+    /// Address space in pages.
+    MM_TOTAL_VM, OFF_MM_TOTAL_VM = "mm_struct.total_vm";
+    /// Page tables in bytes.
+    MM_PGTABLES, OFF_MM_PGTABLES = "mm_struct.pgtables_bytes";
+    /// Resident file pages. An atomic_long before 6.2, a percpu_counter since (its `count` lags by
+    /// at most one per-CPU batch; it is what the kernel's own OOM report prints).
+    MM_FILE_PAGES, OFF_MM_FILE_PAGES = "mm_struct.rss_stat[MM_FILEPAGES]";
+    /// Resident anonymous pages.
+    MM_ANON_PAGES, OFF_MM_ANON_PAGES = "mm_struct.rss_stat[MM_ANONPAGES]";
+    /// Swapped-out pages.
+    MM_SWAP_PAGES, OFF_MM_SWAP_PAGES = "mm_struct.rss_stat[MM_SWAPENTS]";
+    /// Resident shared-memory pages.
+    MM_SHMEM_PAGES, OFF_MM_SHMEM_PAGES = "mm_struct.rss_stat[MM_SHMEMPAGES]";
+    /// The css_set's cgroup on the default (v2) hierarchy.
+    CSET_DFL_CGRP, OFF_CSET_DFL_CGRP = "css_set.dfl_cgrp";
+    /// The css_set's state of the memory controller.
+    CSET_MEMORY, OFF_CSET_MEMORY = "css_set.subsys[memory_cgrp_id]";
+    /// The cgroup that a controller's state belongs to.
+    CSS_CGROUP, OFF_CSS_CGROUP = "cgroup_subsys_state.cgroup";
+    /// The cgroup's node in cgroupfs.
+    CGROUP_KN, OFF_CGROUP_KN = "cgroup.kn";
+    /// The node's id, which is also its inode number.
+    KERNFS_ID, OFF_KERNFS_ID = "kernfs_node.id";
+    /// Why a signal was sent.
+    SIGINFO_CODE, OFF_SIGINFO_CODE = "kernel_siginfo.si_code";
+}
+
+/// What every program that names a cgroup needs.
+pub const CGROUP_OF_TASK: [Field; 6] =
+    [TASK_CGROUPS, CSET_DFL_CGRP, CSET_MEMORY, CSS_CGROUP, CGROUP_KN, KERNFS_ID];

@@ -1,0 +1,38 @@
+//! What the kernel half could not keep, counted: a bound that turned something away says so.
+
+/// Row of the losses, behind the probes' rows.
+pub const ROW: u32 = crate::probes::ALL.len() as u32;
+
+/// Why something was lost; also the word in the row.
+#[repr(u32)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// The event ring buffer was full.
+    RingFull = 0,
+    /// An end for which no begin was seen (it began before we attached, or lost a race).
+    UnmatchedEnd = 1,
+    /// A begin that followed a begin of the same task.
+    UnmatchedBegin = 2,
+    /// A task was pushed out of a full bucket while inside.
+    InflightEvicted = 3,
+    /// A task exited while inside.
+    Abandoned = 4,
+    /// No room to remember an OOM victim until it has exited.
+    VictimsFull = 5,
+    /// A NUMA node beyond the highest that is counted.
+    NodeOutOfRange = 6,
+    /// A stall could not be charged to its cgroup.
+    CgroupsFull = 7,
+}
+
+/// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
+pub const REASONS: [&str; 8] = [
+    "ring_full",
+    "unmatched_end",
+    "unmatched_begin",
+    "inflight_evicted",
+    "abandoned",
+    "victims_full",
+    "node_out_of_range",
+    "cgroups_full",
+];

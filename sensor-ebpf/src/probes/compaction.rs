@@ -1,0 +1,123 @@
+//! Direct compaction: a task waits while pages are moved, to get a contiguous block.
+//!
+//! `mm_compaction_begin/_end` (mm/compaction.c, compact_zone) fire for kcompactd as well. Kernel
+//! threads are left out: nobody waits for them. A write to `/proc/sys/vm/compact_memory` counts,
+//! for its writer does wait.
+
+use core::mem::offset_of;
+
+use crate::{
+    hist::Log2Seconds,
+    inflight::Kind,
+    layout,
+    probes::Cause,
+    spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
+};
+
+const RESULTS: usize = 16;
+
+const FIELDS: [Field; 7] = {
+    let [a, b, c, d, e, f] = layout::CGROUP_OF_TASK;
+    [layout::TASK_FLAGS, a, b, c, d, e, f]
+};
+
+/// See the module.
+pub const PROBE: Probe = Probe {
+    name: "compaction",
+    about: "tasks that must move pages to make a contiguous block",
+    programs: &[
+        Program {
+            name: "compact_begin",
+            event: "compaction:mm_compaction_begin",
+            args: &[],
+            one_of: &[],
+            fields: &FIELDS,
+            need: Need::Required,
+        },
+        Program {
+            name: "compact_end",
+            event: "compaction:mm_compaction_end",
+            args: &[Arg { param: "status", global: "ARG_COMPACT_STATUS", ty: ArgType::Int }],
+            one_of: &[],
+            fields: &[layout::TASK_FLAGS],
+            need: Need::Required,
+        },
+    ],
+    metrics: &[
+        Metric {
+            name: "compaction_stall",
+            unit: Unit::Seconds,
+            help: "Time that tasks spent in direct compaction of a zone, per entry",
+            shape: Shape::Histogram { at: offset_of!(State, latency) / 8 },
+            labels: &[],
+        },
+        Metric {
+            name: "compaction_results",
+            unit: Unit::None,
+            help: "How direct compactions of a zone ended",
+            shape: Shape::Counter { at: offset_of!(State, results) / 8 },
+            labels: &[Label::KernelEnum {
+                key: "result",
+                ty: "compact_result",
+                prefix: "COMPACT_",
+                len: RESULTS,
+            }],
+        },
+        Metric {
+            name: "stall",
+            unit: Unit::Seconds,
+            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
+            shape: Shape::Stall {
+                at: offset_of!(State, stall_ns) / 8,
+                cause: Cause::Compaction.label(),
+                kind: Some(Kind::Compaction),
+            },
+            labels: &[],
+        },
+    ],
+};
+
+#[repr(C)]
+struct State {
+    stall_ns: u64,
+    latency: Log2Seconds,
+    results: [u64; RESULTS],
+}
+
+#[cfg(any(target_arch = "bpf", kernel_check))]
+mod kernel {
+    use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+
+    use super::State;
+    use crate::{
+        bpf::{args, count::row, stall, task, track},
+        inflight::Kind,
+        probes::{Cause, Id},
+    };
+
+    args::arg_global!(ARG_COMPACT_STATUS);
+
+    #[raw_tracepoint(tracepoint = "mm_compaction_begin")]
+    fn compact_begin(_ctx: RawTracePointContext) -> u32 {
+        if !task::is_kernel_thread() {
+            track::begin(Kind::Compaction, task::current_cgroup());
+        }
+        0
+    }
+
+    #[raw_tracepoint(tracepoint = "mm_compaction_end")]
+    fn compact_end(ctx: RawTracePointContext) -> u32 {
+        if task::is_kernel_thread() {
+            return 0;
+        }
+        let Some((slot, now)) = track::end(Kind::Compaction) else { return 0 };
+        // SAFETY: State is repr(C) and u64 only.
+        let Some(row) = (unsafe { row::<State>(Id::compaction as u32) }) else { return 0 };
+        row.latency.observe(now - slot.start_ns);
+        if let Some(n) = row.results.get_mut(args::get(&ctx, &ARG_COMPACT_STATUS) as u32 as usize) {
+            *n += 1;
+        }
+        row.stall_ns += stall::ended(Cause::Compaction, &slot, now);
+        0
+    }
+}

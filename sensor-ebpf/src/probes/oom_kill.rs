@@ -1,0 +1,180 @@
+//! OOM kills: the kernel ran out, chose a process and killed it.
+//!
+//! `oom:mark_victim` (mm/oom_kill.c, mark_oom_victim) is not the same as a kill: it also fires for
+//! a task that is already exiting and merely gets access to the reserves. `__oom_kill_process`
+//! counts the kill (vmstat `oom_kill`), sends SIGKILL with SEND_SIG_PRIV and calls mark_oom_victim,
+//! in this order, under the victim's task lock. So a kill is a SIGKILL from the kernel itself to a
+//! task, followed by mark_victim of the same task by the same current: that pair is what is
+//! counted, and why it agrees with vmstat. The other processes that share the victim's memory get
+//! SIGKILL after mark_victim, and are not counted, as the kernel does not either.
+//!
+//! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, 6.8
+//! and before, save for backports), and the task that belongs to it is in the signal event.
+//!
+//! `current` is the *trigger*: the task whose allocation failed. Everything about the victim is
+//! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out follows
+//! from the trigger's last reclaim: the memcg charge path reclaims its cgroup before it calls the
+//! OOM killer, the page allocator reclaims globally; none at all (sysrq-f) is global.
+
+use core::mem::offset_of;
+
+use crate::{
+    layout,
+    spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
+};
+
+const FIELDS: [Field; 20] = {
+    let [a, b, c, d, e, f] = layout::CGROUP_OF_TASK;
+    [
+        layout::TASK_PID,
+        layout::TASK_TGID,
+        layout::TASK_COMM,
+        layout::TASK_MM,
+        layout::TASK_CRED,
+        layout::CRED_UID,
+        layout::TASK_SIGNAL,
+        layout::SIGNAL_OOM_SCORE_ADJ,
+        layout::MM_TOTAL_VM,
+        layout::MM_PGTABLES,
+        layout::MM_FILE_PAGES,
+        layout::MM_ANON_PAGES,
+        layout::MM_SWAP_PAGES,
+        layout::MM_SHMEM_PAGES,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+    ]
+};
+
+/// See the module.
+pub const PROBE: Probe = Probe {
+    name: "oom_kill",
+    about: "processes that the kernel's OOM killer killed: victim, trigger, sizes, cgroup",
+    programs: &[
+        Program {
+            name: "oom_sigkill",
+            event: "signal:signal_generate",
+            args: &[
+                Arg { param: "sig", global: "ARG_OOM_SIG", ty: ArgType::Int },
+                Arg { param: "info", global: "ARG_OOM_INFO", ty: ArgType::Ptr("kernel_siginfo") },
+                Arg { param: "task", global: "ARG_OOM_TARGET", ty: ArgType::Ptr("task_struct") },
+            ],
+            one_of: &[],
+            fields: &[],
+            need: Need::Required,
+        },
+        Program {
+            name: "mark_victim",
+            event: "oom:mark_victim",
+            args: &[],
+            one_of: &[
+                Arg { param: "task", global: "ARG_VICTIM_TASK", ty: ArgType::Ptr("task_struct") },
+                Arg { param: "pid", global: "ARG_VICTIM_PID", ty: ArgType::Int },
+            ],
+            fields: &FIELDS,
+            need: Need::Required,
+        },
+    ],
+    metrics: &[Metric {
+        name: "oom_kills",
+        unit: Unit::None,
+        help: "Processes that the kernel's OOM killer killed, by what ran out: the machine or a memory cgroup",
+        shape: Shape::Counter { at: offset_of!(State, kills) / 8 },
+        labels: &[Label::Fixed { key: "scope", values: &["global", "memcg"] }],
+    }],
+};
+
+#[repr(C)]
+struct State {
+    /// Global, memcg.
+    kills: [u64; 2],
+}
+
+#[cfg(any(target_arch = "bpf", kernel_check))]
+mod kernel {
+    use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+    use aya_log_ebpf::debug;
+
+    use super::State;
+    use crate::{
+        bpf::{args, count::row, ring, task, track},
+        event::{OomKill, Tag},
+        inflight::{Kind, owner},
+        layout::{
+            OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
+            OFF_MM_SWAP_PAGES, OFF_MM_TOTAL_VM, OFF_TASK_MM, OFF_TASK_PID,
+        },
+        probes::{Id, victim_exit},
+    };
+
+    const SIGKILL: u32 = 9;
+    const SEND_SIG_PRIV: u64 = 1;
+
+    args::arg_global!(ARG_OOM_SIG, ARG_OOM_INFO, ARG_OOM_TARGET, ARG_VICTIM_TASK, ARG_VICTIM_PID);
+
+    #[raw_tracepoint(tracepoint = "signal_generate")]
+    fn oom_sigkill(ctx: RawTracePointContext) -> u32 {
+        if args::get(&ctx, &ARG_OOM_SIG) as u32 == SIGKILL
+            && args::get(&ctx, &ARG_OOM_INFO) == SEND_SIG_PRIV
+        {
+            let tid = task::tid();
+            if let Some(bucket) = track::bucket(tid) {
+                // Not track::begin: SIGKILLs of the kernel that are no OOM kills stay without an
+                // end, and the next one by the same task replaces them.
+                let target = args::get(&ctx, &ARG_OOM_TARGET);
+                bucket.begin(owner(tid, Kind::OomKill), track::now(), target);
+            }
+        }
+        0
+    }
+
+    #[raw_tracepoint(tracepoint = "mark_victim")]
+    fn mark_victim(ctx: RawTracePointContext) -> u32 {
+        let tid = task::tid();
+        let Some(bucket) = track::bucket(tid) else { return 0 };
+        let now = track::now();
+        let Some(killed) = bucket.end(owner(tid, Kind::OomKill), now) else { return 0 };
+        let victim = killed.aux;
+        let same = if args::has(&ARG_VICTIM_TASK) {
+            args::get(&ctx, &ARG_VICTIM_TASK) == victim
+        } else {
+            let pid = args::get(&ctx, &ARG_VICTIM_PID) as u32;
+            task::read::<u32>(victim, &OFF_TASK_PID) == pid
+        };
+        if !same {
+            return 0;
+        }
+        let memcg = u32::from(bucket.last_reclaim(tid) == Some(Kind::Memcg));
+        // SAFETY: State is repr(C) and u64 only.
+        if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
+            row.kills[memcg as usize & 1] += 1;
+        }
+        let mm: u64 = task::read(victim, &OFF_TASK_MM);
+        let event = OomKill {
+            tag: Tag::OomKill as u32,
+            memcg,
+            time_ns: now,
+            victim: task::describe(victim),
+            trigger: task::describe(task::current()),
+            total_vm_pages: task::read(mm, &OFF_MM_TOTAL_VM),
+            file_pages: pages(mm, &OFF_MM_FILE_PAGES),
+            anon_pages: pages(mm, &OFF_MM_ANON_PAGES),
+            swap_pages: pages(mm, &OFF_MM_SWAP_PAGES),
+            shmem_pages: pages(mm, &OFF_MM_SHMEM_PAGES),
+            pgtables_bytes: task::read(mm, &OFF_MM_PGTABLES),
+        };
+        victim_exit::await_exit(mm, event.victim.tgid, now);
+        debug!(&ctx, "OOM kill of {} by {}", event.victim.tgid, event.trigger.tgid);
+        ring::send(event);
+        0
+    }
+
+    /// A resident-size counter may be a little below zero between per-CPU batches.
+    #[inline(always)]
+    fn pages(mm: u64, offset: &aya_ebpf::Global<u32>) -> u64 {
+        task::read::<i64>(mm, offset).max(0) as u64
+    }
+}
