@@ -56,6 +56,8 @@ pub enum Need {
         lost: &'static str,
         /// `Global<u32>` that tells the other programs that this one is there.
         present: Option<&'static str>,
+        /// Metrics that are not measured without it, hence absent.
+        metrics: &'static [&'static str],
     },
 }
 

@@ -1,1 +1,26 @@
+//! memsensor's user half: it loads the probes, turns what they count into one [`snapshot`], and
+//! lets everybody else read that.
+//!
+//! Data moves one way. Nothing on the right can slow or block what is left of it:
+//!
+//! ```text
+//! kernel/ (load, attach, read) ─▶ sense (the loop) ─▶ snapshot (published) ─▶ serve/ (readers)
+//!         └ ring buffer ────────▶ events (kept, bounded) ─────────────────▶ serve/, `events`
+//! ```
+//!
+//! * [`kernel`] and [`host`] are the only modules that read from the machine; only [`kernel`] names
+//!   aya.
+//! * [`sense`] is the loop; it depends on nothing that serves.
+//! * [`serve`] reads what was published and never asks the kernel.
+//! * [`config`], [`cli`], [`report`] are for people.
 
+pub mod cli;
+pub mod config;
+pub mod events;
+pub mod host;
+pub mod kernel;
+pub mod report;
+pub mod run;
+pub mod sense;
+pub mod serve;
+pub mod snapshot;

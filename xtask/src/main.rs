@@ -1,1 +1,73 @@
-fn main(){}
+//! `cargo xtask`: the chores of this repository, one file each. Not part of memsensor.
+//!
+//! * [`setup`]: makes the machine ready; [`survey`] looks at it, [`apt`] installs packages.
+//! * [`build`], [`run`]: memsensor itself.
+//! * [`test`]: the levels of tests; [`libtest`] reads their results.
+//! * [`ci`]: all that must hold before a commit is merged.
+//! * [`dist`]: what a release holds.
+//! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
+//! * [`exec`]: starting programs, as root where they need it.
+
+mod apt;
+mod build;
+mod ci;
+mod dist;
+mod exec;
+mod libtest;
+mod run;
+mod setup;
+mod survey;
+mod test;
+#[allow(dead_code, reason = "the build of the object is for sensor-user/build.rs")]
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The chores of the memsensor repository.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Make this machine ready to build (and, if asked, to test)
+    Setup(setup::Args),
+    /// Build memsensor
+    Build(build::Args),
+    /// Build memsensor and run it as root
+    Run(run::Args),
+    /// Run the tests, cheapest level first
+    Test(test::Args),
+    /// Format, lints, licences, rules, tests: stop at the first that fails
+    Ci,
+    /// Build a release: binary, man pages, shell completions
+    Dist(dist::Args),
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse().chore) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(chore: Chore) -> Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match chore {
+        Chore::Setup(args) => setup::run(&args),
+        Chore::Build(args) => build::run(&args).map(done),
+        Chore::Run(args) => run::run(&args).map(done),
+        Chore::Test(args) => test::run(&args),
+        Chore::Ci => ci::run(),
+        Chore::Dist(args) => dist::run(&args).map(done),
+    }
+}

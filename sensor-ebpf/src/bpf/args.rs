@@ -1,6 +1,6 @@
 //! Raw tracepoint arguments by an index that user space resolved from BTF.
 
-use aya_ebpf::{Global, programs::RawTracePointContext};
+use aya_ebpf::{EbpfContext as _, Global, programs::RawTracePointContext};
 
 use crate::spec::NO_ARG;
 
@@ -28,14 +28,42 @@ pub(crate) fn has(index: &Global<u32>) -> bool {
 #[inline(always)]
 pub(crate) fn get(ctx: &RawTracePointContext, index: &Global<u32>) -> u64 {
     match index.load() {
-        0 => ctx.arg(0),
-        1 => ctx.arg(1),
-        2 => ctx.arg(2),
-        3 => ctx.arg(3),
-        4 => ctx.arg(4),
-        5 => ctx.arg(5),
-        6 => ctx.arg(6),
-        7 => ctx.arg(7),
+        0 => slot::<0>(ctx),
+        1 => slot::<1>(ctx),
+        2 => slot::<2>(ctx),
+        3 => slot::<3>(ctx),
+        4 => slot::<4>(ctx),
+        5 => slot::<5>(ctx),
+        6 => slot::<6>(ctx),
+        7 => slot::<7>(ctx),
         _ => 0,
+    }
+}
+
+/// A whole slot of the context, read in one instruction at a constant offset.
+///
+/// Both must be so, and only assembly makes the compiler keep it: it would narrow `arg as u32` to
+/// half a slot, and fold the arms above into one read at a computed address; the verifier refuses
+/// either.
+#[inline(always)]
+fn slot<const N: usize>(ctx: &RawTracePointContext) -> u64 {
+    let at = ctx.as_ptr().cast::<u64>();
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the context is an array of u64; the verifier checks N against the event's arguments.
+    unsafe {
+        let value: u64;
+        core::arch::asm!(
+            "{value} = *(u64 *)({at} + {offset})",
+            at = in(reg) at,
+            value = out(reg) value,
+            offset = const N * 8,
+            options(readonly, nostack, preserves_flags),
+        );
+        value
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: never run: this only lets clippy read the kernel half on the host.
+    unsafe {
+        at.add(N).read()
     }
 }

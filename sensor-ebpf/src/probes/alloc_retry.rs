@@ -34,6 +34,7 @@ pub const PROBE: Probe = Probe {
             need: Need::Optional {
                 lost: "retries of compaction are not counted (a kernel without CONFIG_COMPACTION)",
                 present: None,
+                metrics: &[],
             },
         },
     ],

@@ -18,8 +18,11 @@ use crate::{
     spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
 };
 
-const SOFTLIMIT: Need =
-    Need::Optional { lost: "soft-limit reclaim (memcg v1) is not counted", present: None };
+const SOFTLIMIT: Need = Need::Optional {
+    lost: "soft-limit reclaim (memcg v1) is not counted",
+    present: None,
+    metrics: &["softlimit_reclaim", "softlimit_reclaim_pages"],
+};
 
 /// See the module.
 pub const PROBE: Probe = Probe {

@@ -27,6 +27,7 @@ pub const PROBE: Probe = Probe {
             need: Need::Optional {
                 lost: "the exit of the victim's last thread stands in for the end of its address space",
                 present: Some("HAVE_EXIT_MMAP"),
+                metrics: &[],
             },
         },
         Program {

@@ -1,0 +1,117 @@
+//! The command line: what can be asked of `memsensor`, and what its help says. No doing here.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or stopped by a signal
+  1  something failed; for `probes`: a required probe cannot be attached
+  2  a mistake in the command line or the configuration
+  3  the kernel or our privileges do not allow what is needed
+  4  an address or the socket is in use
+
+RUST_LOG sets what is logged, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
+
+/// Memory pressure and OOM kills of a Linux host, for Prometheus and load balancers
+#[derive(Debug, Parser)]
+#[command(name = "memsensor", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Where the configuration is.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArg {
+    /// Configuration file (TOML); without one, the defaults hold
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// What can be asked.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Load the probes and serve metrics and readiness until stopped
+    Run {
+        /// The configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Serve HTTP here instead; may be given several times
+        #[arg(long, value_name = "ADDR")]
+        listen: Vec<SocketAddr>,
+        /// Answer HAProxy's agent-check here
+        #[arg(long, value_name = "ADDR")]
+        agent_listen: Option<SocketAddr>,
+        /// Serve what can be had, even if required probes cannot be attached
+        #[arg(long)]
+        allow_degraded: bool,
+    },
+    /// Show each probe and what it needs: attached here, or why not (loads them for a moment)
+    Probes {
+        /// The configuration.
+        #[command(flatten)]
+        config: ConfigArg,
+        /// JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show OOM kills and kills by user-space OOM daemons, from the running daemon
+    Events {
+        /// Stay and show new events as they happen
+        #[arg(long, short)]
+        follow: bool,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+        /// The daemon's socket, if it is not the default
+        #[arg(long, value_name = "PATH", default_value = "/run/memsensor/memsensor.sock")]
+        socket: PathBuf,
+    },
+    /// Work with configuration files
+    Config {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Write man pages and shell completions into a directory
+    #[command(hide = true)]
+    Generate {
+        /// The directory
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Work with configuration files.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file and say what is wrong with it
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Print every setting with its default
+    Defaults,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_socket_is_the_configuration_s() {
+        let cli = Cli::try_parse_from(["memsensor", "events"]).expect("parses");
+        let Command::Events { socket, .. } = cli.command else { panic!("{cli:?}") };
+        assert_eq!(socket, PathBuf::from(crate::config::Config::default().socket));
+    }
+}

@@ -1,0 +1,266 @@
+//! Configuration: every setting, its default and the reason for it, in one place.
+//!
+//! All of it is optional: memsensor runs without a file. An unknown key, a wrong type or a value
+//! out of range is an error that names file, line and key.
+
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use sensor_ebpf::{event::COMM, probes, spec::MAX_SENDERS};
+use serde::{Deserialize, Serialize};
+
+/// What the kernel half writes to our log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum BpfLog {
+    /// Nothing; the default, for a message costs more than what it tells of.
+    Off = 0,
+    /// Errors.
+    Error = 1,
+    /// And warnings.
+    Warn = 2,
+    /// And information.
+    Info = 3,
+    /// And each rare event.
+    Debug = 4,
+}
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where HTTP is served: `/metrics`, `/readyz`, `/livez`.
+    pub listen: Vec<SocketAddr>,
+    /// Where HAProxy's agent-check is answered; not at all by default.
+    pub agent_listen: Option<SocketAddr>,
+    /// Root-only Unix socket of `memsensor events`.
+    pub socket: String,
+    /// How often the counters are read. One second: a stall of seconds is seen at the next, and
+    /// reading costs well under a millisecond.
+    #[serde(with = "humantime_serde")]
+    pub interval: Duration,
+    /// A sample older than this is no answer: `/readyz` fails. Five missed samples.
+    #[serde(with = "humantime_serde")]
+    pub stale_after: Duration,
+    /// Over which time `_min` and `_max` gauges look back: two scrapes at the usual 15 s.
+    #[serde(with = "humantime_serde")]
+    pub window: Duration,
+    /// Serve what can be had even if a required probe cannot be attached.
+    pub allow_degraded: bool,
+    /// Let the kernel measure our programs. It costs each run two clock reads, so it is off.
+    pub bpf_stats: bool,
+    /// Debug output of the kernel half.
+    pub bpf_log: BpfLog,
+    /// Probes.
+    pub probes: Probes,
+    /// Limits of what is served over HTTP.
+    pub http: Http,
+    /// Who is told apart as a sender of SIGKILL.
+    pub kill_senders: KillSenders,
+}
+
+/// Which probes are wanted, and which are needed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Probes {
+    /// Without one of these memsensor refuses to start (see `allow_degraded`).
+    pub required: Vec<String>,
+    /// Not attached.
+    pub disabled: Vec<String>,
+}
+
+/// Limits of what is served over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Connections at a time, over all listeners; more wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// From the first byte of a request, or the end of the one before, to the end of its head.
+    #[serde(with = "humantime_serde")]
+    pub head_timeout: Duration,
+    /// A connection is closed after this, however busy.
+    #[serde(with = "humantime_serde")]
+    pub max_age: Duration,
+}
+
+/// Senders of SIGKILL that get a label of their own, by thread name (at most 15 bytes count).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KillSenders {
+    /// User-space OOM killers: each kill is an event as well.
+    pub oom_daemons: Vec<String>,
+    /// Only counted.
+    pub others: Vec<String>,
+}
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|s| (*s).to_owned()).collect()
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 9817))],
+            agent_listen: None,
+            socket: "/run/memsensor/memsensor.sock".to_owned(),
+            interval: Duration::from_secs(1),
+            stale_after: Duration::from_secs(5),
+            window: Duration::from_secs(30),
+            allow_degraded: false,
+            bpf_stats: false,
+            bpf_log: BpfLog::Off,
+            probes: Probes::default(),
+            http: Http::default(),
+            kill_senders: KillSenders::default(),
+        }
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        // What tells that memory ran out, and that tasks stall before it does.
+        Self {
+            required: strings(&["oom_kill", "direct_reclaim", "memcg_reclaim"]),
+            disabled: Vec::new(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            // A few scrapers and balancers; each costs some 20 KiB while it is open.
+            max_connections: 64,
+            head_timeout: Duration::from_secs(5),
+            max_age: Duration::from_mins(5),
+        }
+    }
+}
+
+impl Default for KillSenders {
+    fn default() -> Self {
+        Self {
+            oom_daemons: strings(&["systemd-oomd", "oomd", "earlyoom", "nohang"]),
+            others: strings(&["kubelet", "systemd", "containerd-shim", "runc", "crun", "conmon"]),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("read the configuration {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    /// Parses and checks.
+    pub fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what types cannot.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.listen.is_empty(), "listen: at least one address is needed");
+        let millis = |d: Duration| d.as_millis();
+        ensure!(
+            (50..=60_000).contains(&millis(self.interval)),
+            "interval: {} is not between 50ms and 1m",
+            humantime::format_duration(self.interval)
+        );
+        ensure!(
+            self.stale_after >= self.interval * 2,
+            "stale_after: {} is less than two intervals: every late sample would look stale",
+            humantime::format_duration(self.stale_after)
+        );
+        ensure!(
+            self.window >= self.interval && millis(self.window) <= 3_600_000,
+            "window: {} is not between interval and 1h",
+            humantime::format_duration(self.window)
+        );
+        ensure!(
+            (1..=4096).contains(&self.http.max_connections),
+            "http.max_connections: {} is not between 1 and 4096",
+            self.http.max_connections
+        );
+        let known: BTreeSet<_> = probes::ALL.iter().map(|p| p.name).collect();
+        for (key, list) in
+            [("required", &self.probes.required), ("disabled", &self.probes.disabled)]
+        {
+            if let Some(unknown) = list.iter().find(|name| !known.contains(name.as_str())) {
+                let known: Vec<_> = known.iter().copied().collect();
+                bail!("probes.{key}: no probe {unknown:?}; there are: {}", known.join(", "));
+            }
+        }
+        if let Some(both) = self.probes.required.iter().find(|p| self.probes.disabled.contains(p)) {
+            bail!("probes: {both} is both required and disabled");
+        }
+        let senders = || self.kill_senders.oom_daemons.iter().chain(&self.kill_senders.others);
+        ensure!(
+            senders().count() < MAX_SENDERS,
+            "kill_senders: {} names, at most {} can be told apart",
+            senders().count(),
+            MAX_SENDERS - 1
+        );
+        let mut seen = BTreeSet::new();
+        for name in senders() {
+            ensure!(!name.is_empty(), "kill_senders: an empty name");
+            ensure!(name != "other", "kill_senders: \"other\" is the label of all the rest");
+            ensure!(
+                name.len() < COMM,
+                "kill_senders: {name:?} is longer than the {} bytes of a thread name",
+                COMM - 1
+            );
+            ensure!(seen.insert(name), "kill_senders: {name:?} twice");
+        }
+        Ok(())
+    }
+
+    /// As TOML, every key with its value.
+    pub fn to_toml(&self) -> Result<String> {
+        Ok(toml::to_string(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_their_own_checks_and_round_trip() {
+        let config = Config::default();
+        config.check().expect("defaults are valid");
+        let text = config.to_toml().expect("serialises");
+        assert_eq!(Config::parse(&text).expect("parses"), config);
+        assert_eq!(Config::parse("").expect("an empty file is all defaults"), config);
+    }
+
+    #[test]
+    fn mistakes_name_the_key_and_what_is_allowed() {
+        for (text, says) in [
+            ("lisen = []", "unknown field `lisen`"),
+            ("listen = []", "at least one address"),
+            ("listen = [\"localhost\"]", "invalid socket address"),
+            ("interval = \"1ms\"", "between 50ms and 1m"),
+            ("stale_after = \"1s\"", "less than two intervals"),
+            ("bpf_log = \"loud\"", "unknown variant `loud`"),
+            ("[probes]\nrequired = [\"oom\"]", "no probe \"oom\"; there are: alloc_retry"),
+            ("[probes]\ndisabled = [\"oom_kill\"]", "both required and disabled"),
+            ("[http]\nmax_connections = 0", "between 1 and 4096"),
+            ("[kill_senders]\nothers = [\"a-name-far-too-long\"]", "longer than the 15 bytes"),
+            ("[kill_senders]\nothers = [\"earlyoom\"]", "twice"),
+        ] {
+            let error = format!("{:#}", Config::parse(text).expect_err(text));
+            assert!(error.contains(says), "{text:?} says {error:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_tells_the_line() {
+        let error = Config::parse("interval = \"1s\"\nwindow = 3").expect_err("a number");
+        assert!(error.to_string().contains("line 2"), "{error}");
+    }
+}

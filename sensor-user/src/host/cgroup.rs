@@ -1,0 +1,96 @@
+//! Which hierarchy memory is charged to, and what a cgroup id is called.
+//!
+//! A cgroup's id, as the kernel half reports it, is the inode number of its directory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use walkdir::DirEntryExt as _;
+
+/// Directories looked at for one id: a bound, not an expectation.
+const MAX_WALK: usize = 50_000;
+
+/// Whether the memory controller is on a v1 hierarchy of this host.
+pub fn memory_on_v1() -> bool {
+    fs::read_to_string("/proc/cgroups").is_ok_and(|text| parse_memory_on_v1(&text))
+}
+
+/// From /proc/cgroups: a hierarchy id other than 0 means v1.
+fn parse_memory_on_v1(cgroups: &str) -> bool {
+    cgroups.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some("memory") && words.next().is_some_and(|id| id != "0")
+    })
+}
+
+/// Where the hierarchy that memory is charged to is mounted.
+pub fn memory_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    parse_memory_root(&mounts, memory_on_v1())
+}
+
+fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [_, at, kind, options, ..] = words[..] else { return None };
+        let wanted = if v1 {
+            kind == "cgroup" && options.split(',').any(|o| o == "memory")
+        } else {
+            kind == "cgroup2"
+        };
+        wanted.then(|| PathBuf::from(at))
+    })
+}
+
+/// The path of a cgroup below `root`, starting with `/`; `None` if it is gone.
+pub fn path_of(root: &Path, id: u64) -> Option<String> {
+    walkdir::WalkDir::new(root)
+        .into_iter()
+        .filter_entry(|entry| entry.file_type().is_dir())
+        .take(MAX_WALK)
+        .filter_map(Result::ok)
+        .find(|entry| entry.ino() == id)
+        .and_then(|entry| {
+            let below = entry.path().strip_prefix(root).ok()?;
+            Some(format!("/{}", below.to_string_lossy()))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_hierarchy_of_the_memory_controller_is_found() {
+        let v1 = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t3\t9\t1\nmemory\t9\t60\t1\n";
+        let v2 = "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t60\t1\n";
+        assert!(parse_memory_on_v1(v1));
+        assert!(!parse_memory_on_v1(v2));
+        assert!(!parse_memory_on_v1(""));
+    }
+
+    #[test]
+    fn the_mount_of_the_memory_controller_is_found() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+                      cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let root = |v1| parse_memory_root(mounts, v1);
+        assert_eq!(root(true), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(root(false), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn a_path_is_found_by_inode() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let deep = dir.path().join("system.slice/nginx.service");
+        fs::create_dir_all(&deep).expect("mkdir");
+        let id = fs::metadata(&deep).expect("stat").ino();
+        assert_eq!(path_of(dir.path(), id).as_deref(), Some("/system.slice/nginx.service"));
+        assert_eq!(path_of(dir.path(), u64::MAX), None);
+    }
+}

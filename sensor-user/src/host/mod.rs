@@ -1,0 +1,5 @@
+//! The edge to the host's files and clocks. Each reader parses text that a test can hand it.
+
+pub mod cgroup;
+pub mod clock;
+pub mod process;

@@ -1,0 +1,181 @@
+//! Reads what the kernel half counted: rows summed over CPUs, who is inside, events.
+//!
+//! Maps are read as arrays of words; what a word means is in the probes' specs.
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{Program, RawTracePoint},
+};
+use sensor_ebpf::{
+    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot},
+    loss,
+    probes::{self, Cause},
+    spec::{MAX_NODES, ROW_WORDS, Row},
+};
+
+/// Who is inside what now, added up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inside {
+    /// Tasks by [`Kind`].
+    pub tasks: [u32; KINDS],
+    /// Nanoseconds that they have been inside, exclusively, by [`Kind`].
+    pub exclusive_ns: [u64; KINDS],
+    /// Nanoseconds that each node's kswapd has been awake.
+    pub kswapd_ns: [u64; MAX_NODES],
+}
+
+impl Default for Inside {
+    fn default() -> Self {
+        Self { tasks: [0; KINDS], exclusive_ns: [0; KINDS], kswapd_ns: [0; MAX_NODES] }
+    }
+}
+
+impl Inside {
+    /// Adds up slots; `now` is CLOCK_MONOTONIC.
+    pub fn of(slots: impl Iterator<Item = Slot>, now: u64) -> Self {
+        let mut inside = Self::default();
+        for slot in slots.filter(Slot::active) {
+            let kind = (slot.owner & 0xff) as usize;
+            let Some(tasks) = inside.tasks.get_mut(kind) else { continue };
+            *tasks += 1;
+            inside.exclusive_ns[kind] += slot.exclusive_ns(now);
+            if slot.is(Kind::Kswapd)
+                && let Ok(node) = usize::try_from(slot.aux)
+                && let Some(ns) = inside.kswapd_ns.get_mut(node)
+            {
+                *ns += slot.exclusive_ns(now);
+            }
+        }
+        inside
+    }
+}
+
+/// A program's own cost, where BPF statistics are on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// Program name.
+    pub program: &'static str,
+    /// Nanoseconds in it.
+    pub run_ns: u64,
+    /// Times it ran.
+    pub runs: u64,
+}
+
+/// The maps of the loaded object, and the object itself: dropping it detaches everything.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Reader {
+    counters: PerCpuArray<MapData, Row>,
+    inflight: Array<MapData, [u64; CHUNK_WORDS]>,
+    stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
+    events: Option<RingBuf<MapData>>,
+    ebpf: Ebpf,
+}
+
+impl Reader {
+    pub(super) fn new(mut ebpf: Ebpf) -> Result<Self> {
+        let mut take = |name: &str| {
+            ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
+        };
+        Ok(Self {
+            counters: take("COUNTERS")?.try_into()?,
+            inflight: take("INFLIGHT")?.try_into()?,
+            stalls: take("STALLS")?.try_into()?,
+            events: Some(take("EVENTS")?.try_into()?),
+            ebpf,
+        })
+    }
+
+    /// The ring buffer of rare events; can be taken once.
+    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
+        self.events.take()
+    }
+
+    /// One row per probe, then that of [`loss`], each summed over CPUs.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        let rows = u32::try_from(probes::ALL.len())?;
+        debug_assert_eq!(rows, loss::ROW);
+        (0..=rows)
+            .map(|i| {
+                let per_cpu = self.counters.get(&i, 0).context("read the map COUNTERS")?;
+                let mut sum = [0u64; ROW_WORDS];
+                for row in per_cpu.iter() {
+                    for (to, from) in sum.iter_mut().zip(row) {
+                        *to = to.wrapping_add(*from);
+                    }
+                }
+                Ok(sum)
+            })
+            .collect()
+    }
+
+    /// Every slot of the table of who is inside, ended ones included.
+    pub fn slots(&self) -> Result<Vec<Slot>> {
+        let mut slots = Vec::new();
+        for i in 0..u32::try_from(CHUNKS)? {
+            let chunk = self.inflight.get(&i, 0).context("read the map INFLIGHT")?;
+            let (words, _) = chunk.as_chunks::<4>();
+            slots.extend(words.iter().filter(|w| w[0] != 0).map(|&[owner, start_ns, inner_ns, aux]| {
+                Slot { owner, start_ns, inner_ns, aux }
+            }));
+        }
+        Ok(slots)
+    }
+
+    /// Stall nanoseconds by cause, of each cgroup that the kernel half remembers.
+    pub fn stalls(&self) -> impl Iterator<Item = (u64, [u64; Cause::COUNT])> {
+        self.stalls.iter().filter_map(Result::ok)
+    }
+
+    /// What the programs cost so far; empty while BPF statistics are off.
+    pub fn costs(&self) -> Vec<Cost> {
+        let programs = probes::ALL.iter().flat_map(|p| p.programs);
+        programs
+            .filter_map(|spec| {
+                let Some(Program::RawTracePoint(program)) = self.ebpf.program(spec.name) else {
+                    return None;
+                };
+                let info = program.info().ok()?;
+                (info.run_count() > 0).then(|| Cost {
+                    program: spec.name,
+                    run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+                    runs: info.run_count(),
+                })
+            })
+            .collect()
+    }
+
+    /// A loaded program, for tests and benchmarks that run it by hand.
+    pub fn program(&mut self, name: &str) -> Option<&mut RawTracePoint> {
+        self.ebpf.program_mut(name)?.try_into().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sensor_ebpf::inflight::owner;
+
+    #[test]
+    fn only_who_is_still_inside_counts() {
+        let slot = |tid, kind, start_ns, inner_ns, aux| Slot {
+            owner: owner(tid, kind),
+            start_ns,
+            inner_ns,
+            aux,
+        };
+        let slots = [
+            slot(1, Kind::Direct, 100, 30, 7),
+            slot(2, Kind::Direct, 0, 150, 7),
+            slot(3, Kind::Memcg, 190, 0, 7),
+            slot(4, Kind::Kswapd, 50, 0, 1),
+            Slot::default(),
+        ];
+        let inside = Inside::of(slots.into_iter(), 200);
+        assert_eq!(inside.tasks[Kind::Direct as usize], 1);
+        assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 70);
+        assert_eq!(inside.exclusive_ns[Kind::Memcg as usize], 10);
+        assert_eq!(inside.kswapd_ns[..3], [0, 150, 0]);
+    }
+}

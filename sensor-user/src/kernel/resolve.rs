@@ -1,0 +1,136 @@
+//! From the kernel's BTF to a plan: which programs can be attached, what each must be told, and for
+//! those that cannot, why not. Pure.
+//!
+//! Argument indices and member offsets are only ever taken from BTF, after name and type were
+//! checked. What is not found is a reason, never a guess.
+
+use std::collections::BTreeMap;
+
+use sensor_ebpf::{
+    probes,
+    spec::{Arg, ArgType, Label, Need, Probe, Program},
+};
+
+use super::btf::{Btf, Type};
+
+/// Members that are only read where the memory controller is on cgroup v1.
+const ONLY_V1: [&str; 2] = ["css_set.subsys[memory_cgrp_id]", "cgroup_subsys_state.cgroup"];
+
+/// What the resolver must know of a host beside its BTF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Host {
+    /// The memory controller is on a cgroup v1 hierarchy.
+    pub memory_on_v1: bool,
+}
+
+/// What to attach, and what to tell the programs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Values of the object's globals.
+    pub globals: BTreeMap<&'static str, u32>,
+    /// For each probe of [`probes::ALL`], each of its programs: attach it, or why not.
+    pub programs: Vec<Vec<Result<(), String>>>,
+    /// Label values of kernel enums, by enum type.
+    pub enums: BTreeMap<&'static str, Vec<Option<String>>>,
+}
+
+/// Makes the plan for a kernel.
+pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
+    let mut globals = BTreeMap::from([("MEMORY_ON_V1", u32::from(host.memory_on_v1))]);
+    let mut programs = Vec::new();
+    for probe in probes::ALL {
+        let mut states = Vec::new();
+        for program in probe.programs {
+            let state = btf
+                .map_err(|why| format!("no BTF: {why}"))
+                .and_then(|btf| resolve(btf, host, program))
+                .map(|values| globals.extend(values));
+            if let Need::Optional { present: Some(global), .. } = program.need {
+                globals.insert(global, u32::from(state.is_ok()));
+            }
+            states.push(state);
+        }
+        give_up_if_required_is_missing(probe, &mut states);
+        programs.push(states);
+    }
+    let enums = btf.map(enum_labels).unwrap_or_default();
+    Plan { globals, programs, enums }
+}
+
+/// A probe without one of its required programs would count half of something.
+fn give_up_if_required_is_missing(probe: &Probe, states: &mut [Result<(), String>]) {
+    let missing = probe
+        .programs
+        .iter()
+        .zip(&*states)
+        .find(|(program, state)| program.need == Need::Required && state.is_err())
+        .map(|(program, _)| program.name);
+    if let Some(missing) = missing {
+        for state in states.iter_mut().filter(|s| s.is_ok()) {
+            *state = Err(format!("the probe needs {missing} too"));
+        }
+    }
+}
+
+fn resolve(
+    btf: &Btf,
+    host: Host,
+    program: &Program,
+) -> Result<Vec<(&'static str, u32)>, String> {
+    let (_, event) = program.event.split_once(':').unwrap_or(("", program.event));
+    let params = btf
+        .tracepoint(event)
+        .ok_or_else(|| format!("this kernel has no tracepoint {}", program.event))?;
+    let find = |arg: &Arg| {
+        let i = params.iter().position(|p| p.name == arg.param && matches(&p.ty, arg.ty))?;
+        Some((arg.global, u32::try_from(i).ok()?))
+    };
+    let refuse = |wanted: &[Arg]| {
+        let wanted: Vec<_> = wanted.iter().map(|a| a.param).collect();
+        let has: Vec<_> = params.iter().map(|p| p.name.as_str()).collect();
+        format!("{} has no {} (it has: {})", program.event, wanted.join(" or "), has.join(", "))
+    };
+    let mut values = Vec::new();
+    for arg in program.args {
+        values.push(find(arg).ok_or_else(|| refuse(&[*arg]))?);
+    }
+    let alternatives: Vec<_> = program.one_of.iter().filter_map(find).collect();
+    if alternatives.is_empty() && !program.one_of.is_empty() {
+        return Err(refuse(program.one_of));
+    }
+    values.extend(alternatives);
+    for field in program.fields {
+        if !host.memory_on_v1 && ONLY_V1.contains(&field.path) {
+            continue;
+        }
+        let offset = btf
+            .offset(field.path)
+            .ok_or_else(|| format!("this kernel's BTF has no {}", field.path))?;
+        values.push((field.global, offset));
+    }
+    Ok(values)
+}
+
+fn matches(ty: &Type, wanted: ArgType) -> bool {
+    match wanted {
+        ArgType::Int => *ty == Type::Int,
+        ArgType::Ptr(name) => matches!(ty, Type::PtrTo(n) if n == name),
+    }
+}
+
+fn enum_labels(btf: &Btf) -> BTreeMap<&'static str, Vec<Option<String>>> {
+    let labels = probes::ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels);
+    labels
+        .filter_map(|label| match *label {
+            Label::KernelEnum { ty, prefix, len, .. } => {
+                let names = btf.enum_names(ty);
+                let name = |i: usize| {
+                    let name = names.get(&i64::try_from(i).ok()?)?;
+                    Some(name.strip_prefix(prefix)?.to_lowercase())
+                };
+                Some((ty, (0..len).map(name).collect()))
+            }
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! `memsensor`: parses the command line, does what it says, turns an error into one line and a code.
+
+use std::{io::Write as _, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _};
+use sensor_user::{
+    cli::{Cli, Command, ConfigArg, ConfigCommand},
+    config::Config,
+    kernel::{load, privilege},
+    report,
+    run::{self, Failure},
+    serve::admin::{self, Answer},
+};
+
+/// A mistake in the configuration.
+#[derive(Debug)]
+struct Misconfigured;
+
+impl std::fmt::Display for Misconfigured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("configuration")
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_log(matches!(cli.command, Command::Run { .. }));
+    match act(cli.command) {
+        Ok(code) => code,
+        Err(e) => {
+            // One line, causes included.
+            eprintln!("memsensor: {}", format!("{e:#}").replace('\n', " "));
+            if e.downcast_ref::<Misconfigured>().is_some() {
+                return ExitCode::from(2);
+            }
+            match e.downcast_ref::<Failure>() {
+                Some(Failure::Unsupported) => ExitCode::from(3),
+                Some(Failure::InUse) => ExitCode::from(4),
+                None => ExitCode::from(1),
+            }
+        }
+    }
+}
+
+fn init_log(daemon: bool) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| if daemon { "info" } else { "warn" }.into());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // journald adds the time itself and shows escape sequences as they are.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().with_ansi(false).init();
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+    }
+}
+
+fn act(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run { config, listen, agent_listen, allow_degraded } => {
+            let mut config = read(&config)?;
+            if !listen.is_empty() {
+                config.listen = listen;
+            }
+            config.agent_listen = agent_listen.or(config.agent_listen);
+            config.allow_degraded |= allow_degraded;
+            run::run(&config)?;
+        }
+        Command::Probes { config, json } => return probes(&read(&config)?, json),
+        Command::Events { follow, json, socket } => events(&socket, follow, json)?,
+        Command::Config { command: ConfigCommand::Check { file } } => {
+            Config::read(&file).context(Misconfigured)?;
+            println!("{}: valid", file.display());
+        }
+        Command::Config { command: ConfigCommand::Defaults } => {
+            print!("{}", Config::default().to_toml()?);
+        }
+        Command::Generate { out } => {
+            std::fs::create_dir_all(&out)?;
+            clap_mangen::generate_to(Cli::command(), &out)?;
+            for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+                clap_complete::generate_to(shell, &mut Cli::command(), "memsensor", &out)?;
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read(arg: &ConfigArg) -> Result<Config> {
+    arg.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read).context(Misconfigured)
+}
+
+fn probes(config: &Config, json: bool) -> Result<ExitCode> {
+    if let Some(why) = privilege::missing() {
+        return Err(anyhow::anyhow!(why).context(Failure::Unsupported));
+    }
+    let loaded = load::load(config).context(Failure::Unsupported)?;
+    let required = &config.probes.required;
+    if json {
+        println!("{:#}", report::json(&loaded.coverage, required));
+    } else {
+        print!("{}", report::table(&loaded.coverage, required));
+    }
+    let complete = loaded.coverage.missing_required(required).next().is_none();
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn events(socket: &std::path::Path, follow: bool, json: bool) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let shown = admin::ask_events(socket, follow, |line, answer| {
+        match answer {
+            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
+            _ if json => writeln!(out, "{line}")?,
+            Answer::Event(event) => writeln!(out, "{event}")?,
+            Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
+        }
+        Ok(out.flush()?)
+    });
+    // `memsensor events | head` is no error.
+    match shown {
+        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,282 @@
+//! `memsensor run`: starts everything in the right order, and stops it again.
+//!
+//! Load and attach as root; bind everything; drop privileges; only then start threads, because
+//! capabilities belong to threads. The sensing thread and the event thread are plain threads; all
+//! serving happens on one tokio runtime, on the main thread.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwapOption;
+use aya::maps::{MapData, RingBuf};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    signal::unix::{SignalKind, signal},
+    sync::{Semaphore, watch},
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    events::{self, Log},
+    host::{cgroup, clock::monotonic_ns},
+    kernel::{
+        load::{self, Coverage, Loaded},
+        privilege,
+    },
+    sense::Sampler,
+    serve::{admin, agent_check, http, limits::accept_loop, state::State},
+};
+
+/// An agent-check client holds its connection for at most two seconds; this many at a time.
+const MAX_AGENT_CLIENTS: usize = 64;
+
+/// Why `run` ended with an error, for the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The kernel or our privileges do not allow what is needed.
+    Unsupported,
+    /// An address or the socket is in use.
+    InUse,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unsupported => "cannot sense on this host",
+            Self::InUse => "cannot serve",
+        })
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(config: &Config) -> Result<()> {
+    let loaded = sense_or_go_blind(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(serve(config, loaded))
+}
+
+/// Loads the probes; with `allow_degraded`, a host where nothing loads is served blind.
+fn sense_or_go_blind(config: &Config) -> Result<Result<Loaded, Coverage>> {
+    let attempt = match privilege::missing() {
+        Some(why) => Err(anyhow::anyhow!(why)),
+        None => load::load(config),
+    };
+    match attempt {
+        Ok(loaded) => {
+            load::check_required(&loaded.coverage, config).context(Failure::Unsupported)?;
+            Ok(Ok(loaded))
+        }
+        Err(e) if config.allow_degraded => {
+            warn!("blind, as allowed: {e:#}");
+            Ok(Err(Coverage::blind(&format!("{e:#}"))))
+        }
+        Err(e) => Err(e.context(Failure::Unsupported)),
+    }
+}
+
+async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> {
+    let http = bind_all(&config.listen).await?;
+    let agent = match config.agent_listen {
+        Some(addr) => Some(bind(addr).await?),
+        None => None,
+    };
+    let socket = PathBuf::from(&config.socket);
+    let admin = admin::bind(&socket).context(Failure::InUse)?;
+    let _remove_socket = RemoveOnDrop(socket);
+    let stops = (
+        signal(SignalKind::interrupt()).context("handle SIGINT")?,
+        signal(SignalKind::terminate()).context("handle SIGTERM")?,
+    );
+
+    let (coverage, mut reader, log) = match loaded {
+        Ok(Loaded { coverage, reader, log, .. }) => (coverage, Some(reader), log),
+        Err(blind) => (blind, None, None),
+    };
+    let kept = privilege::drop_all(|| reader.as_ref().is_none_or(|r| r.rows().is_ok()))?;
+    info!("capabilities kept: {kept}");
+    for probe in &coverage.probes {
+        match probe.reason.as_str() {
+            "" => info!(probe = probe.name, state = probe.state.label()),
+            why => warn!(probe = probe.name, state = probe.state.label(), "{why}"),
+        }
+    }
+
+    let state = State {
+        published: Arc::new(ArcSwapOption::empty()),
+        coverage: Arc::new(coverage),
+        events: Arc::new(Log::default()),
+        stale_after: config.stale_after,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let ring = reader.as_mut().and_then(load_events);
+    let sampler = Sampler::new(reader, config.window, Arc::clone(&state.published));
+    let threads = Threads {
+        sense: spawn("sense", {
+            let (stop, interval) = (Arc::clone(&stop), config.interval);
+            move || sampler.run(interval, &stop)
+        })?,
+        events: spawn("events", {
+            let (stop, log_state) = (Arc::clone(&stop), Arc::clone(&state.events));
+            move || follow_events(ring, log, &log_state, &stop)
+        })?,
+        stop,
+    };
+    let (stopping, stopped) = watch::channel(false);
+    start_servers(config, state, http, agent, admin, &stopped);
+    wait_for_signal(stops).await;
+    stopping.send_replace(true);
+    threads.join();
+    info!("stopped");
+    Ok(())
+}
+
+fn load_events(reader: &mut crate::kernel::read::Reader) -> Option<RingBuf<MapData>> {
+    reader.take_events()
+}
+
+fn start_servers(
+    config: &Config,
+    state: State,
+    http: Vec<TcpListener>,
+    agent: Option<TcpListener>,
+    admin: UnixListener,
+    stopped: &watch::Receiver<bool>,
+) {
+    let permits = Arc::new(Semaphore::new(config.http.max_connections));
+    let router = http::router(state.clone());
+    for listener in http {
+        let (router, limits, stop) = (router.clone(), config.http.clone(), stopped.clone());
+        tokio::spawn(accept_loop(listener, Arc::clone(&permits), stopped.clone(), move |stream| {
+            http::serve(stream, router.clone(), limits.clone(), stop.clone())
+        }));
+    }
+    if let Some(listener) = agent {
+        let state = state.clone();
+        let permits = Arc::new(Semaphore::new(MAX_AGENT_CLIENTS));
+        tokio::spawn(accept_loop(listener, permits, stopped.clone(), move |stream| {
+            agent_check::answer(stream, state.clone())
+        }));
+    }
+    let stop = stopped.clone();
+    let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
+    tokio::spawn(accept_loop(admin, permits, stopped.clone(), move |stream| {
+        admin::answer(stream, state.clone(), stop.clone())
+    }));
+}
+
+async fn wait_for_signal(
+    (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
+) {
+    let which = tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    };
+    info!("stopping on {which}");
+}
+
+async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for addr in addrs {
+        listeners.push(bind(*addr).await?);
+    }
+    Ok(listeners)
+}
+
+async fn bind(addr: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("listen on {addr} (what listens there? ss -ltnp; or choose another: --listen)"))
+        .context(Failure::InUse)?;
+    let local = listener.local_addr().unwrap_or(addr);
+    info!("listening on {local}");
+    Ok(listener)
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .with_context(|| format!("start the thread {name}"))
+}
+
+struct Threads {
+    sense: JoinHandle<()>,
+    events: JoinHandle<()>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Threads {
+    fn join(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in [self.sense, self.events] {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                warn!("a thread had panicked");
+            }
+        }
+    }
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// How long the event thread sleeps between looks at the stop flag and the debug log.
+const EVENT_POLL: Duration = Duration::from_millis(200);
+
+/// Moves events from the ring buffer to the log until stopped.
+fn follow_events(
+    ring: Option<RingBuf<MapData>>,
+    mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    events: &Log,
+    stop: &AtomicBool,
+) {
+    let Some(mut ring) = ring else { return };
+    let root = cgroup::memory_root();
+    let page_bytes = rustix::param::page_size() as u64;
+    while !stop.load(Ordering::Relaxed) {
+        wait_readable(&ring);
+        while let Some(record) = ring.next() {
+            let Some((time_ns, mut what)) = events::decode(&record, page_bytes) else {
+                warn!("an event of unknown kind or size: {} bytes", record.len());
+                continue;
+            };
+            for process in what.processes_mut() {
+                process.cgroup = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
+            }
+            events.push(time_ns, monotonic_ns(), what);
+        }
+        if let Some(log) = &mut log {
+            log.flush();
+        }
+    }
+}
+
+fn wait_readable(ring: &RingBuf<MapData>) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(EVENT_POLL.subsec_nanos()),
+    };
+    // Interrupted or timed out: the loop looks anyway.
+    let _ = poll(&mut [PollFd::new(ring, PollFlags::IN)], Some(&timeout));
+}

@@ -1,0 +1,54 @@
+//! The classic Prometheus text format (0.0.4), from OpenMetrics text.
+//!
+//! prometheus-client writes OpenMetrics only. The samples are the same; what differs is metadata:
+//! classic has no UNIT and EOF lines, names a counter with its `_total` and knows no `info`.
+//! Pure: text in, text out.
+
+/// Turns OpenMetrics text as prometheus-client writes it into classic text.
+pub fn from_open_metrics(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap_or((rest, "unknown"));
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", "counter"),
+                "info" => ("_info", "gauge"),
+                "unknown" => ("", "untyped"),
+                other => ("", other),
+            };
+            if let Some((_, text)) = help.take() {
+                for part in ["# HELP ", name, suffix, " ", text, "\n"] {
+                    out.push_str(part);
+                }
+            }
+            for part in ["# TYPE ", name, suffix, " ", kind, "\n"] {
+                out.push_str(part);
+            }
+        } else if !line.starts_with("# UNIT ") && line != "# EOF" {
+            out.push_str(line);
+            out.push('\n');
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_changes_and_samples_do_not() {
+        let open = "# HELP a_seconds Some time\n# TYPE a_seconds counter\n# UNIT a_seconds seconds\n\
+                    a_seconds_total{x=\"# EOF\"} 1.5\n\
+                    # HELP b Build\n# TYPE b info\nb_info{v=\"1\"} 1\n\
+                    # HELP c Now\n# TYPE c gauge\nc 3\n# EOF\n";
+        let classic = "# HELP a_seconds_total Some time\n# TYPE a_seconds_total counter\n\
+                       a_seconds_total{x=\"# EOF\"} 1.5\n\
+                       # HELP b_info Build\n# TYPE b_info gauge\nb_info{v=\"1\"} 1\n\
+                       # HELP c Now\n# TYPE c gauge\nc 3\n";
+        assert_eq!(from_open_metrics(open), classic);
+    }
+}

@@ -1,0 +1,145 @@
+//! HTTP: `/metrics`, `/readyz`, `/livez` and a plain index, with limits on every connection.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::State as Shared,
+    http::{
+        HeaderMap, StatusCode,
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+    },
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpStream, sync::watch};
+use tracing::debug;
+
+use super::{
+    classic,
+    metrics::Renderer,
+    state::{Readiness, State},
+};
+use crate::config::Http;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Bytes of a request's head; a scraper's is a few hundred.
+const MAX_HEAD: usize = 16 * 1024;
+
+#[derive(Debug, Clone)]
+struct Site {
+    state: State,
+    renderer: Arc<Renderer>,
+}
+
+/// All routes.
+pub fn router(state: State) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/livez", get(|| async { text(StatusCode::OK, "alive\n") }))
+        .route("/readyz", get(readyz))
+        .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
+        .with_state(Site { state, renderer: Arc::default() })
+}
+
+/// Serves one connection until it is done, too old, or everything stops.
+pub async fn serve(
+    stream: TcpStream,
+    router: Router,
+    limits: Http,
+    mut stop: watch::Receiver<bool>,
+) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_timeout)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let deadline = tokio::time::sleep(limits.max_age);
+    tokio::select! {
+        done = connection.as_mut() => {
+            if let Err(e) = done {
+                debug!("connection: {e}");
+            }
+            return;
+        }
+        _ = stop.wait_for(|stop| *stop) => {}
+        () = deadline => {}
+    }
+    // Let an answer under way be finished, but not for ever.
+    connection.as_mut().graceful_shutdown();
+    let _ = tokio::time::timeout(Duration::from_secs(2), connection).await;
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response {
+    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+async fn index() -> Response {
+    text(
+        StatusCode::OK,
+        "memsensor: memory pressure and OOM kills of this host\n\n\
+         /metrics  Prometheus, classic or OpenMetrics by Accept\n\
+         /readyz   200 while sensing and fresh, 503 otherwise\n\
+         /livez    200 while this process answers\n",
+    )
+}
+
+async fn metrics(Shared(site): Shared<Site>, headers: HeaderMap) -> Response {
+    let snapshot = site.state.published.load_full();
+    let body = site.renderer.render(snapshot, &site.state.coverage);
+    if wants_open_metrics(&headers) {
+        return ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response();
+    }
+    ([(CONTENT_TYPE, CLASSIC)], classic::from_open_metrics(&body)).into_response()
+}
+
+/// Whether the client names OpenMetrics at all: who does prefers it (Prometheus, the Datadog
+/// Agent), and who does not would not understand it.
+fn wants_open_metrics(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .any(|v| v.trim().starts_with("application/openmetrics-text"))
+}
+
+async fn readyz(Shared(site): Shared<Site>) -> Response {
+    let readiness = site.state.readiness();
+    let status = match readiness {
+        Readiness::Ready { .. } => StatusCode::OK,
+        Readiness::Stale { .. } | Readiness::Starting => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut body = serde_json::to_string(&readiness).unwrap_or_default();
+    body.push('\n');
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    (status, headers, Body::from(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_follows_the_accept_header() {
+        let wants = |accept: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, accept.parse().expect("a header"));
+            wants_open_metrics(&headers)
+        };
+        assert!(wants("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1"));
+        assert!(wants("text/plain, application/openmetrics-text; version=1.0.0"));
+        assert!(!wants("text/plain;version=0.0.4"));
+        assert!(!wants("*/*"));
+        assert!(!wants_open_metrics(&HeaderMap::new()));
+    }
+}

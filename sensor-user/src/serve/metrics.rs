@@ -1,0 +1,364 @@
+//! `/metrics`: a snapshot as OpenMetrics, generic over the probes' specs.
+//!
+//! What was not measured is absent, never 0: a probe that is not attached shows none of its metrics,
+//! and says why in `memsensor_probe_info`. The names here are only those of memsensor itself.
+
+use std::{
+    fmt::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    metrics::MetricType,
+    registry::{Registry, Unit as OmUnit},
+};
+use sensor_ebpf::{
+    hist, loss, probes,
+    spec::{Label, MAX_NODES, Metric, Need, Row, Shape, Unit},
+};
+
+use crate::{
+    kernel::load::{Coverage, ProbeState},
+    snapshot::Snapshot,
+};
+
+/// What every name begins with.
+pub const PREFIX: &str = "memsensor_";
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Renders `/metrics`; remembers how long that took.
+#[derive(Debug, Default)]
+pub struct Renderer {
+    last_ns: AtomicU64,
+}
+
+impl Renderer {
+    /// The exposition as OpenMetrics text.
+    pub fn render(&self, snapshot: Option<Arc<Snapshot>>, coverage: &Arc<Coverage>) -> String {
+        let begun = Instant::now();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Exposition {
+            snapshot,
+            coverage: Arc::clone(coverage),
+            last_seconds: self.last_ns.load(Ordering::Relaxed) as f64 / 1e9,
+        }));
+        let mut text = String::with_capacity(32 * 1024);
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut text, &registry);
+        let ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.last_ns.store(ns, Ordering::Relaxed);
+        text
+    }
+}
+
+#[derive(Debug)]
+struct Exposition {
+    snapshot: Option<Arc<Snapshot>>,
+    coverage: Arc<Coverage>,
+    last_seconds: f64,
+}
+
+impl Collector for Exposition {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+        if let Some(snapshot) = &self.snapshot {
+            for (name, members) in families() {
+                self.family(&mut encoder, snapshot, &name, &members)?;
+            }
+        }
+        self.about_probes(&mut encoder)?;
+        self.about_self(&mut encoder)?;
+        super::super::host::process::encode(&mut encoder)
+    }
+}
+
+/// Metrics by name, in the order of the specs; several probes may add to one.
+fn families() -> Vec<(String, Vec<(usize, &'static Metric)>)> {
+    let mut families: Vec<(String, Vec<(usize, &Metric)>)> = Vec::new();
+    for (i, probe) in probes::ALL.iter().enumerate() {
+        for metric in probe.metrics {
+            let name = format!("{PREFIX}{}", metric.name);
+            match families.iter_mut().find(|(n, _)| *n == name) {
+                Some((_, members)) => members.push((i, metric)),
+                None => families.push((name, vec![(i, metric)])),
+            }
+        }
+    }
+    families
+}
+
+impl Exposition {
+    fn family(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        snapshot: &Snapshot,
+        name: &str,
+        members: &[(usize, &Metric)],
+    ) -> Result<(), Error> {
+        let measured = |(i, m): &&(usize, &Metric)| {
+            self.coverage.probes.get(*i).is_some_and(|p| is_measured(p, &probes::ALL[*i].programs, m))
+        };
+        let members: Vec<_> = members.iter().filter(measured).collect();
+        let Some((_, first)) = members.first() else { return Ok(()) };
+        let (kind, unit) = (metric_type(first.shape), om_unit(first.unit));
+        let mut encoder = encoder.encode_descriptor(name, first.help, unit.as_ref(), kind)?;
+        for (i, metric) in members {
+            self.metric(&mut encoder, snapshot, *i, metric)?;
+        }
+        Ok(())
+    }
+
+    fn metric(
+        &self,
+        encoder: &mut MetricEncoder,
+        snapshot: &Snapshot,
+        probe: usize,
+        metric: &Metric,
+    ) -> Result<(), Error> {
+        let row = &snapshot.rows[probe];
+        let value = |ns: u64| match metric.unit {
+            Unit::None => ns as f64,
+            Unit::Seconds => ns as f64 / 1e9,
+        };
+        match metric.shape {
+            Shape::Counter { at } => {
+                for (labels, word) in self.series(metric, row, at) {
+                    counter(encoder, &labels, value(word))?;
+                }
+                Ok(())
+            }
+            Shape::NodeActive { at, .. } => {
+                for (node, ns) in row[at..at + MAX_NODES].iter().enumerate() {
+                    if *ns > 0 || node == 0 {
+                        counter(encoder, &vec![("node", node.to_string())], value(*ns))?;
+                    }
+                }
+                Ok(())
+            }
+            Shape::Stall { at, cause, .. } => {
+                counter(encoder, &vec![("cause", cause.to_owned())], value(row[at]))
+            }
+            Shape::Histogram { at } => histogram(encoder, &row[at..at + hist::WORDS]),
+            Shape::Inside { kind, label } => {
+                let tasks = snapshot.inside.tasks[kind as usize];
+                gauge(encoder, &vec![("kind", label.to_owned())], f64::from(tasks))
+            }
+            Shape::Lowest { at, len, calm } => {
+                let lowest = snapshot.lowest_moved(probe, at, len);
+                gauge(encoder, &Labels::new(), lowest.map_or(f64::from(calm), |i| i as f64))
+            }
+            Shape::Highest { at, len } => {
+                let highest = snapshot.highest_moved(probe, at, len).unwrap_or(0);
+                gauge(encoder, &Labels::new(), highest as f64)
+            }
+        }
+    }
+
+    /// A counter's series: labels and value for each of its words that has a name.
+    fn series(&self, metric: &Metric, row: &Row, at: usize) -> Vec<(Labels, u64)> {
+        let mut series = vec![(Labels::new(), at)];
+        for label in metric.labels {
+            let values = self.label_values(label, row, at);
+            let span = values.len();
+            series = series
+                .into_iter()
+                .flat_map(|(labels, word)| {
+                    let first = at + (word - at) * span;
+                    values.iter().enumerate().filter_map(move |(i, value)| {
+                        let (key, value) = value.clone()?;
+                        let mut labels = labels.clone();
+                        labels.push((key, value));
+                        Some((labels, first + i))
+                    })
+                })
+                .collect();
+        }
+        series.into_iter().map(|(labels, word)| (labels, row[word])).collect()
+    }
+
+    /// A label's values in the order of the row's words; `None` where a word has no name.
+    fn label_values(
+        &self,
+        label: &Label,
+        row: &Row,
+        at: usize,
+    ) -> Vec<Option<(&'static str, String)>> {
+        match *label {
+            Label::Fixed { key, values } => {
+                values.iter().map(|v| Some((key, (*v).to_owned()))).collect()
+            }
+            // Node 0 always; another from when it first counted.
+            Label::Node => (0..MAX_NODES)
+                .map(|n| (n == 0 || row[at + n] > 0).then(|| ("node", n.to_string())))
+                .collect(),
+            Label::KernelEnum { key, ty, .. } => {
+                let names = self.coverage.enums.get(ty).map_or(&[][..], Vec::as_slice);
+                names.iter().map(|name| name.clone().map(|name| (key, name))).collect()
+            }
+            Label::Sender => {
+                self.coverage.senders.iter().map(|s| Some(("sender", s.clone()))).collect()
+            }
+        }
+    }
+
+    fn about_probes(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        let help = "Whether a program of a probe is attached to its kernel event";
+        let mut attached =
+            encoder.encode_descriptor("memsensor_probe_attached", help, None, MetricType::Gauge)?;
+        for probe in &self.coverage.probes {
+            for program in &probe.programs {
+                let labels =
+                    vec![("probe", probe.name.to_owned()), ("program", program.name.to_owned())];
+                gauge(&mut attached, &labels, f64::from(u8::from(program.missing.is_none())))?;
+            }
+        }
+        let help = "How far a probe got on this host, and why no further";
+        let mut info =
+            encoder.encode_descriptor("memsensor_probe", help, None, MetricType::Info)?;
+        for probe in &self.coverage.probes {
+            info.encode_info(&vec![
+                ("probe", probe.name.to_owned()),
+                ("state", probe.state.label().to_owned()),
+                ("reason", probe.reason.clone()),
+            ])?;
+        }
+        let help = "Kernel memory that the maps take";
+        let unit = OmUnit::Bytes;
+        let mut bytes = encoder.encode_descriptor(
+            "memsensor_bpf_map",
+            help,
+            Some(&unit),
+            MetricType::Gauge,
+        )?;
+        for (map, size) in &self.coverage.map_bytes {
+            gauge(&mut bytes, &vec![("map", map.clone())], *size as f64)?;
+        }
+        Ok(())
+    }
+
+    fn about_self(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        let seconds = OmUnit::Seconds;
+        if let Some(snapshot) = &self.snapshot {
+            self.about_sampling(encoder, snapshot)?;
+        }
+        let help = "How long rendering the previous answer took";
+        let mut scrape = encoder.encode_descriptor(
+            "memsensor_scrape",
+            help,
+            Some(&seconds),
+            MetricType::Gauge,
+        )?;
+        gauge(&mut scrape, &Labels::new(), self.last_seconds)?;
+        let help = "What is running";
+        let mut build =
+            encoder.encode_descriptor("memsensor_build", help, None, MetricType::Info)?;
+        build.encode_info(&vec![
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("revision", env!("MEMSENSOR_GIT_REVISION").to_owned()),
+        ])
+    }
+
+    fn about_sampling(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        snapshot: &Snapshot,
+    ) -> Result<(), Error> {
+        let seconds = OmUnit::Seconds;
+        let help = "When the kernel's counters were last read";
+        let mut when = encoder.encode_descriptor(
+            "memsensor_last_sample_timestamp",
+            help,
+            Some(&seconds),
+            MetricType::Gauge,
+        )?;
+        gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
+        if let Some(losses) = snapshot.rows.get(loss::ROW as usize) {
+            let help = "What the kernel half could not keep, by reason";
+            let mut lost = encoder.encode_descriptor(
+                "memsensor_events_lost",
+                help,
+                None,
+                MetricType::Counter,
+            )?;
+            for (reason, n) in loss::REASONS.iter().zip(losses) {
+                counter(&mut lost, &vec![("reason", (*reason).to_owned())], *n as f64)?;
+            }
+        }
+        if snapshot.costs.is_empty() {
+            return Ok(());
+        }
+        let help = "Time in our kernel programs (only while BPF statistics are on)";
+        let mut run = encoder.encode_descriptor(
+            "memsensor_bpf_run",
+            help,
+            Some(&seconds),
+            MetricType::Counter,
+        )?;
+        for cost in &snapshot.costs {
+            let labels = vec![("program", cost.program.to_owned())];
+            counter(&mut run, &labels, cost.run_ns as f64 / 1e9)?;
+        }
+        let help = "Runs of our kernel programs (only while BPF statistics are on)";
+        let mut runs =
+            encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
+        for cost in &snapshot.costs {
+            counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
+        }
+        Ok(())
+    }
+}
+
+/// A metric is measured if its probe is, and no program that it hangs on is missing.
+fn is_measured(probe: &ProbeState, specs: &[sensor_ebpf::spec::Program], metric: &Metric) -> bool {
+    probe.measures()
+        && !probe.programs.iter().zip(specs).any(|(state, spec)| {
+            matches!(spec.need, Need::Optional { metrics, .. }
+                if state.missing.is_some() && metrics.contains(&metric.name))
+        })
+}
+
+fn metric_type(shape: Shape) -> MetricType {
+    match shape {
+        Shape::Counter { .. } | Shape::Stall { .. } | Shape::NodeActive { .. } => {
+            MetricType::Counter
+        }
+        Shape::Histogram { .. } => MetricType::Histogram,
+        Shape::Inside { .. } | Shape::Lowest { .. } | Shape::Highest { .. } => MetricType::Gauge,
+    }
+}
+
+fn om_unit(unit: Unit) -> Option<OmUnit> {
+    match unit {
+        Unit::None => None,
+        Unit::Seconds => Some(OmUnit::Seconds),
+    }
+}
+
+fn histogram(encoder: &mut MetricEncoder, words: &[u64]) -> Result<(), Error> {
+    let Some((sum_ns, counts)) = words.split_first() else { return Err(Error) };
+    let buckets: Vec<_> =
+        counts.iter().enumerate().map(|(i, n)| (hist::bound_seconds(i), *n)).collect();
+    let sum = *sum_ns as f64 / 1e9;
+    encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+}
+
+fn counter(encoder: &mut MetricEncoder, labels: &Labels, value: f64) -> Result<(), Error> {
+    if labels.is_empty() {
+        return encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None);
+    }
+    encoder.encode_family(labels)?.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+}
+
+/// Writes a gauge.
+pub(crate) fn gauge(encoder: &mut MetricEncoder, labels: &Labels, value: f64) -> Result<(), Error> {
+    if labels.is_empty() {
+        return encoder.encode_gauge(&value);
+    }
+    encoder.encode_family(labels)?.encode_gauge(&value)
+}

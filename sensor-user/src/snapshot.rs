@@ -1,0 +1,169 @@
+//! The one value that flows: all that was measured at one moment.
+//!
+//! The sensing loop makes it and publishes it whole; readers take it as it is. Pure data.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use sensor_ebpf::{
+    probes,
+    spec::{ROW_WORDS, Row, Shape},
+};
+
+use crate::kernel::read::{Cost, Inside};
+
+/// All that was measured at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// When: CLOCK_MONOTONIC nanoseconds.
+    pub taken_ns: u64,
+    /// When: seconds since 1970.
+    pub taken_unix: f64,
+    /// One row per probe, then that of losses; what is under way is included, nothing ever falls.
+    pub rows: Arc<Vec<Row>>,
+    /// The same at the beginning of the window, for `_min` and `_max` gauges.
+    pub window_start: Arc<Vec<Row>>,
+    /// Who is inside what.
+    pub inside: Inside,
+    /// What the programs cost; empty while BPF statistics are off.
+    pub costs: Vec<Cost>,
+}
+
+impl Snapshot {
+    /// Lowest index of `len` words that moved in the window.
+    pub fn lowest_moved(&self, probe: usize, at: usize, len: usize) -> Option<usize> {
+        (0..len).find(|i| self.moved(probe, at + i))
+    }
+
+    /// Highest index of `len` words that moved in the window.
+    pub fn highest_moved(&self, probe: usize, at: usize, len: usize) -> Option<usize> {
+        (0..len).rev().find(|i| self.moved(probe, at + i))
+    }
+
+    fn moved(&self, probe: usize, word: usize) -> bool {
+        self.rows[probe][word] > self.window_start[probe][word]
+    }
+}
+
+/// What one sample needs to know of those before it.
+#[derive(Debug)]
+pub struct History {
+    window: Duration,
+    past: VecDeque<(u64, Arc<Vec<Row>>)>,
+}
+
+impl History {
+    /// Looks back over `window`.
+    pub fn new(window: Duration) -> Self {
+        Self { window, past: VecDeque::new() }
+    }
+
+    /// Turns rows as read into rows as published, and returns them with those of the window's
+    /// start: adds what is under way, and never lets a counter fall.
+    ///
+    /// A stall under way is added to the ended ones of its cause. When it ends, it moves from one to
+    /// the other, and rows are read before the table of who is inside; so one that ends in between
+    /// is in neither, and the sum would fall for one sample if it were not held.
+    pub fn settle(
+        &mut self,
+        now_ns: u64,
+        mut rows: Vec<Row>,
+        inside: &Inside,
+    ) -> (Arc<Vec<Row>>, Arc<Vec<Row>>) {
+        for (row, probe) in rows.iter_mut().zip(probes::ALL) {
+            for metric in probe.metrics {
+                add_under_way(row, metric.shape, inside);
+            }
+        }
+        if let Some((_, last)) = self.past.back() {
+            for (row, last) in rows.iter_mut().zip(last.iter()) {
+                for word in 0..ROW_WORDS {
+                    row[word] = row[word].max(last[word]);
+                }
+            }
+        }
+        let rows = Arc::new(rows);
+        let window_ns = u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX);
+        self.past.push_back((now_ns, Arc::clone(&rows)));
+        // Keep one sample at or before the window's start: it is what "since" compares with.
+        while self.past.len() > 2 && self.past[1].0 + window_ns <= now_ns {
+            self.past.pop_front();
+        }
+        let start = self.past.front().map_or_else(|| Arc::clone(&rows), |(_, r)| Arc::clone(r));
+        (rows, start)
+    }
+}
+
+fn add_under_way(row: &mut Row, shape: Shape, inside: &Inside) {
+    match shape {
+        Shape::Stall { at, kind: Some(kind), .. } => row[at] += inside.exclusive_ns[kind as usize],
+        Shape::NodeActive { at, .. } => {
+            for (word, ns) in row[at..].iter_mut().zip(inside.kswapd_ns) {
+                *word += ns;
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sensor_ebpf::{
+        inflight::Kind,
+        probes::{Id, direct_reclaim},
+    };
+
+    fn stall_word() -> usize {
+        let at = direct_reclaim::PROBE.metrics.iter().find_map(|m| match m.shape {
+            Shape::Stall { at, .. } => Some(at),
+            _ => None,
+        });
+        at.expect("direct reclaim is a stall")
+    }
+
+    fn rows(stall_ns: u64) -> Vec<Row> {
+        let mut rows = vec![[0; ROW_WORDS]; probes::ALL.len() + 1];
+        rows[Id::direct_reclaim as usize][stall_word()] = stall_ns;
+        rows
+    }
+
+    fn inside(ns: u64) -> Inside {
+        let mut inside = Inside::default();
+        inside.exclusive_ns[Kind::Direct as usize] = ns;
+        inside
+    }
+
+    #[test]
+    fn a_stall_under_way_counts_already() {
+        let mut history = History::new(Duration::from_secs(30));
+        let (now, _) = history.settle(1, rows(100), &inside(50));
+        assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
+    }
+
+    proptest! {
+        #[test]
+        fn a_stall_never_runs_backwards(samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50)) {
+            let mut history = History::new(Duration::from_secs(3));
+            let mut last = 0;
+            for (t, (ended, under_way)) in (1u64..).zip(samples) {
+                let (now, _) = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way));
+                let stall = now[Id::direct_reclaim as usize][stall_word()];
+                prop_assert!(stall >= last && stall >= ended + under_way);
+                last = stall;
+            }
+        }
+    }
+
+    #[test]
+    fn the_window_looks_back_as_far_as_it_says() {
+        let mut history = History::new(Duration::from_secs(3));
+        let second = 1_000_000_000;
+        for t in 1..=10u64 {
+            let (now, start) = history.settle(t * second, rows(t), &inside(0));
+            let word = |rows: &[Row]| rows[Id::direct_reclaim as usize][stall_word()];
+            assert_eq!(word(&now), t);
+            assert_eq!(word(&start), t.saturating_sub(3).max(1), "at {t}");
+        }
+    }
+}
