@@ -111,6 +111,13 @@ impl Slot {
         self.start_ns != 0
     }
 
+    /// Which slot to give up first: the one that ended first, and only when none has, the one that
+    /// began first.
+    #[inline(always)]
+    fn rank(&self) -> (bool, u64) {
+        if self.active() { (true, self.start_ns) } else { (false, self.inner_ns) }
+    }
+
     /// Nanoseconds inside at `now`, less what nested accounts already have.
     #[inline(always)]
     pub fn exclusive_ns(&self, now: u64) -> u64 {
@@ -130,19 +137,15 @@ impl Bucket {
                 return how;
             }
         }
-        for s in &mut self.0 {
-            if !s.active() {
-                *s = slot;
-                return Begin::Fresh;
-            }
-        }
-        // Not a loop over indices: the verifier would have to bound them.
+        // A free slot; of several the one that ended first, for later ones are notes that
+        // `last_reclaim` may still need.
         let [a, b, c, d] = &mut self.0;
-        let ab = if a.start_ns <= b.start_ns { a } else { b };
-        let cd = if c.start_ns <= d.start_ns { c } else { d };
-        let oldest = if ab.start_ns <= cd.start_ns { ab } else { cd };
-        *oldest = slot;
-        Begin::Evicted
+        let ab = if a.rank() <= b.rank() { a } else { b };
+        let cd = if c.rank() <= d.rank() { c } else { d };
+        let first = if ab.rank() <= cd.rank() { ab } else { cd };
+        let how = if first.active() { Begin::Evicted } else { Begin::Fresh };
+        *first = slot;
+        how
     }
 
     /// Takes a task out again and returns its slot as it was; `None` if it is not in.
@@ -277,8 +280,10 @@ mod tests {
         b.end(owner(7, D), 110);
         b.begin(owner(7, Kind::Memcg), 120, 0);
         b.end(owner(7, Kind::Memcg), 130);
+        b.begin(owner(7, Kind::OomKill), 140, 0);
         assert_eq!(b.last_reclaim(7), Some(Kind::Memcg));
         assert_eq!(b.last_reclaim(8), None);
+        b.end(owner(7, Kind::OomKill), 141);
         assert_eq!(b.forget(7), 0);
         assert_eq!(b.last_reclaim(7), None);
     }

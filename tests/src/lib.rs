@@ -1,1 +1,1 @@
-
+//! What the tests share: scopes (cgroups) that clean up after themselves, workloads, the daemon.
