@@ -141,7 +141,7 @@ impl Compiler {
         let sysroot = answer(Command::new(&rustc).args(["--print", "sysroot"]))?;
         let core = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core");
         if !core.exists() {
-            return Err(format!("{} has no sources of core ({})", rustc.display(), core.display()));
+            return Err(format!("{} has no rust-src, the sources of core", rustc.display()));
         }
         let version = Version::of(&rustc)?;
         if !version.is_new_enough() {
