@@ -157,7 +157,8 @@ fn process(task: &event::Task) -> Process {
 
 /// A name without the control characters that JSON does not escape (DEL and C1).
 pub fn tame(name: &str) -> String {
-    let tamed = |c: char| if c.is_control() && c > '\x1f' { char::REPLACEMENT_CHARACTER } else { c };
+    let tamed =
+        |c: char| if c.is_control() && c > '\x1f' { char::REPLACEMENT_CHARACTER } else { c };
     name.chars().map(tamed).collect()
 }
 

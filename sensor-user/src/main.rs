@@ -78,7 +78,9 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Generate { out } => {
             std::fs::create_dir_all(&out)?;
             clap_mangen::generate_to(Cli::command(), &out)?;
-            for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            for shell in
+                [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
+            {
                 clap_complete::generate_to(shell, &mut Cli::command(), "memsensor", &out)?;
             }
         }
@@ -118,7 +120,12 @@ fn events(socket: &std::path::Path, follow: bool, json: bool) -> Result<()> {
     });
     // `memsensor events | head` is no error.
     match shown {
-        Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) => Ok(()),
+        Err(e)
+            if e.downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

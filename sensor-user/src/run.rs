@@ -200,7 +200,9 @@ async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
 async fn bind(addr: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(addr)
         .await
-        .with_context(|| format!("listen on {addr} (what listens there? ss -ltnp; or choose another: --listen)"))
+        .with_context(|| {
+            format!("listen on {addr} (what listens there? ss -ltnp; or choose another: --listen)")
+        })
         .context(Failure::InUse)?;
     let local = listener.local_addr().unwrap_or(addr);
     info!("listening on {local}");
@@ -273,10 +275,7 @@ fn follow_events(
 
 fn wait_readable(ring: &RingBuf<MapData>) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let timeout = Timespec {
-        tv_sec: 0,
-        tv_nsec: i64::from(EVENT_POLL.subsec_nanos()),
-    };
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(EVENT_POLL.subsec_nanos()) };
     // Interrupted or timed out: the loop looks anyway.
     let _ = poll(&mut [PollFd::new(ring, PollFlags::IN)], Some(&timeout));
 }

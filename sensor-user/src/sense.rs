@@ -41,7 +41,8 @@ impl Sampler {
     pub fn sample(&mut self) -> Result<()> {
         let Some(reader) = &self.reader else {
             let taken_ns = monotonic_ns();
-            let (rows, window_start) = self.history.settle(taken_ns, Vec::new(), &Inside::default());
+            let (rows, window_start) =
+                self.history.settle(taken_ns, Vec::new(), &Inside::default());
             self.publish(taken_ns, rows, window_start, Inside::default(), Vec::new());
             return Ok(());
         };

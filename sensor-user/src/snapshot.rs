@@ -95,10 +95,12 @@ impl History {
 
 fn add_under_way(row: &mut Row, shape: Shape, inside: &Inside) {
     match shape {
-        Shape::Stall { at, kind: Some(kind), .. } => row[at] += inside.exclusive_ns[kind as usize],
+        Shape::Stall { at, kind: Some(kind), .. } => {
+            row[at] = row[at].saturating_add(inside.exclusive_ns[kind as usize]);
+        }
         Shape::NodeActive { at, .. } => {
             for (word, ns) in row[at..].iter_mut().zip(inside.kswapd_ns) {
-                *word += ns;
+                *word = word.saturating_add(ns);
             }
         }
         _ => {}

@@ -56,6 +56,8 @@ fn not_installed(packages: &[&str], status: &str) -> Vec<String> {
 fn apt_get(root: Root, words: &[&str]) -> Result<()> {
     let mut command = root.command("env");
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    // Without a terminal of its own dpkg draws no progress into a log.
+    command.args(["-o", "Dpkg::Use-Pty=0"]);
     // Another package manager at work is waited for, a while.
     command.args(["-o", "DPkg::Lock::Timeout=120"]).args(words);
     let name = typed(&command);

@@ -89,6 +89,8 @@ fn bpf_toolchain() -> Result<()> {
 fn complete(world: World) -> Result<()> {
     let compiler = match Compiler::of(world) {
         Ok(compiler) => compiler,
+        // A nightly is the user's to install: it is big, and theirs to keep current.
+        Err(why) if world == World::Rustup && toolchain::nightly_sysroot().is_err() => bail!(why),
         Err(why) => {
             println!("setup: {}: {why}; installing it", world.name());
             compiler(world)?;
@@ -109,7 +111,6 @@ fn complete(world: World) -> Result<()> {
 fn compiler(world: World) -> Result<()> {
     match world {
         World::Rustup => {
-            toolchain::nightly_sysroot().map_err(Error::msg)?;
             let mut rustup = std::process::Command::new("rustup");
             rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
             exec::run(&mut rustup).context("rust-src cannot be added to the nightly here")

@@ -123,7 +123,7 @@ impl Outcome {
     fn judge(&mut self, success: bool, filtered: bool) {
         let Tally { passed, failed, .. } = self.tally;
         self.failure = match (success, failed) {
-            (false, 0) if self.level == Level::KernelCheck => Some("the lints complain"),
+            (false, 0) if self.level == Level::KernelCheck => Some("clippy complains, see above"),
             (false, 0) => Some("it did not build, or a test binary died"),
             (true, 0) if passed == 0 && !filtered => Some("no test ran"),
             _ => None,
@@ -179,12 +179,14 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let mut outcomes = chosen.map(|level| level.run(filter)).collect::<Result<Vec<_>>>()?;
 
     let ran: u64 = outcomes.iter().map(|o| o.tally.ran()).sum();
-    if let (0, Some(last)) = (ran, outcomes.last_mut()) {
+    let skipped = outcomes.iter().any(|o| o.skipped.is_some());
+    if let (0, false, Some(last)) = (ran, skipped, outcomes.last_mut()) {
         last.failure = Some("no test ran at any level");
         last.tally.failed += 1;
     }
     println!("{}", report(&outcomes));
-    let failed = outcomes.iter().any(|o| o.tally.failed > 0);
+    // A run in which everything was skipped has shown nothing, so it is no success either.
+    let failed = ran == 0 || outcomes.iter().any(|o| o.tally.failed > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

@@ -282,7 +282,7 @@ fn is_inherited(name: &OsStr) -> bool {
 
 /// The directory into which `setup` installs the bpf-linker for an LLVM major version.
 pub(crate) fn linker_root(llvm: u32) -> PathBuf {
-    let home = || env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
+    let home = || env::home_dir().unwrap_or_default();
     let cache = env::var_os("XDG_CACHE_HOME").filter(|dir| Path::new(dir).is_absolute());
     let cache = cache.map_or_else(|| home().join(".cache"), PathBuf::from);
     cache.join(format!("memsensor/bpf-linker-llvm{llvm}"))

@@ -9,8 +9,7 @@ use crate::{
 };
 
 #[map]
-static COUNTERS: PerCpuArray<Row> =
-    PerCpuArray::with_max_entries(probes::ALL.len() as u32 + 1, 0);
+static COUNTERS: PerCpuArray<Row> = PerCpuArray::with_max_entries(probes::ALL.len() as u32 + 1, 0);
 
 /// This CPU's row of a probe, as the probe's own state.
 ///

@@ -2,7 +2,10 @@
 //!
 //! Only the BPF target (and `--cfg kernel_check`) compiles this. Nothing here sleeps, loops without
 //! a bound, or wakes user space on a hot path.
-#![cfg_attr(kernel_check, allow(dead_code, reason = "programs are entered by the kernel, not by name"))]
+#![cfg_attr(
+    kernel_check,
+    allow(dead_code, reason = "programs are entered by the kernel, not by name")
+)]
 
 pub(crate) mod args;
 pub(crate) mod count;

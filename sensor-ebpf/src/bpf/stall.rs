@@ -9,11 +9,7 @@
 use aya_ebpf::{macros::map, maps::LruHashMap};
 
 use super::{count::lost, task, track};
-use crate::{
-    inflight::Slot,
-    loss::Loss,
-    probes::Cause,
-};
+use crate::{inflight::Slot, loss::Loss, probes::Cause};
 
 /// Nanoseconds by [`Cause`].
 type ByCause = [u64; Cause::COUNT];

@@ -22,7 +22,10 @@ pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
             Some(&seconds),
             MetricType::Counter,
         )?
-        .encode_counter::<NoLabelSet, f64, f64>(&((stat.utime + stat.stime) as f64 / ticks), None)?;
+        .encode_counter::<NoLabelSet, f64, f64>(
+            &((stat.utime + stat.stime) as f64 / ticks),
+            None,
+        )?;
     let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: f64| {
         encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
     };

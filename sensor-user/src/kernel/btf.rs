@@ -178,7 +178,8 @@ impl Btf {
         let found = self
             .headers()
             .find(|(_, h)| matches!(h.kind, Kind::Enum | Kind::Enum64) && self.name(*h) == name);
-        found.map_or_else(BTreeMap::new, |(_, h)| self.enumerators(h).map(|(n, v)| (v, n)).collect())
+        found
+            .map_or_else(BTreeMap::new, |(_, h)| self.enumerators(h).map(|(n, v)| (v, n)).collect())
     }
 
     fn header(&self, at: usize) -> Result<Header, Error> {

@@ -3,7 +3,10 @@
 //! One program's failure never stops the others: it is written down in [`Coverage`] with its
 //! reason. Dropping [`Loaded`] detaches everything; nothing is pinned, so nothing stays behind.
 
-use std::{collections::BTreeMap, os::fd::{AsFd as _, AsRawFd as _}};
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
 
 use anyhow::{Context as _, Result, bail};
 use aya::{
@@ -316,7 +319,10 @@ fn load_error(name: &str, error: &aya::programs::ProgramError) -> anyhow::Error 
         let log = verifier_log.to_string();
         let last = log.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("processed"));
         let said = last.map(|l| format!(": {}", l.trim())).unwrap_or_default();
-        return anyhow::anyhow!("load {name}: {io_error}{said}{}", super::privilege::hint(io_error));
+        return anyhow::anyhow!(
+            "load {name}: {io_error}{said}{}",
+            super::privilege::hint(io_error)
+        );
     }
     anyhow::anyhow!("load {name}: {error}")
 }
@@ -332,7 +338,10 @@ fn detach(ebpf: &mut Ebpf, name: &str) {
 
 fn map_bytes(map: &Map) -> u64 {
     let data = match map {
-        Map::Array(d) | Map::PerCpuArray(d) | Map::HashMap(d) | Map::LruHashMap(d)
+        Map::Array(d)
+        | Map::PerCpuArray(d)
+        | Map::HashMap(d)
+        | Map::LruHashMap(d)
         | Map::RingBuf(d) => d,
         _ => return 0,
     };

@@ -40,12 +40,13 @@ impl Inside {
             let kind = (slot.owner & 0xff) as usize;
             let Some(tasks) = inside.tasks.get_mut(kind) else { continue };
             *tasks += 1;
-            inside.exclusive_ns[kind] += slot.exclusive_ns(now);
+            let ns = slot.exclusive_ns(now);
+            inside.exclusive_ns[kind] = inside.exclusive_ns[kind].saturating_add(ns);
             if slot.is(Kind::Kswapd)
                 && let Ok(node) = usize::try_from(slot.aux)
-                && let Some(ns) = inside.kswapd_ns.get_mut(node)
+                && let Some(awake) = inside.kswapd_ns.get_mut(node)
             {
-                *ns += slot.exclusive_ns(now);
+                *awake = awake.saturating_add(ns);
             }
         }
         inside
@@ -116,9 +117,14 @@ impl Reader {
         for i in 0..u32::try_from(CHUNKS)? {
             let chunk = self.inflight.get(&i, 0).context("read the map INFLIGHT")?;
             let (words, _) = chunk.as_chunks::<4>();
-            slots.extend(words.iter().filter(|w| w[0] != 0).map(|&[owner, start_ns, inner_ns, aux]| {
-                Slot { owner, start_ns, inner_ns, aux }
-            }));
+            slots.extend(
+                words.iter().filter(|w| w[0] != 0).map(|&[owner, start_ns, inner_ns, aux]| Slot {
+                    owner,
+                    start_ns,
+                    inner_ns,
+                    aux,
+                }),
+            );
         }
         Ok(slots)
     }

@@ -72,11 +72,7 @@ fn give_up_if_required_is_missing(probe: &Probe, states: &mut [Result<(), String
     }
 }
 
-fn resolve(
-    btf: &Btf,
-    host: Host,
-    program: &Program,
-) -> Result<Vec<(&'static str, u32)>, String> {
+fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str, u32)>, String> {
     let (_, event) = program.event.split_once(':').unwrap_or(("", program.event));
     let params = btf
         .tracepoint(event)

@@ -134,7 +134,11 @@ async fn events(
 }
 
 /// The client's side: asks for events and hands each answer to `each` until the daemon hangs up.
-pub fn ask_events(path: &Path, follow: bool, mut each: impl FnMut(&str, Answer) -> Result<()>) -> Result<()> {
+pub fn ask_events(
+    path: &Path,
+    follow: bool,
+    mut each: impl FnMut(&str, Answer) -> Result<()>,
+) -> Result<()> {
     let mut stream = StdUnixStream::connect(path).with_context(|| {
         format!("connect to {} (is memsensor running, and are we root?)", path.display())
     })?;

@@ -102,7 +102,10 @@ impl Exposition {
         members: &[(usize, &Metric)],
     ) -> Result<(), Error> {
         let measured = |(i, m): &&(usize, &Metric)| {
-            self.coverage.probes.get(*i).is_some_and(|p| is_measured(p, &probes::ALL[*i].programs, m))
+            self.coverage
+                .probes
+                .get(*i)
+                .is_some_and(|p| is_measured(p, &probes::ALL[*i].programs, m))
         };
         let members: Vec<_> = members.iter().filter(measured).collect();
         let Some((_, first)) = members.first() else { return Ok(()) };
@@ -230,12 +233,8 @@ impl Exposition {
         }
         let help = "Kernel memory that the maps take";
         let unit = OmUnit::Bytes;
-        let mut bytes = encoder.encode_descriptor(
-            "memsensor_bpf_map",
-            help,
-            Some(&unit),
-            MetricType::Gauge,
-        )?;
+        let mut bytes =
+            encoder.encode_descriptor("memsensor_bpf_map", help, Some(&unit), MetricType::Gauge)?;
         for (map, size) in &self.coverage.map_bytes {
             gauge(&mut bytes, &vec![("map", map.clone())], *size as f64)?;
         }
