@@ -89,7 +89,7 @@ pub fn place(tid: u32) -> (u32, usize) {
 /// The owner word of a task inside `kind`.
 #[inline(always)]
 pub fn owner(tid: u32, kind: Kind) -> u64 {
-    (tid as u64) << 8 | kind as u64
+    u64::from(tid) << 8 | kind as u64
 }
 
 impl Slot {

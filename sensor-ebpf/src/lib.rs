@@ -12,6 +12,14 @@
 //! * [`event`]: records of rare events (an OOM kill), as they cross the ring buffer.
 //! * [`layout`]: offsets of kernel structures that programs read.
 #![cfg_attr(not(test), no_std)]
+#![allow(
+    clippy::inline_always,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::needless_pass_by_value,
+    reason = "a BPF program is one function, as the verifier sees it; arguments are words of which \
+              the event's own type says how much counts; contexts are passed as the kernel does"
+)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 pub mod event;

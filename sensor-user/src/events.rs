@@ -253,7 +253,7 @@ impl fmt::Display for Event {
                 )
             }
             What::VictimExit { pid, seconds } => {
-                write!(f, "OOM victim {pid} gave its memory back after {:.3} s", seconds)
+                write!(f, "OOM victim {pid} gave its memory back after {seconds:.3} s")
             }
             What::KillSignal { sender, target } => {
                 write!(f, "SIGKILL by {sender} to {target}")

@@ -3,6 +3,8 @@
 //!
 //! Nothing is attached here, so only what a test runs is counted. Needs root.
 
+#![allow(clippy::panic, reason = "the helpers of a test fail it")]
+
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use aya::{

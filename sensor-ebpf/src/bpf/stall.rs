@@ -42,15 +42,15 @@ pub(crate) fn inside(cause: Cause, ns: u64) -> u64 {
 #[inline(always)]
 fn charge(cause: Cause, cgroup: u64, ns: u64) {
     let i = cause as usize;
-    if let Some(by_cause) = STALLS.get_ptr_mut(&cgroup) {
+    if let Some(by_cause) = STALLS.get_ptr_mut(cgroup) {
         add(by_cause, i, ns);
         return;
     }
     let mut fresh = [0; Cause::COUNT];
     fresh[i] = ns;
     // BPF_NOEXIST (1): if another CPU was faster, add to what it made.
-    if STALLS.insert(&cgroup, &fresh, 1).is_err() {
-        match STALLS.get_ptr_mut(&cgroup) {
+    if STALLS.insert(cgroup, fresh, 1).is_err() {
+        match STALLS.get_ptr_mut(cgroup) {
             Some(by_cause) => add(by_cause, i, ns),
             None => lost(Loss::CgroupsFull),
         }

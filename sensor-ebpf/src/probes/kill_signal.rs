@@ -117,7 +117,7 @@ mod kernel {
         }
         let known = match ctx.command() {
             // SAFETY: the map's entries are set before the program is attached and never removed.
-            Ok(comm) => unsafe { SENDERS.get(&comm) }.copied().unwrap_or(0),
+            Ok(comm) => unsafe { SENDERS.get(comm) }.copied().unwrap_or(0),
             Err(_) => 0,
         };
         let index = known & !WITH_EVENT;

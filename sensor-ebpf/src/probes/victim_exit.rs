@@ -101,7 +101,7 @@ mod kernel {
     pub(crate) fn await_exit(mm: u64, tgid: u32, killed_ns: u64) {
         let key = if HAVE_EXIT_MMAP.load() != 0 { mm } else { u64::from(tgid) };
         let victim = Victim { killed_ns, tgid: u64::from(tgid) };
-        if VICTIMS.insert(&key, &victim, 0).is_err() {
+        if VICTIMS.insert(key, victim, 0).is_err() {
             lost(Loss::VictimsFull);
         }
     }
@@ -110,9 +110,9 @@ mod kernel {
     #[inline(always)]
     fn gone(key: u64) {
         // SAFETY: only this function removes entries, and an mm or a process ends once.
-        let Some(victim) = (unsafe { VICTIMS.get(&key) }).copied() else { return };
+        let Some(victim) = (unsafe { VICTIMS.get(key) }).copied() else { return };
         let now = track::now();
-        let _ = VICTIMS.remove(&key);
+        let _ = VICTIMS.remove(key);
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::victim_exit as u32) } {
             row.latency.observe(now - victim.killed_ns);

@@ -35,8 +35,8 @@ pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     gauge("process_virtual_memory", "Address space", Some(&bytes), stat.vsize as f64)?;
     gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
     if let Ok(boot) = procfs::boot_time_secs() {
-        let start = boot as f64 + stat.starttime as f64 / ticks;
-        gauge("process_start_time", "Start, in seconds since 1970", Some(&seconds), start)?;
+        let started = boot as f64 + stat.starttime as f64 / ticks;
+        gauge("process_start_time", "Start, in seconds since 1970", Some(&seconds), started)?;
     }
     if let Ok(fds) = process.fd_count() {
         gauge("process_open_fds", "Open file descriptors", None, fds as f64)?;

@@ -203,6 +203,7 @@ fn tell_self(ebpf: &mut Ebpf) -> Result<()> {
         ebpf.program_mut("whoami").context("the object has no program whoami")?.try_into()?;
     whoami.load().context("load the program whoami")?;
     let tgid = whoami.test_run(RawTracePointRunOptions::new())?.return_value;
+    anyhow::ensure!(tgid != 0, "the kernel says that we are process 0");
     whoami.unload()?;
     let mut map: Array<&mut MapData, u64> =
         ebpf.map_mut("SELF_TGID").context("the object has no map SELF_TGID")?.try_into()?;
@@ -337,13 +338,13 @@ fn detach(ebpf: &mut Ebpf, name: &str) {
 }
 
 fn map_bytes(map: &Map) -> u64 {
-    let data = match map {
-        Map::Array(d)
-        | Map::PerCpuArray(d)
-        | Map::HashMap(d)
-        | Map::LruHashMap(d)
-        | Map::RingBuf(d) => d,
-        _ => return 0,
+    let (Map::Array(data)
+    | Map::PerCpuArray(data)
+    | Map::HashMap(data)
+    | Map::LruHashMap(data)
+    | Map::RingBuf(data)) = map
+    else {
+        return 0;
     };
     let path = format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd());
     std::fs::read_to_string(path)

@@ -14,7 +14,7 @@ const NEEDED: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 
 /// Why we may not load, and what to do; `None` if we may.
 pub fn missing() -> Option<String> {
-    let have = capabilities(None).map(|sets| sets.effective).unwrap_or(CapabilitySet::empty());
+    let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     if have.contains(NEEDED) || have.contains(CapabilitySet::SYS_ADMIN) {
         return None;
     }

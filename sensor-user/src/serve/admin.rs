@@ -45,7 +45,7 @@ pub enum Question {
 #[serde(untagged)]
 pub enum Answer {
     /// An event.
-    Event(Event),
+    Event(Box<Event>),
     /// The client was too slow; so many events are not shown.
     Missed {
         /// How many.
@@ -117,20 +117,22 @@ async fn events(
 ) -> Result<()> {
     let (kept, mut feed) = state.events.follow();
     for event in kept {
-        send(write, &Answer::Event(event)).await?;
+        send(write, &Answer::Event(Box::new(event))).await?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let next = tokio::select! {
             next = feed.recv() => next,
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         match next {
-            Ok(event) => send(write, &Answer::Event(event)).await?,
+            Ok(event) => send(write, &Answer::Event(Box::new(event))).await?,
             Err(RecvError::Lagged(missed)) => send(write, &Answer::Missed { missed }).await?,
             Err(RecvError::Closed) => return Ok(()),
         }
     }
-    Ok(())
 }
 
 /// The client's side: asks for events and hands each answer to `each` until the daemon hangs up.

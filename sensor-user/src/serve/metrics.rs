@@ -105,7 +105,7 @@ impl Exposition {
             self.coverage
                 .probes
                 .get(*i)
-                .is_some_and(|p| is_measured(p, &probes::ALL[*i].programs, m))
+                .is_some_and(|p| is_measured(p, probes::ALL[*i].programs, m))
         };
         let members: Vec<_> = members.iter().filter(measured).collect();
         let Some((_, first)) = members.first() else { return Ok(()) };
@@ -244,7 +244,7 @@ impl Exposition {
     fn about_self(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
         let seconds = OmUnit::Seconds;
         if let Some(snapshot) = &self.snapshot {
-            self.about_sampling(encoder, snapshot)?;
+            about_sampling(encoder, snapshot)?;
         }
         let help = "How long rendering the previous answer took";
         let mut scrape = encoder.encode_descriptor(
@@ -262,55 +262,47 @@ impl Exposition {
             ("revision", env!("MEMSENSOR_GIT_REVISION").to_owned()),
         ])
     }
+}
 
-    fn about_sampling(
-        &self,
-        encoder: &mut DescriptorEncoder,
-        snapshot: &Snapshot,
-    ) -> Result<(), Error> {
-        let seconds = OmUnit::Seconds;
-        let help = "When the kernel's counters were last read";
-        let mut when = encoder.encode_descriptor(
-            "memsensor_last_sample_timestamp",
-            help,
-            Some(&seconds),
-            MetricType::Gauge,
-        )?;
-        gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
-        if let Some(losses) = snapshot.rows.get(loss::ROW as usize) {
-            let help = "What the kernel half could not keep, by reason";
-            let mut lost = encoder.encode_descriptor(
-                "memsensor_events_lost",
-                help,
-                None,
-                MetricType::Counter,
-            )?;
-            for (reason, n) in loss::REASONS.iter().zip(losses) {
-                counter(&mut lost, &vec![("reason", (*reason).to_owned())], *n as f64)?;
-            }
+fn about_sampling(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), Error> {
+    let seconds = OmUnit::Seconds;
+    let help = "When the kernel's counters were last read";
+    let mut when = encoder.encode_descriptor(
+        "memsensor_last_sample_timestamp",
+        help,
+        Some(&seconds),
+        MetricType::Gauge,
+    )?;
+    gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
+    if let Some(losses) = snapshot.rows.get(loss::ROW as usize) {
+        let help = "What the kernel half could not keep, by reason";
+        let mut lost =
+            encoder.encode_descriptor("memsensor_events_lost", help, None, MetricType::Counter)?;
+        for (reason, n) in loss::REASONS.iter().zip(losses) {
+            counter(&mut lost, &vec![("reason", (*reason).to_owned())], *n as f64)?;
         }
-        if snapshot.costs.is_empty() {
-            return Ok(());
-        }
-        let help = "Time in our kernel programs (only while BPF statistics are on)";
-        let mut run = encoder.encode_descriptor(
-            "memsensor_bpf_run",
-            help,
-            Some(&seconds),
-            MetricType::Counter,
-        )?;
-        for cost in &snapshot.costs {
-            let labels = vec![("program", cost.program.to_owned())];
-            counter(&mut run, &labels, cost.run_ns as f64 / 1e9)?;
-        }
-        let help = "Runs of our kernel programs (only while BPF statistics are on)";
-        let mut runs =
-            encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
-        for cost in &snapshot.costs {
-            counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
-        }
-        Ok(())
     }
+    if snapshot.costs.is_empty() {
+        return Ok(());
+    }
+    let help = "Time in our kernel programs (only while BPF statistics are on)";
+    let mut run = encoder.encode_descriptor(
+        "memsensor_bpf_run",
+        help,
+        Some(&seconds),
+        MetricType::Counter,
+    )?;
+    for cost in &snapshot.costs {
+        let labels = vec![("program", cost.program.to_owned())];
+        counter(&mut run, &labels, cost.run_ns as f64 / 1e9)?;
+    }
+    let help = "Runs of our kernel programs (only while BPF statistics are on)";
+    let mut runs =
+        encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
+    for cost in &snapshot.costs {
+        counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
+    }
+    Ok(())
 }
 
 /// A metric is measured if its probe is, and no program that it hangs on is missing.
