@@ -1,1 +1,8 @@
-//! What the tests share: scopes (cgroups) that clean up after themselves, workloads, the daemon.
+//! What the tests share: cgroups that clean up after themselves, workloads, the daemon from
+//! outside, independent counts to compare with.
+//!
+//! Everything here owns what it makes and removes it when dropped, also when a test fails.
+
+pub mod count;
+pub mod daemon;
+pub mod scope;

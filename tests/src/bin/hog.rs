@@ -1,0 +1,142 @@
+//! A bounded workload for tests: does one thing to memory, never more than it was told to.
+//!
+//! `hog anon MIB [THEN]` touches so many MiB of anonymous memory, then: `exit` (the default),
+//! `hold` (sleep for a minute), `loop SECONDS` (touch all of it again and again).
+//! `hog file PATH MIB PASSES` reads or writes a file of so many MiB, so many times.
+//! `hog forks N MIB` starts N children that hold MIB each, then waits for them.
+//! `hog threads N MIB` holds MIB from each of N threads.
+//! `hog kill PID` sends SIGKILL.
+//!
+//! `--comm-hex HEX` first takes a thread name of any bytes, `--adj N` an oom_score_adj, and
+//! `--wait` waits for a line on stdin before it begins.
+
+use std::{
+    ffi::CString,
+    io::{Read as _, Write as _},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+const MIB: usize = 1 << 20;
+const PAGE: usize = 4096;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("hog: {e:#}");
+            ExitCode::from(64)
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    while args.first().is_some_and(|a| a.starts_with("--")) {
+        match args.remove(0).as_str() {
+            "--comm-hex" => set_comm(&args.remove(0))?,
+            "--adj" => std::fs::write("/proc/self/oom_score_adj", args.remove(0))
+                .context("set oom_score_adj")?,
+            "--wait" => {
+                std::io::stdin().read_line(&mut String::new())?;
+            }
+            other => bail!("unknown option {other}"),
+        }
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["anon", mib] => anon(mib.parse()?, |_| Ok(())),
+        ["anon", mib, "exit"] => anon(mib.parse()?, |_| Ok(())),
+        ["anon", mib, "hold"] => anon(mib.parse()?, |_| hold()),
+        ["anon", mib, "loop", seconds] => {
+            let seconds = seconds.parse()?;
+            anon(mib.parse()?, |memory| touch_for(memory, Duration::from_secs(seconds)))
+        }
+        ["file", path, mib, passes] => file(path, mib.parse()?, passes.parse()?),
+        ["forks", n, mib] => forks(n.parse()?, mib),
+        ["threads", n, mib] => threads(n.parse()?, mib.parse()?),
+        ["kill", pid] => {
+            let pid = rustix::process::Pid::from_raw(pid.parse()?).context("pid 0")?;
+            Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
+        }
+        _ => bail!("cannot do {args:?}"),
+    }
+}
+
+fn set_comm(hex: &str) -> Result<()> {
+    let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16);
+    let bytes: Result<Vec<u8>, _> = (0..hex.len()).step_by(2).map(byte).collect();
+    Ok(rustix::thread::set_name(&CString::new(bytes?)?)?)
+}
+
+fn anon(mib: usize, then: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+    let mut memory = vec![0u8; mib * MIB];
+    touch(&mut memory);
+    println!("touched");
+    std::io::stdout().flush()?;
+    then(&mut memory)
+}
+
+fn touch(memory: &mut [u8]) {
+    for page in memory.chunks_mut(PAGE) {
+        // A different byte each time, or it would be one write and the page could stay clean.
+        page[0] = page[0].wrapping_add(1);
+    }
+}
+
+fn touch_for(memory: &mut [u8], time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    let mut passes = 0u64;
+    while Instant::now() < end {
+        touch(memory);
+        passes += 1;
+    }
+    println!("passes {passes}");
+    Ok(())
+}
+
+fn hold() -> Result<()> {
+    std::thread::sleep(Duration::from_secs(60));
+    Ok(())
+}
+
+fn file(path: &str, mib: usize, passes: usize) -> Result<()> {
+    let size = (mib * MIB) as u64;
+    if std::fs::metadata(path).map_or(0, |m| m.len()) < size {
+        let mut out = std::fs::File::create(path).context("create the file")?;
+        let chunk = vec![7u8; MIB];
+        for _ in 0..mib {
+            out.write_all(&chunk)?;
+        }
+        // Clean pages can be reclaimed without waiting for the disk.
+        out.sync_all()?;
+    }
+    let mut chunk = vec![0u8; MIB];
+    for _ in 0..passes {
+        let mut input = std::fs::File::open(path)?;
+        while input.read(&mut chunk)? > 0 {}
+    }
+    println!("passes {passes}");
+    Ok(())
+}
+
+fn forks(n: usize, mib: &str) -> Result<()> {
+    let me = std::env::current_exe()?;
+    let start = |_| Command::new(&me).args(["anon", mib, "hold"]).spawn();
+    let children: Result<Vec<_>, _> = (0..n).map(start).collect();
+    for mut child in children? {
+        child.wait()?;
+    }
+    Ok(())
+}
+
+fn threads(n: usize, mib: usize) -> Result<()> {
+    let start = |_| std::thread::spawn(move || anon(mib, |_| hold()));
+    let all: Vec<_> = (0..n).map(start).collect();
+    for thread in all {
+        thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+    }
+    Ok(())
+}

@@ -1,0 +1,225 @@
+//! The daemon as an operator meets it: started, asked over HTTP and its socket, stopped.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use sensor_user::events::{Event, What};
+
+use crate::scope::program;
+
+/// How long anything may take to be seen: many sampling intervals.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `memsensor run`.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    dir: PathBuf,
+    /// Where it listens, in the order of its configuration; the agent-check's last.
+    pub listening: Vec<SocketAddr>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Daemon {
+    /// Starts it with extra configuration (TOML, put before any table) and waits for a sample.
+    pub fn start(config: &str) -> Result<Self> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let socket = dir.join("socket");
+        let file = dir.join("config.toml");
+        std::fs::write(
+            &file,
+            format!(
+                "listen = [\"127.0.0.1:0\"]\nagent_listen = \"127.0.0.1:0\"\n\
+                 socket = \"{}\"\ninterval = \"100ms\"\nstale_after = \"2s\"\n{config}\n",
+                socket.display()
+            ),
+        )?;
+        let mut child = Command::new(program("memsensor")?)
+            .args(["run", "--config"])
+            .arg(&file)
+            .stderr(Stdio::piped())
+            .stdin(Stdio::null())
+            .spawn()
+            .context("start memsensor")?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        let log = Arc::new(Mutex::new(String::new()));
+        let seen = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = seen.lock().unwrap_or_else(PoisonError::into_inner);
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut daemon = Self { child, dir, listening: Vec::new(), log };
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait()? {
+                std::thread::sleep(Duration::from_millis(50));
+                bail!("memsensor ended with {status}: {}", self.log());
+            }
+            let log = self.log();
+            let addrs =
+                log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
+            self.listening = addrs.collect();
+            if self.listening.len() == 2 && self.get("/readyz", "").is_ok_and(|a| a.status == 200) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("memsensor is not ready after {PATIENCE:?}: {}", self.log());
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    /// Asks over HTTP.
+    pub fn get(&self, path: &str, accept: &str) -> Result<Answer> {
+        let addr = self.listening.first().context("not listening yet")?;
+        get(*addr, path, accept)
+    }
+
+    /// `/metrics` as numbers by series, from a sample that was begun after this call.
+    pub fn metrics(&self) -> Result<BTreeMap<String, f64>> {
+        let asked = self.sample_time()?;
+        let end = Instant::now() + PATIENCE;
+        // Two samples later: the next may have been begun before we were called.
+        let mut later = 0;
+        let mut last = asked;
+        while Instant::now() < end {
+            let series = parse(&self.get("/metrics", "")?.body);
+            let time = series.get(SAMPLE_TIME).copied().unwrap_or_default();
+            if time > last {
+                (later, last) = (later + 1, time);
+            }
+            if later == 2 {
+                return Ok(series);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("no fresh sample within {PATIENCE:?}: {}", self.log())
+    }
+
+    fn sample_time(&self) -> Result<f64> {
+        let series = parse(&self.get("/metrics", "")?.body);
+        series.get(SAMPLE_TIME).copied().context("no sample yet")
+    }
+
+    /// The events it kept, by `memsensor events --json`.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let out = Command::new(program("memsensor")?)
+            .args(["events", "--json", "--socket"])
+            .arg(self.socket())
+            .output()?;
+        if !out.status.success() {
+            bail!("memsensor events: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        let lines = String::from_utf8(out.stdout)?;
+        lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Waits until so many events pass the filter, and returns those.
+    pub fn wait_for_events(&self, n: usize, filter: impl Fn(&What) -> bool) -> Result<Vec<Event>> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut events = self.events()?;
+            events.retain(|e| filter(&e.what));
+            if events.len() >= n {
+                return Ok(events);
+            }
+            if Instant::now() > end {
+                bail!("{} of {n} events after {PATIENCE:?}: {events:#?}", events.len());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it with a signal and waits for its end.
+    pub fn stop(&mut self, signal: rustix::process::Signal) -> Result<ExitStatus> {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)?;
+        Ok(self.child.wait()?)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+const SAMPLE_TIME: &str = "memsensor_last_sample_timestamp_seconds";
+
+/// An HTTP answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Head, lower-cased.
+    pub head: String,
+    /// Body.
+    pub body: String,
+}
+
+/// Asks over HTTP.
+pub fn get(addr: SocketAddr, path: &str, accept: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n{accept}Connection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no end of head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
+}
+
+/// Series and values of a text exposition.
+pub fn parse(text: &str) -> BTreeMap<String, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// What a counter went up by; a series that is in neither is an error.
+pub fn delta(
+    before: &BTreeMap<String, f64>,
+    after: &BTreeMap<String, f64>,
+    series: &str,
+) -> Result<f64> {
+    let value = |map: &BTreeMap<String, f64>| {
+        map.get(series).copied().with_context(|| format!("no series {series}"))
+    };
+    Ok(value(after)? - value(before)?)
+}

@@ -1,0 +1,138 @@
+//! A cgroup with a memory limit, for one test: on v1, v2 or both, as the host has it.
+//!
+//! Where the memory controller is on v1 (a hybrid host), the limit is set there, and the process is
+//! put into a v2 group of the same name as well, for v2 is where PSI is. Dropping the scope kills
+//! whatever is inside and removes the groups.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use sensor_user::host::cgroup;
+
+/// One mebibyte.
+pub const MIB: u64 = 1 << 20;
+
+/// A cgroup with a memory limit.
+#[derive(Debug)]
+pub struct Scope {
+    /// The group that memory is charged to, first; a v2 group beside it on a hybrid host.
+    groups: Vec<PathBuf>,
+    v1: bool,
+}
+
+impl Scope {
+    /// Makes a group named after the test, limited to so many bytes.
+    pub fn new(name: &str, limit: u64) -> Result<Self> {
+        let v1 = cgroup::memory_on_v1();
+        let root = cgroup::memory_root().context("no hierarchy with the memory controller")?;
+        let name = format!("memsensor-test-{}-{name}", std::process::id());
+        let mut scope = Self { groups: vec![root.join(&name)], v1 };
+        if v1 && let Some(unified) = unified_root() {
+            scope.groups.push(unified.join(&name));
+        }
+        if !v1 {
+            // Without the controller in the parent, the group would have no limit file.
+            let control = root.join("cgroup.subtree_control");
+            fs::write(&control, "+memory")
+                .with_context(|| format!("enable memory in {}", control.display()))?;
+        }
+        for group in &scope.groups {
+            fs::create_dir(group).with_context(|| format!("mkdir {}", group.display()))?;
+        }
+        scope.set_limit(limit)?;
+        Ok(scope)
+    }
+
+    /// Sets the limit; lowering it makes the kernel reclaim at once.
+    pub fn set_limit(&self, limit: u64) -> Result<()> {
+        let file = if self.v1 { "memory.limit_in_bytes" } else { "memory.max" };
+        self.write(file, &limit.to_string())
+    }
+
+    /// Writes a file of the memory group.
+    pub fn write(&self, file: &str, value: &str) -> Result<()> {
+        let path = self.memory().join(file);
+        fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))
+    }
+
+    /// The group that memory is charged to.
+    pub fn memory(&self) -> &Path {
+        &self.groups[0]
+    }
+
+    /// The v2 group.
+    pub fn unified(&self) -> &Path {
+        &self.groups[self.groups.len() - 1]
+    }
+
+    /// The id by which the kernel half knows the group that memory is charged to.
+    pub fn id(&self) -> Result<u64> {
+        Ok(fs::metadata(self.memory())?.ino())
+    }
+
+    /// Its path as events name it.
+    pub fn path(&self) -> String {
+        format!("/{}", self.memory().file_name().unwrap_or_default().to_string_lossy())
+    }
+
+    /// A command that enters the scope before it runs `program`.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("sh");
+        let enter: Vec<_> = self
+            .groups
+            .iter()
+            .map(|g| format!("echo $$ > '{}/cgroup.procs'", g.display()))
+            .collect();
+        command.arg("-c").arg(format!("{} && exec \"$@\"", enter.join(" && ")));
+        command.arg("sh").arg(program);
+        command
+    }
+
+    fn kill_all(&self) {
+        for group in &self.groups {
+            let procs = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            for pid in procs.lines().filter_map(|l| l.parse().ok()) {
+                if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.groups.iter().any(|g| g.exists()) && Instant::now() < deadline {
+            self.kill_all();
+            for group in &self.groups {
+                let _ = fs::remove_dir(group);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn unified_root() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounts.lines().find_map(|line| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        (words.get(2) == Some(&"cgroup2")).then(|| PathBuf::from(words[1]))
+    })
+}
+
+/// A program that was built with the tests.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("where are we")?;
+    let found = exe.ancestors().map(|dir| dir.join(name)).find(|path| path.is_file());
+    let found = found.with_context(|| format!("{name} is not built: cargo build --workspace"))?;
+    ensure!(found.is_absolute(), "{} is not absolute", found.display());
+    Ok(found)
+}
