@@ -263,7 +263,8 @@ fn follow_events(
                 continue;
             };
             for process in what.processes_mut() {
-                process.cgroup = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
+                let path = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
+                process.cgroup = path.map(|p| events::tame(&p));
             }
             events.push(time_ns, monotonic_ns(), what);
         }

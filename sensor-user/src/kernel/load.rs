@@ -143,7 +143,6 @@ pub struct Loaded {
     pub reader: Reader,
     /// Debug messages of the kernel half, if they were asked for.
     pub log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    _stats: Option<std::os::fd::OwnedFd>,
 }
 
 /// Loads and attaches all probes that can be had.
@@ -176,7 +175,7 @@ pub fn load(config: &Config) -> Result<Loaded> {
         .collect();
     let map_bytes = ebpf.maps().map(|(name, map)| (name.to_owned(), map_bytes(map))).collect();
     let coverage = Coverage { probes, enums: plan.enums, senders, map_bytes };
-    Ok(Loaded { coverage, reader: Reader::new(ebpf)?, log, _stats: stats })
+    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats)?, log })
 }
 
 /// Parses the object, sets its globals and creates its maps.

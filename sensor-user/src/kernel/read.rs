@@ -2,6 +2,8 @@
 //!
 //! Maps are read as arrays of words; what a word means is in the probes' specs.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -72,10 +74,12 @@ pub struct Reader {
     stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
     events: Option<RingBuf<MapData>>,
     ebpf: Ebpf,
+    /// While this is open, the kernel measures programs.
+    _stats: Option<OwnedFd>,
 }
 
 impl Reader {
-    pub(super) fn new(mut ebpf: Ebpf) -> Result<Self> {
+    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
@@ -85,6 +89,7 @@ impl Reader {
             stalls: take("STALLS")?.try_into()?,
             events: Some(take("EVENTS")?.try_into()?),
             ebpf,
+            _stats: stats,
         })
     }
 

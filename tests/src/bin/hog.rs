@@ -47,8 +47,8 @@ fn run() -> Result<()> {
     }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
-        ["anon", mib] => anon(mib.parse()?, |_| Ok(())),
-        ["anon", mib, "exit"] => anon(mib.parse()?, |_| Ok(())),
+        ["anon", mib] => anon(mib.parse()?, |_| ()),
+        ["anon", mib, "exit"] => anon(mib.parse()?, |_| ()),
         ["anon", mib, "hold"] => anon(mib.parse()?, |_| hold()),
         ["anon", mib, "loop", seconds] => {
             let seconds = seconds.parse()?;
@@ -71,12 +71,13 @@ fn set_comm(hex: &str) -> Result<()> {
     Ok(rustix::thread::set_name(&CString::new(bytes?)?)?)
 }
 
-fn anon(mib: usize, then: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+fn anon(mib: usize, then: impl FnOnce(&mut [u8])) -> Result<()> {
     let mut memory = vec![0u8; mib * MIB];
     touch(&mut memory);
     println!("touched");
     std::io::stdout().flush()?;
-    then(&mut memory)
+    then(&mut memory);
+    Ok(())
 }
 
 fn touch(memory: &mut [u8]) {
@@ -86,7 +87,7 @@ fn touch(memory: &mut [u8]) {
     }
 }
 
-fn touch_for(memory: &mut [u8], time: Duration) -> Result<()> {
+fn touch_for(memory: &mut [u8], time: Duration) {
     let end = Instant::now() + time;
     let mut passes = 0u64;
     while Instant::now() < end {
@@ -94,12 +95,10 @@ fn touch_for(memory: &mut [u8], time: Duration) -> Result<()> {
         passes += 1;
     }
     println!("passes {passes}");
-    Ok(())
 }
 
-fn hold() -> Result<()> {
-    std::thread::sleep(Duration::from_secs(60));
-    Ok(())
+fn hold() {
+    std::thread::sleep(Duration::from_mins(1));
 }
 
 fn file(path: &str, mib: usize, passes: usize) -> Result<()> {
