@@ -290,6 +290,22 @@ fn nested_stalls_are_charged_once() {
 }
 
 #[test]
+fn a_sleep_told_in_jiffies_is_no_longer_than_the_stall_around_it() {
+    let bench = Bench::new();
+    let begun = now();
+    bench.run("direct_begin", &[]);
+    bench.run("throttled", &[("ARG_THROTTLE_USEC", 4_000_000), ("ARG_THROTTLE_WHY", 0)]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
+    let took = now() - begun;
+    let direct = bench.probe(Id::direct_reclaim);
+    let (_, inclusive) = histogram(&direct, at(Id::direct_reclaim, "direct_reclaim"));
+    let stalled = direct[at(Id::direct_reclaim, "stall")]
+        + bench.probe(Id::throttle)[at(Id::throttle, "stall")];
+    assert_eq!(stalled, inclusive);
+    assert!(stalled <= took);
+}
+
+#[test]
 fn a_throttled_kswapd_stalls_nobody() {
     let bench = Bench::new();
     bench.run("kswapd_wake", &[("ARG_WAKE_NID", 0)]);

@@ -29,11 +29,13 @@ pub(crate) fn ended(cause: Cause, slot: &Slot, now: u64) -> u64 {
 }
 
 /// Charges `ns` that the current task spent asleep inside a stall; returns what counts: 0 if it is
-/// inside of none (kswapd), for then nobody waited.
+/// inside of none (kswapd), for then nobody waited. Never more than it has been inside: the kernel
+/// tells sleeps in whole jiffies.
 #[inline(always)]
 pub(crate) fn inside(cause: Cause, ns: u64) -> u64 {
     let tid = task::tid();
     let Some(outer) = track::bucket(tid).and_then(|b| b.stall_of(tid)) else { return 0 };
+    let ns = ns.min(outer.exclusive_ns(track::now()));
     outer.inner_ns += ns;
     charge(cause, outer.aux, ns);
     ns
