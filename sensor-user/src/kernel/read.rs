@@ -75,7 +75,7 @@ pub struct Reader {
     events: Option<RingBuf<MapData>>,
     ebpf: Ebpf,
     /// While this is open, the kernel measures programs.
-    _stats: Option<OwnedFd>,
+    stats: Option<OwnedFd>,
 }
 
 impl Reader {
@@ -89,7 +89,7 @@ impl Reader {
             stalls: take("STALLS")?.try_into()?,
             events: Some(take("EVENTS")?.try_into()?),
             ebpf,
-            _stats: stats,
+            stats,
         })
     }
 
@@ -148,7 +148,8 @@ impl Reader {
                     return None;
                 };
                 let info = program.info().ok()?;
-                (info.run_count() > 0).then(|| Cost {
+                // Somebody else may have switched statistics on (kernel.bpf_stats_enabled).
+                (self.stats.is_some() || info.run_count() > 0).then(|| Cost {
                     program: spec.name,
                     run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
                     runs: info.run_count(),
