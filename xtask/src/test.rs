@@ -173,6 +173,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Without root the test tools cannot be installed; the levels that use them are skipped.
     let groups = [Group::Build, Group::Tests];
     setup::ensure(if Root::find().is_ok() { &groups } else { &groups[..1] })?;
+    // The tests start memsensor and their workloads as an operator would; `cargo test` alone would
+    // build only what it links.
+    exec::run(exec::cargo().args(["build", "--workspace"]))?;
     let all = Level::value_variants();
     let chosen = all.iter().filter(|l| args.levels.is_empty() || args.levels.contains(l));
     let filter = args.filter.as_deref();

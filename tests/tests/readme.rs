@@ -1,0 +1,170 @@
+//! The README's tables follow from the probes' specs and from a real exposition, and the alert
+//! rules name only metrics that exist. `UPDATE_README=1 cargo test -p sensor-tests --test readme`
+//! writes the tables anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    sync::Arc,
+};
+
+use sensor_ebpf::{
+    probes,
+    spec::{Probe, Row},
+};
+use sensor_user::{
+    kernel::{
+        load::{Coverage, ProbeState, ProgramState, State},
+        read::{Cost, Inside},
+    },
+    serve::metrics::Renderer,
+    snapshot::Snapshot,
+};
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
+}
+
+/// What a host shows on which every probe is attached and every label has a value.
+fn exposition() -> String {
+    let rows: Vec<Row> = vec![[1; sensor_ebpf::spec::ROW_WORDS]; probes::ALL.len() + 1];
+    let snapshot = Snapshot {
+        taken_ns: 0,
+        taken_unix: 0.0,
+        rows: Arc::new(rows.clone()),
+        window_start: Arc::new(rows),
+        inside: Inside::default(),
+        costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
+    };
+    let attached = |probe: &&Probe| ProbeState {
+        name: probe.name,
+        state: State::Attached,
+        reason: String::new(),
+        programs: probe
+            .programs
+            .iter()
+            .map(|p| ProgramState {
+                name: p.name,
+                event: p.event,
+                missing: None,
+                verified_instructions: None,
+            })
+            .collect(),
+    };
+    let enums = ["vmscan_throttle_state", "compact_result"];
+    let coverage = Coverage {
+        probes: probes::ALL.iter().map(attached).collect(),
+        enums: enums.map(|e| (e, vec![Some("writeback".to_owned())])).into(),
+        senders: vec!["other".to_owned()],
+        map_bytes: BTreeMap::from([("EVENTS".to_owned(), 1)]),
+    };
+    Renderer::default().render(Some(Arc::new(snapshot)), &Arc::new(coverage))
+}
+
+struct Family {
+    kind: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+/// Families by the name that queries use.
+fn families(text: &str) -> BTreeMap<String, Family> {
+    let mut families = BTreeMap::new();
+    let mut last = String::new();
+    let mut help = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').expect("a help").1;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            last = format!("{name}{suffix}");
+            let family =
+                Family { kind: kind.to_owned(), help: help.to_owned(), labels: BTreeSet::new() };
+            families.insert(last.clone(), family);
+        } else if !line.starts_with('#')
+            && let Some((_, labels)) = line.split_once('{')
+        {
+            let keys = labels.split("=\"").filter_map(|part| part.rsplit([',', '{', '"']).next());
+            let keys = keys.filter(|k| !k.is_empty() && *k != "le" && !k.contains('}'));
+            let family = families.get_mut(&last).expect("a family");
+            family.labels.extend(keys.map(str::to_owned));
+        }
+    }
+    families
+}
+
+fn metrics_table(families: &BTreeMap<String, Family>) -> String {
+    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for (name, family) in families.iter().filter(|(n, _)| n.starts_with("memsensor_")) {
+        let labels: Vec<_> = family.labels.iter().map(|l| format!("`{l}`")).collect();
+        writeln!(table, "| `{name}` | {} | {} | {} |", family.kind, labels.join(", "), family.help)
+            .expect("a String");
+    }
+    table
+}
+
+fn probes_table() -> String {
+    let mut table = "| probe | kernel events | what it sees |\n|---|---|---|\n".to_owned();
+    for probe in probes::ALL {
+        let events: BTreeSet<_> = probe.programs.iter().map(|p| format!("`{}`", p.event)).collect();
+        let events: Vec<_> = events.into_iter().collect();
+        writeln!(table, "| {} | {} | {} |", probe.name, events.join(", "), probe.about)
+            .expect("a String");
+    }
+    table
+}
+
+/// Replaces what stands between two markers.
+fn with_section(readme: &str, name: &str, body: &str) -> String {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
+    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no {end}"));
+    format!("{before}{begin}{body}{end}{after}")
+}
+
+#[test]
+fn the_tables_of_the_readme_are_true() {
+    let path = repository().join("README.md");
+    let readme = std::fs::read_to_string(&path).expect("README.md");
+    let made = with_section(&readme, "probes", &probes_table());
+    let made = with_section(&made, "metrics", &metrics_table(&families(&exposition())));
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(&path, &made).expect("write README.md");
+    } else {
+        assert!(
+            made == readme,
+            "README.md is not up to date: UPDATE_README=1 cargo test -p sensor-tests --test readme"
+        );
+    }
+}
+
+#[test]
+fn rules_and_readme_name_only_metrics_that_exist() {
+    let families = families(&exposition());
+    let known = |name: &str| {
+        let of_histogram = ["_bucket", "_sum", "_count"]
+            .iter()
+            .filter_map(|s| name.strip_suffix(s))
+            .any(|n| families.get(n).is_some_and(|f| f.kind == "histogram"));
+        // The Datadog Agent knows counters without their `_total`.
+        let of_counter = families.contains_key(&format!("{name}_total"));
+        families.contains_key(name) || of_histogram || of_counter
+    };
+    let mut seen = 0;
+    for file in ["dashboards/rules/memsensor.yaml", "README.md", "CHANGELOG.md"] {
+        let text = std::fs::read_to_string(repository().join(file)).expect(file);
+        for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
+            if word.starts_with("memsensor_") && word != "memsensor_" {
+                assert!(known(word), "{file} names {word}, which does not exist");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} names were looked at");
+}
