@@ -601,6 +601,42 @@ fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
     assert!(info.contains("state=\"missing\"") && info.contains("CAP_BPF"), "{info}");
 }
 
+/// Hides the kernel's BTF, or puts damaged BTF in its place, for one run of memsensor.
+fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
+    let damaged = config("btf", "");
+    let hide = match content {
+        None => "mount -t tmpfs none /sys/kernel/btf".to_owned(),
+        Some(bytes) => {
+            std::fs::write(&damaged, bytes).expect("write");
+            format!("mount --bind {} /sys/kernel/btf/vmlinux", damaged.display())
+        }
+    };
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &format!("{hide} && exec \"$@\""), "sh"])
+        .arg(program("memsensor").expect("memsensor"))
+        .args(["run", "--listen", "127.0.0.1:0"])
+        .env("RUST_LOG", "off")
+        .output()
+        .expect("run");
+    std::fs::remove_file(damaged).expect("remove");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).trim().to_owned())
+}
+
+#[test]
+fn a_kernel_without_usable_btf_is_refused_and_not_guessed_at() {
+    let (code, said) = without_btf(None);
+    assert_eq!(code, Some(3), "{said}");
+    for part in ["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "--allow-degraded"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let whole = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
+    for content in [&b"not BTF at all"[..], &whole[..whole.len() / 2]] {
+        let (code, said) = without_btf(Some(content));
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains("BTF") && said.lines().count() == 1, "{said}");
+    }
+}
+
 #[test]
 fn privileges_are_dropped_once_attached() {
     let daemon = Daemon::start("").expect("daemon");
