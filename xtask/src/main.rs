@@ -4,11 +4,13 @@
 //! * [`build`], [`run`]: memsensor itself.
 //! * [`test`]: the levels of tests; [`libtest`] reads their results.
 //! * [`ci`]: all that must hold before a commit is merged.
+//! * [`bench`]: what memsensor's programs cost.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
 
 mod apt;
+mod bench;
 mod build;
 mod ci;
 mod dist;
@@ -46,6 +48,8 @@ enum Chore {
     Test(test::Args),
     /// Format, lints, licences, rules, tests: stop at the first that fails
     Ci,
+    /// Measure what memsensor costs
+    Bench(bench::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -68,6 +72,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Run(args) => run::run(&args).map(done),
         Chore::Test(args) => test::run(&args),
         Chore::Ci => ci::run(),
+        Chore::Bench(args) => bench::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

@@ -152,7 +152,7 @@ impl Btf {
         let (mut offset, mut ty) = self.member(id, member, DEPTH)?;
         if self.get(self.plain(ty)?)?.kind == Kind::Struct {
             let (inner, array) = self.first_array(self.plain(ty)?)?;
-            (offset, ty) = (offset + inner, array);
+            (offset, ty) = (offset.checked_add(inner)?, array);
         }
         let array = self.get(self.plain(ty)?)?;
         if array.kind != Kind::Array || index >= self.word(array.body + 8)? {
@@ -160,10 +160,15 @@ impl Btf {
         }
         let element = self.plain(self.word(array.body)?)?;
         let within = match self.get(element)? {
-            e if e.kind == Kind::Struct => self.member(element, "count", DEPTH).map_or(0, |m| m.0),
+            // percpu_counter, or atomic_long_t; of anything else we don't know what is the value.
+            e if e.kind == Kind::Struct => {
+                let count = self.member(element, "count", DEPTH);
+                count.or_else(|| self.member(element, "counter", DEPTH))?.0
+            }
             _ => 0,
         };
-        Some(offset + index * self.size(element, DEPTH)? + within)
+        let from_start = index.checked_mul(self.size(element, DEPTH)?)?.checked_add(within)?;
+        offset.checked_add(from_start)
     }
 
     /// Value of an enumerator, whichever enum it is in.
@@ -302,7 +307,7 @@ impl Btf {
             }
             if member.is_empty() {
                 let (inner, ty) = self.member(self.plain(ty)?, name, depth - 1)?;
-                return Some((bits / 8 + inner, ty));
+                return Some(((bits / 8).checked_add(inner)?, ty));
             }
             None
         })

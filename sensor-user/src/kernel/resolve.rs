@@ -45,12 +45,15 @@ pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
                 .map_err(|why| format!("no BTF: {why}"))
                 .and_then(|btf| resolve(btf, host, program))
                 .map(|values| globals.extend(values));
-            if let Need::Optional { present: Some(global), .. } = program.need {
-                globals.insert(global, u32::from(state.is_ok()));
-            }
             states.push(state);
         }
         give_up_if_required_is_missing(probe, &mut states);
+        // Only now: a program that was given up is not there for the others either.
+        for (program, state) in probe.programs.iter().zip(&states) {
+            if let Need::Optional { present: Some(global), .. } = program.need {
+                globals.insert(global, u32::from(state.is_ok()));
+            }
+        }
         programs.push(states);
     }
     let enums = btf.map(enum_labels).unwrap_or_default();

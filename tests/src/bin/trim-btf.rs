@@ -81,7 +81,7 @@ struct Type {
     name: u32,
     info: u32,
     /// Size in bytes, or the id of the type referred to.
-    size_or_type: u32,
+    third: u32,
     body: Vec<u32>,
 }
 
@@ -130,7 +130,7 @@ impl Full {
             let info = word(at + 4)?;
             let len = body_words(info)?;
             let body = (0..len).map(|i| word(at + 12 + i * 4)).collect::<Result<_>>()?;
-            full.types.push(Type { name: word(at)?, info, size_or_type: word(at + 8)?, body });
+            full.types.push(Type { name: word(at)?, info, third: word(at + 8)?, body });
             at += 12 + len * 4;
         }
         Ok(full)
@@ -159,7 +159,7 @@ impl Full {
             }
             let ty = self.get(id)?;
             match ty.kind() {
-                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => id = ty.size_or_type,
+                TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG => id = ty.third,
                 _ => return Ok(id),
             }
         }
@@ -227,7 +227,7 @@ impl<'a> Trimmed<'a> {
         let full = self.full;
         let mut ty = full.get(old)?.clone();
         if ty.kind() == PTR {
-            let id = self.pointer(ty.size_or_type)?;
+            let id = self.pointer(ty.third)?;
             self.ids.insert(old, id);
             return Ok(id);
         }
@@ -237,7 +237,7 @@ impl<'a> Trimmed<'a> {
         ty.name = self.renamed(ty.name)?;
         match ty.kind() {
             TYPEDEF | VOLATILE | CONST | RESTRICT | TYPE_TAG | FUNC | FUNC_PROTO => {
-                ty.size_or_type = self.keep(ty.size_or_type)?;
+                ty.third = self.keep(ty.third)?;
             }
             INT | ARRAY | STRUCT | UNION | ENUM | ENUM64 | FWD | FLOAT => {}
             other => bail!("type {old} of kind {other} is part of another"),
@@ -289,7 +289,7 @@ impl<'a> Trimmed<'a> {
         if let Some(id) = self.pointers.get(&new) {
             return Ok(*id);
         }
-        let ty = Type { name: 0, info: PTR << 24, size_or_type: new, body: Vec::new() };
+        let ty = Type { name: 0, info: PTR << 24, third: new, body: Vec::new() };
         let id = self.push(Some(ty))?;
         self.pointers.insert(new, id);
         Ok(id)
@@ -301,7 +301,7 @@ impl<'a> Trimmed<'a> {
             return Ok(*id);
         }
         let name = self.string(name)?;
-        let id = self.push(Some(Type { name, info, size_or_type: 0, body: Vec::new() }))?;
+        let id = self.push(Some(Type { name, info, third: 0, body: Vec::new() }))?;
         self.forwards.insert(key, id);
         Ok(id)
     }
@@ -310,7 +310,7 @@ impl<'a> Trimmed<'a> {
         let mut words = Vec::new();
         for ty in &self.types {
             let ty = ty.as_ref().context("a type was not finished")?;
-            words.extend([ty.name, ty.info, ty.size_or_type]);
+            words.extend([ty.name, ty.info, ty.third]);
             words.extend(&ty.body);
         }
         let types_len = u32::try_from(words.len() * 4)?;

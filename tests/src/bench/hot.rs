@@ -1,0 +1,134 @@
+//! Every program run by hand (BPF_PROG_TEST_RUN), loaded and not attached, in the order in which the
+//! kernel's events come. Caches are warm: the lower bound of what an event costs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{Program, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    sys::{Stats, enable_stats},
+};
+
+use super::{Spent, open, order::median, plan, program};
+
+const ITERATIONS: u32 = 2000;
+
+/// A program and its arguments by the names of their globals.
+type Step = (&'static str, &'static [(&'static str, u64)]);
+
+/// Events as they follow one another. The few that end in a ring-buffer record are left out: they
+/// come with an OOM kill.
+const SEQUENCES: &[&[Step]] = &[
+    &[("empty", &[])],
+    &[
+        ("memcg_begin", &[]),
+        (
+            "shrink_inactive",
+            &[
+                ("ARG_SCAN_SCANNED", 32),
+                ("ARG_SCAN_STOLEN", 20),
+                ("ARG_SCAN_PRIORITY", 12),
+                ("ARG_SCAN_FILE", 1),
+            ],
+        ),
+        ("memcg_end", &[("ARG_MEMCG_FREED", 32)]),
+    ],
+    &[
+        ("direct_begin", &[]),
+        ("throttled", &[("ARG_THROTTLE_USEC", 4000), ("ARG_THROTTLE_WHY", 2)]),
+        ("direct_end", &[("ARG_DIRECT_FREED", 32)]),
+    ],
+    &[("compact_begin", &[]), ("compact_end", &[("ARG_COMPACT_STATUS", 4)])],
+    &[("softlimit_begin", &[]), ("softlimit_end", &[("ARG_SOFT_FREED", 32)])],
+    &[("kswapd_wake", &[("ARG_WAKE_NID", 0)]), ("kswapd_sleep", &[("ARG_SLEEP_NID", 0)])],
+    &[("reclaim_retry", &[("ARG_RETRY_LOOPS", 1)]), ("compact_retry", &[])],
+    // SIGTERM: not ours, as nearly every signal is.
+    &[("oom_sigkill", &[("ARG_OOM_SIG", 15)]), ("kill_signal", &[("ARG_KILL_SIG", 15)])],
+    &[("exit_mmap", &[("ARG_EXIT_MM", 4096)]), ("process_exit", &[])],
+];
+
+/// What one event of a program costs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// Program.
+    pub program: &'static str,
+    /// Median over rounds of nanoseconds per event.
+    pub ns: f64,
+    /// Median over rounds of what it costs more than `empty` in the same round.
+    pub over_empty: f64,
+}
+
+/// Runs everything in so many rounds, and so many times in each.
+pub fn run(rounds: u32) -> Result<Vec<Cost>> {
+    let plan = plan()?;
+    let mut ebpf = open(&plan)?;
+    let mut steps = Vec::new();
+    for sequence in SEQUENCES {
+        let mut known = Vec::new();
+        for (name, args) in *sequence {
+            // A program that this kernel has no event for cannot be told its arguments.
+            let indices: Option<Vec<_>> =
+                args.iter().map(|(g, v)| Some((*plan.globals.get(g)?, *v))).collect();
+            if let Some(args) = indices {
+                program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+                known.push((*name, args));
+            }
+        }
+        steps.push(known);
+    }
+    let _stats = enable_stats(Stats::RunTime).context("enable BPF statistics")?;
+    let mut each: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    // The first round only warms up.
+    for round in 0..=rounds {
+        for sequence in &steps {
+            let before = spent(&ebpf, sequence)?;
+            for _ in 0..ITERATIONS {
+                for (name, args) in sequence {
+                    once(loaded(&ebpf, name)?, args)?;
+                }
+            }
+            let after = spent(&ebpf, sequence)?;
+            for ((name, _), (after, before)) in sequence.iter().zip(after.iter().zip(before)) {
+                let ns = after.since(before).each().with_context(|| format!("{name} never ran"))?;
+                if round > 0 {
+                    each.entry(name).or_default().push(ns);
+                }
+            }
+        }
+    }
+    let empty = each.get("empty").cloned().unwrap_or_default();
+    Ok(SEQUENCES
+        .iter()
+        .flat_map(|sequence| sequence.iter())
+        .filter_map(|(program, _)| {
+            let ns = each.get(program)?;
+            let over: Vec<_> = ns.iter().zip(&empty).map(|(ns, empty)| ns - empty).collect();
+            Some(Cost { program, ns: median(ns), over_empty: median(&over) })
+        })
+        .collect())
+}
+
+type Known = (&'static str, Vec<(u32, u64)>);
+
+fn spent(ebpf: &Ebpf, sequence: &[Known]) -> Result<Vec<Spent>> {
+    sequence.iter().map(|(name, _)| Spent::by(loaded(ebpf, name)?)).collect()
+}
+
+fn loaded<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a RawTracePoint> {
+    match ebpf.program(name) {
+        Some(Program::RawTracePoint(program)) => Ok(program),
+        _ => anyhow::bail!("the object has no raw tracepoint program {name}"),
+    }
+}
+
+fn once(program: &RawTracePoint, args: &[(u32, u64)]) -> Result<()> {
+    let mut options = RawTracePointRunOptions::new();
+    for (index, value) in args {
+        if let Some(arg) = options.args.get_mut(*index as usize) {
+            *arg = *value;
+        }
+    }
+    program.test_run(options).context("run it by BPF_PROG_TEST_RUN (Linux 5.10)")?;
+    Ok(())
+}
