@@ -10,8 +10,8 @@
 //! and counted. An end without begin finds nothing and is counted.
 //!
 //! Slots are written without a lock: two tasks of one bucket that begin in the same few
-//! nanoseconds on two CPUs may take the same slot. The loser's end is then counted as unmatched,
-//! and nothing is attributed to the wrong task, because a slot carries its owner.
+//! nanoseconds on two CPUs may take the same slot. The loser's end is then counted as unmatched.
+//! The winner may keep the loser's start time, a few nanoseconds off, or its cgroup.
 
 /// Slots per bucket.
 pub const WAYS: usize = 4;
@@ -66,6 +66,15 @@ pub struct Bucket(pub [Slot; WAYS]);
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk(pub [Bucket; BUCKETS_PER_CHUNK]);
+
+/// A reclaim that is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reclaim {
+    /// Of a memory cgroup at its limit, rather than global.
+    pub memcg: bool,
+    /// When it ended, CLOCK_MONOTONIC nanoseconds.
+    pub ended_ns: u64,
+}
 
 /// What [`Bucket::begin`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,15 +146,21 @@ impl Bucket {
                 return how;
             }
         }
-        // A free slot; of several the one that ended first, for later ones are notes that
-        // `last_reclaim` may still need.
-        let [a, b, c, d] = &mut self.0;
-        let ab = if a.rank() <= b.rank() { a } else { b };
-        let cd = if c.rank() <= d.rank() { c } else { d };
-        let first = if ab.rank() <= cd.rank() { ab } else { cd };
+        let first = self.first_to_go();
         let how = if first.active() { Begin::Evicted } else { Begin::Fresh };
         *first = slot;
         how
+    }
+
+    /// A free slot; of several the one that ended first, for later ones are notes that may still be
+    /// needed. When all are inside, the one that began first.
+    #[inline(always)]
+    fn first_to_go(&mut self) -> &mut Slot {
+        // Not a loop over indices: the verifier would have to bound them.
+        let [a, b, c, d] = &mut self.0;
+        let ab = if a.rank() <= b.rank() { a } else { b };
+        let cd = if c.rank() <= d.rank() { c } else { d };
+        if ab.rank() <= cd.rank() { ab } else { cd }
     }
 
     /// Takes a task out again and returns its slot as it was; `None` if it is not in.
@@ -190,24 +205,47 @@ impl Bucket {
         None
     }
 
-    /// Whether the last reclaim of `tid` was of a memory cgroup (`Some(true)`) or global.
+    /// Leaves a note of something that is over already; it gives way to whoever is inside.
     #[inline(always)]
-    pub fn last_reclaim(&self, tid: u32) -> Option<Kind> {
-        let mut latest = 0;
-        let mut found = None;
-        for s in &self.0 {
-            if s.tid() != tid {
-                continue;
-            }
-            let when = if s.active() { u64::MAX } else { s.inner_ns };
-            for kind in [Kind::Direct, Kind::Memcg] {
-                if s.is(kind) && when > latest {
-                    latest = when;
-                    found = Some(kind);
-                }
+    pub fn note(&mut self, owner: u64, now: u64, aux: u64) {
+        let note = Slot { owner, start_ns: 0, inner_ns: now, aux };
+        for s in &mut self.0 {
+            if s.owner == owner {
+                *s = note;
+                return;
             }
         }
-        found
+        let first = self.first_to_go();
+        if !first.active() {
+            *first = note;
+        }
+    }
+
+    /// Takes a note away again.
+    #[inline(always)]
+    pub fn take(&mut self, owner: u64) -> Option<Slot> {
+        for s in &mut self.0 {
+            if s.owner == owner {
+                let note = *s;
+                *s = Slot::default();
+                return Some(note);
+            }
+        }
+        None
+    }
+
+    /// The last direct or limit reclaim of `tid`, as far as it is noted.
+    #[inline(always)]
+    pub fn last_reclaim(&self, tid: u32) -> Option<Reclaim> {
+        let mut last = Reclaim { memcg: false, ended_ns: 0 };
+        for s in &self.0 {
+            // The kind, if the task is ours; one comparison, for the verifier walks every path.
+            let kind = s.owner ^ ((tid as u64) << 8);
+            if kind.wrapping_sub(Kind::Direct as u64) < 2 && s.inner_ns >= last.ended_ns {
+                last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns: s.inner_ns };
+            }
+        }
+        (last.ended_ns > 0).then_some(last)
     }
 
     /// Removes every trace of `tid`; returns how many it was still inside of.
@@ -280,10 +318,11 @@ mod tests {
         b.end(owner(7, D), 110);
         b.begin(owner(7, Kind::Memcg), 120, 0);
         b.end(owner(7, Kind::Memcg), 130);
-        b.begin(owner(7, Kind::OomKill), 140, 0);
-        assert_eq!(b.last_reclaim(7), Some(Kind::Memcg));
+        b.note(owner(7, Kind::OomKill), 140, 42);
+        assert_eq!(b.last_reclaim(7), Some(Reclaim { memcg: true, ended_ns: 130 }));
         assert_eq!(b.last_reclaim(8), None);
-        b.end(owner(7, Kind::OomKill), 141);
+        assert_eq!(b.take(owner(7, Kind::OomKill)).map(|n| (n.inner_ns, n.aux)), Some((140, 42)));
+        assert_eq!(b.take(owner(7, Kind::OomKill)), None);
         assert_eq!(b.forget(7), 0);
         assert_eq!(b.last_reclaim(7), None);
     }

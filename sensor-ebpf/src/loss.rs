@@ -23,10 +23,12 @@ pub enum Loss {
     NodeOutOfRange = 6,
     /// A stall could not be charged to its cgroup.
     CgroupsFull = 7,
+    /// Too many kill-signal events in a short time; they are counted all the same.
+    RateLimited = 8,
 }
 
 /// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
-pub const REASONS: [&str; 8] = [
+pub const REASONS: [&str; 9] = [
     "ring_full",
     "unmatched_end",
     "unmatched_begin",
@@ -35,4 +37,5 @@ pub const REASONS: [&str; 8] = [
     "victims_full",
     "node_out_of_range",
     "cgroups_full",
+    "rate_limited",
 ];

@@ -201,6 +201,9 @@ pub const MAX_NODES: usize = 60;
 /// Labels for senders of SIGKILL, `other` included.
 pub const MAX_SENDERS: usize = 32;
 
+/// Set in a sender's value in the kernel half's table when its kills are worth an event.
+pub const SENDER_WITH_EVENT: u32 = 1 << 31;
+
 impl Metric {
     /// The full name as Prometheus knows it, e.g. `memsensor_kswapd_wakeups_total`.
     #[cfg(test)]

@@ -496,6 +496,21 @@ fn an_oom_kill_is_a_kernel_sigkill_followed_by_mark_victim_of_the_same_task() {
 }
 
 #[test]
+fn a_task_that_shared_a_victim_s_memory_is_not_a_second_kill() {
+    let mut bench = Bench::new();
+    // The kernel kills A, and with it B, which shares A's memory; B is the trigger.
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK + 8);
+    // B goes on reclaiming, comes to the OOM killer again and is let into the reserves.
+    bench.run("direct_begin", &[]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 0)]);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK + 8)]);
+    assert_eq!(bench.probe(Id::oom_kill)[at(Id::oom_kill, "oom_kills")], 1);
+    assert_eq!(bench.events().len(), 1);
+}
+
+#[test]
 fn a_kernel_that_tells_only_a_pid_is_understood_too() {
     // pid is at the place where this kernel has the task; ours reads as 0 from SOME_TASK.
     let task_index = Bench::new().globals["ARG_VICTIM_TASK"];
@@ -591,8 +606,13 @@ fn only_a_delivered_sigkill_from_user_space_is_a_kill_signal() {
     }
     kill_signal(&bench, 9, 0, 0);
     assert_eq!(bench.probe(Id::kill_signal)[by_sender + 5], 1);
+    // A second one at once is counted, but no event: a flood must not crowd out OOM kills.
+    kill_signal(&bench, 9, 0, 0);
+    let counted = bench.probe(Id::kill_signal)[by_sender + 5];
+    let limited = bench.lost().get("rate_limited").copied().unwrap_or(0);
     let events = bench.events();
-    let [What::KillSignal { sender, target }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((counted, events.len() as u64), (2, 2 - limited));
+    let What::KillSignal { sender, target } = &events[0] else { panic!("{events:?}") };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(Tag::KillSignal as u32, 3);
 }

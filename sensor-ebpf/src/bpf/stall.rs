@@ -23,7 +23,7 @@ pub(crate) fn ended(cause: Cause, slot: &Slot, now: u64) -> u64 {
     let ns = slot.exclusive_ns(now);
     charge(cause, slot.aux, ns);
     if let Some(outer) = track::bucket(slot.tid()).and_then(|b| b.stall_of(slot.tid())) {
-        outer.inner_ns += now - slot.start_ns;
+        outer.inner_ns += now.saturating_sub(slot.start_ns);
     }
     ns
 }

@@ -113,7 +113,7 @@ mod kernel {
         let Some((slot, now)) = track::end(Kind::Compaction) else { return 0 };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::compaction as u32) }) else { return 0 };
-        row.latency.observe(now - slot.start_ns);
+        row.latency.observe(now.saturating_sub(slot.start_ns));
         if let Some(n) = row.results.get_mut(args::get(&ctx, &ARG_COMPACT_STATUS) as u32 as usize) {
             *n += 1;
         }

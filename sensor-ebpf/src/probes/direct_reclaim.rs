@@ -102,7 +102,7 @@ mod kernel {
         let Some((slot, now)) = track::end(Kind::Direct) else { return 0 };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::direct_reclaim as u32) }) else { return 0 };
-        row.latency.observe(now - slot.start_ns);
+        row.latency.observe(now.saturating_sub(slot.start_ns));
         row.pages += args::get(&ctx, &ARG_DIRECT_FREED);
         row.stall_ns += stall::ended(Cause::DirectReclaim, &slot, now);
         0

@@ -6,7 +6,11 @@
 //! SEND_SIG_NOINFO (0) is the kernel on behalf of a process (`cgroup.kill`); otherwise si_code <= 0
 //! is a process (SI_FROMUSER). `current` is the sender.
 //!
-//! A sender is known by its thread name, which any process may take: a label, not a proof.
+//! A child whose parent died gets its parent-death signal in the second way: if that is SIGKILL, it
+//! counts as sent by the dying parent.
+//!
+//! A sender is known by its thread name, which any process may take: a label, not a proof, and no
+//! reason to let it crowd out the record of OOM kills. So events are limited to one in 10 ms per CPU.
 
 use core::mem::offset_of;
 
@@ -65,6 +69,8 @@ pub const PROBE: Probe = Probe {
 #[repr(C)]
 struct State {
     by_sender: [u64; MAX_SENDERS],
+    /// When the last event was sent from this CPU; no metric.
+    sent_ns: u64,
 }
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -78,11 +84,16 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, ring, task, track},
+        bpf::{
+            args,
+            count::{lost, row},
+            ring, task, track,
+        },
         event::{COMM, KillSignal, Tag},
         layout::OFF_SIGINFO_CODE,
+        loss::Loss,
         probes::Id,
-        spec::MAX_SENDERS,
+        spec::{MAX_SENDERS, SENDER_WITH_EVENT},
     };
 
     const SIGKILL: u32 = 9;
@@ -90,12 +101,12 @@ mod kernel {
     const SEND_SIG_PRIV: u64 = 1;
     /// include/trace/events/signal.h
     const TRACE_SIGNAL_DELIVERED: u32 = 0;
-    /// Set in a sender's value when its kills are worth an event of their own.
-    const WITH_EVENT: u32 = 1 << 31;
+    /// Shortest time between two events from one CPU.
+    const EVENT_GAP_NS: u64 = 10_000_000;
 
     args::arg_global!(ARG_KILL_SIG, ARG_KILL_INFO, ARG_KILL_TASK, ARG_KILL_RESULT);
 
-    /// Thread name to index in `by_sender`, `WITH_EVENT` for known OOM daemons.
+    /// Thread name to index in `by_sender`, `SENDER_WITH_EVENT` for known OOM daemons.
     #[map]
     static SENDERS: HashMap<[u8; COMM], u32> = HashMap::with_max_entries(MAX_SENDERS as u32, 0);
 
@@ -120,18 +131,23 @@ mod kernel {
             Ok(comm) => unsafe { SENDERS.get(comm) }.copied().unwrap_or(0),
             Err(_) => 0,
         };
-        let index = known & !WITH_EVENT;
+        let index = known & !SENDER_WITH_EVENT;
         // SAFETY: State is repr(C) and u64 only.
-        if let Some(row) = unsafe { row::<State>(Id::kill_signal as u32) }
-            && let Some(n) = row.by_sender.get_mut(index as usize)
-        {
+        let Some(row) = (unsafe { row::<State>(Id::kill_signal as u32) }) else { return 0 };
+        if let Some(n) = row.by_sender.get_mut(index as usize) {
             *n += 1;
         }
-        if known & WITH_EVENT != 0 {
+        if known & SENDER_WITH_EVENT != 0 {
+            let now = track::now();
+            if now.saturating_sub(row.sent_ns) < EVENT_GAP_NS {
+                lost(Loss::RateLimited);
+                return 0;
+            }
+            row.sent_ns = now;
             ring::send(KillSignal {
                 tag: Tag::KillSignal as u32,
                 sender_index: index,
-                time_ns: track::now(),
+                time_ns: now,
                 sender: task::describe(task::current()),
                 target: task::describe(args::get(&ctx, &ARG_KILL_TASK)),
             });

@@ -163,7 +163,7 @@ mod kernel {
         let Some((slot, now)) = track::end(Kind::Memcg) else { return 0 };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
-        row.latency.observe(now - slot.start_ns);
+        row.latency.observe(now.saturating_sub(slot.start_ns));
         row.pages += args::get(&ctx, &ARG_MEMCG_FREED);
         row.stall_ns += stall::ended(Cause::MemcgReclaim, &slot, now);
         0
@@ -180,7 +180,7 @@ mod kernel {
         let Some((slot, now)) = track::end(Kind::Softlimit) else { return 0 };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
-        row.soft_latency.observe(now - slot.start_ns);
+        row.soft_latency.observe(now.saturating_sub(slot.start_ns));
         row.soft_pages += args::get(&ctx, &ARG_SOFT_FREED);
         0
     }

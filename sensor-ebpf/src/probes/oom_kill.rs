@@ -122,10 +122,9 @@ mod kernel {
         {
             let tid = task::tid();
             if let Some(bucket) = track::bucket(tid) {
-                // Not track::begin: SIGKILLs of the kernel that are no OOM kills stay without an
-                // end, and the next one by the same task replaces them.
+                // A note, for most such signals are not followed by mark_victim.
                 let target = args::get(&ctx, &ARG_OOM_TARGET);
-                bucket.begin(owner(tid, Kind::OomKill), track::now(), target);
+                bucket.note(owner(tid, Kind::OomKill), track::now(), target);
             }
         }
         0
@@ -136,7 +135,7 @@ mod kernel {
         let tid = task::tid();
         let Some(bucket) = track::bucket(tid) else { return 0 };
         let now = track::now();
-        let Some(killed) = bucket.end(owner(tid, Kind::OomKill), now) else { return 0 };
+        let Some(killed) = bucket.take(owner(tid, Kind::OomKill)) else { return 0 };
         let victim = killed.aux;
         let same = if args::has(&ARG_VICTIM_TASK) {
             args::get(&ctx, &ARG_VICTIM_TASK) == victim
@@ -147,7 +146,13 @@ mod kernel {
         if !same {
             return 0;
         }
-        let memcg = u32::from(bucket.last_reclaim(tid) == Some(Kind::Memcg));
+        let reclaim = bucket.last_reclaim(tid);
+        if reclaim.is_some_and(|r| r.ended_ns > killed.inner_ns) {
+            // Between the two halves of a kill there is no reclaim: the SIGKILL was for sharing an
+            // earlier victim's memory, and the task is now let into the reserves to exit.
+            return 0;
+        }
+        let memcg = u32::from(reclaim.is_some_and(|r| r.memcg));
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
             row.kills[memcg as usize & 1] += 1;

@@ -96,9 +96,16 @@ mod kernel {
     #[map]
     static VICTIMS: HashMap<u64, Victim> = HashMap::with_max_entries(1024, 0);
 
+    /// 1 if this probe is attached: otherwise nobody would forget the victims again.
+    #[unsafe(no_mangle)]
+    static AWAIT_EXITS: Global<u32> = Global::new(0);
+
     /// Remembers a victim until its memory is back.
     #[inline(always)]
     pub(crate) fn await_exit(mm: u64, tgid: u32, killed_ns: u64) {
+        if AWAIT_EXITS.load() == 0 {
+            return;
+        }
         let key = if HAVE_EXIT_MMAP.load() != 0 { mm } else { u64::from(tgid) };
         let victim = Victim { killed_ns, tgid: u64::from(tgid) };
         if VICTIMS.insert(key, victim, 0).is_err() {
@@ -109,13 +116,17 @@ mod kernel {
     /// The victim behind `key`, if it is one, has given its memory back.
     #[inline(always)]
     fn gone(key: u64) {
-        // SAFETY: only this function removes entries, and an mm or a process ends once.
+        // SAFETY: the value is copied at once; an element freed meanwhile is at worst another
+        // victim's, whose time differs by little.
         let Some(victim) = (unsafe { VICTIMS.get(key) }).copied() else { return };
         let now = track::now();
-        let _ = VICTIMS.remove(key);
+        // Several threads of a process may see that they are the last (5.10): one removes it.
+        if VICTIMS.remove(key).is_err() {
+            return;
+        }
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::victim_exit as u32) } {
-            row.latency.observe(now - victim.killed_ns);
+            row.latency.observe(now.saturating_sub(victim.killed_ns));
         }
         ring::send(VictimExit {
             tag: Tag::VictimExit as u32,

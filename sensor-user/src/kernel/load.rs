@@ -18,7 +18,7 @@ use aya::{
 use sensor_ebpf::{
     event::COMM,
     probes,
-    spec::{MAX_SENDERS, Need, Probe, Program},
+    spec::{MAX_SENDERS, Need, Probe, Program, SENDER_WITH_EVENT},
 };
 use tracing::{debug, warn};
 
@@ -31,9 +31,6 @@ use crate::config::{BpfLog, Config};
 
 /// The BPF object, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMSENSOR_BPF_OBJECT_PATH"));
-
-/// Set in a sender's map value when its kills get an event of their own.
-const WITH_EVENT: u32 = 1 << 31;
 
 /// One program, as it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +150,10 @@ pub fn load(config: &Config) -> Result<Loaded> {
         .map_err(|e| format!("{}: {e} (a kernel with CONFIG_DEBUG_INFO_BTF has it)", btf::VMLINUX))
         .and_then(|data| Btf::parse(data).map_err(|e| format!("{}: {e}", btf::VMLINUX)));
     let host = Host { memory_on_v1: crate::host::cgroup::memory_on_v1() };
-    let plan = resolve::plan(vmlinux.as_ref().map_err(String::as_str), host);
+    let mut plan = resolve::plan(vmlinux.as_ref().map_err(String::as_str), host);
+    if config.probes.disabled.iter().any(|d| d == probes::victim_exit::PROBE.name) {
+        plan.globals.insert("AWAIT_EXITS", 0);
+    }
     drop(vmlinux);
 
     let mut ebpf = open(config, &plan)?;
@@ -212,7 +212,7 @@ fn tell_self(ebpf: &mut Ebpf) -> Result<()> {
 fn tell_senders(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<String>> {
     let mut map: HashMap<&mut MapData, [u8; COMM], u32> =
         ebpf.map_mut("SENDERS").context("the object has no map SENDERS")?.try_into()?;
-    let daemons = config.kill_senders.oom_daemons.iter().map(|name| (name, WITH_EVENT));
+    let daemons = config.kill_senders.oom_daemons.iter().map(|name| (name, SENDER_WITH_EVENT));
     let others = config.kill_senders.others.iter().map(|name| (name, 0));
     let mut labels = vec!["other".to_owned()];
     for (name, flag) in daemons.chain(others).take(MAX_SENDERS - 1) {
@@ -272,6 +272,12 @@ fn attach_probe(
             state.missing = Some(format!("the probe needs {name} too"));
         }
         return ProbeState { name: probe.name, state: State::Missing, reason, programs: states };
+    }
+    for i in 0..states.len() {
+        if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
+            detach(ebpf, states[i].name);
+            states[i].missing = Some(format!("it needs {other} too"));
+        }
     }
     let lost: Vec<_> = probe
         .programs

@@ -56,6 +56,8 @@ pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
         }
         programs.push(states);
     }
+    let exits_are_seen = programs[probes::Id::victim_exit as usize].iter().any(Result::is_ok);
+    globals.insert("AWAIT_EXITS", u32::from(exits_are_seen));
     let enums = btf.map(enum_labels).unwrap_or_default();
     Plan { globals, programs, enums }
 }
@@ -73,6 +75,29 @@ fn give_up_if_required_is_missing(probe: &Probe, states: &mut [Result<(), String
             *state = Err(format!("the probe needs {missing} too"));
         }
     }
+    for i in 0..states.len() {
+        if let Some(other) = half_of(probe, i, |j| states[j].is_err()) {
+            states[i] = Err(format!("it needs {other} too"));
+        }
+    }
+}
+
+/// Optional programs that feed the same metrics (a begin and its end) go together: the one that
+/// `i` lacks, if it has such a partner and that `is_missing`.
+pub(super) fn half_of(
+    probe: &Probe,
+    i: usize,
+    is_missing: impl Fn(usize) -> bool,
+) -> Option<&'static str> {
+    let fed = |j: usize| match probe.programs[j].need {
+        Need::Optional { metrics, .. } => metrics,
+        Need::Required => &[],
+    };
+    if fed(i).is_empty() || is_missing(i) {
+        return None;
+    }
+    let partner = |j: &usize| *j != i && fed(*j) == fed(i) && is_missing(*j);
+    (0..probe.programs.len()).find(partner).map(|j| probe.programs[j].name)
 }
 
 fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str, u32)>, String> {

@@ -14,13 +14,14 @@ use super::{Spent, open, order::median, plan, program};
 
 const ITERATIONS: u32 = 2000;
 
+const EMPTY: &str = "empty";
+
 /// A program and its arguments by the names of their globals.
 type Step = (&'static str, &'static [(&'static str, u64)]);
 
 /// Events as they follow one another. The few that end in a ring-buffer record are left out: they
 /// come with an OOM kill.
 const SEQUENCES: &[&[Step]] = &[
-    &[("empty", &[])],
     &[
         ("memcg_begin", &[]),
         (
@@ -55,7 +56,7 @@ pub struct Cost {
     pub program: &'static str,
     /// Median over rounds of nanoseconds per event.
     pub ns: f64,
-    /// Median over rounds of what it costs more than `empty` in the same round.
+    /// Median over rounds of what it costs more than `empty` run beside it.
     pub over_empty: f64,
 }
 
@@ -63,9 +64,11 @@ pub struct Cost {
 pub fn run(rounds: u32) -> Result<Vec<Cost>> {
     let plan = plan()?;
     let mut ebpf = open(&plan)?;
+    program(&mut ebpf, EMPTY)?.load().context("load the program empty")?;
     let mut steps = Vec::new();
     for sequence in SEQUENCES {
-        let mut known = Vec::new();
+        // What calling any program costs, at that very time: clock rates and neighbours change.
+        let mut known = vec![(EMPTY, Vec::new())];
         for (name, args) in *sequence {
             // A program that this kernel has no event for cannot be told its arguments.
             let indices: Option<Vec<_>> =
@@ -78,7 +81,7 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
         steps.push(known);
     }
     let _stats = enable_stats(Stats::RunTime).context("enable BPF statistics")?;
-    let mut each: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut each: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
     // The first round only warms up.
     for round in 0..=rounds {
         for sequence in &steps {
@@ -89,22 +92,21 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
                 }
             }
             let after = spent(&ebpf, sequence)?;
+            let mut empty = None;
             for ((name, _), (after, before)) in sequence.iter().zip(after.iter().zip(before)) {
                 let ns = after.since(before).each().with_context(|| format!("{name} never ran"))?;
+                let over = ns - *empty.get_or_insert(ns);
                 if round > 0 {
-                    each.entry(name).or_default().push(ns);
+                    each.entry(name).or_default().push((ns, over));
                 }
             }
         }
     }
-    let empty = each.get("empty").cloned().unwrap_or_default();
-    Ok(SEQUENCES
-        .iter()
-        .flat_map(|sequence| sequence.iter())
-        .filter_map(|(program, _)| {
-            let ns = each.get(program)?;
-            let over: Vec<_> = ns.iter().zip(&empty).map(|(ns, empty)| ns - empty).collect();
-            Some(Cost { program, ns: median(ns), over_empty: median(&over) })
+    let order = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
+    Ok(order
+        .filter_map(|program| {
+            let (ns, over): (Vec<_>, Vec<_>) = each.get(program)?.iter().copied().unzip();
+            Some(Cost { program, ns: median(&ns), over_empty: median(&over) })
         })
         .collect())
 }
