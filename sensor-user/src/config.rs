@@ -79,9 +79,9 @@ pub struct Http {
     /// From the first byte of a request, or the end of the one before, to the end of its head.
     #[serde(with = "humantime_serde")]
     pub head_timeout: Duration,
-    /// A connection is closed after this, however busy.
+    /// A connection is closed after this, answered or not.
     #[serde(with = "humantime_serde")]
-    pub max_age: Duration,
+    pub deadline: Duration,
 }
 
 /// Senders of SIGKILL that get a label of their own, by thread name (at most 15 bytes count).
@@ -133,7 +133,8 @@ impl Default for Http {
             // A few scrapers and balancers; each costs some 20 KiB while it is open.
             max_connections: 64,
             head_timeout: Duration::from_secs(5),
-            max_age: Duration::from_mins(5),
+            // The usual scrape timeout.
+            deadline: Duration::from_secs(10),
         }
     }
 }
@@ -181,9 +182,15 @@ impl Config {
             "window: {} is not between interval and 1h",
             humantime::format_duration(self.window)
         );
+        // Each sample of the window is kept, at 11 KiB.
         ensure!(
-            (1..=4096).contains(&self.http.max_connections),
-            "http.max_connections: {} is not between 1 and 4096",
+            self.window <= self.interval * 600,
+            "window: {} is more than 600 intervals",
+            humantime::format_duration(self.window)
+        );
+        ensure!(
+            (1..=512).contains(&self.http.max_connections),
+            "http.max_connections: {} is not between 1 and 512",
             self.http.max_connections
         );
         let known: BTreeSet<_> = probes::ALL.iter().map(|p| p.name).collect();
@@ -249,7 +256,8 @@ mod tests {
             ("bpf_log = \"loud\"", "unknown variant `loud`"),
             ("[probes]\nrequired = [\"oom\"]", "no probe \"oom\"; there are: alloc_retry"),
             ("[probes]\ndisabled = [\"oom_kill\"]", "both required and disabled"),
-            ("[http]\nmax_connections = 0", "between 1 and 4096"),
+            ("[http]\nmax_connections = 0", "between 1 and 512"),
+            ("interval = \"50ms\"\nwindow = \"1h\"", "more than 600 intervals"),
             ("[kill_senders]\nothers = [\"a-name-far-too-long\"]", "longer than the 15 bytes"),
             ("[kill_senders]\nothers = [\"earlyoom\"]", "twice"),
         ] {

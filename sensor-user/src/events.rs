@@ -16,7 +16,8 @@ use tokio::sync::broadcast;
 
 use crate::host::clock::wall;
 
-/// Events kept for `memsensor events`; the oldest goes first.
+/// Events kept for `memsensor events`, OOM kills and others apart: a flood of others, which any
+/// process can cause, must not push out a kill. The oldest of its kind goes first.
 const KEEP: usize = 1024;
 /// Events that a slow follower may be behind before it misses some.
 const BEHIND: usize = 256;
@@ -97,7 +98,8 @@ pub enum What {
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Event {
-    /// Counts up from 1 while the daemon runs; a gap means a lost event.
+    /// Counts up from 1 while the daemon runs. What was lost before is in
+    /// `memsensor_events_lost_total`.
     pub seq: u64,
     /// RFC 3339, UTC.
     pub time: String,
@@ -176,16 +178,20 @@ impl What {
 /// The last events, and whoever follows new ones.
 #[derive(Debug)]
 pub struct Log {
-    kept: Mutex<(u64, VecDeque<Event>)>,
+    kept: Mutex<Kept>,
     followers: broadcast::Sender<Event>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    seq: u64,
+    oom: VecDeque<Event>,
+    others: VecDeque<Event>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            kept: Mutex::new((0, VecDeque::with_capacity(KEEP))),
-            followers: broadcast::channel(BEHIND).0,
-        }
+        Self { kept: Mutex::default(), followers: broadcast::channel(BEHIND).0 }
     }
 }
 
@@ -195,12 +201,16 @@ impl Log {
         let time = wall(time_ns, now_ns, SystemTime::now());
         let time = humantime::format_rfc3339_millis(time).to_string();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.0 += 1;
-        let event = Event { seq: kept.0, time, what };
-        if kept.1.len() == KEEP {
-            kept.1.pop_front();
+        kept.seq += 1;
+        let event = Event { seq: kept.seq, time, what };
+        let queue = match event.what {
+            What::OomKill { .. } | What::VictimExit { .. } => &mut kept.oom,
+            What::KillSignal { .. } => &mut kept.others,
+        };
+        if queue.len() == KEEP {
+            queue.pop_front();
         }
-        kept.1.push_back(event.clone());
+        queue.push_back(event.clone());
         // Nobody following is no error.
         let _ = self.followers.send(event);
     }
@@ -208,7 +218,9 @@ impl Log {
     /// The kept events, and a feed of those after them, without a gap between.
     pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        (kept.1.iter().cloned().collect(), self.followers.subscribe())
+        let mut events: Vec<_> = kept.oom.iter().chain(&kept.others).cloned().collect();
+        events.sort_by_key(|event| event.seq);
+        (events, self.followers.subscribe())
     }
 }
 
@@ -319,9 +331,17 @@ mod tests {
         for pid in 0..2000 {
             log.push(0, 0, exit(pid));
         }
-        let (kept, mut feed) = log.follow();
+        let (kept, _) = log.follow();
         assert_eq!((kept.len(), kept[0].seq, kept[KEEP - 1].seq), (KEEP, 977, 2000));
+        let process = process(&bytemuck::Zeroable::zeroed());
+        for _ in 0..2000 {
+            let (sender, target) = (process.clone(), process.clone());
+            log.push(0, 0, What::KillSignal { sender, target });
+        }
+        let (kept, _) = log.follow();
+        assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");
+        let (_, mut feed) = log.follow();
         log.push(0, 0, exit(1));
-        assert_eq!(feed.try_recv().expect("one more").seq, 2001);
+        assert_eq!(feed.try_recv().expect("one more").seq, 4001);
     }
 }

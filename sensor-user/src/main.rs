@@ -30,7 +30,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(e) => {
             // One line, causes included.
-            eprintln!("memsensor: {}", format!("{e:#}").replace('\n', " "));
+            let line = format!("{e:#}").replace('\n', " ");
+            let _ = writeln!(std::io::stderr(), "memsensor: {line}");
             if e.downcast_ref::<Misconfigured>().is_some() {
                 return ExitCode::from(2);
             }
@@ -46,7 +47,12 @@ fn main() -> ExitCode {
 fn init_log(daemon: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| if daemon { "info" } else { "warn" }.into());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // It would report a log that nobody reads by eprintln!, which panics on the same: a daemon
+        // must outlive its journal.
+        .log_internal_errors(false);
     // journald adds the time itself and shows escape sequences as they are.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         log.without_time().with_ansi(false).init();
@@ -70,10 +76,10 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Events { follow, json, socket } => events(&socket, follow, json)?,
         Command::Config { command: ConfigCommand::Check { file } } => {
             Config::read(&file).context(Misconfigured)?;
-            println!("{}: valid", file.display());
+            show(&format!("{}: valid\n", file.display()))?;
         }
         Command::Config { command: ConfigCommand::Defaults } => {
-            print!("{}", Config::default().to_toml()?);
+            show(&Config::default().to_toml()?)?;
         }
         Command::Generate { out } => {
             std::fs::create_dir_all(&out)?;
@@ -99,9 +105,9 @@ fn probes(config: &Config, json: bool) -> Result<ExitCode> {
     let loaded = load::load(config).context(Failure::Unsupported)?;
     let required = &config.probes.required;
     if json {
-        println!("{:#}", report::json(&loaded.coverage, required));
+        show(&format!("{:#}\n", report::json(&loaded.coverage, required)))?;
     } else {
-        print!("{}", report::table(&loaded.coverage, required));
+        show(&report::table(&loaded.coverage, required))?;
     }
     let complete = loaded.coverage.missing_required(required).next().is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -118,14 +124,24 @@ fn events(socket: &std::path::Path, follow: bool, json: bool) -> Result<()> {
         }
         Ok(out.flush()?)
     });
-    // `memsensor events | head` is no error.
-    match shown {
-        Err(e)
-            if e.downcast_ref::<std::io::Error>()
-                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
-        {
-            Ok(())
-        }
+    unless_nobody_reads(shown)
+}
+
+fn show(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    unless_nobody_reads(
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Into::into),
+    )
+}
+
+/// `memsensor events | head` is no error.
+fn unless_nobody_reads(written: Result<()>) -> Result<()> {
+    let broken_pipe = |e: &anyhow::Error| {
+        let io = e.downcast_ref::<std::io::Error>();
+        io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+    };
+    match written {
+        Err(e) if broken_pipe(&e) => Ok(()),
         other => other,
     }
 }

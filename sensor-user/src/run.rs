@@ -32,6 +32,7 @@ use crate::{
     kernel::{
         load::{self, Coverage, Loaded},
         privilege,
+        read::Reader,
     },
     sense::Sampler,
     serve::{admin, agent_check, http, limits::accept_loop, state::State},
@@ -96,8 +97,15 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         None => None,
     };
     let socket = PathBuf::from(&config.socket);
-    let admin = admin::bind(&socket).context(Failure::InUse)?;
-    let _remove_socket = RemoveOnDrop(socket);
+    let admin = match admin::bind(&socket) {
+        Ok(listener) => Some(listener),
+        Err(e) if config.allow_degraded && !is_in_use(&e) => {
+            warn!("`memsensor events` will not work: {e:#}");
+            None
+        }
+        Err(e) => return Err(in_use(e)),
+    };
+    let _remove_socket = admin.is_some().then_some(RemoveOnDrop(socket));
     let stops = (
         signal(SignalKind::interrupt()).context("handle SIGINT")?,
         signal(SignalKind::terminate()).context("handle SIGTERM")?,
@@ -123,7 +131,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         stale_after: config.stale_after,
     };
     let stop = Arc::new(AtomicBool::new(false));
-    let ring = reader.as_mut().and_then(load_events);
+    let ring = reader.as_mut().and_then(Reader::take_events);
     let sampler = Sampler::new(reader, config.window, Arc::clone(&state.published));
     let threads = Threads {
         sense: spawn("sense", {
@@ -137,16 +145,15 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         stop,
     };
     let (stopping, stopped) = watch::channel(false);
-    start_servers(config, state, http, agent, admin, &stopped);
+    let connections = start_servers(config, state, http, agent, admin, &stopped);
     wait_for_signal(stops).await;
     stopping.send_replace(true);
+    // Answers under way are finished, but not waited for longer than they may take.
+    let all = u32::try_from(config.http.max_connections)?;
+    let _ = tokio::time::timeout(2 * http::GOODBYE, connections.acquire_many(all)).await;
     threads.join();
     info!("stopped");
     Ok(())
-}
-
-fn load_events(reader: &mut crate::kernel::read::Reader) -> Option<RingBuf<MapData>> {
-    reader.take_events()
 }
 
 fn start_servers(
@@ -154,9 +161,9 @@ fn start_servers(
     state: State,
     http: Vec<TcpListener>,
     agent: Option<TcpListener>,
-    admin: UnixListener,
+    admin: Option<UnixListener>,
     stopped: &watch::Receiver<bool>,
-) {
+) -> Arc<Semaphore> {
     let permits = Arc::new(Semaphore::new(config.http.max_connections));
     let router = http::router(state.clone());
     for listener in http {
@@ -172,11 +179,14 @@ fn start_servers(
             agent_check::answer(stream, state.clone())
         }));
     }
-    let stop = stopped.clone();
-    let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
-    tokio::spawn(accept_loop(admin, permits, stopped.clone(), move |stream| {
-        admin::answer(stream, state.clone(), stop.clone())
-    }));
+    if let Some(listener) = admin {
+        let stop = stopped.clone();
+        let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
+        tokio::spawn(accept_loop(listener, permits, stopped.clone(), move |stream| {
+            admin::answer(stream, state.clone(), stop.clone())
+        }));
+    }
+    permits
 }
 
 async fn wait_for_signal(
@@ -200,13 +210,21 @@ async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
 async fn bind(addr: SocketAddr) -> Result<TcpListener> {
     let listener = TcpListener::bind(addr)
         .await
-        .with_context(|| {
-            format!("listen on {addr} (what listens there? ss -ltnp; or choose another: --listen)")
-        })
-        .context(Failure::InUse)?;
+        .with_context(|| format!("listen on {addr} (choose another address with --listen)"))
+        .map_err(in_use)?;
     let local = listener.local_addr().unwrap_or(addr);
     info!("listening on {local}");
     Ok(listener)
+}
+
+fn is_in_use(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::AddrInUse)
+}
+
+/// Says so, for the exit code, if an address or the socket is taken.
+fn in_use(error: anyhow::Error) -> anyhow::Error {
+    if is_in_use(&error) { error.context(Failure::InUse) } else { error }
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
@@ -257,14 +275,22 @@ fn follow_events(
     let page_bytes = rustix::param::page_size() as u64;
     while !stop.load(Ordering::Relaxed) {
         wait_readable(&ring);
+        // Victim and trigger, and the kills of a storm, mostly share their cgroup; and finding its
+        // path means a walk.
+        let mut last: Option<(u64, Option<String>)> = None;
         while let Some(record) = ring.next() {
             let Some((time_ns, mut what)) = events::decode(&record, page_bytes) else {
                 warn!("an event of unknown kind or size: {} bytes", record.len());
                 continue;
             };
             for process in what.processes_mut() {
+                if let Some((_, path)) = last.as_ref().filter(|(id, _)| *id == process.cgroup_id) {
+                    process.cgroup.clone_from(path);
+                    continue;
+                }
                 let path = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
                 process.cgroup = path.map(|p| events::tame(&p));
+                last = Some((process.cgroup_id, process.cgroup.clone()));
             }
             events.push(time_ns, monotonic_ns(), what);
         }

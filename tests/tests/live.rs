@@ -566,8 +566,8 @@ fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         free.local_addr().expect("addr")
     };
-    let socket = format!("/tmp/memsensor-test-nobody-{}", std::process::id());
-    let file = config("nobody.toml", &format!("socket = \"{socket}\"\ninterval = \"100ms\""));
+    // With the default socket, which nobody may not make: then without it.
+    let file = config("nobody.toml", "interval = \"100ms\"");
     let file = file.to_str().expect("UTF-8");
     let mut blind =
         as_nobody(&["run", "--config", file, "--listen", &addr.to_string(), "--allow-degraded"])
@@ -584,6 +584,8 @@ fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
         }
         std::thread::sleep(Duration::from_millis(50));
     };
+    let ready = get(addr, "/readyz", "").expect("readyz");
+    assert!(ready.status == 200 && ready.body.contains("\"state\":\"blind\""), "{ready:?}");
     let pid = rustix::process::Pid::from_child(&blind);
     rustix::process::kill_process(pid, Signal::TERM).expect("stop");
     assert!(blind.wait().expect("wait").success());
@@ -690,6 +692,108 @@ fn silent_and_slow_clients_harm_nobody() {
     // It may hang up before all is written.
     let _ = large.write_all(head.as_bytes());
     assert_eq!(daemon.get("/livez", "").expect("still alive").status, 200);
+}
+
+/// Clients that ask and never read, as many as may be connected, and more questions than answers fit
+/// into their buffers.
+#[test]
+fn clients_that_do_not_read_are_dropped() {
+    let daemon = Daemon::start("[http]\nmax_connections = 4\ndeadline = \"1s\"").expect("daemon");
+    let deaf: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.listening[0]).expect("connect");
+            // It may hang up before all is written.
+            let _ =
+                stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400).as_bytes());
+            stream
+        })
+        .collect();
+    assert_eq!(daemon.get("/readyz", "").expect("an answer once they are dropped").status, 200);
+    drop(deaf);
+}
+
+#[test]
+fn an_idle_listener_holds_no_connection_of_another() {
+    let daemon = Daemon::start("[http]\nmax_connections = 1").expect("daemon");
+    // The daemon's own tests ask one listener only; give it a second by the command line.
+    let (a, b) = {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let (a, b) = (free(), free());
+        (a.local_addr().expect("addr"), b.local_addr().expect("addr"))
+    };
+    drop(daemon);
+    let socket = std::env::temp_dir().join(format!("memsensor-test-{}-two", std::process::id()));
+    let file = config(
+        "two.toml",
+        &format!("socket = \"{}\"\n[http]\nmax_connections = 1", socket.display()),
+    );
+    let mut two = Command::new(program("memsensor").expect("memsensor"))
+        .args(["run", "--config", file.to_str().expect("UTF-8")])
+        .args(["--listen", &a.to_string(), "--listen", &b.to_string()])
+        .env("RUST_LOG", "off")
+        .spawn()
+        .expect("run");
+    wait_until("ready", || get(a, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    for _ in 0..3 {
+        assert_eq!(get(a, "/readyz", "").expect("first").status, 200);
+    }
+    assert_eq!(get(b, "/readyz", "").expect("second").status, 200);
+    let pid = rustix::process::Pid::from_child(&two);
+    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
+    assert!(two.wait().expect("wait").success());
+    std::fs::remove_file(file).expect("remove");
+}
+
+#[test]
+fn the_daemon_outlives_the_reader_of_its_log() {
+    let addr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        free.local_addr().expect("addr")
+    };
+    let socket = std::env::temp_dir().join(format!("memsensor-test-{}-log", std::process::id()));
+    let file = config("log.toml", &format!("socket = \"{}\"", socket.display()));
+    let mut daemon = Command::new(program("memsensor").expect("memsensor"))
+        .args(["run", "--config", file.to_str().expect("UTF-8"), "--listen", &addr.to_string()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run");
+    drop(daemon.stderr.take());
+    wait_until("ready", || get(addr, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
+    let status = daemon.wait().expect("wait");
+    assert!(status.success(), "{status}");
+    std::fs::remove_file(file).expect("remove");
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    let memsensor = program("memsensor").expect("memsensor");
+    for command in ["probes", "config defaults"] {
+        let script = format!("{} {command} | true; exit ${{PIPESTATUS[0]}}", memsensor.display());
+        let out = Command::new("bash").args(["-c", &script]).output().expect("bash");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), said.as_ref()), (Some(0), ""), "{command}");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_socket_is_left_alone() {
+    let precious = config("precious", "do not delete");
+    let file = config("precious.toml", &format!("socket = \"{}\"", precious.display()));
+    let (code, said) = run_memsensor(&[
+        "run",
+        "--config",
+        file.to_str().expect("UTF-8"),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is no socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "do not delete");
+    for path in [precious, file] {
+        std::fs::remove_file(path).expect("remove");
+    }
 }
 
 fn agent_check(daemon: &Daemon) -> String {

@@ -5,12 +5,15 @@
 
 use std::{
     io::{BufRead as _, BufReader as StdBufReader, Write as _},
-    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixStream as StdUnixStream,
+    },
     path::Path,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -65,9 +68,16 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         std::fs::create_dir_all(dir).with_context(context)?;
     }
     if StdUnixStream::connect(path).is_ok() {
-        bail!("{}: another memsensor answers there; stop it or set another socket", path.display());
+        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        return Err(taken).with_context(|| {
+            format!(
+                "{}: another memsensor answers there; stop it or set another socket",
+                path.display()
+            )
+        });
     }
-    if path.exists() {
+    if let Ok(found) = std::fs::symlink_metadata(path) {
+        ensure!(found.file_type().is_socket(), "{} is there and is no socket", path.display());
         std::fs::remove_file(path).with_context(context)?;
     }
     let listener = UnixListener::bind(path).with_context(context)?;

@@ -15,7 +15,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// The line for a state.
 pub const fn line(readiness: Readiness) -> &'static str {
     match readiness {
-        Readiness::Ready { .. } => "up ready 100%\n",
+        Readiness::Ready { .. } | Readiness::Blind { .. } => "up ready 100%\n",
         Readiness::Stale { .. } => "down#memsensor-stale\n",
         Readiness::Starting => "down#memsensor-starting\n",
     }

@@ -30,6 +30,8 @@ use crate::config::Http;
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// How long an answer under way may take once everything stops.
+pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
 /// Bytes of a request's head; a scraper's is a few hundred.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -50,7 +52,7 @@ pub fn router(state: State) -> Router {
         .with_state(Site { state, renderer: Arc::default() })
 }
 
-/// Serves one connection until it is done, too old, or everything stops.
+/// Serves one connection: one request, within the deadline, or until everything stops.
 pub async fn serve(
     stream: TcpStream,
     router: Router,
@@ -60,10 +62,12 @@ pub async fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
+        // One answer per connection: a client that asks without reading could fill it for ever.
+        .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
-    let deadline = tokio::time::sleep(limits.max_age);
+    let deadline = tokio::time::sleep(limits.deadline);
     tokio::select! {
         done = connection.as_mut() => {
             if let Err(e) = done {
@@ -71,12 +75,12 @@ pub async fn serve(
             }
             return;
         }
+        () = deadline => return,
         _ = stop.wait_for(|stop| *stop) => {}
-        () = deadline => {}
     }
-    // Let an answer under way be finished, but not for ever.
+    // Let an answer under way be finished, but not for long.
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(Duration::from_secs(2), connection).await;
+    let _ = tokio::time::timeout(GOODBYE, connection).await;
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response {
@@ -88,7 +92,7 @@ async fn index() -> Response {
         StatusCode::OK,
         "memsensor: memory pressure and OOM kills of this host\n\n\
          /metrics  Prometheus, classic or OpenMetrics by Accept\n\
-         /readyz   200 while sensing and fresh, 503 otherwise\n\
+         /readyz   200 while fresh, 503 otherwise; the body says more\n\
          /livez    200 while this process answers\n",
     )
 }
@@ -116,7 +120,7 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
 async fn readyz(Shared(site): Shared<Site>) -> Response {
     let readiness = site.state.readiness();
     let status = match readiness {
-        Readiness::Ready { .. } => StatusCode::OK,
+        Readiness::Ready { .. } | Readiness::Blind { .. } => StatusCode::OK,
         Readiness::Stale { .. } | Readiness::Starting => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut body = serde_json::to_string(&readiness).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Accepting connections within a bound, until told to stop.
 //!
-//! A connection beyond the bound waits in the kernel's backlog; one that is accepted is never
-//! allowed to live for ever (each protocol sets its own deadline).
+//! A connection beyond the bound waits in the kernel's backlog, save for one per listener; one that is
+//! served is never allowed to live long (each protocol sets its own deadline).
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -44,16 +44,13 @@ pub async fn accept_loop<L, F>(
     F: Future<Output = ()> + Send + 'static,
 {
     loop {
+        // The permit comes second: listeners share them, and an idle one must not hold any.
         let next = async {
-            // The semaphore is never closed.
-            let permit = Arc::clone(&permits).acquire_owned().await.ok()?;
-            Some((listener.accept().await, permit))
+            let accepted = listener.accept().await;
+            (accepted, Arc::clone(&permits).acquire_owned().await)
         };
         let (accepted, permit) = tokio::select! {
-            next = next => match next {
-                Some(next) => next,
-                None => return,
-            },
+            next = next => next,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {

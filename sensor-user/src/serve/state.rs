@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 
 use crate::{
-    events::Log, host::clock::monotonic_ns, kernel::load::Coverage, sense::Published,
+    events::Log,
+    host::clock::monotonic_ns,
+    kernel::load::{Coverage, ProbeState},
+    sense::Published,
     snapshot::Snapshot,
 };
 
@@ -31,6 +34,11 @@ pub enum Readiness {
         /// Seconds since the last sample.
         age_seconds: f64,
     },
+    /// Nothing could be attached and that was allowed: fit as far as we can say, which is not far.
+    Blind {
+        /// Seconds since the last sample.
+        age_seconds: f64,
+    },
     /// The last sample is too old: a frozen sensor is what a frozen host looks like.
     Stale {
         /// Seconds since the last sample.
@@ -44,16 +52,24 @@ impl State {
     /// The verdict now. For the time being: started and fresh.
     pub fn readiness(&self) -> Readiness {
         let snapshot = self.published.load();
-        readiness(snapshot.as_deref(), monotonic_ns(), self.stale_after)
+        let blind = !self.coverage.probes.iter().any(ProbeState::measures);
+        readiness(snapshot.as_deref(), blind, monotonic_ns(), self.stale_after)
     }
 }
 
-fn readiness(snapshot: Option<&Snapshot>, now_ns: u64, stale_after: Duration) -> Readiness {
+fn readiness(
+    snapshot: Option<&Snapshot>,
+    blind: bool,
+    now_ns: u64,
+    stale_after: Duration,
+) -> Readiness {
     let Some(snapshot) = snapshot else { return Readiness::Starting };
     let age = Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns));
     let age_seconds = age.as_secs_f64();
     if age > stale_after {
         Readiness::Stale { age_seconds }
+    } else if blind {
+        Readiness::Blind { age_seconds }
     } else {
         Readiness::Ready { age_seconds }
     }
@@ -74,10 +90,12 @@ mod tests {
             inside: Inside::default(),
             costs: Vec::new(),
         };
-        let at = |now_ns| readiness(Some(&snapshot), now_ns, Duration::from_secs(5));
+        let at = |now_ns| readiness(Some(&snapshot), false, now_ns, Duration::from_secs(5));
         assert!(matches!(at(1_000_000_000), Readiness::Ready { .. }));
         assert!(matches!(at(6_000_000_000), Readiness::Ready { .. }));
         assert!(matches!(at(6_000_000_001), Readiness::Stale { .. }));
-        assert_eq!(readiness(None, 0, Duration::from_secs(5)), Readiness::Starting);
+        let blind = readiness(Some(&snapshot), true, 1_000_000_000, Duration::from_secs(5));
+        assert!(matches!(blind, Readiness::Blind { .. }));
+        assert_eq!(readiness(None, false, 0, Duration::from_secs(5)), Readiness::Starting);
     }
 }

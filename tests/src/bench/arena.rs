@@ -23,18 +23,23 @@ const LIMIT: u64 = 64;
 const TOUCHED: u64 = 96;
 const SWAP: u64 = 192;
 
-/// Ends with what it is told to wait for; removes swap ($1), directory ($2), groups (the rest).
+/// Waits for our end; then removes swap ($1), directory ($2), groups (the rest). Groups first: while
+/// the workload still dies, its limit leaves swapoff no memory to read its pages back into.
 const REMOVE: &str = r#"trap '' INT TERM HUP
 cat
-if grep -q "^$1 " /proc/swaps; then swapoff "$1"; fi
-rm -rf "$2"
+swap=$1 dir=$2
 shift 2
-for group; do
-    for try in 1 2 3 4 5; do
-        [ -d "$group" ] || break
-        rmdir "$group" 2>/dev/null || sleep 0.2
-    done
-done"#;
+for try in $(seq 100); do
+    left=
+    for group; do rmdir "$group" 2>/dev/null; [ ! -d "$group" ] || left=1; done
+    if [ ! "$left" ]; then break; fi
+    sleep 0.1
+done
+for try in $(seq 100); do
+    if ! grep -q "^$swap " /proc/swaps || swapoff "$swap" 2>/dev/null; then break; fi
+    sleep 0.1
+done
+rm -rf "$dir""#;
 
 /// A cgroup, swap and a file.
 #[derive(Debug)]

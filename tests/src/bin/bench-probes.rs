@@ -93,7 +93,7 @@ fn table(rounds: u32, hot: &[hot::Cost], situ: &[situ::Cost], slow: &[Slowdown])
     writeln!(out, "|---|---:|---:|")?;
     for cost in hot {
         let over =
-            if cost.program == "empty" { "".into() } else { format!("{:.0}", cost.over_empty) };
+            if cost.program == "empty" { String::new() } else { format!("{:.0}", cost.over_empty) };
         writeln!(out, "| `{}` | {:.0} | {over} |", cost.program, cost.ns)?;
     }
     writeln!(
@@ -115,7 +115,7 @@ fn table(rounds: u32, hot: &[hot::Cost], situ: &[situ::Cost], slow: &[Slowdown])
     )?;
     writeln!(out, "|---|---:|---:|---:|---:|---|")?;
     for s in slow {
-        let interval = s.interval.map_or("".into(), |(a, b)| format!("{a:.3} to {b:.3}"));
+        let interval = s.interval.map_or(String::new(), |(a, b)| format!("{a:.3} to {b:.3}"));
         let Slowdown { pairs, seconds, ratio, .. } = s;
         let (load, verdict) = (s.load.name(), s.verdict());
         writeln!(out, "| {load} | {pairs} | {seconds:.2} | {ratio:.3} | {interval} | {verdict} |")?;
