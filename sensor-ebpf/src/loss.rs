@@ -25,10 +25,16 @@ pub enum Loss {
     CgroupsFull = 7,
     /// Too many kill-signal events in a short time; they are counted all the same.
     RateLimited = 8,
+    /// A cgroup's share of the stall clock gave way to another cgroup's. User space fills this in:
+    /// an LRU map does not tell what it evicts, so it is what was ever added less what is there.
+    CgroupEvicted = 9,
 }
 
+/// Word of the row that counts cgroups ever added to the stall clock; no reason of its own.
+pub const CGROUPS_ADDED: usize = 64;
+
 /// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
-pub const REASONS: [&str; 9] = [
+pub const REASONS: [&str; 10] = [
     "ring_full",
     "unmatched_end",
     "unmatched_begin",
@@ -38,4 +44,5 @@ pub const REASONS: [&str; 9] = [
     "node_out_of_range",
     "cgroups_full",
     "rate_limited",
+    "cgroup_evicted",
 ];

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::Result;
 use arc_swap::ArcSwapOption;
+use sensor_ebpf::loss::{self, Loss};
 use tracing::{error, info};
 
 use crate::{
@@ -29,12 +30,17 @@ pub struct Sampler {
     reader: Option<Reader>,
     history: History,
     published: Published,
+    samples: u64,
+    cgroups_evicted: u64,
 }
+
+/// Counting the cgroups of the stall clock takes two system calls for each: not at every sample.
+const CGROUPS_EVERY: u64 = 10;
 
 impl Sampler {
     /// `reader` is `None` on a host where nothing could be loaded: then snapshots are empty.
     pub fn new(reader: Option<Reader>, window: Duration, published: Published) -> Self {
-        Self { reader, history: History::new(window), published }
+        Self { reader, history: History::new(window), published, samples: 0, cgroups_evicted: 0 }
     }
 
     /// Takes one sample and publishes it.
@@ -47,7 +53,13 @@ impl Sampler {
             return Ok(());
         };
         // Rows before slots: see History::settle.
-        let rows = reader.rows()?;
+        let mut rows = reader.rows()?;
+        if self.samples % CGROUPS_EVERY == 0 {
+            let added = rows[loss::ROW as usize][loss::CGROUPS_ADDED];
+            self.cgroups_evicted = added.saturating_sub(reader.cgroups());
+        }
+        self.samples += 1;
+        rows[loss::ROW as usize][Loss::CgroupEvicted as usize] = self.cgroups_evicted;
         let slots = reader.slots()?;
         let costs = reader.costs();
         let taken_ns = monotonic_ns();

@@ -629,4 +629,5 @@ fn a_hot_cgroup_table_stays_bounded() {
     let stall = bench.probe(Id::direct_reclaim)[at(Id::direct_reclaim, "stall")];
     let charged: u64 = bench.stalls().values().flatten().sum();
     assert_eq!(charged, stall, "every nanosecond is charged to a cgroup");
+    assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 1, "added once");
 }

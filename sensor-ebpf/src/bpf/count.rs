@@ -27,8 +27,16 @@ pub(crate) unsafe fn row<T>(index: u32) -> Option<&'static mut T> {
 /// Counts something that could not be kept.
 #[inline(always)]
 pub(crate) fn lost(why: Loss) {
+    add(why as usize);
+}
+
+/// Adds one to a word of the row of losses.
+#[inline(always)]
+pub(crate) fn add(word: usize) {
     // SAFETY: a Row is an array of u64.
-    if let Some(row) = unsafe { row::<Row>(loss::ROW) } {
-        row[why as usize] += 1;
+    if let Some(row) = unsafe { row::<Row>(loss::ROW) }
+        && let Some(n) = row.get_mut(word)
+    {
+        *n += 1;
     }
 }

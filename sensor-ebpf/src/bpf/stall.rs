@@ -8,8 +8,15 @@
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 
-use super::{count::lost, task, track};
-use crate::{inflight::Slot, loss::Loss, probes::Cause};
+use super::{
+    count::{self, lost},
+    task, track,
+};
+use crate::{
+    inflight::Slot,
+    loss::{self, Loss},
+    probes::Cause,
+};
 
 /// Nanoseconds by [`Cause`].
 type ByCause = [u64; Cause::COUNT];
@@ -56,6 +63,8 @@ fn charge(cause: Cause, cgroup: u64, ns: u64) {
             Some(by_cause) => add(by_cause, i, ns),
             None => lost(Loss::CgroupsFull),
         }
+    } else {
+        count::add(loss::CGROUPS_ADDED);
     }
 }
 

@@ -139,6 +139,11 @@ impl Reader {
         self.stalls.iter().filter_map(Result::ok)
     }
 
+    /// How many cgroups the kernel half remembers.
+    pub fn cgroups(&self) -> u64 {
+        self.stalls.keys().filter(Result::is_ok).count() as u64
+    }
+
     /// What the programs cost so far; empty while BPF statistics are off.
     pub fn costs(&self) -> Vec<Cost> {
         let programs = probes::ALL.iter().flat_map(|p| p.programs);
