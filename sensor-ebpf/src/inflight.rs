@@ -13,6 +13,8 @@
 //! nanoseconds on two CPUs may take the same slot. The loser's end is then counted as unmatched.
 //! The winner may keep the loser's start time, a few nanoseconds off, or its cgroup.
 
+use crate::probes::Cause;
+
 /// Slots per bucket.
 pub const WAYS: usize = 4;
 /// Buckets per array element: bigger elements, fewer system calls when user space reads all.
@@ -55,6 +57,10 @@ pub struct Slot {
     pub inner_ns: u64,
     /// Reclaim, compaction: cgroup id of the task. kswapd: node. OomKill: the victim's task.
     pub aux: u64,
+    /// Reclaim, compaction: nanoseconds of ended stalls that are not yet charged to cgroup `aux`.
+    /// Settled when the slot is given to another task or cgroup, and when its task exits: a hash
+    /// map's cold cache lines at the end of every stall cost more than all else there.
+    pub unsettled_ns: u64,
 }
 
 /// The slots that a thread id may use.
@@ -114,6 +120,20 @@ impl Slot {
         self.owner & 0xff == kind as u64
     }
 
+    /// What its unsettled nanoseconds are charged as; `None` if that kind is no stall.
+    #[inline(always)]
+    pub fn cause(&self) -> Option<Cause> {
+        if self.is(Kind::Memcg) {
+            Some(Cause::MemcgReclaim)
+        } else if self.is(Kind::Direct) {
+            Some(Cause::DirectReclaim)
+        } else if self.is(Kind::Compaction) {
+            Some(Cause::Compaction)
+        } else {
+            None
+        }
+    }
+
     /// Whether the owner is still inside.
     #[inline(always)]
     pub fn active(&self) -> bool {
@@ -135,21 +155,27 @@ impl Slot {
 }
 
 impl Bucket {
-    /// Enters a task.
+    /// Enters a task; returns also what was in its slot, whose `unsettled_ns` are to be charged.
     #[inline(always)]
-    pub fn begin(&mut self, owner: u64, now: u64, aux: u64) -> Begin {
-        let slot = Slot { owner, start_ns: now, inner_ns: 0, aux };
+    pub fn begin(&mut self, owner: u64, now: u64, aux: u64) -> (Begin, Slot) {
+        let mut slot = Slot { owner, start_ns: now, inner_ns: 0, aux, unsettled_ns: 0 };
         for s in &mut self.0 {
             if s.owner == owner {
                 let how = if s.active() { Begin::Restarted } else { Begin::Fresh };
+                let mut was = *s;
+                if was.aux == aux {
+                    slot.unsettled_ns = was.unsettled_ns;
+                    was.unsettled_ns = 0;
+                }
                 *s = slot;
-                return how;
+                return (how, was);
             }
         }
         let first = self.first_to_go();
         let how = if first.active() { Begin::Evicted } else { Begin::Fresh };
+        let was = *first;
         *first = slot;
-        how
+        (how, was)
     }
 
     /// A free slot; of several the one that ended first, for later ones are notes that may still be
@@ -174,6 +200,7 @@ impl Bucket {
                 let was = *s;
                 s.start_ns = 0;
                 s.inner_ns = now;
+                s.unsettled_ns += was.exclusive_ns(now);
                 return Some(was);
             }
         }
@@ -205,20 +232,18 @@ impl Bucket {
         None
     }
 
-    /// Leaves a note of something that is over already; it gives way to whoever is inside.
+    /// Leaves a note of something that is over already; it gives way to whoever is inside. Returns
+    /// what was in its slot, as [`Bucket::begin`] does.
     #[inline(always)]
-    pub fn note(&mut self, owner: u64, now: u64, aux: u64) {
-        let note = Slot { owner, start_ns: 0, inner_ns: now, aux };
+    pub fn note(&mut self, owner: u64, now: u64, aux: u64) -> Slot {
+        let note = Slot { owner, start_ns: 0, inner_ns: now, aux, unsettled_ns: 0 };
         for s in &mut self.0 {
             if s.owner == owner {
-                *s = note;
-                return;
+                return core::mem::replace(s, note);
             }
         }
         let first = self.first_to_go();
-        if !first.active() {
-            *first = note;
-        }
+        if first.active() { Slot::default() } else { core::mem::replace(first, note) }
     }
 
     /// Takes a note away again.
@@ -240,7 +265,7 @@ impl Bucket {
         let mut last = Reclaim { memcg: false, ended_ns: 0 };
         for s in &self.0 {
             // The kind, if the task is ours; one comparison, for the verifier walks every path.
-            let kind = s.owner ^ ((tid as u64) << 8);
+            let kind = s.owner ^ (u64::from(tid) << 8);
             if kind.wrapping_sub(Kind::Direct as u64) < 2 && s.inner_ns >= last.ended_ns {
                 last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns: s.inner_ns };
             }
@@ -272,7 +297,7 @@ mod tests {
     #[test]
     fn an_end_finds_its_begin_and_only_once() {
         let mut b = Bucket::default();
-        assert_eq!(b.begin(owner(7, D), 100, 42), Begin::Fresh);
+        assert_eq!(b.begin(owner(7, D), 100, 42).0, Begin::Fresh);
         let slot = b.end(owner(7, D), 150).expect("is inside");
         assert_eq!((slot.exclusive_ns(150), slot.aux), (50, 42));
         assert_eq!(b.end(owner(7, D), 160), None);
@@ -282,7 +307,7 @@ mod tests {
     fn a_missed_end_restarts_the_clock() {
         let mut b = Bucket::default();
         b.begin(owner(7, D), 100, 0);
-        assert_eq!(b.begin(owner(7, D), 1000, 0), Begin::Restarted);
+        assert_eq!(b.begin(owner(7, D), 1000, 0).0, Begin::Restarted);
         assert_eq!(b.end(owner(7, D), 1010).expect("is inside").exclusive_ns(1010), 10);
     }
 
@@ -292,7 +317,7 @@ mod tests {
         for (tid, now) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
             b.begin(owner(tid, D), now, 0);
         }
-        assert_eq!(b.begin(owner(5, D), 50, 0), Begin::Evicted);
+        assert_eq!(b.begin(owner(5, D), 50, 0).0, Begin::Evicted);
         assert_eq!(b.end(owner(2, D), 60), None);
         for tid in [1, 3, 4, 5] {
             assert!(b.end(owner(tid, D), 60).is_some(), "{tid}");
@@ -335,7 +360,7 @@ mod tests {
             let mut model = std::collections::HashMap::new();
             for (now, (tid, enter)) in (1u64..).zip(ops) {
                 if enter {
-                    let how = bucket.begin(owner(tid, D), now, now);
+                    let how = bucket.begin(owner(tid, D), now, now).0;
                     let fresh = model.insert(tid, now).is_none();
                     prop_assert_eq!(how, if fresh { Begin::Fresh } else { Begin::Restarted });
                 } else {

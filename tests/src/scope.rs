@@ -28,8 +28,21 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Makes a group named after the test, limited to so many bytes.
+    /// Makes a group named after the test, limited to so many bytes, and without swap, whether or
+    /// not the host has any.
     pub fn new(name: &str, limit: u64) -> Result<Self> {
+        let scope = Self::with_swap(name, limit)?;
+        let (file, value) =
+            if scope.v1 { ("memory.memsw.limit_in_bytes", limit) } else { ("memory.swap.max", 0) };
+        // Absent where the kernel does not account for swap, and then there is none to keep out.
+        if scope.memory().join(file).exists() {
+            scope.write(file, &value.to_string())?;
+        }
+        Ok(scope)
+    }
+
+    /// Makes a group named after the test, limited to so many bytes; it may swap.
+    pub fn with_swap(name: &str, limit: u64) -> Result<Self> {
         let v1 = cgroup::memory_on_v1();
         let root = cgroup::memory_root().context("no hierarchy with the memory controller")?;
         let name = format!("memsensor-test-{}-{name}", std::process::id());

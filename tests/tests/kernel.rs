@@ -95,8 +95,14 @@ impl Bench {
         let map = self.ebpf.map("INFLIGHT").expect("INFLIGHT");
         let map: Array<&MapData, [u64; CHUNK_WORDS]> = map.try_into().expect("array");
         (0..u32::try_from(CHUNKS).expect("fits"))
-            .flat_map(|i| map.get(&i, 0).expect("chunk").as_chunks::<4>().0.to_vec())
-            .map(|[owner, start_ns, inner_ns, aux]| Slot { owner, start_ns, inner_ns, aux })
+            .flat_map(|i| map.get(&i, 0).expect("chunk").as_chunks::<5>().0.to_vec())
+            .map(|[owner, start_ns, inner_ns, aux, unsettled_ns]| Slot {
+                owner,
+                start_ns,
+                inner_ns,
+                aux,
+                unsettled_ns,
+            })
             .collect()
     }
 
@@ -107,7 +113,14 @@ impl Bench {
     fn stalls(&self) -> BTreeMap<u64, [u64; Cause::COUNT]> {
         let map = self.ebpf.map("STALLS").expect("STALLS");
         let map: HashMap<&MapData, u64, [u64; Cause::COUNT]> = map.try_into().expect("hash");
-        map.iter().map(|entry| entry.expect("entry")).collect()
+        let mut stalls: BTreeMap<u64, [u64; Cause::COUNT]> =
+            map.iter().map(|entry| entry.expect("entry")).collect();
+        for slot in self.slots().iter().filter(|s| s.unsettled_ns != 0) {
+            if let Some(cause) = slot.cause() {
+                stalls.entry(slot.aux).or_default()[cause as usize] += slot.unsettled_ns;
+            }
+        }
+        stalls
     }
 
     fn set_self(&mut self, tgid: u32) {
@@ -629,5 +642,10 @@ fn a_hot_cgroup_table_stays_bounded() {
     let stall = bench.probe(Id::direct_reclaim)[at(Id::direct_reclaim, "stall")];
     let charged: u64 = bench.stalls().values().flatten().sum();
     assert_eq!(charged, stall, "every nanosecond is charged to a cgroup");
+    assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 0, "its slot still has it all");
+    bench.run("process_exit", &[]);
+    assert!(bench.slots().iter().all(|s| s.unsettled_ns == 0), "settled when the task exits");
+    let settled: u64 = bench.stalls().values().flatten().sum();
+    assert_eq!(settled, stall, "and nothing is lost by that");
     assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 1, "added once");
 }

@@ -93,12 +93,13 @@ fn an_oom_kill_is_found_everywhere() {
 #[test]
 fn the_victim_is_not_the_trigger() {
     let daemon = Daemon::start("").expect("daemon");
-    let scope = Scope::new("trigger", 48 * MIB).expect("scope");
-    let big = &["--adj", "1000", "--comm-hex", "626967", "anon", "30", "hold"];
+    let scope = Scope::new("trigger", 64 * MIB).expect("scope");
+    let big = &["--adj", "1000", "--comm-hex", "626967", "anon", "44", "hold"];
     let mut victim = hog(&scope, big).stdout(Stdio::piped()).spawn().expect("victim");
     wait_for_line(&mut victim);
-    // Small, but its allocation is what does not fit.
-    let small = &["--comm-hex", "736d616c6c", "anon", "24"];
+    // Small, but its allocation is what does not fit; by so little that the first pages of the victim
+    // make room, or the kernel would kill once more while the rest is being freed.
+    let small = &["--comm-hex", "736d616c6c", "anon", "22"];
     let mut trigger = hog(&scope, small).spawn().expect("trigger");
     let status = trigger.wait().expect("wait");
     assert!(status.success(), "the trigger lives: {status}");

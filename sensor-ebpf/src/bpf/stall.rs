@@ -24,11 +24,10 @@ type ByCause = [u64; Cause::COUNT];
 #[map]
 static STALLS: LruHashMap<u64, ByCause> = LruHashMap::with_max_entries(4096, 0);
 
-/// Charges the exclusive time of the current task's stall that has just ended and returns it.
+/// The exclusive time of the current task's stall that has just ended; its slot has it unsettled.
 #[inline(always)]
-pub(crate) fn ended(cause: Cause, slot: &Slot, now: u64) -> u64 {
+pub(crate) fn ended(slot: &Slot, now: u64) -> u64 {
     let ns = slot.exclusive_ns(now);
-    charge(cause, slot.aux, ns);
     if let Some(outer) = track::bucket(slot.tid()).and_then(|b| b.stall_of(slot.tid())) {
         outer.inner_ns += now.saturating_sub(slot.start_ns);
     }
@@ -46,6 +45,16 @@ pub(crate) fn inside(cause: Cause, ns: u64) -> u64 {
     outer.inner_ns += ns;
     charge(cause, outer.aux, ns);
     ns
+}
+
+/// Charges what a slot's owner has not been charged for yet; the slot is another's now.
+#[inline(always)]
+pub(crate) fn settle(was: &Slot) {
+    if was.unsettled_ns != 0
+        && let Some(cause) = was.cause()
+    {
+        charge(cause, was.aux, was.unsettled_ns);
+    }
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::Array};
 
-use super::{count::lost, task};
+use super::{count::lost, stall, task};
 use crate::{
     inflight::{Begin, Bucket, CHUNKS, Chunk, Kind, Slot, owner, place},
     loss::Loss,
@@ -34,7 +34,9 @@ pub(crate) fn bucket(tid: u32) -> Option<&'static mut Bucket> {
 pub(crate) fn begin(kind: Kind, aux: u64) {
     let tid = task::tid();
     let Some(bucket) = bucket(tid) else { return };
-    match bucket.begin(owner(tid, kind), now(), aux) {
+    let (how, was) = bucket.begin(owner(tid, kind), now(), aux);
+    stall::settle(&was);
+    match how {
         Begin::Fresh => {}
         Begin::Restarted => lost(Loss::UnmatchedBegin),
         Begin::Evicted => lost(Loss::InflightEvicted),
@@ -44,11 +46,18 @@ pub(crate) fn begin(kind: Kind, aux: u64) {
 /// The current task leaves `kind`: its slot as it was, and the time now.
 #[inline(always)]
 pub(crate) fn end(kind: Kind) -> Option<(Slot, u64)> {
-    let tid = task::tid();
-    let now = now();
-    let slot = bucket(tid)?.end(owner(tid, kind), now);
-    if slot.is_none() {
+    let ended = try_end(kind);
+    if ended.is_none() {
         lost(Loss::UnmatchedEnd);
     }
-    slot.map(|s| (s, now))
+    ended
+}
+
+/// The same, for who knows why a task may not be inside.
+#[inline(always)]
+pub(crate) fn try_end(kind: Kind) -> Option<(Slot, u64)> {
+    let tid = task::tid();
+    let now = now();
+    let slot = bucket(tid)?.end(owner(tid, kind), now)?;
+    Some((slot, now))
 }

@@ -92,7 +92,7 @@ mod kernel {
     use crate::{
         bpf::{args, count::row, stall, task, track},
         inflight::Kind,
-        probes::{Cause, Id},
+        probes::Id,
     };
 
     args::arg_global!(ARG_COMPACT_STATUS);
@@ -117,7 +117,7 @@ mod kernel {
         if let Some(n) = row.results.get_mut(args::get(&ctx, &ARG_COMPACT_STATUS) as u32 as usize) {
             *n += 1;
         }
-        row.stall_ns += stall::ended(Cause::Compaction, &slot, now);
+        row.stall_ns += stall::ended(&slot, now);
         0
     }
 }

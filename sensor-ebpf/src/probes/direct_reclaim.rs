@@ -86,7 +86,7 @@ mod kernel {
     use crate::{
         bpf::{args, count::row, stall, task, track},
         inflight::Kind,
-        probes::{Cause, Id},
+        probes::Id,
     };
 
     args::arg_global!(ARG_DIRECT_FREED);
@@ -104,7 +104,7 @@ mod kernel {
         let Some(row) = (unsafe { row::<State>(Id::direct_reclaim as u32) }) else { return 0 };
         row.latency.observe(now.saturating_sub(slot.start_ns));
         row.pages += args::get(&ctx, &ARG_DIRECT_FREED);
-        row.stall_ns += stall::ended(Cause::DirectReclaim, &slot, now);
+        row.stall_ns += stall::ended(&slot, now);
         0
     }
 }

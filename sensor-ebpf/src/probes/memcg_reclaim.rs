@@ -131,9 +131,14 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, stall, task, track},
+        bpf::{
+            args,
+            count::{lost, row},
+            stall, task, track,
+        },
         inflight::Kind,
-        probes::{Cause, Id},
+        loss::Loss,
+        probes::Id,
     };
 
     args::arg_global!(ARG_MEMCG_FREED, ARG_SOFT_FREED);
@@ -157,15 +162,17 @@ mod kernel {
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_reclaim_end")]
     fn memcg_end(ctx: RawTracePointContext) -> u32 {
-        if ours() {
+        let Some((slot, now)) = track::try_end(Kind::Memcg) else {
+            if !ours() {
+                lost(Loss::UnmatchedEnd);
+            }
             return 0;
-        }
-        let Some((slot, now)) = track::end(Kind::Memcg) else { return 0 };
+        };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
         row.latency.observe(now.saturating_sub(slot.start_ns));
         row.pages += args::get(&ctx, &ARG_MEMCG_FREED);
-        row.stall_ns += stall::ended(Cause::MemcgReclaim, &slot, now);
+        row.stall_ns += stall::ended(&slot, now);
         0
     }
 

@@ -100,7 +100,7 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, ring, task, track},
+        bpf::{args, count::row, ring, stall, task, track},
         event::{OomKill, Tag},
         inflight::{Kind, owner},
         layout::{
@@ -124,7 +124,8 @@ mod kernel {
             if let Some(bucket) = track::bucket(tid) {
                 // A note, for most such signals are not followed by mark_victim.
                 let target = args::get(&ctx, &ARG_OOM_TARGET);
-                bucket.note(owner(tid, Kind::OomKill), track::now(), target);
+                let was = bucket.note(owner(tid, Kind::OomKill), track::now(), target);
+                stall::settle(&was);
             }
         }
         0

@@ -70,7 +70,7 @@ mod kernel {
         bpf::{
             args,
             count::{lost, row},
-            ring, task, track,
+            ring, stall, task, track,
         },
         event::{Tag, VictimExit},
         layout::{OFF_SIGNAL_LIVE, OFF_TASK_SIGNAL},
@@ -145,10 +145,15 @@ mod kernel {
     #[raw_tracepoint(tracepoint = "sched_process_exit")]
     fn process_exit(_ctx: RawTracePointContext) -> u32 {
         let tid = task::tid();
-        if let Some(bucket) = track::bucket(tid)
-            && bucket.forget(tid) > 0
-        {
-            lost(Loss::Abandoned);
+        if let Some(bucket) = track::bucket(tid) {
+            for slot in &bucket.0 {
+                if slot.tid() == tid {
+                    stall::settle(slot);
+                }
+            }
+            if bucket.forget(tid) > 0 {
+                lost(Loss::Abandoned);
+            }
         }
         if HAVE_EXIT_MMAP.load() == 0 {
             let signal: u64 = task::read(task::current(), &OFF_TASK_SIGNAL);

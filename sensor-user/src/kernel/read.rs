@@ -4,6 +4,8 @@
 
 use std::os::fd::OwnedFd;
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -121,22 +123,32 @@ impl Reader {
         let mut slots = Vec::new();
         for i in 0..u32::try_from(CHUNKS)? {
             let chunk = self.inflight.get(&i, 0).context("read the map INFLIGHT")?;
-            let (words, _) = chunk.as_chunks::<4>();
-            slots.extend(
-                words.iter().filter(|w| w[0] != 0).map(|&[owner, start_ns, inner_ns, aux]| Slot {
+            let (words, _) = chunk.as_chunks::<5>();
+            slots.extend(words.iter().filter(|w| w[0] != 0).map(
+                |&[owner, start_ns, inner_ns, aux, unsettled_ns]| Slot {
                     owner,
                     start_ns,
                     inner_ns,
                     aux,
-                }),
-            );
+                    unsettled_ns,
+                },
+            ));
         }
         Ok(slots)
     }
 
-    /// Stall nanoseconds by cause, of each cgroup that the kernel half remembers.
-    pub fn stalls(&self) -> impl Iterator<Item = (u64, [u64; Cause::COUNT])> {
-        self.stalls.iter().filter_map(Result::ok)
+    /// Stall nanoseconds by cause, of each cgroup that the kernel half remembers: what is settled,
+    /// then what the slots still hold. What is settled between the two looks is missing this once
+    /// (and never counted twice): keep the larger of this and the last value.
+    pub fn stalls(&self) -> Result<BTreeMap<u64, [u64; Cause::COUNT]>> {
+        let mut stalls: BTreeMap<_, _> = self.stalls.iter().filter_map(Result::ok).collect();
+        for slot in self.slots()?.iter().filter(|s| s.unsettled_ns != 0) {
+            if let Some(cause) = slot.cause() {
+                let by_cause = stalls.entry(slot.aux).or_insert([0; Cause::COUNT]);
+                by_cause[cause as usize] += slot.unsettled_ns;
+            }
+        }
+        Ok(stalls)
     }
 
     /// How many cgroups the kernel half remembers.
@@ -181,6 +193,7 @@ mod tests {
             start_ns,
             inner_ns,
             aux,
+            unsettled_ns: 0,
         };
         let slots = [
             slot(1, Kind::Direct, 100, 30, 7),

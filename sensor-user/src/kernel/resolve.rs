@@ -37,6 +37,8 @@ pub struct Plan {
 /// Makes the plan for a kernel.
 pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
     let mut globals = BTreeMap::from([("MEMORY_ON_V1", u32::from(host.memory_on_v1))]);
+    let task_btf = btf.is_ok_and(|btf| btf.enumerator("BPF_FUNC_get_current_task_btf").is_some());
+    globals.insert("HAVE_TASK_BTF", u32::from(task_btf));
     let mut programs = Vec::new();
     for probe in probes::ALL {
         let mut states = Vec::new();

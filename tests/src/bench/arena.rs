@@ -52,7 +52,7 @@ pub struct Arena {
 impl Arena {
     /// Makes everything; needs root, 300 MiB of disk and mkswap, swapon, swapoff.
     pub fn new() -> Result<Self> {
-        let scope = Scope::new("bench", LIMIT * MIB)?;
+        let scope = Scope::with_swap("bench", LIMIT * MIB)?;
         // Not /tmp: it may be a tmpfs, on which no swap file can be.
         let dir = PathBuf::from(format!("/var/tmp/memsensor-bench-{}", std::process::id()));
         fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
