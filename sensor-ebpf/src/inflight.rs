@@ -24,6 +24,9 @@ pub const CHUNKS: usize = 128;
 /// Words of a chunk, as user space reads it.
 pub const CHUNK_WORDS: usize = size_of::<Chunk>() / 8;
 
+/// How long [`Bucket::recent`] trusts a note.
+const RECENT_NS: u64 = 100_000_000;
+
 /// What a task can be inside of.
 #[repr(u8)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +181,19 @@ impl Bucket {
         (how, was)
     }
 
+    /// What was noted with the owner's last stay, if it ended a moment ago: in a thrash a task
+    /// reclaims thousands of times a second, and its cgroup's id is five cold cache lines away. A
+    /// task that moves to another cgroup is charged to the old one for that moment longer.
+    #[inline(always)]
+    pub fn recent(&self, owner: u64, now: u64) -> Option<u64> {
+        for s in &self.0 {
+            if s.owner == owner && !s.active() && now.wrapping_sub(s.inner_ns) < RECENT_NS {
+                return Some(s.aux);
+            }
+        }
+        None
+    }
+
     /// A free slot; of several the one that ended first, for later ones are notes that may still be
     /// needed. When all are inside, the one that began first.
     #[inline(always)]
@@ -301,6 +317,20 @@ mod tests {
         let slot = b.end(owner(7, D), 150).expect("is inside");
         assert_eq!((slot.exclusive_ns(150), slot.aux), (50, 42));
         assert_eq!(b.end(owner(7, D), 160), None);
+    }
+
+    #[test]
+    fn a_cgroup_is_remembered_for_a_moment_only() {
+        let mut b = Bucket::default();
+        assert_eq!(b.recent(owner(7, D), 1), None);
+        b.begin(owner(7, D), 100, 42);
+        assert_eq!(b.recent(owner(7, D), 110), None, "still inside: its end was missed");
+        b.end(owner(7, D), 150);
+        assert_eq!(b.recent(owner(7, D), 151), Some(42));
+        assert_eq!(b.recent(owner(7, Kind::Memcg), 151), None);
+        assert_eq!(b.recent(owner(7, D), 150 + RECENT_NS), None);
+        b.forget(7);
+        assert_eq!(b.recent(owner(7, D), 151), None);
     }
 
     #[test]

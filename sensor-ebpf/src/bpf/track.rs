@@ -33,8 +33,27 @@ pub(crate) fn bucket(tid: u32) -> Option<&'static mut Bucket> {
 #[inline(always)]
 pub(crate) fn begin(kind: Kind, aux: u64) {
     let tid = task::tid();
+    if let Some(bucket) = bucket(tid) {
+        enter(bucket, owner(tid, kind), now(), aux);
+    }
+}
+
+/// The current task enters a stall, which is charged to its cgroup.
+#[inline(always)]
+pub(crate) fn begin_stall(kind: Kind) {
+    let tid = task::tid();
     let Some(bucket) = bucket(tid) else { return };
-    let (how, was) = bucket.begin(owner(tid, kind), now(), aux);
+    let (owner, now) = (owner(tid, kind), now());
+    let cgroup = match bucket.recent(owner, now) {
+        Some(cgroup) => cgroup,
+        None => task::current_cgroup(),
+    };
+    enter(bucket, owner, now, cgroup);
+}
+
+#[inline(always)]
+fn enter(bucket: &mut Bucket, owner: u64, now: u64, aux: u64) {
+    let (how, was) = bucket.begin(owner, now, aux);
     stall::settle(&was);
     match how {
         Begin::Fresh => {}

@@ -100,7 +100,7 @@ mod kernel {
     #[raw_tracepoint(tracepoint = "mm_compaction_begin")]
     fn compact_begin(_ctx: RawTracePointContext) -> u32 {
         if !task::is_kernel_thread() {
-            track::begin(Kind::Compaction, task::current_cgroup());
+            track::begin_stall(Kind::Compaction);
         }
         0
     }

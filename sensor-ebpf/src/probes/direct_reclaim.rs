@@ -84,7 +84,7 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, stall, task, track},
+        bpf::{args, count::row, stall, track},
         inflight::Kind,
         probes::Id,
     };
@@ -93,7 +93,7 @@ mod kernel {
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_direct_reclaim_begin")]
     fn direct_begin(_ctx: RawTracePointContext) -> u32 {
-        track::begin(Kind::Direct, task::current_cgroup());
+        track::begin_stall(Kind::Direct);
         0
     }
 

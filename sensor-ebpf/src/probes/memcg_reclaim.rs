@@ -155,7 +155,7 @@ mod kernel {
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_reclaim_begin")]
     fn memcg_begin(_ctx: RawTracePointContext) -> u32 {
         if !ours() {
-            track::begin(Kind::Memcg, task::current_cgroup());
+            track::begin_stall(Kind::Memcg);
         }
         0
     }
