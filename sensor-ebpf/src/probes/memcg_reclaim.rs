@@ -123,11 +123,7 @@ struct State {
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
 mod kernel {
-    use aya_ebpf::{
-        macros::{map, raw_tracepoint},
-        maps::Array,
-        programs::RawTracePointContext,
-    };
+    use aya_ebpf::{Global, macros::raw_tracepoint, programs::RawTracePointContext};
 
     use super::State;
     use crate::{
@@ -143,13 +139,13 @@ mod kernel {
 
     args::arg_global!(ARG_MEMCG_FREED, ARG_SOFT_FREED);
 
-    /// Element 0: the daemon's own process id, whose reclaim is never pressure.
-    #[map]
-    static SELF_TGID: Array<u64> = Array::with_max_entries(1, 0);
+    /// The daemon's own process id, whose reclaim is never pressure.
+    #[unsafe(no_mangle)]
+    static SELF_TGID: Global<u32> = Global::new(0);
 
     #[inline(always)]
     fn ours() -> bool {
-        SELF_TGID.get(0).is_some_and(|tgid| *tgid == u64::from(task::tgid()))
+        SELF_TGID.load() == task::tgid()
     }
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_reclaim_begin")]

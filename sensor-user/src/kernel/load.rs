@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData},
+    maps::{HashMap, Map, MapData},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
     sys::{Stats, enable_stats},
 };
@@ -156,8 +156,9 @@ pub fn load(config: &Config) -> Result<Loaded> {
     }
     drop(vmlinux);
 
+    let tgid = whoami(config, &plan).context("ask the kernel for our own process id")?;
+    plan.globals.insert("SELF_TGID", tgid);
     let mut ebpf = open(config, &plan)?;
-    tell_self(&mut ebpf).context("tell the kernel half our own process id")?;
     let senders = tell_senders(&mut ebpf, config)?;
     let stats = config.bpf_stats.then(|| enable_stats(Stats::RunTime)).transpose();
     let stats = stats.unwrap_or_else(|e| {
@@ -197,16 +198,16 @@ fn page_bytes() -> u32 {
 }
 
 /// Asks the kernel who we are: inside a pid namespace, getpid() is not what programs see.
-fn tell_self(ebpf: &mut Ebpf) -> Result<()> {
+///
+/// In an object of its own, for the answer becomes a global of the one that stays.
+fn whoami(config: &Config, plan: &Plan) -> Result<u32> {
+    let mut ebpf = open(config, plan)?;
     let whoami: &mut RawTracePoint =
         ebpf.program_mut("whoami").context("the object has no program whoami")?.try_into()?;
-    whoami.load().context("load the program whoami")?;
+    whoami.load().map_err(|e| load_error("whoami", &e))?;
     let tgid = whoami.test_run(RawTracePointRunOptions::new())?.return_value;
     anyhow::ensure!(tgid != 0, "the kernel says that we are process 0");
-    whoami.unload()?;
-    let mut map: Array<&mut MapData, u64> =
-        ebpf.map_mut("SELF_TGID").context("the object has no map SELF_TGID")?.try_into()?;
-    Ok(map.set(0, u64::from(tgid), 0)?)
+    Ok(tgid)
 }
 
 fn tell_senders(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<String>> {
