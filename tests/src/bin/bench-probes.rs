@@ -126,7 +126,9 @@ fn table(rounds: u32, hot: &[hot::Cost], situ: &[situ::Cost], slow: &[Slowdown])
 fn machine() -> Result<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    // The version; what a vendor appends says nothing to others.
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let kernel = release.split('-').next().unwrap_or(&release);
     let cpus = std::thread::available_parallelism()?;
     Ok(format!("Linux {kernel}, {cpus} CPUs ({})", model.map_or("unknown", |(_, m)| m.trim())))
 }
