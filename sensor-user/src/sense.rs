@@ -54,7 +54,7 @@ impl Sampler {
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
-        if self.samples % CGROUPS_EVERY == 0 {
+        if self.samples.is_multiple_of(CGROUPS_EVERY) {
             let added = rows[loss::ROW as usize][loss::CGROUPS_ADDED];
             self.cgroups_evicted = added.saturating_sub(reader.cgroups());
         }

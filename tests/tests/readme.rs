@@ -123,8 +123,8 @@ fn probes_table() -> String {
 /// Replaces what stands between two markers.
 fn with_section(readme: &str, name: &str, body: &str) -> String {
     let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
-    let (before, rest) = readme.split_once(&begin).unwrap_or_else(|| panic!("no {begin}"));
-    let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("no {end}"));
+    let (before, rest) = readme.split_once(&begin).expect("a begin marker");
+    let (_, after) = rest.split_once(&end).expect("an end marker");
     format!("{before}{begin}{body}{end}{after}")
 }
 

@@ -153,7 +153,7 @@ impl Reader {
 
     /// How many cgroups the kernel half remembers.
     pub fn cgroups(&self) -> u64 {
-        self.stalls.keys().filter(Result::is_ok).count() as u64
+        self.stalls.keys().flatten().count() as u64
     }
 
     /// What the programs cost so far; empty while BPF statistics are off.
