@@ -16,6 +16,9 @@ use super::btf::{Btf, Type};
 /// Members that are only read where the memory controller is on cgroup v1.
 const ONLY_V1: [&str; 2] = ["css_set.subsys[memory_cgrp_id]", "cgroup_subsys_state.cgroup"];
 
+/// Tells that programs may ask for the current task as a typed pointer (5.11).
+pub const TASK_BTF_HELPER: &str = "BPF_FUNC_get_current_task_btf";
+
 /// What the resolver must know of a host beside its BTF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
@@ -37,7 +40,7 @@ pub struct Plan {
 /// Makes the plan for a kernel.
 pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
     let mut globals = BTreeMap::from([("MEMORY_ON_V1", u32::from(host.memory_on_v1))]);
-    let task_btf = btf.is_ok_and(|btf| btf.enumerator("BPF_FUNC_get_current_task_btf").is_some());
+    let task_btf = btf.is_ok_and(|btf| btf.enumerator(TASK_BTF_HELPER).is_some());
     globals.insert("HAVE_TASK_BTF", u32::from(task_btf));
     let mut programs = Vec::new();
     for probe in probes::ALL {

@@ -27,7 +27,7 @@ use sensor_ebpf::{
     probes,
     spec::{Field, Label},
 };
-use sensor_user::kernel::btf::Btf;
+use sensor_user::kernel::{btf::Btf, resolve};
 
 /// Functions whose parameters are a tracepoint's arguments.
 const PREFIXES: [&str; 3] = ["__traceiter_", "__probestub_", "__bpf_trace_"];
@@ -350,7 +350,11 @@ impl Wanted {
                     _ => None,
                 })
                 .collect(),
-            enumerators: fields.iter().filter_map(|f| index(f).map(str::trim)).collect(),
+            enumerators: fields
+                .iter()
+                .filter_map(|f| index(f).map(str::trim))
+                .chain([resolve::TASK_BTF_HELPER])
+                .collect(),
             fields,
         }
     }
