@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwapOption;
 use aya::maps::{MapData, RingBuf};
 use tokio::{
@@ -138,22 +138,24 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
             let (stop, interval) = (Arc::clone(&stop), config.interval);
             move || sampler.run(interval, &stop)
         })?,
-        events: spawn("events", {
-            let (stop, log_state) = (Arc::clone(&stop), Arc::clone(&state.events));
-            move || follow_events(ring, log, &log_state, &stop)
-        })?,
+        events: ring
+            .map(|ring| {
+                let (stop, events) = (Arc::clone(&stop), Arc::clone(&state.events));
+                spawn("events", move || follow_events(ring, log, &events, &stop))
+            })
+            .transpose()?,
         stop,
     };
     let (stopping, stopped) = watch::channel(false);
     let connections = start_servers(config, state, http, agent, admin, &stopped);
-    wait_for_signal(stops).await;
+    let ended = wait_for_end(stops, &threads).await;
     stopping.send_replace(true);
     // Answers under way are finished, but not waited for longer than they may take.
     let all = u32::try_from(config.http.max_connections)?;
     let _ = tokio::time::timeout(2 * http::GOODBYE, connections.acquire_many(all)).await;
     threads.join();
     info!("stopped");
-    Ok(())
+    ended
 }
 
 fn start_servers(
@@ -189,14 +191,25 @@ fn start_servers(
     permits
 }
 
-async fn wait_for_signal(
+/// Waits for a signal, or for one of our threads to end, which none should: half a daemon is worse
+/// than one that its supervisor starts anew.
+async fn wait_for_end(
     (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
-) {
-    let which = tokio::select! {
-        _ = interrupt.recv() => "SIGINT",
-        _ = terminate.recv() => "SIGTERM",
-    };
-    info!("stopping on {which}");
+    threads: &Threads,
+) -> Result<()> {
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let which = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+            _ = look.tick() => match threads.ended() {
+                Some(name) => bail!("the thread {name} has ended: see the log"),
+                None => continue,
+            },
+        };
+        info!("stopping on {which}");
+        return Ok(());
+    }
 }
 
 async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
@@ -236,14 +249,22 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 
 struct Threads {
     sense: JoinHandle<()>,
-    events: JoinHandle<()>,
+    /// None on a host where nothing could be attached.
+    events: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Threads {
+    /// A thread that has ended.
+    fn ended(&self) -> Option<String> {
+        let all = [Some(&self.sense), self.events.as_ref()];
+        let ended = all.into_iter().flatten().find(|t| t.is_finished())?;
+        Some(ended.thread().name().unwrap_or_default().to_owned())
+    }
+
     fn join(self) {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in [self.sense, self.events] {
+        for thread in [Some(self.sense), self.events].into_iter().flatten() {
             thread.thread().unpark();
             if thread.join().is_err() {
                 warn!("a thread had panicked");
@@ -265,12 +286,11 @@ const EVENT_POLL: Duration = Duration::from_millis(200);
 
 /// Moves events from the ring buffer to the log until stopped.
 fn follow_events(
-    ring: Option<RingBuf<MapData>>,
+    mut ring: RingBuf<MapData>,
     mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     events: &Log,
     stop: &AtomicBool,
 ) {
-    let Some(mut ring) = ring else { return };
     let root = cgroup::memory_root();
     let page_bytes = rustix::param::page_size() as u64;
     while !stop.load(Ordering::Relaxed) {
