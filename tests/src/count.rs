@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// /proc/vmstat, by name.
 pub fn vmstat() -> Result<BTreeMap<String, u64>> {
@@ -18,9 +18,38 @@ pub fn vmstat() -> Result<BTreeMap<String, u64>> {
         .collect())
 }
 
+/// tracefs, which bpftrace reads; mounted if it is not, and then unmounted again.
+#[derive(Debug)]
+struct Tracefs {
+    ours: bool,
+}
+
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+impl Tracefs {
+    fn mount() -> Result<Self> {
+        if std::path::Path::new(TRACEFS).join("events").exists() {
+            return Ok(Self { ours: false });
+        }
+        let mounted = Command::new("mount").args(["-t", "tracefs", "nodev", TRACEFS]).status();
+        ensure!(mounted.context("start mount")?.success(), "mount tracefs at {TRACEFS}: see above");
+        Ok(Self { ours: true })
+    }
+}
+
+impl Drop for Tracefs {
+    fn drop(&mut self) {
+        if self.ours {
+            let _ = Command::new("umount").args(["--lazy", TRACEFS]).status();
+        }
+    }
+}
+
 /// bpftrace, counting until it is asked.
 #[derive(Debug)]
 pub struct Bpftrace {
+    /// Unmounted after bpftrace has ended.
+    _tracefs: Tracefs,
     child: Child,
     out: BufReader<std::process::ChildStdout>,
 }
@@ -28,6 +57,7 @@ pub struct Bpftrace {
 impl Bpftrace {
     /// Starts a script whose maps are `@name = count()` and the like, and waits until it counts.
     pub fn start(script: &str) -> Result<Self> {
+        let tracefs = Tracefs::mount()?;
         let script = format!("BEGIN {{ printf(\"counting\\n\"); }} {script}");
         let mut child = Command::new("bpftrace")
             .args(["-B", "line", "-e", &script])
@@ -46,7 +76,7 @@ impl Bpftrace {
                 bail!("bpftrace: {}", said.trim());
             }
         }
-        Ok(Self { child, out })
+        Ok(Self { _tracefs: tracefs, child, out })
     }
 
     /// Stops it: its counts by map name.
