@@ -4,8 +4,6 @@
 
 use std::os::fd::OwnedFd;
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
@@ -137,20 +135,6 @@ impl Reader {
         Ok(slots)
     }
 
-    /// Stall nanoseconds by cause, of each cgroup that the kernel half remembers: what is settled,
-    /// then what the slots still hold. What is settled between the two looks is missing this once
-    /// (and never counted twice): keep the larger of this and the last value.
-    pub fn stalls(&self) -> Result<BTreeMap<u64, [u64; Cause::COUNT]>> {
-        let mut stalls: BTreeMap<_, _> = self.stalls.iter().filter_map(Result::ok).collect();
-        for slot in self.slots()?.iter().filter(|s| s.unsettled_ns != 0) {
-            if let Some(cause) = slot.cause() {
-                let by_cause = stalls.entry(slot.aux).or_insert([0; Cause::COUNT]);
-                by_cause[cause as usize] += slot.unsettled_ns;
-            }
-        }
-        Ok(stalls)
-    }
-
     /// How many cgroups the kernel half remembers.
     pub fn cgroups(&self) -> u64 {
         self.stalls.keys().flatten().count() as u64
@@ -175,7 +159,7 @@ impl Reader {
             .collect()
     }
 
-    /// A loaded program, for tests and benchmarks that run it by hand.
+    /// A loaded program, for benchmarks that ask what it costs.
     pub fn program(&mut self, name: &str) -> Option<&mut RawTracePoint> {
         self.ebpf.program_mut(name)?.try_into().ok()
     }

@@ -74,7 +74,7 @@ impl Collector for Exposition {
         }
         self.about_probes(&mut encoder)?;
         self.about_self(&mut encoder)?;
-        super::super::host::process::encode(&mut encoder)
+        crate::host::process::encode(&mut encoder)
     }
 }
 
