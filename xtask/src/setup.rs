@@ -20,7 +20,7 @@ const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Make this machine ready.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what the tests use: promtool, bpftrace, bpftool, stress-ng, clippy
+    /// Also what the tests use: promtool, bpftool, stress-ng, clippy
     #[arg(long)]
     tests: bool,
     /// Also what `cargo xtask ci` uses: cargo-deny, rustfmt

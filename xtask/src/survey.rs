@@ -64,7 +64,6 @@ pub(crate) enum Source {
 pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "clippy", group: Group::Tests, source: Source::Rustup("clippy", "clippy") },
     Tool { name: "promtool", group: Group::Tests, source: Source::Apt("prometheus") },
-    Tool { name: "bpftrace", group: Group::Tests, source: Source::Apt("bpftrace") },
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },

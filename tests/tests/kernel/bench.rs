@@ -1,0 +1,167 @@
+//! The object with its programs loaded, and what they left in their maps.
+
+use std::collections::BTreeMap;
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
+};
+use sensor_ebpf::{
+    hist,
+    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Slot},
+    loss,
+    probes::{self, Cause, Id},
+    spec::{NO_ARG, Row, Shape},
+};
+use sensor_user::{
+    config::Config,
+    events::{self, What},
+    kernel::{
+        btf::{self, Btf},
+        load,
+        read::Inside,
+        resolve::{self, Host},
+    },
+};
+
+/// The object with all programs loaded and none attached.
+pub(crate) struct Bench {
+    pub(crate) ebpf: Ebpf,
+    globals: BTreeMap<&'static str, u32>,
+    events: RingBuf<MapData>,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with_globals(&[])
+    }
+
+    pub(crate) fn with_globals(overrides: &[(&'static str, u32)]) -> Self {
+        let btf = Btf::parse(std::fs::read(btf::VMLINUX).expect("BTF")).expect("BTF parses");
+        let host = Host { memory_on_v1: sensor_user::host::cgroup::memory_on_v1() };
+        let mut plan = resolve::plan(Ok(&btf), host);
+        for (global, index) in made_up(&btf) {
+            plan.globals.entry(global).or_insert(index);
+        }
+        plan.globals.extend(overrides.iter().copied());
+        let mut ebpf = load::open(&Config::default(), &plan).expect("open");
+        for (_, program) in ebpf.programs_mut() {
+            // Programs at functions cannot be run by hand, nor loaded on every kernel.
+            if let Ok(program) = <&mut RawTracePoint>::try_from(program) {
+                program.load().expect("the verifier accepts it");
+            }
+        }
+        let events = ebpf.take_map("EVENTS").expect("EVENTS").try_into().expect("a ring buffer");
+        Self { ebpf, globals: plan.globals, events }
+    }
+
+    /// Runs a program as the current task, with arguments by their globals' names.
+    pub(crate) fn run(&self, program: &str, args: &[(&str, u64)]) -> u32 {
+        let mut options = RawTracePointRunOptions::new();
+        for (global, value) in args {
+            let index = self.globals.get(global).copied().unwrap_or(NO_ARG);
+            assert_ne!(index, NO_ARG, "{global} is not resolved here");
+            options.args[index as usize] = *value;
+        }
+        let program = self.ebpf.program(program).expect(program);
+        let aya::programs::Program::RawTracePoint(program) = program else { panic!("kind") };
+        program.test_run(options).expect("runs").return_value
+    }
+
+    pub(crate) fn row(&self, index: u32) -> Row {
+        let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
+        let map: PerCpuArray<&MapData, Row> = map.try_into().expect("per-CPU array");
+        let mut sum = [0; sensor_ebpf::spec::ROW_WORDS];
+        for row in map.get(&index, 0).expect("row").iter() {
+            for (to, from) in sum.iter_mut().zip(row) {
+                *to += from;
+            }
+        }
+        sum
+    }
+
+    pub(crate) fn probe(&self, id: Id) -> Row {
+        self.row(id as u32)
+    }
+
+    pub(crate) fn lost(&self) -> BTreeMap<&'static str, u64> {
+        let row = self.row(loss::ROW);
+        loss::REASONS.iter().copied().zip(row).filter(|(_, n)| *n > 0).collect()
+    }
+
+    pub(crate) fn slots(&self) -> Vec<Slot> {
+        let map = self.ebpf.map("INFLIGHT").expect("INFLIGHT");
+        let map: Array<&MapData, [u64; CHUNK_WORDS]> = map.try_into().expect("array");
+        (0..u32::try_from(CHUNKS).expect("fits"))
+            .flat_map(|i| map.get(&i, 0).expect("chunk").as_chunks::<5>().0.to_vec())
+            .map(|[owner, start_ns, inner_ns, aux, unsettled_ns]| Slot {
+                owner,
+                start_ns,
+                inner_ns,
+                aux,
+                unsettled_ns,
+            })
+            .collect()
+    }
+
+    pub(crate) fn inside(&self) -> [u32; KINDS] {
+        Inside::of(self.slots().into_iter(), now()).tasks
+    }
+
+    pub(crate) fn stalls(&self) -> BTreeMap<u64, [u64; Cause::COUNT]> {
+        let map = self.ebpf.map("STALLS").expect("STALLS");
+        let map: HashMap<&MapData, u64, [u64; Cause::COUNT]> = map.try_into().expect("hash");
+        let mut stalls: BTreeMap<u64, [u64; Cause::COUNT]> =
+            map.iter().map(|entry| entry.expect("entry")).collect();
+        for slot in self.slots().iter().filter(|s| s.unsettled_ns != 0) {
+            if let Some(cause) = slot.cause() {
+                stalls.entry(slot.aux).or_default()[cause as usize] += slot.unsettled_ns;
+            }
+        }
+        stalls
+    }
+
+    pub(crate) fn events(&mut self) -> Vec<What> {
+        let mut all = Vec::new();
+        while let Some(record) = self.events.next() {
+            all.push(events::decode(&record, 4096).expect("decodes").1);
+        }
+        all
+    }
+}
+
+/// Places for the arguments that this kernel does not pass: of events that it lacks, and the other
+/// form where there are two. Nothing is attached, so any place will do that differs from the
+/// program's others.
+fn made_up(btf: &Btf) -> impl Iterator<Item = (&'static str, u32)> {
+    let programs = probes::ALL.iter().flat_map(|probe| probe.programs);
+    programs.flat_map(move |program| {
+        let (_, event) = program.event.split_once(':').expect("system:event");
+        let lacking = if btf.tracepoint(event).is_none() { program.args } else { &[] };
+        lacking.iter().chain(program.one_of).map(|arg| arg.global).zip(0..)
+    })
+}
+
+/// The first word of a metric.
+pub(crate) fn at(id: Id, metric: &str) -> usize {
+    let metric = probes::ALL[id as usize].metrics.iter().find(|m| m.name == metric);
+    match metric.expect("a metric of this name").shape {
+        Shape::Counter { at }
+        | Shape::Histogram { at }
+        | Shape::Stall { at, .. }
+        | Shape::NodeActive { at, .. }
+        | Shape::Lowest { at, .. }
+        | Shape::Highest { at, .. } => at,
+        Shape::Inside { .. } => panic!("not in the row"),
+    }
+}
+
+/// Observations and sum of a histogram.
+pub(crate) fn histogram(row: &Row, at: usize) -> (u64, u64) {
+    (row[at + 1..at + hist::WORDS].iter().sum(), row[at])
+}
+
+pub(crate) fn now() -> u64 {
+    sensor_user::host::clock::monotonic_ns()
+}

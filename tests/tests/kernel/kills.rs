@@ -1,0 +1,189 @@
+//! OOM kills, their victims' exits, and SIGKILL by others.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{HashMap, MapData};
+use sensor_ebpf::{event::Tag, probes::Id, spec::NO_ARG};
+use sensor_user::events::What;
+
+use crate::bench::{Bench, at, histogram};
+
+/// Not a kernel address: reading it fails, and what was to be read is 0.
+const SOME_TASK: u64 = 0x1000;
+const SEND_SIG_PRIV: u64 = 1;
+
+fn oom_sigkill(bench: &Bench, sig: u64, info: u64, task: u64) {
+    let args = [("ARG_OOM_SIG", sig), ("ARG_OOM_INFO", info), ("ARG_OOM_TARGET", task)];
+    bench.run("oom_sigkill", &args);
+}
+
+#[test]
+fn an_oom_kill_is_a_kernel_sigkill_followed_by_mark_victim_of_the_same_task() {
+    let mut bench = Bench::new();
+    let kills = |bench: &Bench| {
+        let row = bench.probe(Id::oom_kill);
+        let at = at(Id::oom_kill, "oom_kills");
+        (row[at], row[at + 1])
+    };
+    // Already exiting: no SIGKILL went before.
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    // Another signal, another sender, another task.
+    for (sig, info, task) in
+        [(15, SEND_SIG_PRIV, SOME_TASK), (9, 0, SOME_TASK), (9, SEND_SIG_PRIV, SOME_TASK + 8)]
+    {
+        oom_sigkill(&bench, sig, info, task);
+        bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    }
+    assert_eq!(kills(&bench), (0, 0));
+    assert_eq!(bench.events(), []);
+
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    // The same victim again, without a new SIGKILL: not a second kill.
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    assert_eq!(kills(&bench), (1, 0), "no reclaim before it: global");
+
+    bench.run("memcg_begin", &[]);
+    bench.run("memcg_end", &[("ARG_MEMCG_FREED", 0)]);
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    assert_eq!(kills(&bench), (1, 1), "limit reclaim before it: memcg");
+
+    bench.run("direct_begin", &[]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 0)]);
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    assert_eq!(kills(&bench), (2, 1), "global reclaim was the last");
+
+    let events = bench.events();
+    assert_eq!(events.len(), 3);
+    for event in events {
+        let What::OomKill { trigger, .. } = event else { panic!("{event:?}") };
+        assert_eq!(trigger.pid, std::process::id());
+        assert_eq!(
+            trigger.tid,
+            u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).expect("positive")
+        );
+    }
+}
+
+#[test]
+fn a_task_that_shared_a_victim_s_memory_is_not_a_second_kill() {
+    let mut bench = Bench::new();
+    // The kernel kills A, and with it B, which shares A's memory; B is the trigger.
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK + 8);
+    // B goes on reclaiming, comes to the OOM killer again and is let into the reserves.
+    bench.run("direct_begin", &[]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 0)]);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK + 8)]);
+    assert_eq!(bench.probe(Id::oom_kill)[at(Id::oom_kill, "oom_kills")], 1);
+    assert_eq!(bench.events().len(), 1);
+}
+
+#[test]
+fn a_kernel_that_tells_only_a_pid_is_understood_too() {
+    // The pid of SOME_TASK reads as 0.
+    let bench = Bench::with_globals(&[("ARG_VICTIM_TASK", NO_ARG)]);
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_PID", 77)]);
+    assert_eq!(bench.probe(Id::oom_kill), [0; 128], "not the pid of the task that got SIGKILL");
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_PID", 0)]);
+    assert_eq!(bench.probe(Id::oom_kill)[at(Id::oom_kill, "oom_kills")], 1);
+}
+
+#[test]
+fn a_victim_s_memory_is_back_when_its_address_space_is_gone() {
+    let mut bench = Bench::with_globals(&[("HAVE_EXIT_MMAP", 1)]);
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 0)]);
+    assert_eq!(bench.probe(Id::victim_exit), [0; 128], "nobody's victim");
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 4096)]);
+    assert_eq!(bench.probe(Id::victim_exit), [0; 128], "somebody else's address space");
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 0)]);
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 0)]);
+    let row = bench.probe(Id::victim_exit);
+    assert_eq!(histogram(&row, at(Id::victim_exit, "oom_victim_exit")).0, 1, "once");
+    assert_eq!(bench.events().len(), 2, "a kill and an exit");
+}
+
+#[test]
+fn victims_that_never_exit_are_bounded_and_counted() {
+    // Without exit_mmap victims are kept by process id, which reads as 0 here; so fill the map.
+    let mut bench = Bench::with_globals(&[("HAVE_EXIT_MMAP", 1)]);
+    {
+        let map = bench.ebpf.map_mut("VICTIMS").expect("VICTIMS");
+        let mut map: HashMap<&mut MapData, u64, [u64; 2]> = map.try_into().expect("hash");
+        for mm in 1..=1024u64 {
+            map.insert(mm, [0, 0], 0).expect("room");
+        }
+    }
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    assert_eq!(bench.lost(), BTreeMap::from([("victims_full", 1)]));
+    assert_eq!(bench.events().len(), 1, "the kill itself is told all the same");
+}
+
+#[test]
+fn a_full_ring_buffer_is_counted() {
+    let mut bench = Bench::new();
+    let mut sent = 0u64;
+    while bench.lost().is_empty() {
+        oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+        bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+        sent += 1;
+        assert!(sent < 10_000, "the ring never fills");
+    }
+    assert_eq!(bench.lost(), BTreeMap::from([("ring_full", 1)]));
+    assert_eq!(bench.events().len() as u64, sent - 1, "what was not lost is all there");
+    println!("the ring holds {} OOM kills", sent - 1);
+    assert!(sent > 1000);
+}
+
+fn kill_signal(bench: &Bench, sig: u64, info: u64, result: u64) {
+    bench.run(
+        "kill_signal",
+        &[
+            ("ARG_KILL_SIG", sig),
+            ("ARG_KILL_INFO", info),
+            ("ARG_KILL_TASK", SOME_TASK),
+            ("ARG_KILL_RESULT", result),
+        ],
+    );
+}
+
+#[test]
+fn only_a_delivered_sigkill_from_user_space_is_a_kill_signal() {
+    let mut bench = Bench::new();
+    let by_sender = at(Id::kill_signal, "kill_signals");
+    kill_signal(&bench, 15, 0, 0);
+    kill_signal(&bench, 9, SEND_SIG_PRIV, 0);
+    kill_signal(&bench, 9, 0, 1);
+    assert_eq!(bench.probe(Id::kill_signal), [0; 128]);
+    kill_signal(&bench, 9, 0, 0);
+    assert_eq!(bench.probe(Id::kill_signal)[by_sender], 1, "an unknown sender is `other`");
+    assert_eq!(bench.events(), []);
+
+    let comm = std::fs::read("/proc/thread-self/comm").expect("comm");
+    let mut name = [0; 16];
+    name[..comm.len() - 1].copy_from_slice(&comm[..comm.len() - 1]);
+    {
+        let map = bench.ebpf.map_mut("SENDERS").expect("SENDERS");
+        let mut map: HashMap<&mut MapData, [u8; 16], u32> = map.try_into().expect("hash");
+        map.insert(name, 5 | 1 << 31, 0).expect("room");
+    }
+    kill_signal(&bench, 9, 0, 0);
+    assert_eq!(bench.probe(Id::kill_signal)[by_sender + 5], 1);
+    // A second one at once is counted, but no event: a flood must not crowd out OOM kills.
+    kill_signal(&bench, 9, 0, 0);
+    let counted = bench.probe(Id::kill_signal)[by_sender + 5];
+    let limited = bench.lost().get("rate_limited").copied().unwrap_or(0);
+    let events = bench.events();
+    assert_eq!((counted, events.len() as u64), (2, 2 - limited));
+    let What::KillSignal { sender, target } = &events[0] else { panic!("{events:?}") };
+    assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
+    assert_eq!(Tag::KillSignal as u32, 3);
+}

@@ -1,0 +1,264 @@
+//! What memsensor needs of the kernel, what it does without it, and what it leaves behind.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    os::unix::process::CommandExt as _,
+    process::Command,
+    time::Duration,
+};
+
+use aya::programs::ProgramInfo;
+use rustix::process::Signal;
+use sensor_ebpf::{probes, spec::Program};
+use sensor_tests::{
+    count::has_event,
+    daemon::{Daemon, PATIENCE, get, parse},
+    scope::program,
+};
+
+use crate::{config, running_kernel};
+
+fn programs_of(pid: u32) -> BTreeSet<u32> {
+    let dir = format!("/proc/{pid}/fdinfo");
+    let infos = std::fs::read_dir(dir).expect("fdinfo").map(|e| e.expect("entry").path());
+    infos
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .filter_map(|info| {
+            info.lines().find_map(|l| l.strip_prefix("prog_id:")?.trim().parse().ok())
+        })
+        .collect()
+}
+
+/// Programs in the kernel, by id.
+fn loaded_programs() -> BTreeMap<u32, String> {
+    let name = |p: &ProgramInfo| p.name_as_str().unwrap_or_default().to_owned();
+    let programs = aya::programs::loaded_programs().filter_map(Result::ok);
+    programs.map(|p| (p.id(), name(&p))).collect()
+}
+
+fn names(ids: &BTreeSet<u32>) -> BTreeSet<String> {
+    let all = loaded_programs();
+    ids.iter().map(|id| all.get(id).expect("it is loaded").clone()).collect()
+}
+
+fn programs() -> impl Iterator<Item = &'static Program> {
+    probes::ALL.iter().flat_map(|probe| probe.programs)
+}
+
+/// The programs at tracepoints that this kernel has, by tracefs.
+fn attachable() -> BTreeSet<String> {
+    let can = |program: &&Program| has_event(program.event).expect("tracefs");
+    programs().filter(can).map(|program| program.name.to_owned()).collect()
+}
+
+/// The programs at functions. What a kernel lets attach there is in no list of it.
+fn at_functions() -> BTreeSet<String> {
+    let is = |program: &&Program| {
+        let (system, _) = program.event.split_once(':').expect("system:event");
+        ["fentry", "fexit", "kprobe"].contains(&system)
+    };
+    programs().filter(is).map(|program| program.name.to_owned()).collect()
+}
+
+#[test]
+fn nothing_stays_behind_however_it_ends() {
+    for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
+        let mut daemon = Daemon::start("").expect("daemon");
+        let ours = programs_of(daemon.pid());
+        assert_eq!(&names(&ours) - &at_functions(), attachable(), "{signal:?}");
+        let socket = daemon.socket();
+        assert!(socket.exists());
+        let status = daemon.stop(signal).expect("stop");
+        if signal != Signal::KILL {
+            assert!(status.success(), "{signal:?}: {status}");
+            assert!(!socket.exists(), "the socket is removed");
+        }
+        // The kernel frees programs after a grace period.
+        let end = std::time::Instant::now() + PATIENCE;
+        while !ours.is_disjoint(&loaded_programs().into_keys().collect()) {
+            assert!(std::time::Instant::now() < end, "{signal:?}: programs are still loaded");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Runs memsensor without any capability and as nobody.
+fn as_nobody(args: &[&str]) -> Command {
+    let mut command = nobody(copy_for_all("memsensor"));
+    command.args(args).env("RUST_LOG", "off");
+    command
+}
+
+/// A command as nobody. The standard library leaves root's groups when it changes the user, and the
+/// kernel takes the capabilities away.
+fn nobody(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.uid(65534).gid(65534);
+    command
+}
+
+/// Fails unless a command as nobody has neither root's groups nor any capability.
+fn assert_nobody_has_nothing() {
+    let script = "while read -r line; do echo \"$line\"; done < /proc/self/status";
+    let out = nobody("sh").args(["-c", script]).output().expect("sh");
+    let status = String::from_utf8(out.stdout).expect("UTF-8");
+    let nobody = ["65534"; 4].join(" ");
+    for (name, value) in [("Uid", nobody.as_str()), ("Gid", &nobody), ("Groups", "")] {
+        assert_eq!(field(&status, name).split_whitespace().collect::<Vec<_>>().join(" "), value);
+    }
+    for set in ["CapEff", "CapPrm", "CapAmb"] {
+        assert_eq!(field(&status, set), NOTHING, "{set}");
+    }
+}
+
+/// A field of /proc/PID/status.
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {status:?}")).trim()
+}
+
+/// A copy of a program where everybody may run it.
+fn copy_for_all(name: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let copy = std::env::temp_dir().join(format!("memsensor-test-{}-bin", std::process::id()));
+    if !copy.exists() {
+        std::fs::copy(program(name).expect("built"), &copy).expect("copy");
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    }
+    copy
+}
+
+#[test]
+fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
+    assert_nobody_has_nothing();
+    let out = as_nobody(&["run", "--listen", "127.0.0.1:0"]).output().expect("run");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    for part in ["CAP_BPF", "CAP_PERFMON", "AmbientCapabilities"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let out = as_nobody(&["probes"]).output().expect("run");
+    assert_eq!(out.status.code(), Some(3));
+
+    // Degraded: a port of its own choosing cannot be read from a silent log, so take a free one.
+    let addr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        free.local_addr().expect("addr")
+    };
+    // With the default socket, which nobody may not make: then without it.
+    let file = config("nobody.toml", "interval = \"100ms\"");
+    let file = file.to_str().expect("UTF-8");
+    let mut blind =
+        as_nobody(&["run", "--config", file, "--listen", &addr.to_string(), "--allow-degraded"])
+            .spawn()
+            .expect("run");
+    let end = std::time::Instant::now() + PATIENCE;
+    let series = loop {
+        let answer = get(addr, "/metrics", "").map(|a| parse(&a.body));
+        match answer {
+            Ok(series) if series.keys().any(|s| s.starts_with("memsensor_last_sample")) => {
+                break series;
+            }
+            _ => assert!(std::time::Instant::now() < end, "never answered"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let ready = get(addr, "/readyz", "").expect("readyz");
+    assert!(ready.status == 200 && ready.body.contains("\"state\":\"blind\""), "{ready:?}");
+    let pid = rustix::process::Pid::from_child(&blind);
+    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
+    assert!(blind.wait().expect("wait").success());
+    std::fs::remove_file(file).expect("remove");
+    std::fs::remove_file(copy_for_all("memsensor")).expect("remove");
+    // Not measured is absent, and says why.
+    assert!(!series.keys().any(|s| s.starts_with("memsensor_oom_kills_total")), "{series:#?}");
+    let attached: Vec<_> =
+        series.iter().filter(|(s, _)| s.starts_with("memsensor_probe_attached")).collect();
+    assert_eq!(attached.len(), programs().count(), "{attached:?}");
+    assert!(attached.iter().all(|(_, v)| **v == 0.0), "{attached:?}");
+    let info = series
+        .keys()
+        .find(|s| s.starts_with("memsensor_probe_info{probe=\"oom_kill\""))
+        .expect("info");
+    assert!(info.contains("state=\"missing\"") && info.contains("CAP_BPF"), "{info}");
+}
+
+/// Hides the kernel's BTF, or puts damaged BTF in its place, for one run of memsensor.
+fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
+    let damaged = config("btf", "");
+    let hide = match content {
+        None => "mount -t tmpfs none /sys/kernel/btf".to_owned(),
+        Some(bytes) => {
+            std::fs::write(&damaged, bytes).expect("write");
+            format!("mount -o bind {} /sys/kernel/btf/vmlinux", damaged.display())
+        }
+    };
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-c", &format!("{hide} && exec \"$@\""), "sh"])
+        .arg(program("memsensor").expect("memsensor"))
+        .args(["run", "--listen", "127.0.0.1:0"])
+        .env("RUST_LOG", "off")
+        .output()
+        .expect("run");
+    std::fs::remove_file(damaged).expect("remove");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).trim().to_owned())
+}
+
+#[test]
+fn a_kernel_without_usable_btf_is_refused_and_not_guessed_at() {
+    let (code, said) = without_btf(None);
+    assert_eq!(code, Some(3), "{said}");
+    for part in ["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "--allow-degraded"] {
+        assert!(said.contains(part), "{said}");
+    }
+    let whole = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
+    for content in [&b"not BTF at all"[..], &whole[..whole.len() / 2]] {
+        let (code, said) = without_btf(Some(content));
+        assert_eq!(code, Some(3), "{said}");
+        assert!(said.contains("BTF") && said.lines().count() == 1, "{said}");
+    }
+}
+
+/// Sets of capabilities as /proc/PID/status has them.
+const NOTHING: &str = "0000000000000000";
+const ONLY_CAP_BPF: &str = "0000008000000000";
+
+/// Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2) to others, since then only
+/// what makes maps and programs (kernel/bpf/syscall.c).
+fn reading_maps_needs_cap_bpf() -> bool {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled");
+    running_kernel().0 < (5, 19) && disabled.expect("the sysctl").trim() != "0"
+}
+
+#[test]
+fn privileges_are_dropped_once_attached() {
+    let kept = if reading_maps_needs_cap_bpf() { ONLY_CAP_BPF } else { NOTHING };
+    let daemon = Daemon::start("").expect("daemon");
+    for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {
+        let status =
+            std::fs::read_to_string(task.expect("thread").path().join("status")).expect("status");
+        for (set, expected) in
+            [("CapEff", kept), ("CapPrm", kept), ("CapInh", NOTHING), ("CapAmb", NOTHING)]
+        {
+            assert_eq!(field(&status, set), expected, "{set} of {}", field(&status, "Name"));
+        }
+        assert_eq!(field(&status, "NoNewPrivs"), "1");
+    }
+}
+
+#[test]
+fn a_probe_that_is_switched_off_is_absent_and_the_others_work() {
+    let config = "[probes]\nrequired = []\n\
+                  disabled = [\"oom_kill\", \"throttle\", \"pfmemalloc_throttle\"]";
+    let daemon = Daemon::start(config).expect("daemon");
+    let series = daemon.metrics().expect("metrics");
+    let has = |name: &str| series.keys().any(|s| s.starts_with(name));
+    assert!(!has("memsensor_oom_kills") && !has("memsensor_reclaim_throttle"));
+    assert!(!has("memsensor_stall_seconds_total{cause=\"throttle\"}"));
+    assert!(has("memsensor_stall_seconds_total{cause=\"direct_reclaim\"}"));
+    assert!(has("memsensor_probe_info{probe=\"throttle\",state=\"disabled\""));
+    assert_eq!(series["memsensor_probe_attached{probe=\"oom_kill\",program=\"mark_victim\"}"], 0.0);
+    assert_eq!(series["memsensor_probe_attached{probe=\"kswapd\",program=\"kswapd_wake\"}"], 1.0);
+}

@@ -1,0 +1,119 @@
+//! Real OOM kills and real reclaim on this kernel, and the daemon from outside.
+//!
+//! Each test makes its own cgroups and daemon and removes them. What memsensor says is compared
+//! with what the kernel counts itself (vmstat, memory.stat) and with its trace of the same events.
+//! Needs root. Run one at a time: the counts are the whole machine's.
+//!
+//! * [`oom`]: OOM kills.
+//! * [`reclaim`]: reclaim and compaction.
+//! * [`signals`]: SIGKILL by others.
+//! * [`host`]: what memsensor needs of the kernel, what it does without, and what it leaves behind.
+//! * [`serving`]: what consumers meet.
+//!
+//! All but `serving` also run where there is little else than a kernel: of the host's programs they
+//! use sh, mount, umount, unshare and sleep.
+
+#![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
+
+mod host;
+mod oom;
+mod reclaim;
+mod serving;
+mod signals;
+mod unified;
+
+use std::{
+    collections::BTreeMap,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use sensor_tests::{
+    count::vmstat,
+    daemon::{PATIENCE, delta},
+    scope::{Scope, program},
+};
+use sensor_user::events::{Process, Scope as OomScope, What};
+
+const OOM_KILLS: [&str; 2] =
+    ["memsensor_oom_kills_total{scope=\"global\"}", "memsensor_oom_kills_total{scope=\"memcg\"}"];
+
+fn hog(scope: &Scope, args: &[&str]) -> Command {
+    let mut command = scope.command(program("hog").expect("hog"));
+    command.args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// Runs a hog that must be killed; its process id.
+fn killed(scope: &Scope, args: &[&str]) -> u32 {
+    let mut child = hog(scope, args).spawn().expect("start hog");
+    let pid = child.id();
+    let status = child.wait().expect("wait");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    assert_eq!(signal, Some(9), "hog {args:?} ended with {status}, it should have been killed");
+    pid
+}
+
+fn oom_kills_of_vmstat() -> f64 {
+    vmstat().expect("vmstat")["oom_kill"] as f64
+}
+
+fn is_kill(what: &What) -> bool {
+    matches!(what, What::OomKill { .. })
+}
+
+fn as_kill(what: &What) -> (OomScope, &Process, &Process) {
+    let What::OomKill { scope, victim, trigger, .. } = what else { panic!("{what:?}") };
+    (*scope, victim, trigger)
+}
+
+fn wait_for_line(child: &mut Child) {
+    use std::io::BufRead as _;
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().expect("piped");
+    std::io::BufReader::new(stdout).read_line(&mut line).expect("a line");
+    assert!(!line.is_empty(), "the child ended before it said anything");
+}
+
+fn assert_no_losses(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) {
+    for series in after.keys().filter(|s| s.starts_with("memsensor_events_lost_total")) {
+        assert_eq!(delta(before, after, series).expect("series"), 0.0, "{series}");
+    }
+}
+
+/// The sum of a counter over its labels.
+fn sum(series: &BTreeMap<String, f64>, name: &str) -> f64 {
+    series.iter().filter(|(s, _)| s.split('{').next() == Some(name)).map(|(_, v)| v).sum()
+}
+
+fn run_memsensor(args: &[&str]) -> (Option<i32>, String) {
+    let out = Command::new(program("memsensor").expect("memsensor"))
+        .args(args)
+        .env("RUST_LOG", "off")
+        .output()
+        .expect("run memsensor");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).trim().to_owned())
+}
+
+/// Writes a configuration for a test and returns its path.
+fn config(name: &str, text: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("memsensor-test-{}-{name}", std::process::id()));
+    std::fs::write(&path, text).expect("write");
+    path
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let end = std::time::Instant::now() + PATIENCE;
+    while !done() {
+        assert!(std::time::Instant::now() < end, "never {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Major and minor version of the running kernel, and its release.
+fn running_kernel() -> ((u32, u32), String) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or_else(|| panic!("{release}"));
+    ((next(), next()), release)
+}

@@ -1,0 +1,133 @@
+//! OOM kills: each found once, with its victim and its trigger.
+
+use std::{collections::BTreeMap, process::Stdio};
+
+use sensor_tests::{
+    daemon::{Daemon, PATIENCE, delta},
+    scope::{MIB, Scope},
+};
+use sensor_user::events::{Scope as OomScope, What};
+
+use crate::{
+    OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, wait_for_line,
+};
+
+#[test]
+fn an_oom_kill_is_found_everywhere() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("kill", 32 * MIB).expect("scope");
+    let (before, kernel_before) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
+    let pid = killed(&scope, &["--adj", "321", "anon", "64"]);
+    let events = daemon.wait_for_events(1, is_kill).expect("the kill");
+    let after = daemon.metrics().expect("metrics");
+
+    assert_eq!(oom_kills_of_vmstat() - kernel_before, 1.0);
+    assert_eq!(delta(&before, &after, OOM_KILLS[0]).expect("global"), 0.0);
+    assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), 1.0);
+    assert_eq!(events.len(), 1);
+    let (oom, victim, trigger) = as_kill(&events[0].what);
+    assert_eq!(oom, OomScope::Memcg);
+    for process in [victim, trigger] {
+        assert_eq!((process.pid, process.comm.as_str(), process.uid), (pid, "hog", 0));
+        assert_eq!(process.cgroup_id, scope.id().expect("id"));
+        assert_eq!(process.cgroup.as_deref(), Some(scope.path().as_str()));
+        assert_eq!(process.oom_score_adj, 321);
+    }
+    let What::OomKill { memory, .. } = &events[0].what else { panic!() };
+    assert!(memory.anon_bytes > 24 * MIB && memory.anon_bytes <= 32 * MIB, "{memory:?}");
+    assert!(memory.virtual_bytes >= 64 * MIB, "{memory:?}");
+    assert!(memory.page_tables_bytes > 0 && memory.page_tables_bytes < MIB, "{memory:?}");
+    // Its memory came back, and the time is in the histogram.
+    let exits = daemon.wait_for_events(1, |w| matches!(w, What::VictimExit { .. })).expect("exit");
+    let What::VictimExit { pid: gone, seconds } = exits[0].what else { panic!() };
+    assert_eq!(gone, pid);
+    assert!(seconds > 0.0 && seconds < PATIENCE.as_secs_f64());
+    let exits = delta(&before, &after, "memsensor_oom_victim_exit_seconds_count").expect("count");
+    assert_eq!(exits, 1.0);
+    // Limit reclaim came before it, and is a stall.
+    let stall = "memsensor_stall_seconds_total{cause=\"memcg_reclaim\"}";
+    assert!(delta(&before, &after, stall).expect("stall") > 0.0);
+}
+
+#[test]
+fn the_victim_is_not_the_trigger() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("trigger", 64 * MIB).expect("scope");
+    let big = &["--adj", "1000", "--comm-hex", "626967", "anon", "44", "hold"];
+    let mut victim = hog(&scope, big).stdout(Stdio::piped()).spawn().expect("victim");
+    wait_for_line(&mut victim);
+    // Small, but its allocation is what does not fit; by so little that the first pages of the victim
+    // make room, or the kernel may kill it as well while the rest is being freed.
+    let small = &["--comm-hex", "736d616c6c", "anon", "22"];
+    let kernel_before = oom_kills_of_vmstat();
+    let mut trigger = hog(&scope, small).spawn().expect("trigger");
+    let status = trigger.wait().expect("wait");
+    victim.wait().expect("wait");
+    let kills = if status.success() { 1 } else { 2 };
+    assert_eq!(oom_kills_of_vmstat() - kernel_before, kills as f64, "trigger: {status}");
+    let events = daemon.wait_for_events(kills, is_kill).expect("the kill");
+    assert_eq!(events.len(), kills);
+    let (_, found_victim, found_trigger) = as_kill(&events[0].what);
+    assert_eq!((found_victim.pid, found_victim.comm.as_str()), (victim.id(), "big"));
+    assert_eq!((found_trigger.pid, found_trigger.comm.as_str()), (trigger.id(), "small"));
+    assert_eq!((found_victim.oom_score_adj, found_trigger.oom_score_adj), (1000, 0));
+}
+
+#[test]
+fn parallel_kills_are_all_found_and_none_twice() {
+    const SCOPES: usize = 8;
+    const ROUNDS: usize = 3;
+    let daemon = Daemon::start("").expect("daemon");
+    let scopes: Vec<_> = (0..SCOPES)
+        .map(|i| Scope::new(&format!("parallel{i}"), 16 * MIB).expect("scope"))
+        .collect();
+    let (before, kernel_before) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
+    let mut expected = BTreeMap::new();
+    for _ in 0..ROUNDS {
+        let mut running: Vec<_> = scopes
+            .iter()
+            .map(|scope| (scope, hog(scope, &["anon", "32"]).spawn().expect("start hog")))
+            .collect();
+        for (scope, child) in &mut running {
+            child.wait().expect("wait");
+            expected.insert(child.id(), scope.path());
+        }
+    }
+    let events = daemon.wait_for_events(SCOPES * ROUNDS, is_kill).expect("kills");
+    let after = daemon.metrics().expect("metrics");
+    let found: BTreeMap<_, _> = events
+        .iter()
+        .map(|event| as_kill(&event.what).1)
+        .map(|victim| (victim.pid, victim.cgroup.clone().unwrap_or_default()))
+        .collect();
+    assert_eq!(found, expected);
+    assert_eq!(events.len(), SCOPES * ROUNDS, "none twice");
+    let kernel = oom_kills_of_vmstat() - kernel_before;
+    assert_eq!(kernel, (SCOPES * ROUNDS) as f64);
+    assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), kernel);
+    assert_eq!(delta(&before, &after, OOM_KILLS[0]).expect("global"), 0.0);
+    assert_no_losses(&before, &after);
+}
+
+#[test]
+fn a_fork_heavy_victim_and_a_threaded_one_agree_with_the_kernel() {
+    let daemon = Daemon::start("").expect("daemon");
+    let (before, kernel_before) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
+    let forks = Scope::new("forks", 48 * MIB).expect("scope");
+    // The parent waits for children of which several are killed; it may be killed as well.
+    let mut parent = hog(&forks, &["forks", "24", "4"]).spawn().expect("forks");
+    let threads = Scope::new("threads", 32 * MIB).expect("scope");
+    let threaded = killed(&threads, &["threads", "16", "4"]);
+    daemon.wait_for_events(2, is_kill).expect("kills");
+    drop(forks);
+    parent.wait().expect("wait");
+    let kernel = oom_kills_of_vmstat() - kernel_before;
+    let after = daemon.metrics().expect("metrics");
+    assert!(kernel >= 2.0, "{kernel} kills");
+    assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), kernel);
+    let events = daemon.events().expect("events");
+    let victims: Vec<_> = events.iter().filter(|e| is_kill(&e.what)).collect();
+    assert_eq!(victims.len() as f64, kernel, "an event for each");
+    let of_threaded = victims.iter().filter(|e| as_kill(&e.what).1.pid == threaded).count();
+    assert_eq!(of_threaded, 1, "one process with 16 threads is one kill");
+}

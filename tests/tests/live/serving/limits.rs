@@ -1,0 +1,86 @@
+//! Clients that are slow, silent or deaf harm nobody else.
+
+use std::{io::Write as _, net::TcpStream, process::Command};
+
+use rustix::process::Signal;
+use sensor_tests::{
+    daemon::{Daemon, get},
+    scope::program,
+};
+
+use super::agent_check;
+use crate::{config, wait_until};
+
+#[test]
+fn silent_and_slow_clients_harm_nobody() {
+    let daemon =
+        Daemon::start("[http]\nmax_connections = 4\nhead_timeout = \"1s\"").expect("daemon");
+    let addr = daemon.listening[0];
+    // As many as may be open, none of which ever sends a whole head.
+    let mut slow: Vec<_> = (0..4).map(|_| TcpStream::connect(addr).expect("connect")).collect();
+    for stream in &mut slow {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("write");
+    }
+    let answer = daemon.get("/readyz", "").expect("an answer once the slow ones are dropped");
+    assert_eq!(answer.status, 200);
+    // The agent-check has connections of its own, and never waits for what a client says.
+    let silent: Vec<_> =
+        (0..32).map(|_| TcpStream::connect(daemon.listening[1]).expect("connect")).collect();
+    assert_eq!(agent_check(&daemon), "up ready 100%\n");
+    drop((slow, silent));
+    let head = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));
+    let mut large = TcpStream::connect(addr).expect("connect");
+    // It may hang up before all is written.
+    let _ = large.write_all(head.as_bytes());
+    assert_eq!(daemon.get("/livez", "").expect("still alive").status, 200);
+}
+
+/// Clients that ask and never read, as many as may be connected, and more questions than answers fit
+/// into their buffers.
+#[test]
+fn clients_that_do_not_read_are_dropped() {
+    let daemon = Daemon::start("[http]\nmax_connections = 4\ndeadline = \"1s\"").expect("daemon");
+    let deaf: Vec<_> = (0..8)
+        .map(|_| {
+            let mut stream = TcpStream::connect(daemon.listening[0]).expect("connect");
+            // It may hang up before all is written.
+            let _ =
+                stream.write_all("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400).as_bytes());
+            stream
+        })
+        .collect();
+    assert_eq!(daemon.get("/readyz", "").expect("an answer once they are dropped").status, 200);
+    drop(deaf);
+}
+
+#[test]
+fn an_idle_listener_holds_no_connection_of_another() {
+    let daemon = Daemon::start("[http]\nmax_connections = 1").expect("daemon");
+    // The daemon's own tests ask one listener only; give it a second by the command line.
+    let (a, b) = {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let (a, b) = (free(), free());
+        (a.local_addr().expect("addr"), b.local_addr().expect("addr"))
+    };
+    drop(daemon);
+    let socket = std::env::temp_dir().join(format!("memsensor-test-{}-two", std::process::id()));
+    let file = config(
+        "two.toml",
+        &format!("socket = \"{}\"\n[http]\nmax_connections = 1", socket.display()),
+    );
+    let mut two = Command::new(program("memsensor").expect("memsensor"))
+        .args(["run", "--config", file.to_str().expect("UTF-8")])
+        .args(["--listen", &a.to_string(), "--listen", &b.to_string()])
+        .env("RUST_LOG", "off")
+        .spawn()
+        .expect("run");
+    wait_until("ready", || get(a, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    for _ in 0..3 {
+        assert_eq!(get(a, "/readyz", "").expect("first").status, 200);
+    }
+    assert_eq!(get(b, "/readyz", "").expect("second").status, 200);
+    let pid = rustix::process::Pid::from_child(&two);
+    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
+    assert!(two.wait().expect("wait").success());
+    std::fs::remove_file(file).expect("remove");
+}

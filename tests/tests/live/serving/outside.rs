@@ -1,0 +1,113 @@
+//! The world around the daemon: what is in its place already, and readers that went away.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use sensor_tests::{
+    daemon::{Daemon, get},
+    scope::program,
+};
+
+use crate::{config, run_memsensor, wait_until};
+
+#[test]
+fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = taken.local_addr().expect("addr").to_string();
+    let socket = config("socket", "");
+    let free = config("free.toml", &format!("socket = \"{}\"", socket.display()));
+    let (code, said) =
+        run_memsensor(&["run", "--config", free.to_str().expect("UTF-8"), "--listen", &addr]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(
+        said.contains(&addr) && said.contains("--listen") && said.lines().count() == 1,
+        "{said}"
+    );
+
+    let bad = config("bad.toml", "listen = [\"0.0.0.0:9817\"]\nintervall = \"1s\"\n");
+    for args in [
+        ["run", "--config", bad.to_str().expect("UTF-8")],
+        ["config", "check", bad.to_str().expect("UTF-8")],
+    ] {
+        let (code, said) = run_memsensor(&args);
+        assert_eq!(code, Some(2), "{said}");
+        for part in [bad.to_str().expect("UTF-8"), "line 2", "intervall", "interval"] {
+            assert!(said.contains(part), "{said:?} does not say {part:?}");
+        }
+        assert_eq!(said.lines().count(), 1, "{said:?}");
+    }
+
+    let daemon = Daemon::start("").expect("daemon");
+    let same = config(
+        "same.toml",
+        &format!("listen = [\"127.0.0.1:0\"]\nsocket = \"{}\"", daemon.socket().display()),
+    );
+    let (code, said) = run_memsensor(&["run", "--config", same.to_str().expect("UTF-8")]);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("another memsensor answers there"), "{said}");
+
+    let (code, said) = run_memsensor(&["events", "--socket", "/nonexistent/socket"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is memsensor running"), "{said}");
+    for path in [free, bad, same, socket] {
+        std::fs::remove_file(path).expect("remove");
+    }
+}
+
+#[test]
+fn the_daemon_outlives_the_reader_of_its_log() {
+    let addr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        free.local_addr().expect("addr")
+    };
+    let socket = std::env::temp_dir().join(format!("memsensor-test-{}-log", std::process::id()));
+    let file = config("log.toml", &format!("socket = \"{}\"", socket.display()));
+    let mut daemon = Command::new(program("memsensor").expect("memsensor"))
+        .args(["run", "--config", file.to_str().expect("UTF-8"), "--listen", &addr.to_string()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run");
+    drop(daemon.stderr.take());
+    wait_until("ready", || get(addr, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
+    let status = daemon.wait().expect("wait");
+    assert!(status.success(), "{status}");
+    std::fs::remove_file(file).expect("remove");
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    let memsensor = program("memsensor").expect("memsensor");
+    for command in ["probes", "config defaults"] {
+        let mut child = Command::new(&memsensor)
+            .args(command.split(' '))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run");
+        drop(child.stdout.take());
+        let out = child.wait_with_output().expect("wait");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), said.as_ref()), (Some(0), ""), "{command}");
+    }
+}
+
+#[test]
+fn a_file_in_the_place_of_the_socket_is_left_alone() {
+    let precious = config("precious", "do not delete");
+    let file = config("precious.toml", &format!("socket = \"{}\"", precious.display()));
+    let (code, said) = run_memsensor(&[
+        "run",
+        "--config",
+        file.to_str().expect("UTF-8"),
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("is no socket"), "{said}");
+    assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "do not delete");
+    for path in [precious, file] {
+        std::fs::remove_file(path).expect("remove");
+    }
+}

@@ -1,0 +1,69 @@
+//! SIGKILL by others than the kernel's OOM killer.
+
+use std::process::{Child, Command, Stdio};
+
+use sensor_tests::{
+    daemon::{Daemon, delta},
+    scope::{MIB, Scope, program},
+};
+use sensor_user::events::What;
+
+use crate::{killed, running_kernel, unified::Unified, wait_for_line};
+
+fn sleeper() -> Child {
+    Command::new("sleep").arg("60").spawn().expect("sleep")
+}
+
+const EARLYOOM: &str = "memsensor_kill_signals_total{sender=\"earlyoom\"}";
+const OTHER: &str = "memsensor_kill_signals_total{sender=\"other\"}";
+
+#[test]
+fn a_kill_by_an_oom_daemon_is_an_event_and_others_are_counted() {
+    let daemon = Daemon::start("").expect("daemon");
+    let before = daemon.metrics().expect("metrics");
+    let hog = program("hog").expect("hog");
+    let mut targets = [sleeper(), sleeper()];
+    // "earlyoom" in hex; then a sender that nobody knows.
+    let known = ["--comm-hex", "6561726c796f6f6d"];
+    for (target, name) in targets.iter_mut().zip([&known[..], &[]]) {
+        let killer =
+            Command::new(&hog).args(name).args(["kill", &target.id().to_string()]).status();
+        assert!(killer.expect("killer").success());
+        target.wait().expect("wait");
+    }
+    let events = daemon.wait_for_events(1, |w| matches!(w, What::KillSignal { .. })).expect("kill");
+    let What::KillSignal { sender, target } = &events[0].what else { panic!() };
+    assert_eq!((sender.comm.as_str(), target.comm.as_str()), ("earlyoom", "sleep"));
+    assert_eq!(target.pid, targets[0].id());
+    let after = daemon.metrics().expect("metrics");
+    assert_eq!(delta(&before, &after, EARLYOOM).expect("earlyoom"), 1.0);
+    assert_eq!(delta(&before, &after, OTHER).expect("other"), 1.0);
+    assert_eq!(events.len(), 1, "the other killer is counted only");
+}
+
+#[test]
+fn the_kernel_s_own_sigkill_is_not_a_kill_signal_and_cgroup_kill_is() {
+    let daemon = Daemon::start("").expect("daemon");
+    let before = daemon.metrics().expect("metrics");
+    let scope = Scope::new("sigkill", 16 * MIB).expect("scope");
+    killed(&scope, &["anon", "32"]);
+    let after_oom = daemon.metrics().expect("metrics");
+    assert_eq!(delta(&before, &after_oom, OTHER).expect("other"), 0.0, "an OOM kill");
+
+    let group = Unified::new("sigkill");
+    let kill = group.path().join("cgroup.kill");
+    if !kill.exists() {
+        let (version, release) = running_kernel();
+        assert!(version < (5, 14), "{} is missing on {release}", kill.display());
+        println!("skipped: cgroup.kill is there from 5.14, this is {release}");
+        return;
+    }
+    let mut child = group.command(program("hog").expect("hog"));
+    let mut child =
+        child.args(["anon", "1", "hold"]).stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut child);
+    std::fs::write(&kill, "1").expect("cgroup.kill");
+    child.wait().expect("wait");
+    let after = daemon.metrics().expect("metrics");
+    assert_eq!(delta(&after_oom, &after, OTHER).expect("other"), 1.0, "cgroup.kill by this test");
+}
