@@ -58,7 +58,7 @@ fn run() -> Result<(), String> {
             println!("cargo::rerun-if-changed={}", Path::new(&path).display());
             PathBuf::from(path)
         }
-        None => build(workspace, &bpf_target_dir(&out_dir))?,
+        None => build(workspace, &bpf_target_dir(&out_dir)?)?,
     };
     let elf = fs::read(&built).map_err(|e| format!("read {}: {e}", built.display()))?;
     let elf = without_dwarf(&elf)
@@ -75,12 +75,18 @@ fn var(name: &str) -> Result<String, String> {
     env::var(name).map_err(|e| format!("{name}: {e}; this is for cargo to run"))
 }
 
-/// Where the object is built: `target/bpf-object`. OUT_DIR differs between profiles, and between
+/// Where the object is built: `target/bpf-object`, by architecture. OUT_DIR differs between profiles, and between
 /// build and clippy; the object does not, and in there would be built, `core` and all, for each.
-fn bpf_target_dir(out_dir: &Path) -> PathBuf {
+fn bpf_target_dir(out_dir: &Path) -> Result<PathBuf, String> {
     let build = out_dir.ancestors().find(|dir| dir.ends_with("build"));
-    let target = build.and_then(Path::parent).and_then(Path::parent);
-    target.map_or_else(|| out_dir.join("bpf-object"), |dir| dir.join("bpf-object"))
+    let profile = build.and_then(Path::parent);
+    // With `--target` there is one more level, named after it.
+    let triple = var("TARGET")?;
+    let target = profile.and_then(Path::parent);
+    let target =
+        target.and_then(|dir| if dir.ends_with(&triple) { dir.parent() } else { Some(dir) });
+    let dir = target.map_or_else(|| out_dir.join("bpf-object"), |dir| dir.join("bpf-object"));
+    Ok(dir.join(var("CARGO_CFG_TARGET_ARCH")?))
 }
 
 fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf, String> {

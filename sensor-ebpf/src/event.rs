@@ -64,6 +64,14 @@ pub struct OomKill {
     pub shmem_pages: u64,
     /// Page tables in bytes.
     pub pgtables_bytes: u64,
+    /// 1 if the members below are known.
+    pub has_context: u32,
+    /// Order of the allocation that could not be served; -1 for sysrq-f.
+    pub order: i32,
+    /// Its GFP flags.
+    pub gfp_flags: u32,
+    /// The kernel's `enum oom_constraint`.
+    pub constraint: u32,
 }
 
 /// A victim's memory was given back.

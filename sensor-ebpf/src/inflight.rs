@@ -43,10 +43,12 @@ pub enum Kind {
     Kswapd = 5,
     /// Not a stall: between the OOM killer's SIGKILL and its `mark_victim`.
     OomKill = 6,
+    /// Where a task is put to sleep before direct reclaim, if the node's reserves are nearly gone.
+    Pfmemalloc = 7,
 }
 
 /// Number of kinds, for tables indexed by `Kind as usize`.
-pub const KINDS: usize = 7;
+pub const KINDS: usize = 8;
 
 /// One task inside one thing.
 #[repr(C)]
@@ -59,6 +61,7 @@ pub struct Slot {
     /// While inside: nanoseconds that something nested already accounted for. Once ended: when.
     pub inner_ns: u64,
     /// Reclaim, compaction: cgroup id of the task. kswapd: node. OomKill: the victim's task.
+    /// Pfmemalloc: how often the task had slept before.
     pub aux: u64,
     /// Reclaim, compaction: nanoseconds of ended stalls that are not yet charged to cgroup `aux`.
     /// Settled when the slot is given to another task or cgroup, and when its task exits: a hash
@@ -123,7 +126,7 @@ impl Slot {
         self.owner & 0xff == kind as u64
     }
 
-    /// What its unsettled nanoseconds are charged as; `None` if that kind is no stall.
+    /// What its unsettled nanoseconds are charged as; `None` if that kind never has any.
     #[inline(always)]
     pub fn cause(&self) -> Option<Cause> {
         if self.is(Kind::Memcg) {
@@ -229,7 +232,10 @@ impl Bucket {
         self.0.iter_mut().find(|s| {
             s.active()
                 && s.tid() == tid
-                && (s.is(Kind::Direct) || s.is(Kind::Memcg) || s.is(Kind::Compaction))
+                && (s.is(Kind::Direct)
+                    || s.is(Kind::Memcg)
+                    || s.is(Kind::Compaction)
+                    || s.is(Kind::Pfmemalloc))
         })
     }
 
@@ -262,7 +268,7 @@ impl Bucket {
         if first.active() { Slot::default() } else { core::mem::replace(first, note) }
     }
 
-    /// Takes a note away again.
+    /// Takes a note away again, or a task out of what it is inside of without leaving a note.
     #[inline(always)]
     pub fn take(&mut self, owner: u64) -> Option<Slot> {
         for s in &mut self.0 {
@@ -282,8 +288,12 @@ impl Bucket {
         for s in &self.0 {
             // The kind, if the task is ours; one comparison, for the verifier walks every path.
             let kind = s.owner ^ (u64::from(tid) << 8);
-            if kind.wrapping_sub(Kind::Direct as u64) < 2 && s.inner_ns >= last.ended_ns {
-                last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns: s.inner_ns };
+            // Of an ended one the end, for its start is 0. Who asks is not inside of reclaim, so one
+            // that looks active has ended, and its end was skipped (Loss::Recursion): some time
+            // within it will do.
+            let ended_ns = s.start_ns.wrapping_add(s.inner_ns);
+            if kind.wrapping_sub(Kind::Direct as u64) < 2 && ended_ns >= last.ended_ns {
+                last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns };
             }
         }
         (last.ended_ns > 0).then_some(last)
@@ -366,6 +376,24 @@ mod tests {
     }
 
     #[test]
+    fn a_sleep_before_reclaim_is_a_stall_and_leaves_nothing_behind() {
+        let mut b = Bucket::default();
+        let asleep = owner(7, Kind::Pfmemalloc);
+        b.begin(asleep, 100, 5);
+        assert!(b.stall_of(7).is_some_and(|s| s.exclusive_ns(130) == 30));
+        assert_eq!((b.scanner(7), b.last_reclaim(7)), (None, None), "it reclaims nothing");
+        let slot = b.take(asleep).expect("is inside");
+        assert_eq!((slot.exclusive_ns(150), slot.aux), (50, 5));
+        assert_eq!((b.take(asleep), b.0), (None, Bucket::default().0));
+        // Its end was missed: the reclaim that follows is a stall of its own.
+        b.begin(asleep, 200, 5);
+        b.begin(owner(7, D), 210, 42);
+        assert_eq!(b.end(owner(7, D), 220).expect("in").exclusive_ns(220), 10);
+        assert_eq!(b.begin(asleep, 230, 5).0, Begin::Restarted);
+        assert_eq!(b.take(asleep).expect("in").exclusive_ns(231), 1);
+    }
+
+    #[test]
     fn the_last_reclaim_tells_the_scope_of_an_oom() {
         let mut b = Bucket::default();
         assert_eq!(b.last_reclaim(7), None);
@@ -380,6 +408,16 @@ mod tests {
         assert_eq!(b.take(owner(7, Kind::OomKill)), None);
         assert_eq!(b.forget(7), 0);
         assert_eq!(b.last_reclaim(7), None);
+    }
+
+    /// Its end was skipped: the kill that follows is of the cgroup all the same.
+    #[test]
+    fn a_reclaim_whose_end_was_missed_tells_the_scope_too() {
+        let mut b = Bucket::default();
+        b.begin(owner(7, D), 100, 0);
+        b.end(owner(7, D), 110);
+        b.begin(owner(7, Kind::Memcg), 120, 0);
+        assert_eq!(b.last_reclaim(7), Some(Reclaim { memcg: true, ended_ns: 120 }));
     }
 
     proptest! {

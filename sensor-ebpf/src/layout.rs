@@ -36,6 +36,8 @@ fields! {
     TASK_SIGNAL, OFF_TASK_SIGNAL = "task_struct.signal";
     /// Credentials.
     TASK_CRED, OFF_TASK_CRED = "task_struct.cred";
+    /// How often the task gave its CPU away to wait for something.
+    TASK_NVCSW, OFF_TASK_NVCSW = "task_struct.nvcsw";
     /// The task's css_set.
     TASK_CGROUPS, OFF_TASK_CGROUPS = "task_struct.cgroups";
     /// Threads of the process that have not exited yet.
@@ -69,6 +71,12 @@ fields! {
     KERNFS_ID, OFF_KERNFS_ID = "kernfs_node.id";
     /// Why a signal was sent.
     SIGINFO_CODE, OFF_SIGINFO_CODE = "kernel_siginfo.si_code";
+    /// Order of the allocation that cannot be served; -1 if there is none (sysrq-f).
+    OOM_ORDER, OFF_OOM_ORDER = "oom_control.order";
+    /// Its GFP flags.
+    OOM_GFP_MASK, OFF_OOM_GFP_MASK = "oom_control.gfp_mask";
+    /// `enum oom_constraint`: which part of the machine it may use.
+    OOM_CONSTRAINT, OFF_OOM_CONSTRAINT = "oom_control.constraint";
 }
 
 /// What every program that names a cgroup needs.

@@ -28,13 +28,17 @@ pub enum Loss {
     /// A cgroup's share of the stall clock gave way to another cgroup's. User space fills this in:
     /// an LRU map does not tell what it evicts, so it is what was ever added less what is there.
     CgroupEvicted = 9,
+    /// An event that came while the same program was interrupted on the same CPU: the kernel skips
+    /// it (kernel/trace/bpf_trace.c, __bpf_trace_run). User space fills this in, by the kernel's own
+    /// `recursion_misses` (5.12). Next to never before 7.x, where tracepoints became preemptible.
+    Recursion = 10,
 }
 
 /// Word of the row that counts cgroups ever added to the stall clock; no reason of its own.
 pub const CGROUPS_ADDED: usize = 64;
 
 /// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
-pub const REASONS: [&str; 10] = [
+pub const REASONS: [&str; 11] = [
     "ring_full",
     "unmatched_end",
     "unmatched_begin",
@@ -45,4 +49,5 @@ pub const REASONS: [&str; 10] = [
     "cgroups_full",
     "rate_limited",
     "cgroup_evicted",
+    "recursion",
 ];

@@ -27,14 +27,16 @@ pub struct Probe {
     pub metrics: &'static [Metric],
 }
 
-/// One BPF program and the raw tracepoint it attaches to.
+/// One BPF program and where in the kernel it attaches.
 #[derive(Debug)]
 pub struct Program {
     /// Function name in the BPF object; at most 15 characters, the kernel cuts the rest.
     pub name: &'static str,
-    /// `system:event`, as in tracefs.
+    /// As bpftrace writes it: `system:event` of a tracepoint, `fentry:function`, `fexit:function` or
+    /// `kprobe:function`; see [`Program::hook`].
     pub event: &'static str,
-    /// Arguments that must be there, or the program is not attached.
+    /// Arguments that must be there, or the program is not attached. A kprobe reads none: there they
+    /// are in registers, which differ by architecture.
     pub args: &'static [Arg],
     /// Alternatives of which at least one must be there (an event whose prototype changed).
     pub one_of: &'static [Arg],
@@ -42,6 +44,33 @@ pub struct Program {
     pub fields: &'static [Field],
     /// Whether the probe makes sense without this program.
     pub need: Need,
+}
+
+/// Where a program attaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// A raw tracepoint: kernel developers put it there for us, and it seldom moves.
+    Tracepoint(&'static str),
+    /// The entry of a function, which may be renamed or inlined in any kernel.
+    Fentry(&'static str),
+    /// Its return.
+    Fexit(&'static str),
+    /// The entry of a function by a breakpoint or ftrace, for functions that `fentry` cannot have:
+    /// those with `...`. It costs several times as much.
+    Kprobe(&'static str),
+}
+
+impl Program {
+    /// What [`Program::event`] names.
+    pub fn hook(&self) -> Hook {
+        match self.event.split_once(':') {
+            Some(("fentry", function)) => Hook::Fentry(function),
+            Some(("fexit", function)) => Hook::Fexit(function),
+            Some(("kprobe", function)) => Hook::Kprobe(function),
+            Some((_, event)) => Hook::Tracepoint(event),
+            None => Hook::Tracepoint(self.event),
+        }
+    }
 }
 
 /// Whether a probe can do without a program.
@@ -61,10 +90,10 @@ pub enum Need {
     },
 }
 
-/// A tracepoint argument, found by its parameter name in the running kernel's BTF.
+/// An argument of a tracepoint or function, found by its parameter name in the running kernel's BTF.
 #[derive(Debug, Clone, Copy)]
 pub struct Arg {
-    /// Parameter name in the event's prototype (`TP_PROTO`).
+    /// Parameter name in the prototype (of an event: `TP_PROTO`).
     pub param: &'static str,
     /// The `Global<u32>` that carries its index into the program.
     pub global: &'static str,
@@ -127,12 +156,13 @@ pub enum Shape {
         /// First word.
         at: usize,
     },
-    /// Stall nanoseconds of one cause; stalls still under way are added by user space.
+    /// Stall nanoseconds of one cause; stalls still under way are added by user space, and so are
+    /// those of other probes with the same cause.
     Stall {
         /// Word of the ended stalls.
         at: usize,
-        /// The `cause` label.
-        cause: &'static str,
+        /// The `cause` label; `None` for a metric that has but one.
+        cause: Option<&'static str>,
         /// Which slots of [`crate::inflight`] are such stalls under way.
         kind: Option<Kind>,
     },

@@ -254,7 +254,10 @@ mod tests {
             ("interval = \"1ms\"", "between 50ms and 1m"),
             ("stale_after = \"1s\"", "less than two intervals"),
             ("bpf_log = \"loud\"", "unknown variant `loud`"),
-            ("[probes]\nrequired = [\"oom\"]", "no probe \"oom\"; there are: alloc_retry"),
+            (
+                "[probes]\nrequired = [\"oom\"]",
+                "no probe \"oom\"; there are: alloc_failure, alloc_retry",
+            ),
             ("[probes]\ndisabled = [\"oom_kill\"]", "both required and disabled"),
             ("[http]\nmax_connections = 0", "between 1 and 512"),
             ("interval = \"50ms\"\nwindow = \"1h\"", "more than 600 intervals"),

@@ -54,6 +54,18 @@ pub struct Memory {
     pub virtual_bytes: u64,
 }
 
+/// What the allocation that could not be served asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Context {
+    /// It wanted 2^order pages; -1 if it was no allocation but sysrq-f.
+    pub order: i32,
+    /// GFP flags in hexadecimal; what they mean differs between kernels.
+    pub gfp_flags: String,
+    /// The kernel's name for what it may use of the machine, hence what ran out: `none` (all of it),
+    /// `cpuset`, `memory_policy`, `memcg`; a number where the name is not known.
+    pub constraint: String,
+}
+
 /// What ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -78,6 +90,9 @@ pub enum What {
         trigger: Process,
         /// What the victim had.
         memory: Memory,
+        /// What was asked for, where that could be measured.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        context: Option<Context>,
     },
     /// A victim's memory was given back.
     VictimExit {
@@ -129,6 +144,11 @@ pub fn decode(record: &[u8], page_bytes: u64) -> Option<(u64, What)> {
                 page_tables_bytes: e.pgtables_bytes,
                 virtual_bytes: bytes(e.total_vm_pages),
             },
+            context: (e.has_context != 0).then(|| Context {
+                order: e.order,
+                gfp_flags: format!("{:#x}", e.gfp_flags),
+                constraint: e.constraint.to_string(),
+            }),
         };
         Some((e.time_ns, what))
     } else if tag == Tag::VictimExit as u32 {
@@ -171,6 +191,16 @@ impl What {
             Self::OomKill { victim, trigger, .. } => vec![victim, trigger],
             Self::KillSignal { sender, target } => vec![sender, target],
             Self::VictimExit { .. } => Vec::new(),
+        }
+    }
+
+    /// Replaces the number of a constraint by the kernel's name for it.
+    pub fn name_constraint(&mut self, names: &[Option<String>]) {
+        if let Self::OomKill { context: Some(context), .. } = self
+            && let Ok(i) = context.constraint.parse::<usize>()
+            && let Some(Some(name)) = names.get(i)
+        {
+            context.constraint.clone_from(name);
         }
     }
 }
@@ -247,7 +277,7 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  ", self.time)?;
         match &self.what {
-            What::OomKill { scope, victim, trigger, memory } => {
+            What::OomKill { scope, victim, trigger, memory, context } => {
                 let scope = match scope {
                     Scope::Global => "global",
                     Scope::Memcg => "memcg",
@@ -262,7 +292,13 @@ impl fmt::Display for Event {
                     mib(memory.shmem_bytes),
                     mib(memory.swap_bytes),
                     victim.oom_score_adj,
-                )
+                )?;
+                match context {
+                    Some(Context { order, gfp_flags, constraint }) => {
+                        write!(f, ", order {order}, gfp {gfp_flags}, constraint {constraint}")
+                    }
+                    None => Ok(()),
+                }
             }
             What::VictimExit { pid, seconds } => {
                 write!(f, "OOM victim {pid} gave its memory back after {seconds:.3} s")
@@ -293,6 +329,27 @@ mod tests {
         let (_, what) = decode(bytemuck::bytes_of(&kill(b"x")), 4096).expect("decodes");
         let What::OomKill { scope, memory, .. } = what else { panic!("{what:?}") };
         assert_eq!((scope, memory.anon_bytes), (Scope::Memcg, 40_960));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_told_only_where_it_was_measured() {
+        let event = |kill: &event::OomKill| {
+            let (_, mut what) = decode(bytemuck::bytes_of(kill), 4096).expect("decodes");
+            what.name_constraint(&[Some("none".into()), None, None, Some("memcg".into())]);
+            Event { seq: 1, time: String::new(), what }
+        };
+        let json = |kill: &event::OomKill| serde_json::to_value(event(kill)).expect("serialises");
+        let mut kill = kill(b"x");
+        assert_eq!(json(&kill).get("context"), None);
+        assert!(!event(&kill).to_string().contains("order"));
+        (kill.has_context, kill.order, kill.gfp_flags, kill.constraint) = (1, -1, 0x10_0cca, 3);
+        let context =
+            serde_json::json!({ "order": -1, "gfp_flags": "0x100cca", "constraint": "memcg" });
+        assert_eq!(json(&kill)["context"], context);
+        let said = event(&kill).to_string();
+        assert!(said.ends_with(", order -1, gfp 0x100cca, constraint memcg"), "{said}");
+        kill.constraint = 7;
+        assert_eq!(json(&kill)["context"]["constraint"], "7", "a name that BTF does not have");
     }
 
     #[test]

@@ -141,7 +141,8 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         events: ring
             .map(|ring| {
                 let (stop, events) = (Arc::clone(&stop), Arc::clone(&state.events));
-                spawn("events", move || follow_events(ring, log, &events, &stop))
+                let coverage = Arc::clone(&state.coverage);
+                spawn("events", move || follow_events(ring, log, &coverage, &events, &stop))
             })
             .transpose()?,
         stop,
@@ -288,11 +289,13 @@ const EVENT_POLL: Duration = Duration::from_millis(200);
 fn follow_events(
     mut ring: RingBuf<MapData>,
     mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+    coverage: &Coverage,
     events: &Log,
     stop: &AtomicBool,
 ) {
     let root = cgroup::memory_root();
     let page_bytes = rustix::param::page_size() as u64;
+    let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
     while !stop.load(Ordering::Relaxed) {
         wait_readable(&ring);
         // Victim and trigger, and the kills of a storm, mostly share their cgroup; and finding its
@@ -303,6 +306,7 @@ fn follow_events(
                 warn!("an event of unknown kind or size: {} bytes", record.len());
                 continue;
             };
+            what.name_constraint(constraints);
             for process in what.processes_mut() {
                 if let Some((_, path)) = last.as_ref().filter(|(id, _)| *id == process.cgroup_id) {
                     process.cgroup.clone_from(path);

@@ -59,10 +59,14 @@ impl Sampler {
             self.cgroups_evicted = added.saturating_sub(reader.cgroups());
         }
         self.samples += 1;
-        rows[loss::ROW as usize][Loss::CgroupEvicted as usize] = self.cgroups_evicted;
+        let losses = &mut rows[loss::ROW as usize];
+        losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
+        losses[Loss::Recursion as usize] = reader.recursion_misses();
+        // Before the slots are read: one that is seen active was so at this time, or began later.
+        // Afterwards, a stall could have ended long since, and would count until then.
+        let taken_ns = monotonic_ns();
         let slots = reader.slots()?;
         let costs = reader.costs();
-        let taken_ns = monotonic_ns();
         let inside = Inside::of(slots.into_iter(), taken_ns);
         let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
         self.publish(taken_ns, rows, window_start, inside, costs);

@@ -15,7 +15,7 @@ use std::{
 
 use sensor_ebpf::{
     probes,
-    spec::{Field, NO_ARG},
+    spec::{Field, Hook, NO_ARG},
 };
 use sensor_user::kernel::{
     btf::{Btf, Type},
@@ -37,16 +37,18 @@ const KERNELS: [&str; 8] = [
 type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 
 /// All programs there are; they are attached on every kernel, save for [`REFUSED`].
-const PROGRAMS: [(&str, &[&str]); 10] = [
-    ("oom_kill", &["oom_sigkill", "mark_victim"]),
+const PROGRAMS: [(&str, &[&str]); 12] = [
+    ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
     ("direct_reclaim", &["direct_begin", "direct_end"]),
     ("memcg_reclaim", &["memcg_begin", "memcg_end", "softlimit_begin", "softlimit_end"]),
     ("kswapd", &["kswapd_wake", "kswapd_sleep"]),
     ("reclaim_scan", &["shrink_inactive"]),
     ("throttle", &["throttled"]),
+    ("pfmemalloc_throttle", &["pfmem_end", "pfmem_begin"]),
     ("compaction", &["compact_begin", "compact_end"]),
     ("alloc_retry", &["reclaim_retry", "compact_retry"]),
+    ("alloc_failure", &["alloc_failed"]),
     ("kill_signal", &["kill_signal"]),
 ];
 
@@ -59,12 +61,13 @@ const REFUSED: [(std::ops::Range<usize>, &str, &str); 2] = [
 const NO: u32 = NO_ARG;
 
 /// Positions of arguments, `void *__data` not counted.
-const ARGS: Table<23> = [
+const ARGS: Table<24> = [
     ("ARG_OOM_SIG", [0; 8]),
     ("ARG_OOM_INFO", [1; 8]),
     ("ARG_OOM_TARGET", [2; 8]),
     ("ARG_VICTIM_TASK", [NO, 0, 0, 0, 0, 0, 0, 0]),
     ("ARG_VICTIM_PID", [0, NO, NO, NO, NO, NO, NO, NO]),
+    ("ARG_OOM_CONTROL", [0; 8]),
     ("ARG_EXIT_MM", [NO, NO, 0, 0, 0, 0, 0, 0]),
     ("ARG_DIRECT_FREED", [0; 8]),
     ("ARG_MEMCG_FREED", [0; 8]),
@@ -86,7 +89,7 @@ const ARGS: Table<23> = [
 ];
 
 /// Offsets of members that are read on every kernel.
-const OFFSETS: Table<21> = [
+const OFFSETS: Table<25> = [
     ("OFF_TASK_PID", [2232, 2232, 2416, 2432, 2704, 2704, 2808, 2872]),
     ("OFF_TASK_TGID", [2236, 2236, 2420, 2436, 2708, 2708, 2812, 2876]),
     ("OFF_TASK_COMM", [2736, 2736, 2976, 2976, 3248, 3248, 3344, 3408]),
@@ -94,6 +97,7 @@ const OFFSETS: Table<21> = [
     ("OFF_TASK_MM", [2056, 2056, 2272, 2304, 2576, 2576, 2680, 2744]),
     ("OFF_TASK_SIGNAL", [2832, 2832, 3072, 3072, 3344, 3344, 3448, 3520]),
     ("OFF_TASK_CRED", [2720, 2720, 2960, 2960, 3232, 3232, 3328, 3392]),
+    ("OFF_TASK_NVCSW", [2520, 2520, 2760, 2760, 3032, 3032, 3136, 3200]),
     ("OFF_TASK_CGROUPS", [3328, 3328, 3600, 3584, 3872, 3880, 4000, 4072]),
     ("OFF_SIGNAL_LIVE", [4; 8]),
     ("OFF_SIGNAL_ADJ", [1010, 1010, 1026, 1018, 1026, 1066, 1074, 1074]),
@@ -109,6 +113,9 @@ const OFFSETS: Table<21> = [
     ("OFF_CGROUP_KN", [248, 248, 248, 256, 256, 256, 296, 296]),
     ("OFF_KERNFS_ID", [104, 104, 104, 96, 96, 96, 96, 96]),
     ("OFF_SIGINFO_CODE", [8; 8]),
+    ("OFF_OOM_ORDER", [28; 8]),
+    ("OFF_OOM_GFP_MASK", [24; 8]),
+    ("OFF_OOM_CONSTRAINT", [56; 8]),
 ];
 
 /// Offsets of members that are read only where the memory controller is on cgroup v1.
@@ -122,6 +129,9 @@ const HAVE_TASK_BTF: [u32; 8] = [0, 0, 1, 1, 1, 1, 1, 1];
 
 /// Values 0 to 3 of `vmscan_throttle_state`, since 6.1. Then comes NR_VMSCAN_THROTTLE, no reason.
 const THROTTLE_REASONS: [&str; 4] = ["writeback", "isolated", "noprogress", "congested"];
+
+/// Values 0 to 3 of `oom_constraint`, on all kernels.
+const OOM_CONSTRAINTS: [&str; 4] = ["none", "cpuset", "memory_policy", "memcg"];
 
 /// Values 0 to 8 of `compact_result`, on all kernels.
 const COMPACT_RESULTS: [&str; 9] = [
@@ -256,7 +266,9 @@ fn labels_follow_the_kernels_enums() {
         assert_eq!(values("vmscan_throttle_state"), reasons, "{kernel}");
         let results: Vec<_> = COMPACT_RESULTS.into_iter().enumerate().collect();
         assert_eq!(values("compact_result"), results, "{kernel}");
-        assert_eq!(enums.len(), 2, "an enum that is not tested: {:?}", enums.keys());
+        let constraints: Vec<_> = OOM_CONSTRAINTS.into_iter().enumerate().collect();
+        assert_eq!(values("oom_constraint"), constraints, "{kernel}");
+        assert_eq!(enums.len(), 3, "an enum that is not tested: {:?}", enums.keys());
     }
 }
 
@@ -274,7 +286,8 @@ fn btf_and_tracefs_know_the_same_events() {
             assert!(btf.tracepoint(name).is_some(), "{kernel}: BTF lacks {event}");
         }
         for program in probes::ALL.iter().flat_map(|p| p.programs) {
-            let (system, name) = program.event.split_once(':').expect("system:event");
+            let Hook::Tracepoint(name) = program.hook() else { continue };
+            let (system, _) = program.event.split_once(':').expect("system:event");
             let has = btf.tracepoint(name).is_some();
             if systems.contains(system) {
                 assert_eq!(has, events.contains(program.event), "{kernel}: {}", program.event);
@@ -373,6 +386,72 @@ fn an_argument_of_another_name_or_type_is_refused_with_what_there_is() {
     assert_eq!(*state(&plan, "oom_sigkill"), Err(why.to_owned()));
     let why = "oom:mark_victim has no task or pid (it has: task, uid)";
     assert_eq!(*state(&plan, "mark_victim"), Err(why.to_owned()));
+    let plan = planned(&renamed("6.18.15+deb13-cloud-amd64", "oom_control", "oom_contrat"), true);
+    let why = "fentry:oom_kill_process has no oc (it has: oc, message)";
+    assert_eq!(*state(&plan, "oom_context"), Err(why.to_owned()));
+}
+
+#[test]
+fn a_function_that_is_gone_is_refused_by_name() {
+    for kernel in KERNELS {
+        let plan = planned(&renamed(kernel, "\0oom_kill_process", "\0oom_kill_inlined"), true);
+        let gone = Err("this kernel has no function oom_kill_process".to_owned());
+        assert_eq!(*state(&plan, "oom_context"), gone, "{kernel}");
+        assert_eq!(*state(&plan, "mark_victim"), Ok(()), "{kernel}: it does without");
+
+        let gone = "throttle_direct_reclaim";
+        let plan = planned(&renamed(kernel, gone, "throttle_somehow_else__"), true);
+        let gone = Err(format!("this kernel has no function {gone}"));
+        assert_eq!(*state(&plan, "pfmem_begin"), gone, "{kernel}");
+        assert_eq!(*state(&plan, "pfmem_end"), gone, "{kernel}");
+        assert_eq!(*state(&plan, "throttled"), *state(&planned(&btf(kernel), true), "throttled"));
+
+        let plan = planned(&renamed(kernel, "warn_alloc", "warn_block"), true);
+        let gone = Err("this kernel has no function warn_alloc".to_owned());
+        assert_eq!(*state(&plan, "alloc_failed"), gone, "{kernel}");
+    }
+}
+
+/// Only the last parameter of `warn_alloc` is no parameter: `...`.
+#[test]
+fn functions_have_the_parameters_that_bpftool_shows() {
+    for kernel in KERNELS {
+        let btf = btf(kernel);
+        let params = |function: &str| {
+            let params = btf.function(function).unwrap_or_else(|| panic!("{kernel}: {function}"));
+            params.into_iter().map(|p| (p.name, p.ty)).collect::<Vec<_>>()
+        };
+        let to = |name: &str| Type::PtrTo(name.to_owned());
+        let named = |list: &[(&str, Type)]| {
+            list.iter().map(|(name, ty)| ((*name).to_owned(), ty.clone())).collect::<Vec<_>>()
+        };
+        let expected = [("oc", to("oom_control")), ("message", Type::Other)];
+        assert_eq!(params("oom_kill_process"), named(&expected), "{kernel}");
+        let expected =
+            [("gfp_mask", Type::Int), ("zonelist", to("zonelist")), ("nodemask", Type::Other)];
+        assert_eq!(params("throttle_direct_reclaim"), named(&expected), "{kernel}");
+        let expected = [
+            ("gfp_mask", Type::Int),
+            ("nodemask", Type::Other),
+            ("fmt", Type::Other),
+            ("", Type::Other),
+        ];
+        assert_eq!(params("warn_alloc"), named(&expected), "{kernel}");
+        assert_eq!(btf.function("warn_alloc_"), None);
+    }
+}
+
+/// Before 5.12 (and 5.10.27) a task that sleeps in the function returns to freed memory.
+#[test]
+fn the_end_of_a_function_is_left_alone_where_detaching_may_crash() {
+    for kernel in KERNELS {
+        let plan = planned(&renamed(kernel, "bpf_tramp_image", "bpf_tramp_imago"), true);
+        let why = "this kernel may crash when an fexit program is detached";
+        assert_eq!(*state(&plan, "pfmem_end"), Err(why.to_owned()), "{kernel}");
+        let half = Err("the probe needs pfmem_end too".to_owned());
+        assert_eq!(*state(&plan, "pfmem_begin"), half, "{kernel}");
+        assert_eq!(*state(&plan, "oom_context"), Ok(()), "{kernel}: that is an entry only");
+    }
 }
 
 #[test]

@@ -1,6 +1,9 @@
-//! Raw tracepoint arguments by an index that user space resolved from BTF.
+//! Arguments of tracepoints and functions by an index that user space resolved from BTF.
 
-use aya_ebpf::{EbpfContext as _, Global, programs::RawTracePointContext};
+use aya_ebpf::{
+    EbpfContext, Global,
+    programs::{FEntryContext, RawTracePointContext},
+};
 
 use crate::spec::NO_ARG;
 
@@ -15,6 +18,12 @@ macro_rules! arg_global {
 }
 pub(crate) use arg_global;
 
+/// A context that is an array of `u64`, one for each argument.
+pub(crate) trait Args: EbpfContext {}
+
+impl Args for RawTracePointContext {}
+impl Args for FEntryContext {}
+
 /// Whether user space found the argument.
 #[inline(always)]
 pub(crate) fn has(index: &Global<u32>) -> bool {
@@ -26,7 +35,7 @@ pub(crate) fn has(index: &Global<u32>) -> bool {
 /// The context can only be read at constant offsets. The index is in frozen read-only data, so the
 /// verifier knows it and removes all arms but one.
 #[inline(always)]
-pub(crate) fn get(ctx: &RawTracePointContext, index: &Global<u32>) -> u64 {
+pub(crate) fn get(ctx: &impl Args, index: &Global<u32>) -> u64 {
     match index.load() {
         0 => slot::<0>(ctx),
         1 => slot::<1>(ctx),
@@ -46,7 +55,7 @@ pub(crate) fn get(ctx: &RawTracePointContext, index: &Global<u32>) -> u64 {
 /// half a slot, and fold the arms above into one read at a computed address; the verifier refuses
 /// either.
 #[inline(always)]
-fn slot<const N: usize>(ctx: &RawTracePointContext) -> u64 {
+fn slot<const N: usize>(ctx: &impl Args) -> u64 {
     let at = ctx.as_ptr().cast::<u64>();
     #[cfg(target_arch = "bpf")]
     // SAFETY: the context is an array of u64; the verifier checks N against the event's arguments.

@@ -20,7 +20,9 @@ pub(crate) unsafe fn row<T>(index: u32) -> Option<&'static mut T> {
     const { assert!(size_of::<T>() <= ROW_WORDS * 8 && align_of::<T>() == 8) };
     let row = COUNTERS.get_ptr_mut(index)?;
     // SAFETY: the map value is as large as a Row, T fits into it (above) and any bits are valid
-    // for it (caller); tracepoint programs are not preempted, so this CPU's row is ours.
+    // for it (caller). On one CPU the kernel never runs a program twice at a time, though it may
+    // preempt it (functions; from 7.x tracepoints too): words that two programs write want
+    // `add_atomic`.
     Some(unsafe { &mut *row.cast::<T>() })
 }
 
@@ -37,6 +39,24 @@ pub(crate) fn add(word: usize) {
     if let Some(row) = unsafe { row::<Row>(loss::ROW) }
         && let Some(n) = row.get_mut(word)
     {
-        *n += 1;
+        // SAFETY: a word of a Row. Any program may have been interrupted here by another.
+        unsafe { add_atomic(n, 1) };
     }
+}
+
+/// Adds to a word that another task may be adding to.
+///
+/// The target has no `AtomicU64::fetch_add` (no compare-and-swap before BPF v3), only this.
+///
+/// # Safety
+/// `word` points into a map value, and is 8-byte aligned.
+#[inline(always)]
+pub(crate) unsafe fn add_atomic(word: *mut u64, n: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: map values are never unmapped while a program runs (an LRU element is only reused).
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({word} + 0) += {n}", word = in(reg) word, n = in(reg) n);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    let _ = (word, n);
 }

@@ -34,6 +34,14 @@ pub(crate) fn ended(slot: &Slot, now: u64) -> u64 {
     ns
 }
 
+/// The same for a slot that is gone already and never had a cgroup: charged at once.
+#[inline(always)]
+pub(crate) fn ended_and_gone(cause: Cause, slot: &Slot, now: u64) -> u64 {
+    let ns = ended(slot, now);
+    charge(cause, task::current_cgroup(), ns);
+    ns
+}
+
 /// Charges `ns` that the current task spent asleep inside a stall; returns what counts: 0 if it is
 /// inside of none (kswapd), for then nobody waited. Never more than it has been inside: the kernel
 /// tells sleeps in whole jiffies.
@@ -79,15 +87,6 @@ fn charge(cause: Cause, cgroup: u64, ns: u64) {
 
 #[inline(always)]
 fn add(by_cause: *mut ByCause, i: usize, ns: u64) {
-    // SAFETY: `i` < COUNT, so the word lies in the map value.
-    let word = unsafe { by_cause.cast::<u64>().add(i) };
-    // The target has no `AtomicU64::fetch_add` (no compare-and-swap before BPF v3), only this.
-    #[cfg(target_arch = "bpf")]
-    // SAFETY: a live, 8-byte aligned map value: LRU elements are reused, never unmapped, while a
-    // program runs.
-    unsafe {
-        core::arch::asm!("lock *(u64 *)({word} + 0) += {ns}", word = in(reg) word, ns = in(reg) ns);
-    }
-    #[cfg(not(target_arch = "bpf"))]
-    let _ = (word, ns);
+    // SAFETY: `i` < COUNT, so the word lies in the map value, which is made of u64.
+    unsafe { count::add_atomic(by_cause.cast::<u64>().add(i), ns) };
 }

@@ -13,7 +13,7 @@ use crate::{
     layout::{
         OFF_CGROUP_KN, OFF_CRED_UID, OFF_CSET_DFL_CGRP, OFF_CSET_MEMORY, OFF_CSS_CGROUP,
         OFF_KERNFS_ID, OFF_SIGNAL_ADJ, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
-        OFF_TASK_FLAGS, OFF_TASK_PID, OFF_TASK_SIGNAL, OFF_TASK_TGID,
+        OFF_TASK_FLAGS, OFF_TASK_NVCSW, OFF_TASK_PID, OFF_TASK_SIGNAL, OFF_TASK_TGID,
     },
 };
 
@@ -112,6 +112,16 @@ pub(crate) fn is_kernel_thread() -> bool {
         read::<u32>(current(), &OFF_TASK_FLAGS)
     };
     flags & PF_KTHREAD != 0
+}
+
+/// How often the current task has gone to sleep.
+#[inline(always)]
+pub(crate) fn sleeps() -> u64 {
+    if HAVE_TASK_BTF.load() != 0 {
+        typed_u64(typed_current(), &OFF_TASK_NVCSW)
+    } else {
+        read(current(), &OFF_TASK_NVCSW)
+    }
 }
 
 /// Id of the cgroup that the current task's memory is charged to.

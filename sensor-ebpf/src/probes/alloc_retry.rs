@@ -68,7 +68,10 @@ mod kernel {
 
     use super::{LOOPS, State};
     use crate::{
-        bpf::{args, count::row},
+        bpf::{
+            args,
+            count::{add_atomic, row},
+        },
         probes::Id,
     };
 
@@ -79,7 +82,8 @@ mod kernel {
         let loops = (args::get(&ctx, &ARG_RETRY_LOOPS) as u32 as usize).min(LOOPS - 1);
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::alloc_retry as u32) }) else { return 0 };
-        row.retries += 1;
+        // SAFETY: a word of a live row; both programs of this probe write it.
+        unsafe { add_atomic(&raw mut row.retries, 1) };
         if let Some(n) = row.at_loops.get_mut(loops) {
             *n += 1;
         }
@@ -90,7 +94,8 @@ mod kernel {
     fn compact_retry(_ctx: RawTracePointContext) -> u32 {
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::alloc_retry as u32) } {
-            row.retries += 1;
+            // SAFETY: as above.
+            unsafe { add_atomic(&raw mut row.retries, 1) };
         }
         0
     }

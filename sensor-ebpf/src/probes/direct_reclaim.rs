@@ -63,7 +63,7 @@ pub const PROBE: Probe = Probe {
             help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
             shape: Shape::Stall {
                 at: offset_of!(State, stall_ns) / 8,
-                cause: Cause::DirectReclaim.label(),
+                cause: Some(Cause::DirectReclaim.label()),
                 kind: Some(Kind::Direct),
             },
             labels: &[],

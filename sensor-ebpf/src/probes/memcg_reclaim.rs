@@ -104,7 +104,7 @@ pub const PROBE: Probe = Probe {
             help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
             shape: Shape::Stall {
                 at: offset_of!(State, stall_ns) / 8,
-                cause: Cause::MemcgReclaim.label(),
+                cause: Some(Cause::MemcgReclaim.label()),
                 kind: Some(Kind::Memcg),
             },
             labels: &[],

@@ -4,7 +4,7 @@
 //! `/metrics`, the README's tables) follows from its [`Probe`]. The tests at the end hold every
 //! probe to the rules.
 
-use crate::spec::Probe;
+use crate::spec::{Label, Probe};
 
 macro_rules! probes {
     ($($name:ident,)*) => {
@@ -32,9 +32,17 @@ probes! {
     kswapd,
     reclaim_scan,
     throttle,
+    pfmemalloc_throttle,
     compaction,
     alloc_retry,
+    alloc_failure,
     kill_signal,
+}
+
+/// Kernel enums whose names are labels of metrics, or are shown in events.
+pub fn kernel_enums() -> impl Iterator<Item = Label> {
+    let labels = ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels).copied();
+    labels.filter(|l| matches!(l, Label::KernelEnum { .. })).chain([oom_kill::CONSTRAINT])
 }
 
 /// Why a task stalled on memory. The causes are exclusive: their sum is the time stalled.
@@ -44,7 +52,7 @@ pub enum Cause {
     DirectReclaim,
     /// In limit reclaim of a memory cgroup.
     MemcgReclaim,
-    /// Put to sleep by the reclaim code.
+    /// Put to sleep by the reclaim code, inside reclaim or before it.
     Throttle,
     /// In direct compaction.
     Compaction,
@@ -76,7 +84,7 @@ mod tests {
     use super::*;
     use crate::{
         hist,
-        spec::{Label, MAX_NODES, MAX_SENDERS, ROW_WORDS, Shape},
+        spec::{Hook, MAX_NODES, MAX_SENDERS, ROW_WORDS, Shape},
     };
 
     #[test]
@@ -97,6 +105,9 @@ mod tests {
         for program in ALL.iter().flat_map(|p| p.programs) {
             assert!(program.name.len() <= 15, "{} is cut by the kernel", program.name);
             assert!(program.event.contains(':'), "{} has no system", program.event);
+            let reads = program.args.len() + program.one_of.len();
+            let in_registers = matches!(program.hook(), Hook::Kprobe(_));
+            assert!(reads == 0 || !in_registers, "{} reads arguments of a kprobe", program.name);
             assert!(seen.insert(program.name), "{} twice", program.name);
         }
     }

@@ -15,6 +15,12 @@
 //! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out follows
 //! from the trigger's last reclaim: the memcg charge path reclaims its cgroup before it calls the
 //! OOM killer, the page allocator reclaims globally; none at all (sysrq-f) is global.
+//!
+//! What the failed allocation asked for is in no tracepoint. `oom_kill_process` (mm/oom_kill.c) has it
+//! in its `struct oom_control`, and every kill happens inside of it: also those of `memory.oom.group`,
+//! of which there are several in one call. The kernel runs one OOM killer at a time (`oom_lock`), so
+//! one place to note it is enough. A kill takes the note if its own task wrote it, and has not
+//! reclaimed since. The constraint decides nothing here: it is shown beside the scope, as it is.
 
 use core::mem::offset_of;
 
@@ -49,6 +55,14 @@ const FIELDS: [Field; 20] = {
     ]
 };
 
+/// Which part of the machine an allocation may use, and hence what ran out.
+pub const CONSTRAINT: Label = Label::KernelEnum {
+    key: "constraint",
+    ty: "oom_constraint",
+    prefix: "CONSTRAINT_",
+    len: 8,
+};
+
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "oom_kill",
@@ -77,6 +91,18 @@ pub const PROBE: Probe = Probe {
             fields: &FIELDS,
             need: Need::Required,
         },
+        Program {
+            name: "oom_context",
+            event: "fentry:oom_kill_process",
+            args: &[Arg { param: "oc", global: "ARG_OOM_CONTROL", ty: ArgType::Ptr("oom_control") }],
+            one_of: &[],
+            fields: &[layout::OOM_ORDER, layout::OOM_GFP_MASK, layout::OOM_CONSTRAINT],
+            need: Need::Optional {
+                lost: "order, gfp flags and constraint of OOM kills are not known",
+                present: None,
+                metrics: &[],
+            },
+        },
     ],
     metrics: &[Metric {
         name: "oom_kills",
@@ -95,7 +121,11 @@ struct State {
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
 mod kernel {
-    use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+    use aya_ebpf::{
+        macros::{fentry, map, raw_tracepoint},
+        maps::Array,
+        programs::{FEntryContext, RawTracePointContext},
+    };
     use aya_log_ebpf::debug;
 
     use super::State;
@@ -105,7 +135,8 @@ mod kernel {
         inflight::{Kind, owner},
         layout::{
             OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
-            OFF_MM_SWAP_PAGES, OFF_MM_TOTAL_VM, OFF_TASK_MM, OFF_TASK_PID,
+            OFF_MM_SWAP_PAGES, OFF_MM_TOTAL_VM, OFF_OOM_CONSTRAINT, OFF_OOM_GFP_MASK,
+            OFF_OOM_ORDER, OFF_TASK_MM, OFF_TASK_PID,
         },
         probes::{Id, victim_exit},
     };
@@ -113,7 +144,53 @@ mod kernel {
     const SIGKILL: u32 = 9;
     const SEND_SIG_PRIV: u64 = 1;
 
-    args::arg_global!(ARG_OOM_SIG, ARG_OOM_INFO, ARG_OOM_TARGET, ARG_VICTIM_TASK, ARG_VICTIM_PID);
+    args::arg_global!(
+        ARG_OOM_SIG,
+        ARG_OOM_INFO,
+        ARG_OOM_TARGET,
+        ARG_VICTIM_TASK,
+        ARG_VICTIM_PID,
+        ARG_OOM_CONTROL
+    );
+
+    /// What the last OOM killer was called for.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Context {
+        noted_ns: u64,
+        tid: u32,
+        order: i32,
+        gfp_flags: u32,
+        constraint: u32,
+    }
+
+    #[map]
+    static OOM_CONTEXT: Array<Context> = Array::with_max_entries(1, 0);
+
+    #[fentry(function = "oom_kill_process")]
+    fn oom_context(ctx: FEntryContext) -> u32 {
+        let control = args::get(&ctx, &ARG_OOM_CONTROL);
+        let Some(place) = OOM_CONTEXT.get_ptr_mut(0) else { return 0 };
+        let context = Context {
+            noted_ns: track::now(),
+            tid: task::tid(),
+            order: task::read(control, &OFF_OOM_ORDER),
+            gfp_flags: task::read(control, &OFF_OOM_GFP_MASK),
+            constraint: task::read(control, &OFF_OOM_CONSTRAINT),
+        };
+        // SAFETY: a map value of this type; the caller holds oom_lock, so nobody else writes it.
+        unsafe { place.write(context) };
+        0
+    }
+
+    /// What the OOM killer was called for, if this task called it and has not reclaimed since.
+    #[inline(always)]
+    fn context(tid: u32, last_reclaim_ns: u64) -> Option<Context> {
+        // SAFETY: a map value of this type, any bits of which are valid; where another task writes
+        // it now, it is not ours.
+        let context = unsafe { OOM_CONTEXT.get_ptr(0)?.read() };
+        (context.tid == tid && context.noted_ns > last_reclaim_ns).then_some(context)
+    }
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
     fn oom_sigkill(ctx: RawTracePointContext) -> u32 {
@@ -159,7 +236,7 @@ mod kernel {
             row.kills[memcg as usize & 1] += 1;
         }
         let mm: u64 = task::read(victim, &OFF_TASK_MM);
-        let event = OomKill {
+        let mut event = OomKill {
             tag: Tag::OomKill as u32,
             memcg,
             time_ns: now,
@@ -171,7 +248,18 @@ mod kernel {
             swap_pages: pages(mm, &OFF_MM_SWAP_PAGES),
             shmem_pages: pages(mm, &OFF_MM_SHMEM_PAGES),
             pgtables_bytes: task::read(mm, &OFF_MM_PGTABLES),
+            has_context: 0,
+            order: 0,
+            gfp_flags: 0,
+            constraint: 0,
         };
+        // Only now: the verifier walks what comes after it once with and once without.
+        if let Some(context) = context(tid, reclaim.map_or(0, |r| r.ended_ns)) {
+            event.has_context = 1;
+            event.order = context.order;
+            event.gfp_flags = context.gfp_flags;
+            event.constraint = context.constraint;
+        }
         victim_exit::await_exit(mm, event.victim.tgid, now);
         debug!(&ctx, "OOM kill of {} by {}", event.victim.tgid, event.trigger.tgid);
         ring::send(event);

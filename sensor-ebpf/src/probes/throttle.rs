@@ -47,7 +47,7 @@ pub const PROBE: Probe = Probe {
             help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
             shape: Shape::Stall {
                 at: offset_of!(State, stall_ns) / 8,
-                cause: Cause::Throttle.label(),
+                cause: Some(Cause::Throttle.label()),
                 kind: None,
             },
             labels: &[],

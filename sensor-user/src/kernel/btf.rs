@@ -137,6 +137,14 @@ impl Btf {
         })
     }
 
+    /// Parameters of a function; `None` if the kernel has no such function. BTF lists those that can
+    /// be traced: what the compiler inlined is not among them.
+    pub fn function(&self, name: &str) -> Option<Vec<Param>> {
+        let (_, func) = self.find(Kind::Func, name)?;
+        let proto = self.get(func.size_or_type)?;
+        (0..proto.vlen).map(|i| self.param(proto, i)).collect()
+    }
+
     /// Offset in bytes of what `path` names:
     ///
     /// * `struct.member`, also of anonymous members inside;
@@ -267,14 +275,15 @@ impl Btf {
     fn param(&self, proto: Header, i: usize) -> Option<Param> {
         let at = proto.body + i * 8;
         let name = self.string(self.word(at)?).to_owned();
-        let plain = self.get(self.plain(self.word(at + 4)?)?);
+        // No type: `...`.
+        let plain = self.plain(self.word(at + 4)?).and_then(|id| self.get(id));
         let ty = match plain.map(|h| h.kind) {
             Some(Kind::Int | Kind::Enum | Kind::Enum64) => Type::Int,
             Some(Kind::Ptr) => {
                 let target = plain.and_then(|h| self.get(self.plain(h.size_or_type)?));
-                match target {
-                    Some(t) if matches!(t.kind, Kind::Struct | Kind::Union | Kind::Fwd) => {
-                        Type::PtrTo(self.name(t).to_owned())
+                match target.map(|t| (t.kind, self.name(t))) {
+                    Some((Kind::Struct | Kind::Union | Kind::Fwd, name)) if !name.is_empty() => {
+                        Type::PtrTo(name.to_owned())
                     }
                     _ => Type::Other,
                 }
@@ -387,7 +396,8 @@ mod tests {
             let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];
             bytes.append(&mut data);
             if let Ok(btf) = Btf::parse(bytes) {
-                let _ = (btf.offset("a.b"), btf.tracepoint("x"), btf.enumerator("X"));
+                let _ = (btf.offset("a.b"), btf.tracepoint("x"), btf.function("x"));
+                let _ = btf.enumerator("X");
             }
         }
     }

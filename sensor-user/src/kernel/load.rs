@@ -4,6 +4,7 @@
 //! reason. Dropping [`Loaded`] detaches everything; nothing is pinned, so nothing stays behind.
 
 use std::{
+    cell::LazyCell,
     collections::BTreeMap,
     os::fd::{AsFd as _, AsRawFd as _},
 };
@@ -20,9 +21,10 @@ use sensor_ebpf::{
     probes,
     spec::{MAX_SENDERS, Need, Probe, Program, SENDER_WITH_EVENT},
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
+    attach,
     btf::{self, Btf},
     read::Reader,
     resolve::{self, Host, Plan},
@@ -37,7 +39,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMSENSOR_BPF_OBJECT_PA
 pub struct ProgramState {
     /// Name in the object.
     pub name: &'static str,
-    /// `system:event`.
+    /// Where it attaches; see [`Program::event`].
     pub event: &'static str,
     /// Why it is not attached; `None` if it is.
     pub missing: Option<String>,
@@ -169,11 +171,13 @@ pub fn load(config: &Config) -> Result<Loaded> {
         BpfLog::Off => None,
         _ => Some(aya_log::EbpfLogger::init(&mut ebpf).context("read the kernel half's log")?),
     };
+    let types = LazyCell::new(aya::Btf::from_sys_fs as fn() -> _);
     let probes = probes::ALL
         .iter()
         .zip(&plan.programs)
-        .map(|(probe, plan)| attach_probe(&mut ebpf, config, probe, plan))
+        .map(|(probe, plan)| attach_probe(&mut ebpf, &types, config, probe, plan))
         .collect();
+    drop(types);
     let map_bytes = ebpf.maps().map(|(name, map)| (name.to_owned(), map_bytes(map))).collect();
     let coverage = Coverage { probes, enums: plan.enums, senders, map_bytes };
     Ok(Loaded { coverage, reader: Reader::new(ebpf, stats)?, log })
@@ -204,7 +208,7 @@ fn whoami(config: &Config, plan: &Plan) -> Result<u32> {
     let mut ebpf = open(config, plan)?;
     let whoami: &mut RawTracePoint =
         ebpf.program_mut("whoami").context("the object has no program whoami")?.try_into()?;
-    whoami.load().map_err(|e| load_error("whoami", &e))?;
+    whoami.load().map_err(|e| attach::load_error("whoami", &e))?;
     let tgid = whoami.test_run(RawTracePointRunOptions::new())?.return_value;
     anyhow::ensure!(tgid != 0, "the kernel says that we are process 0");
     Ok(tgid)
@@ -230,6 +234,7 @@ fn tell_senders(ebpf: &mut Ebpf, config: &Config) -> Result<Vec<String>> {
 
 fn attach_probe(
     ebpf: &mut Ebpf,
+    types: &attach::Types,
     config: &Config,
     probe: &Probe,
     plan: &[Result<(), String>],
@@ -247,7 +252,7 @@ fn attach_probe(
     let mut states: Vec<ProgramState> = Vec::new();
     for (program, plan) in probe.programs.iter().zip(plan) {
         let state = match plan {
-            Ok(()) => match attach(ebpf, program) {
+            Ok(()) => match attach::attach(ebpf, types, program) {
                 Ok(verified_instructions) => ProgramState {
                     name: program.name,
                     event: program.event,
@@ -269,14 +274,14 @@ fn attach_probe(
         .map(|(_, state)| (state.name, state.missing.clone().unwrap_or_default()));
     if let Some((name, reason)) = broken {
         for state in states.iter_mut().filter(|s| s.missing.is_none()) {
-            detach(ebpf, state.name);
+            attach::detach(ebpf, state.name);
             state.missing = Some(format!("the probe needs {name} too"));
         }
         return ProbeState { name: probe.name, state: State::Missing, reason, programs: states };
     }
     for i in 0..states.len() {
         if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
-            detach(ebpf, states[i].name);
+            attach::detach(ebpf, states[i].name);
             states[i].missing = Some(format!("it needs {other} too"));
         }
     }
@@ -303,43 +308,6 @@ fn missing(program: &Program, why: String) -> ProgramState {
         event: program.event,
         missing: Some(why),
         verified_instructions: None,
-    }
-}
-
-fn attach(ebpf: &mut Ebpf, program: &Program) -> Result<Option<u32>> {
-    let (_, event) = program.event.split_once(':').unwrap_or(("", program.event));
-    let name = program.name;
-    let loaded: &mut RawTracePoint = ebpf
-        .program_mut(name)
-        .with_context(|| format!("the object has no program {name}"))?
-        .try_into()?;
-    loaded.load().map_err(|e| load_error(name, &e))?;
-    loaded.attach(event).with_context(|| format!("attach {name} to the raw tracepoint {event}"))?;
-    debug!(program = name, event, "attached");
-    Ok(loaded.info().ok().and_then(|info| info.verified_instruction_count()))
-}
-
-/// The verifier's log is long; its last line says what it did not like.
-fn load_error(name: &str, error: &aya::programs::ProgramError) -> anyhow::Error {
-    if let aya::programs::ProgramError::LoadError { io_error, verifier_log } = error {
-        debug!(program = name, "verifier: {verifier_log}");
-        let log = verifier_log.to_string();
-        let last = log.lines().rfind(|l| !l.trim().is_empty() && !l.starts_with("processed"));
-        let said = last.map(|l| format!(": {}", l.trim())).unwrap_or_default();
-        return anyhow::anyhow!(
-            "load {name}: {io_error}{said}{}",
-            super::privilege::hint(io_error)
-        );
-    }
-    anyhow::anyhow!("load {name}: {error}")
-}
-
-fn detach(ebpf: &mut Ebpf, name: &str) {
-    if let Some(program) = ebpf.program_mut(name)
-        && let Ok(program) = <&mut RawTracePoint>::try_from(program)
-        && let Err(e) = program.unload()
-    {
-        warn!(program = name, "could not be detached: {e}");
     }
 }
 

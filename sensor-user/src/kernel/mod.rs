@@ -6,6 +6,7 @@
 //! * [`read`] reads the maps.
 //! * [`privilege`] checks and drops capabilities.
 
+mod attach;
 pub mod btf;
 pub mod load;
 pub mod privilege;

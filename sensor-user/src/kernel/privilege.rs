@@ -31,7 +31,9 @@ pub fn missing() -> Option<String> {
 
 /// What may be behind a refusal by the kernel, as a clause for an error message.
 pub(super) fn hint(error: &std::io::Error) -> String {
-    if error.raw_os_error() != Some(rustix::io::Errno::PERM.raw_os_error()) {
+    let is = |errno: rustix::io::Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    // The verifier does not know the helpers that lockdown forbids, and calls that EINVAL.
+    if !is(rustix::io::Errno::PERM) && !is(rustix::io::Errno::INVAL) {
         return String::new();
     }
     if let Some(why) = missing() {
@@ -43,7 +45,10 @@ pub(super) fn hint(error: &std::io::Error) -> String {
                 memory: boot with lockdown=integrity or without)"
             .to_owned();
     }
-    " (a security module may forbid bpf(): see the kernel log)".to_owned()
+    if is(rustix::io::Errno::PERM) {
+        return " (a security module may forbid bpf(): see the kernel log)".to_owned();
+    }
+    String::new()
 }
 
 /// Drops everything that serving does not need; returns what was kept.

@@ -2,7 +2,13 @@
 //!
 //! Maps are read as arrays of words; what a word means is in the probes' specs.
 
-use std::os::fd::OwnedFd;
+use std::{
+    fs::File,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::fs::FileExt as _,
+    },
+};
 
 use anyhow::{Context as _, Result};
 use aya::{
@@ -38,7 +44,11 @@ impl Inside {
     /// Adds up slots; `now` is CLOCK_MONOTONIC.
     pub fn of(slots: impl Iterator<Item = Slot>, now: u64) -> Self {
         let mut inside = Self::default();
-        for slot in slots.filter(Slot::active) {
+        let slots: Vec<_> = slots.collect();
+        for slot in slots.iter().filter(|s| s.active()) {
+            if slot.is(Kind::Pfmemalloc) && went_on(slot, &slots) {
+                continue;
+            }
             let kind = (slot.owner & 0xff) as usize;
             let Some(tasks) = inside.tasks.get_mut(kind) else { continue };
             *tasks += 1;
@@ -53,6 +63,15 @@ impl Inside {
         }
         inside
     }
+}
+
+/// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
+/// the probe). Who is really asleep there does nothing else.
+fn went_on(slept: &Slot, slots: &[Slot]) -> bool {
+    slots.iter().any(|s| {
+        let last = if s.active() { s.start_ns } else { s.inner_ns };
+        s.tid() == slept.tid() && last > slept.start_ns
+    })
 }
 
 /// A program's own cost, where BPF statistics are on.
@@ -73,6 +92,8 @@ pub struct Reader {
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
     events: Option<RingBuf<MapData>>,
+    /// What the kernel says of each program, re-read from its beginning.
+    infos: Vec<File>,
     ebpf: Ebpf,
     /// While this is open, the kernel measures programs.
     stats: Option<OwnedFd>,
@@ -83,11 +104,13 @@ impl Reader {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
+        let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("EVENTS")?);
         Ok(Self {
-            counters: take("COUNTERS")?.try_into()?,
-            inflight: take("INFLIGHT")?.try_into()?,
-            stalls: take("STALLS")?.try_into()?,
-            events: Some(take("EVENTS")?.try_into()?),
+            counters: maps.0.try_into()?,
+            inflight: maps.1.try_into()?,
+            stalls: maps.2.try_into()?,
+            events: Some(maps.3.try_into()?),
+            infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
             ebpf,
             stats,
         })
@@ -135,6 +158,12 @@ impl Reader {
         Ok(slots)
     }
 
+    /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; 0 before 5.12, which does not
+    /// tell.
+    pub fn recursion_misses(&self) -> u64 {
+        self.infos.iter().filter_map(misses_in).sum()
+    }
+
     /// How many cgroups the kernel half remembers.
     pub fn cgroups(&self) -> u64 {
         self.stalls.keys().flatten().count() as u64
@@ -145,10 +174,7 @@ impl Reader {
         let programs = probes::ALL.iter().flat_map(|p| p.programs);
         programs
             .filter_map(|spec| {
-                let Some(Program::RawTracePoint(program)) = self.ebpf.program(spec.name) else {
-                    return None;
-                };
-                let info = program.info().ok()?;
+                let info = self.ebpf.program(spec.name)?.info().ok()?;
                 // Somebody else may have switched statistics on (kernel.bpf_stats_enabled).
                 (self.stats.is_some() || info.run_count() > 0).then(|| Cost {
                     program: spec.name,
@@ -163,6 +189,20 @@ impl Reader {
     pub fn program(&mut self, name: &str) -> Option<&mut RawTracePoint> {
         self.ebpf.program_mut(name)?.try_into().ok()
     }
+}
+
+/// The kernel's text on a loaded program. Opened before capabilities are dropped, and once.
+fn info_of(program: &Program) -> Option<File> {
+    let fd = program.fd().ok()?.as_fd().as_raw_fd();
+    File::open(format!("/proc/self/fdinfo/{fd}")).ok()
+}
+
+fn misses_in(info: &File) -> Option<u64> {
+    // The text has some 300 bytes.
+    let mut text = [0; 1024];
+    let len = info.read_at(&mut text, 0).ok()?;
+    let text = std::str::from_utf8(text.get(..len)?).ok()?;
+    text.lines().find_map(|l| l.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -184,12 +224,21 @@ mod tests {
             slot(2, Kind::Direct, 0, 150, 7),
             slot(3, Kind::Memcg, 190, 0, 7),
             slot(4, Kind::Kswapd, 50, 0, 1),
+            slot(5, Kind::Pfmemalloc, 120, 0, 9),
+            slot(5, Kind::Direct, 0, 110, 7),
+            // These two have gone on since: to reclaim, and through it.
+            slot(6, Kind::Pfmemalloc, 120, 0, 9),
+            slot(6, Kind::Direct, 195, 0, 7),
+            slot(7, Kind::Pfmemalloc, 120, 0, 9),
+            slot(7, Kind::Direct, 0, 150, 7),
             Slot::default(),
         ];
         let inside = Inside::of(slots.into_iter(), 200);
-        assert_eq!(inside.tasks[Kind::Direct as usize], 1);
-        assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 70);
+        assert_eq!(inside.tasks[Kind::Direct as usize], 2);
+        assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 75);
         assert_eq!(inside.exclusive_ns[Kind::Memcg as usize], 10);
         assert_eq!(inside.kswapd_ns[..3], [0, 150, 0]);
+        assert_eq!(inside.tasks[Kind::Pfmemalloc as usize], 1);
+        assert_eq!(inside.exclusive_ns[Kind::Pfmemalloc as usize], 80);
     }
 }

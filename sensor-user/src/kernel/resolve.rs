@@ -8,16 +8,20 @@ use std::collections::BTreeMap;
 
 use sensor_ebpf::{
     probes,
-    spec::{Arg, ArgType, Label, Need, Probe, Program},
+    spec::{Arg, ArgType, Hook, Label, Need, Probe, Program},
 };
 
-use super::btf::{Btf, Type};
+use super::btf::{Btf, Param, Type};
 
 /// Members that are only read where the memory controller is on cgroup v1.
 const ONLY_V1: [&str; 2] = ["css_set.subsys[memory_cgrp_id]", "cgroup_subsys_state.cgroup"];
 
 /// Tells that programs may ask for the current task as a typed pointer (5.11).
 pub const TASK_BTF_HELPER: &str = "BPF_FUNC_get_current_task_btf";
+
+/// Tells that a task may sleep in a function whose fexit program is being detached (5.12, and 5.10
+/// since 5.10.27). Before that the kernel frees the code that the task will return to.
+pub const SAFE_FEXIT: &str = "bpf_tramp_image.pcref";
 
 /// What the resolver must know of a host beside its BTF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +110,7 @@ pub(super) fn half_of(
 }
 
 fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str, u32)>, String> {
-    let (_, event) = program.event.split_once(':').unwrap_or(("", program.event));
-    let params = btf
-        .tracepoint(event)
-        .ok_or_else(|| format!("this kernel has no tracepoint {}", program.event))?;
+    let params = params(btf, program)?;
     let find = |arg: &Arg| {
         let i = params.iter().position(|p| p.name == arg.param && matches(&p.ty, arg.ty))?;
         Some((arg.global, u32::try_from(i).ok()?))
@@ -140,6 +141,22 @@ fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str
     Ok(values)
 }
 
+/// Parameters of what the program attaches to, or why it cannot.
+fn params(btf: &Btf, program: &Program) -> Result<Vec<Param>, String> {
+    let params = match program.hook() {
+        Hook::Tracepoint(event) => btf
+            .tracepoint(event)
+            .ok_or_else(|| format!("this kernel has no tracepoint {}", program.event))?,
+        Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => {
+            btf.function(name).ok_or_else(|| format!("this kernel has no function {name}"))?
+        }
+    };
+    if matches!(program.hook(), Hook::Fexit(_)) && btf.offset(SAFE_FEXIT).is_none() {
+        return Err("this kernel may crash when an fexit program is detached".to_owned());
+    }
+    Ok(params)
+}
+
 fn matches(ty: &Type, wanted: ArgType) -> bool {
     match wanted {
         ArgType::Int => *ty == Type::Int,
@@ -148,9 +165,8 @@ fn matches(ty: &Type, wanted: ArgType) -> bool {
 }
 
 fn enum_labels(btf: &Btf) -> BTreeMap<&'static str, Vec<Option<String>>> {
-    let labels = probes::ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels);
-    labels
-        .filter_map(|label| match *label {
+    probes::kernel_enums()
+        .filter_map(|label| match label {
             Label::KernelEnum { ty, prefix, len, .. } => {
                 let names = btf.enum_names(ty);
                 let name = |i: usize| {

@@ -111,10 +111,21 @@ impl Exposition {
         let Some((_, first)) = members.first() else { return Ok(()) };
         let (kind, unit) = (metric_type(first.shape), om_unit(first.unit));
         let mut encoder = encoder.encode_descriptor(name, first.help, unit.as_ref(), kind)?;
+        // Probes that measure stalls of the same cause share a series.
+        let mut stalls: Vec<(Labels, u64)> = Vec::new();
         for (i, metric) in members {
-            self.metric(&mut encoder, snapshot, *i, metric)?;
+            let Shape::Stall { at, cause, .. } = metric.shape else {
+                self.metric(&mut encoder, snapshot, *i, metric)?;
+                continue;
+            };
+            let labels: Labels = cause.map(|c| ("cause", c.to_owned())).into_iter().collect();
+            let ns = snapshot.rows[*i][at];
+            match stalls.iter_mut().find(|(l, _)| *l == labels) {
+                Some((_, sum)) => *sum = sum.saturating_add(ns),
+                None => stalls.push((labels, ns)),
+            }
         }
-        Ok(())
+        stalls.iter().try_for_each(|(labels, ns)| counter(&mut encoder, labels, *ns as f64 / 1e9))
     }
 
     fn metric(
@@ -144,9 +155,8 @@ impl Exposition {
                 }
                 Ok(())
             }
-            Shape::Stall { at, cause, .. } => {
-                counter(encoder, &vec![("cause", cause.to_owned())], value(row[at]))
-            }
+            // See `family`.
+            Shape::Stall { .. } => Ok(()),
             Shape::Histogram { at } => histogram(encoder, &row[at..at + hist::WORDS]),
             Shape::Inside { kind, label } => {
                 let tasks = snapshot.inside.tasks[kind as usize];

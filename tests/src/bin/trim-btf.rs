@@ -8,9 +8,10 @@
 //!
 //! * the functions that name the arguments of a tracepoint (`__traceiter_`, `__probestub_`,
 //!   `__bpf_trace_`), for every event of our probes and for all of vmscan, oom and compaction;
+//! * the functions that our probes attach to;
 //! * the structures that fields of our probes are in, with all members, and whatever those members
 //!   hold by value, so that every offset and size stays what it was;
-//! * the enums that our labels and array indices come from, and those met on the way.
+//! * the enums that our names and array indices come from, and those met on the way.
 //!
 //! A pointer keeps only the name of what it points to. At the end the tool asks the full and the
 //! trimmed BTF the same questions, and fails if the answers differ.
@@ -25,7 +26,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use sensor_ebpf::{
     probes,
-    spec::{Field, Label},
+    spec::{Field, Hook, Label},
 };
 use sensor_user::kernel::{btf::Btf, resolve};
 
@@ -327,7 +328,8 @@ impl<'a> Trimmed<'a> {
 /// What must be there, from the probes' own descriptions.
 struct Wanted {
     events: BTreeSet<&'static str>,
-    fields: Vec<Field>,
+    functions: BTreeSet<&'static str>,
+    fields: Vec<&'static str>,
     structs: BTreeSet<&'static str>,
     /// Enums known by name.
     enums: BTreeSet<&'static str>,
@@ -338,21 +340,27 @@ struct Wanted {
 impl Wanted {
     fn of_our_probes() -> Self {
         let programs = || probes::ALL.iter().flat_map(|p| p.programs);
-        let fields: Vec<_> = programs().flat_map(|p| p.fields).copied().collect();
-        let index = |f: &Field| Some(f.path.split_once('[')?.1.trim_end_matches(']'));
-        let labels = probes::ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels);
+        let paths = programs().flat_map(|p| p.fields).map(|f: &Field| f.path);
+        let fields: Vec<_> = paths.chain([resolve::SAFE_FEXIT]).collect();
+        let index = |path: &&'static str| Some(path.split_once('[')?.1.trim_end_matches(']'));
+        let event = |hook| if let Hook::Tracepoint(event) = hook { Some(event) } else { None };
+        let function = |hook| match hook {
+            Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => Some(name),
+            Hook::Tracepoint(_) => None,
+        };
         Self {
-            events: programs().map(|p| p.event.split_once(':').map_or(p.event, |e| e.1)).collect(),
-            structs: fields.iter().filter_map(|f| Some(f.path.split_once('.')?.0)).collect(),
-            enums: labels
-                .filter_map(|l| match *l {
+            events: programs().filter_map(|p| event(p.hook())).collect(),
+            functions: programs().filter_map(|p| function(p.hook())).collect(),
+            structs: fields.iter().filter_map(|path| Some(path.split_once('.')?.0)).collect(),
+            enums: probes::kernel_enums()
+                .filter_map(|l| match l {
                     Label::KernelEnum { ty, .. } => Some(ty),
                     _ => None,
                 })
                 .collect(),
             enumerators: fields
                 .iter()
-                .filter_map(|f| index(f).map(str::trim))
+                .filter_map(index)
                 .chain([resolve::TASK_BTF_HELPER])
                 .collect(),
             fields,
@@ -369,7 +377,10 @@ impl Wanted {
     fn root(&self, full: &Full, ty: &Type) -> Result<bool> {
         let name = full.name(ty)?;
         Ok(match ty.kind() {
-            FUNC => PREFIXES.iter().any(|p| name.strip_prefix(p).is_some_and(|e| self.event(e))),
+            FUNC => {
+                self.functions.contains(name)
+                    || PREFIXES.iter().any(|p| name.strip_prefix(p).is_some_and(|e| self.event(e)))
+            }
             STRUCT => self.structs.contains(name),
             kind @ (ENUM | ENUM64) => {
                 let mut found = self.enums.contains(name);
@@ -385,12 +396,14 @@ impl Wanted {
 
 /// Asks both the same questions.
 fn compare(wanted: &Wanted, full: &Btf, trimmed: &Btf) -> Result<()> {
-    for field in &wanted.fields {
-        let path = field.path;
+    for path in &wanted.fields {
         ensure!(full.offset(path) == trimmed.offset(path), "{path} is elsewhere after trimming");
     }
     for event in wanted.events.iter().chain(&MORE) {
         ensure!(full.tracepoint(event) == trimmed.tracepoint(event), "{event} was changed");
+    }
+    for name in &wanted.functions {
+        ensure!(full.function(name) == trimmed.function(name), "{name} was changed");
     }
     for name in &wanted.enums {
         ensure!(full.enum_names(name) == trimmed.enum_names(name), "enum {name} was changed");
