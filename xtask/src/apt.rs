@@ -53,7 +53,7 @@ fn not_installed(packages: &[&str], status: &str) -> Vec<String> {
     packages.iter().filter(|p| !is_there(p)).map(ToString::to_string).collect()
 }
 
-fn apt_get(root: Root, words: &[&str]) -> Result<()> {
+pub(crate) fn apt_get(root: Root, words: &[&str]) -> Result<()> {
     let mut command = root.command("env");
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     // Without a terminal of its own dpkg draws no progress into a log.

@@ -1,19 +1,18 @@
 //! `bench`: measures what memsensor's programs cost, and puts the table where the README shows it.
 //! What is measured, and how, is in `tests/src/bench`.
 
-use std::{fs, process::ExitStatus};
+use std::process::ExitStatus;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    setup,
+    readme, setup,
     survey::Group,
 };
 
-const README: &str = "README.md";
-const BEGIN: &str = "<!-- bench:probes:begin -->";
-const END: &str = "<!-- bench:probes:end -->";
+/// The section of README.md that holds the table.
+const SECTION: &str = "bench:probes";
 
 /// Measure what memsensor costs.
 #[derive(clap::Args)]
@@ -41,10 +40,9 @@ struct Probes {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let What::Probes(args) = &args.what;
-    let path = exec::workspace().join(README);
     if args.write_readme {
         // Before three minutes are spent.
-        replace(&read(&path)?, "")?;
+        readme::check(SECTION)?;
     }
     let root = Root::find().context("the benchmark loads BPF programs")?;
     setup::ensure(&[Group::Build])?;
@@ -62,43 +60,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (status, table): (ExitStatus, _) = exec::tee(&mut bench, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
     if args.write_readme {
-        let text = replace(&read(&path)?, table.trim())?;
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        println!("written: {}", path.display());
+        readme::write(SECTION, &table)?;
     }
     Ok(())
-}
-
-fn read(path: &std::path::Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
-}
-
-/// The text with what stands between the markers replaced.
-fn replace(text: &str, table: &str) -> Result<String> {
-    let markers = || format!("{README} needs the lines {BEGIN} and {END}, once and in this order");
-    ensure!(text.matches(BEGIN).count() == 1 && text.matches(END).count() == 1, markers());
-    let (before, rest) = text.split_once(BEGIN).with_context(markers)?;
-    let (_, after) = rest.split_once(END).with_context(markers)?;
-    Ok(format!("{before}{BEGIN}\n\n{table}\n\n{END}{after}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_is_between_the_markers_changes() {
-        let text = format!("a\n{BEGIN}\nold\n{END}\nz\n");
-        let new = replace(&text, "| new |").expect("markers are there");
-        assert_eq!(new, format!("a\n{BEGIN}\n\n| new |\n\n{END}\nz\n"));
-        assert_eq!(replace(&new, "| new |").expect("still there"), new);
-    }
-
-    #[test]
-    fn missing_markers_are_named() {
-        for text in ["", BEGIN, &format!("{END} {BEGIN}"), &format!("{BEGIN}{BEGIN}{END}")] {
-            let why = replace(text, "").expect_err("not both in order").to_string();
-            assert!(why.contains(BEGIN) && why.contains(END), "{why}");
-        }
-    }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{exec, setup, survey::Group, test};
+use crate::{arm64, exec, setup, survey::Group, test, vm};
 
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(&Group::ALL)?;
@@ -22,6 +22,8 @@ pub(crate) fn run() -> Result<ExitCode> {
         exec::run(exec::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
     })?;
     step("alerting rules", rules)?;
+    step("arm64", arm64::check)?;
+    step("other kernels", vm::short)?;
     println!("\n=== tests ===");
     test::run(&test::Args::default())
 }

@@ -92,6 +92,14 @@ pub(crate) fn tee(command: &mut Command, copy: Copy) -> Result<(ExitStatus, Stri
     Ok((status, String::from_utf8_lossy(&kept).into_owned()))
 }
 
+/// Runs a command and returns what it prints, without showing it; its errors are shown.
+pub(crate) fn capture(command: &mut Command) -> Result<(ExitStatus, String)> {
+    let name = announce(command);
+    let out = command.stderr(Stdio::inherit()).output();
+    let out = out.with_context(|| format!("start `{name}`"))?;
+    Ok((out.status, String::from_utf8_lossy(&out.stdout).into_owned()))
+}
+
 /// Chunks, not lines: a test that hangs has printed its name but not the end of the line.
 fn copy_through(mut from: impl Read, mut to: impl Write) -> io::Result<Vec<u8>> {
     let (mut kept, mut chunk) = (Vec::new(), [0; 4096]);

@@ -4,24 +4,28 @@
 //! * [`build`], [`run`]: memsensor itself.
 //! * [`test`]: the levels of tests; [`libtest`] reads their results.
 //! * [`ci`]: all that must hold before a commit is merged.
-//! * [`bench`]: what memsensor's programs cost.
+//! * [`vm`]: the tests on other kernels; [`arm64`] builds for another architecture.
+//! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
 
 mod apt;
+mod arm64;
 mod bench;
 mod build;
 mod ci;
 mod dist;
 mod exec;
 mod libtest;
+mod readme;
 mod run;
 mod setup;
 mod survey;
 mod test;
 #[allow(dead_code, reason = "the build of the object is for sensor-user/build.rs")]
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -46,6 +50,8 @@ enum Chore {
     Run(run::Args),
     /// Run the tests, cheapest level first
     Test(test::Args),
+    /// Run the tests on other kernels, in QEMU
+    Vm(vm::Args),
     /// Format, lints, licences, rules, tests: stop at the first that fails
     Ci,
     /// Measure what memsensor costs
@@ -71,6 +77,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Build(args) => build::run(&args).map(done),
         Chore::Run(args) => run::run(&args).map(done),
         Chore::Test(args) => test::run(&args),
+        Chore::Vm(args) => vm::run(&args),
         Chore::Ci => ci::run(),
         Chore::Bench(args) => bench::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),

@@ -280,12 +280,16 @@ fn is_inherited(name: &OsStr) -> bool {
         || !(starts(&DROPPED) || matches!(name, "RUSTFLAGS" | "RUSTUP_TOOLCHAIN" | "MAKEFLAGS"))
 }
 
-/// The directory into which `setup` installs the bpf-linker for an LLVM major version.
-pub(crate) fn linker_root(llvm: u32) -> PathBuf {
+/// What is fetched or built once for all clones of the repository.
+pub(crate) fn cache_dir() -> PathBuf {
     let home = || env::home_dir().unwrap_or_default();
     let cache = env::var_os("XDG_CACHE_HOME").filter(|dir| Path::new(dir).is_absolute());
-    let cache = cache.map_or_else(|| home().join(".cache"), PathBuf::from);
-    cache.join(format!("memsensor/bpf-linker-llvm{llvm}"))
+    cache.map_or_else(|| home().join(".cache"), PathBuf::from).join("memsensor")
+}
+
+/// The directory into which `setup` installs the bpf-linker for an LLVM major version.
+pub(crate) fn linker_root(llvm: u32) -> PathBuf {
+    cache_dir().join(format!("bpf-linker-llvm{llvm}"))
 }
 
 /// The bpf-linker for an LLVM major version.

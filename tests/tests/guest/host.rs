@@ -1,0 +1,141 @@
+//! What is attached is what this kernel has: no less, and never by guess. The oracle is the kernel's
+//! own list of events and functions, which memsensor does not use.
+
+use std::{fs, process::Command};
+
+use sensor_ebpf::probes;
+use sensor_tests::{count::has_event, daemon::Daemon, scope::program};
+use serde_json::Value;
+
+use super::enter;
+
+/// `memsensor probes --json`, its probes.
+pub(crate) fn coverage() -> Vec<Value> {
+    let out = Command::new(program("memsensor").expect("memsensor"))
+        .args(["probes", "--json"])
+        .output()
+        .expect("memsensor probes");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    json["probes"].as_array().expect("probes").clone()
+}
+
+/// Why a probe is not attached, if it is not.
+pub(crate) fn why_missing(probe: &str) -> Option<String> {
+    let probes = coverage();
+    let found = probes.iter().find(|p| p["probe"] == probe).unwrap_or_else(|| panic!("no {probe}"));
+    match found["state"].as_str() {
+        Some("attached" | "partial") => None,
+        _ => Some(found["reason"].as_str().expect("a reason").to_owned()),
+    }
+}
+
+/// A probe of the kernel's own tracer on a function, until it is dropped.
+pub(crate) struct Kprobe {
+    /// The event's name.
+    pub(crate) name: String,
+}
+
+const GROUP: &str = "memsensor_test";
+const KPROBES: &str = "/sys/kernel/tracing/kprobe_events";
+
+impl Kprobe {
+    /// `kind` is `p` for the entry, `r` for the return.
+    pub(crate) fn new(kind: &str, function: &str) -> Self {
+        let name = format!("{function}_{kind}");
+        append(&format!("{kind}:{GROUP}/{name} {function}"));
+        Self { name }
+    }
+
+    /// `system:event`.
+    pub(crate) fn event(&self) -> String {
+        format!("{GROUP}:{}", self.name)
+    }
+}
+
+impl Drop for Kprobe {
+    fn drop(&mut self) {
+        append(&format!("-:{GROUP}/{}", self.name));
+    }
+}
+
+fn append(line: &str) {
+    let file = fs::File::options().append(true).open(KPROBES);
+    let written = file.and_then(|mut f| std::io::Write::write_all(&mut f, line.as_bytes()));
+    if let Err(e) = written {
+        // Also from a drop during a panic.
+        eprintln!("{KPROBES}: {line}: {e}");
+    }
+}
+
+/// Whether the kernel itself says that it has what a program attaches to.
+fn is_there(hook: &str) -> bool {
+    match hook.split_once(':') {
+        Some(("fentry" | "fexit" | "kprobe", function)) => {
+            let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
+            let is = |l: &str| l.split_whitespace().nth(2) == Some(function);
+            symbols.lines().any(is)
+        }
+        _ => has_event(hook).expect("tracefs"),
+    }
+}
+
+#[test]
+fn what_the_kernel_has_is_attached_and_nothing_else() {
+    enter();
+    let coverage = coverage();
+    assert_eq!(coverage.len(), probes::ALL.len());
+    let mut absent = Vec::new();
+    for probe in &coverage {
+        let programs = probe["programs"].as_array().expect("programs");
+        for program in programs {
+            let hook = program["event"].as_str().expect("event");
+            let (has, attached) = (is_there(hook), program["attached"] == true);
+            // A begin that is there goes with an end that is not.
+            let whole = programs.iter().all(|p| is_there(p["event"].as_str().expect("event")));
+            assert!(attached == has || (has && !whole), "{hook}: there: {has}, {program:#}");
+            if !attached {
+                let why = program["reason"].as_str().expect("a reason");
+                assert!(why.contains(hook.split_once(':').expect("system").1), "{hook}: {why}");
+                absent.push(hook.to_owned());
+            }
+        }
+    }
+    println!("not on this kernel: {absent:?}");
+}
+
+#[test]
+fn neither_tracefs_nor_bpffs_is_needed() {
+    enter();
+    let with = coverage();
+    let memsensor = program("memsensor").expect("memsensor");
+    let script = "umount /sys/kernel/tracing && umount /sys/fs/bpf && \
+                  test ! -e /sys/kernel/tracing/events && exec \"$@\"";
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .arg(memsensor)
+        .args(["probes", "--json"])
+        .output()
+        .expect("unshare");
+    let said = String::from_utf8_lossy(&out.stderr);
+    let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert_eq!(json["probes"].as_array(), Some(&with));
+}
+
+/// The daemon is ready, and what it serves says of each program whether it is attached.
+#[test]
+fn what_is_attached_is_exported() {
+    enter();
+    let daemon = Daemon::start("").expect("daemon");
+    let series = daemon.metrics().expect("metrics");
+    for probe in coverage() {
+        for program in probe["programs"].as_array().expect("programs") {
+            let name = format!(
+                "memsensor_probe_attached{{probe={},program={}}}",
+                probe["probe"], program["program"]
+            );
+            let expected = f64::from(u8::from(program["attached"] == true));
+            assert_eq!(series.get(&name), Some(&expected), "{name}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Ways to bring the whole guest under pressure, each undone when dropped.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use super::{hog, meminfo_mib};
+
+/// Swap is off while this lives.
+pub(crate) struct NoSwap;
+
+const SWAP: &str = "/dev/vda";
+
+impl NoSwap {
+    pub(crate) fn new() -> Self {
+        let status = Command::new("swapoff").arg(SWAP).status().expect("swapoff");
+        assert!(status.success(), "swapoff {SWAP}: {status}");
+        Self
+    }
+}
+
+impl Drop for NoSwap {
+    fn drop(&mut self) {
+        let _ = Command::new("swapon").arg(SWAP).status();
+    }
+}
+
+/// The multi-generational LRU, which never throttles for a congested disk, is off while this lives.
+/// Kernels without it are as they are.
+pub(crate) struct NoMglru {
+    was: Option<String>,
+}
+
+const MGLRU: &str = "/sys/kernel/mm/lru_gen/enabled";
+
+impl NoMglru {
+    pub(crate) fn new() -> Self {
+        let was = fs::read_to_string(MGLRU).ok();
+        if was.is_some() {
+            fs::write(MGLRU, "n").expect("switch MGLRU off");
+        }
+        Self { was }
+    }
+}
+
+impl Drop for NoMglru {
+    fn drop(&mut self) {
+        if let Some(was) = &self.was {
+            let _ = fs::write(MGLRU, was.trim());
+        }
+    }
+}
+
+/// A sysctl with another value while this lives.
+pub(crate) struct Sysctl {
+    path: &'static str,
+    was: u64,
+}
+
+impl Sysctl {
+    pub(crate) fn set(path: &'static str, value: u64) -> Self {
+        let was = super::number(path);
+        super::set(path, value);
+        Self { path, was }
+    }
+}
+
+impl Drop for Sysctl {
+    fn drop(&mut self) {
+        let _ = fs::write(self.path, self.was.to_string());
+    }
+}
+
+/// Hogs that touch together more than fits, for some seconds: swap thrash.
+pub(crate) fn swap_thrash(hogs: u64, seconds: u32) {
+    assert!(meminfo_mib("SwapFree") >= 200, "the fixture has no swap left");
+    let mib = (meminfo_mib("MemAvailable") + 60) / hogs;
+    let start = |_| hog(&["anon", &mib.to_string(), "loop", &seconds.to_string()]).spawn();
+    let all: Vec<_> = (0..hogs).map(start).collect();
+    for child in all {
+        let status = child.expect("hog").wait().expect("wait");
+        assert!(status.success(), "a hog ended with {status}: swap should have had room");
+    }
+}
+
+/// A hog that holds so many MiB, until it is dropped.
+pub(crate) struct Holder(Child);
+
+impl Holder {
+    pub(crate) fn new(mib: u64) -> Self {
+        let mut child =
+            hog(&["anon", &mib.to_string(), "hold"]).stdout(Stdio::piped()).spawn().expect("hog");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        assert_eq!(line.trim(), "touched", "the hog that should hold {mib} MiB is gone");
+        Self(child)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A file in page cache; removed when dropped.
+pub(crate) struct Cached(&'static str);
+
+impl Drop for Cached {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+/// A hog that reads a file of so many MiB again and again, until it is dropped.
+pub(crate) struct Reader {
+    child: Child,
+    _file: Cached,
+}
+
+impl Reader {
+    pub(crate) fn new(mib: u64) -> Self {
+        let file = Cached("/tmp/read");
+        let child = hog(&["file", file.0, &mib.to_string(), "1000"]).spawn().expect("hog");
+        Self { child, _file: file }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads a file larger than what is left of memory, `passes` times: cache thrash. The rest of memory
+/// is held meanwhile, and nothing of it can be swapped out.
+pub(crate) fn cache_thrash(passes: u32) -> Cached {
+    const LEFT_MIB: u64 = 80;
+    let _no_swap = NoSwap::new();
+    let _holder = Holder::new(meminfo_mib("MemAvailable").saturating_sub(LEFT_MIB));
+    let file = Cached("/tmp/cache");
+    let mib = (LEFT_MIB * 2).to_string();
+    let status = hog(&["file", file.0, &mib, &passes.to_string()]).status().expect("hog");
+    assert!(status.success(), "the hog ended with {status}: page cache can always be given back");
+    file
+}
+
+/// Dirties half of memory, which a slow disk has to take before anything can be given back, and
+/// asks for more than is free.
+pub(crate) fn slow_disk() {
+    let _no_swap = NoSwap::new();
+    let _most = Sysctl::set("/proc/sys/vm/dirty_ratio", 90);
+    let _background = Sysctl::set("/proc/sys/vm/dirty_background_ratio", 80);
+    let dirty = meminfo_mib("MemAvailable") / 2;
+    let file = Cached("/slow/dirty");
+    let mut writer = hog(&["file", file.0, &dirty.to_string(), "1"]).spawn().expect("hog");
+    let full = || meminfo_mib("Dirty") + meminfo_mib("Writeback") + 8 >= dirty;
+    let end = Instant::now() + Duration::from_secs(20);
+    while !full() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let holder = meminfo_mib("MemFree") + dirty / 4;
+    hog(&["anon", &holder.to_string()]).status().expect("hog");
+    writer.kill().expect("kill");
+    writer.wait().expect("wait");
+}
+
+/// Takes more than there is, until it is killed; its process id. Without swap, or it would take long.
+pub(crate) fn out_of_memory() -> u32 {
+    let _no_swap = NoSwap::new();
+    // Or the kernel would refuse so much at once.
+    let _overcommit = Sysctl::set("/proc/sys/vm/overcommit_memory", 1);
+    let mib = meminfo_mib("MemTotal") + 100;
+    let mut victim = hog(&["anon", &mib.to_string()]).spawn().expect("hog");
+    let status = victim.wait().expect("wait");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    assert_eq!(signal, Some(9), "the hog ended with {status}, it should have been killed");
+    victim.id()
+}

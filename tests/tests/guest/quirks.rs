@@ -1,0 +1,49 @@
+//! Guests that are special: booted without PSI, or with many CPUs.
+
+use std::{fs, path::Path, process::Stdio};
+
+use sensor_tests::{
+    count::vmstat,
+    daemon::{Daemon, delta},
+    scope::{MIB, Scope, program},
+};
+
+use super::{enter, host::coverage};
+
+#[test]
+fn psi_is_not_needed() {
+    enter();
+    assert!(!Path::new("/proc/pressure").exists(), "the fixture has PSI after all");
+    let attached = coverage().into_iter().filter(|p| p["state"] == "attached").count();
+    assert!(attached >= 8, "only {attached} probes");
+    let daemon = Daemon::start("").expect("daemon");
+    let stalls = |series: &std::collections::BTreeMap<String, f64>| {
+        series.keys().filter(|s| s.starts_with("memsensor_stall_seconds_total")).count()
+    };
+    assert!(stalls(&daemon.metrics().expect("metrics")) >= 3, "the stall clock stands in");
+}
+
+/// A kill on each of 32 CPUs: every CPU's counters are in the sum.
+#[test]
+fn cpus_are_all_in_the_sums() {
+    const CPUS: usize = 32;
+    enter();
+    let possible = fs::read_to_string("/sys/devices/system/cpu/possible").expect("possible");
+    assert_eq!(possible.trim(), format!("0-{}", CPUS - 1));
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("cpus", 16 * MIB).expect("scope");
+    let (before, kernel) = (daemon.metrics().expect("metrics"), vmstat().expect("vmstat"));
+    for cpu in 0..CPUS {
+        let mut hog = scope.command("taskset");
+        hog.args(["-c", &cpu.to_string()]).arg(program("hog").expect("hog"));
+        hog.args(["--adj", "1000", "anon", "32"]).stdout(Stdio::null());
+        let status = hog.status().expect("hog");
+        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+        assert_eq!(signal, Some(9), "CPU {cpu}: {status}");
+    }
+    let after = daemon.metrics().expect("metrics");
+    let kills = vmstat().expect("vmstat")["oom_kill"] - kernel["oom_kill"];
+    let memcg = "memsensor_oom_kills_total{scope=\"memcg\"}";
+    assert_eq!(delta(&before, &after, memcg).expect("kills"), kills as f64);
+    assert_eq!(kills, CPUS as u64);
+}

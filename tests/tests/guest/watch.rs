@@ -1,0 +1,172 @@
+//! Compares memsensor with the kernel's own trace of the same events. Neither starts at the same
+//! moment as the other, so the comparison is a sandwich: what the kernel traced between memsensor's
+//! two samples <= what memsensor counted <= what the kernel traced in all. Where nothing happens at
+//! the ends, the three are equal.
+
+use std::collections::BTreeMap;
+
+use sensor_tests::{
+    count::{Record, Recorded, Trace, vmstat},
+    daemon::Daemon,
+};
+
+/// Series and values.
+pub(crate) type Series = BTreeMap<String, f64>;
+
+/// A daemon and a trace, both running.
+pub(crate) struct Watch {
+    pub(crate) daemon: Daemon,
+    trace: Trace,
+    before: Series,
+    vmstat: BTreeMap<String, u64>,
+    from: f64,
+}
+
+impl Watch {
+    pub(crate) fn start(events: &[&str]) -> Self {
+        Self::with("", events)
+    }
+
+    /// With extra configuration.
+    pub(crate) fn with(config: &str, events: &[&str]) -> Self {
+        let daemon = Daemon::start(config).expect("daemon");
+        let trace = Trace::start(events).expect("trace");
+        let before = daemon.metrics().expect("metrics");
+        Self { daemon, trace, before, vmstat: vmstat().expect("vmstat"), from: now() }
+    }
+
+    pub(crate) fn stop(self) -> (Daemon, Seen) {
+        let to = now();
+        let vmstat_after = vmstat().expect("vmstat");
+        let after = self.daemon.metrics().expect("metrics");
+        let recorded = self.trace.stop().expect("trace");
+        let seen = Seen {
+            before: self.before,
+            after,
+            recorded,
+            vmstat: self.vmstat,
+            vmstat_after,
+            from: self.from,
+            to,
+        };
+        seen.assert_nothing_lost();
+        (self.daemon, seen)
+    }
+}
+
+/// CLOCK_MONOTONIC, which the trace is stamped with too.
+fn now() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// What both saw.
+pub(crate) struct Seen {
+    pub(crate) before: Series,
+    pub(crate) after: Series,
+    pub(crate) recorded: Recorded,
+    vmstat: BTreeMap<String, u64>,
+    vmstat_after: BTreeMap<String, u64>,
+    from: f64,
+    to: f64,
+}
+
+impl Seen {
+    /// What a metric went up by, over its series that contain all of `labels`.
+    pub(crate) fn went_up(&self, metric: &str, labels: &[&str]) -> f64 {
+        let sum = |series: &Series| -> f64 {
+            let of = |s: &str| {
+                s.split('{').next() == Some(metric) && labels.iter().all(|label| s.contains(label))
+            };
+            series.iter().filter(|(s, _)| of(s)).map(|(_, v)| v).sum()
+        };
+        sum(&self.after) - sum(&self.before)
+    }
+
+    /// What vmstat counted between the samples; summed over names that begin so.
+    pub(crate) fn vmstat(&self, prefix: &str) -> f64 {
+        let sum = |map: &BTreeMap<String, u64>| -> u64 {
+            map.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, v)| v).sum()
+        };
+        (sum(&self.vmstat_after) - sum(&self.vmstat)) as f64
+    }
+
+    /// Records of an event.
+    pub(crate) fn records(&self, event: &str) -> Vec<&Record> {
+        self.recorded.of(event).expect("traced").collect()
+    }
+
+    /// Asserts the sandwich for a metric that adds up `of` each record; what memsensor counted.
+    pub(crate) fn assert_between(
+        &self,
+        metric: &str,
+        labels: &[&str],
+        event: &str,
+        of: impl Fn(&Record) -> f64,
+    ) -> f64 {
+        let counted = self.went_up(metric, labels);
+        let records = self.records(event);
+        let all: f64 = records.iter().map(|r| of(r)).sum();
+        let within = |r: &&&Record| r.seconds >= self.from && r.seconds <= self.to;
+        let within: Vec<_> = records.iter().filter(within).map(|r| of(r)).collect();
+        // The events with the most are missed, if any is.
+        let mut largest = within.clone();
+        largest.sort_by(|a, b| b.total_cmp(a));
+        let skipped = self.skipped();
+        let may_lack: f64 =
+            largest.iter().enumerate().filter(|(i, _)| (*i as f64) < skipped).map(|(_, n)| n).sum();
+        let inner: f64 = within.iter().sum();
+        assert!(
+            inner - may_lack <= counted && counted <= all,
+            "{metric}{labels:?}: memsensor counted {counted}, the kernel traced {inner} of {event} \
+             between the samples, {all} in all, and skipped {skipped}"
+        );
+        counted
+    }
+
+    /// Seconds from begin to end of each pair of events in a task, summed.
+    pub(crate) fn seconds_inside(
+        &self,
+        begin: &str,
+        end: &str,
+        key: impl Fn(&Record) -> u64,
+    ) -> f64 {
+        let mut events: Vec<_> = self.records(begin).into_iter().chain(self.records(end)).collect();
+        events.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let mut open = BTreeMap::new();
+        let mut sum = 0.0;
+        for record in events {
+            if record.event == begin {
+                // kswapd says several times that it is awake.
+                open.entry(key(record)).or_insert(record.seconds);
+            } else if let Some(from) = open.remove(&key(record)) {
+                sum += record.seconds - from;
+            }
+        }
+        sum
+    }
+
+    /// Events of any program that the kernel skipped.
+    pub(crate) fn skipped(&self) -> f64 {
+        self.went_up("memsensor_events_lost_total", &["reason=\"recursion\""])
+    }
+
+    fn assert_nothing_lost(&self) {
+        for (series, value) in &self.after {
+            if series.starts_with("memsensor_events_lost_total") && !series.contains("recursion") {
+                let lost = value - self.before.get(series).copied().unwrap_or_default();
+                // A begin or end that was skipped leaves the other alone.
+                let pairs = self.skipped();
+                let may = if series.contains("unmatched") { pairs } else { 0.0 };
+                assert!(lost <= may, "{series}: {lost} lost, {pairs} events skipped");
+            }
+        }
+    }
+}
+
+/// Two clocks that are read a moment apart, and per event by a few instructions: the shorter is at
+/// least nine tenths of the longer, give or take 100 µs per event (emulated processors are slow).
+pub(crate) fn assert_about(ours: f64, kernel: f64, events: f64, what: &str) {
+    let slack = kernel.max(ours) * 0.1 + events * 100e-6;
+    assert!((ours - kernel).abs() <= slack, "{what}: {ours} s, by the kernel's trace {kernel} s");
+}
