@@ -73,11 +73,16 @@ fn oom_kill() {
 
     assert_eq!(events.len(), 2, "{events:#?}");
     assert_eq!(seen.vmstat("oom_kill"), 2.0);
-    for (event, pid, wanted, adj, label) in [
-        (&events[0], global, OomScope::Global, 1000, "scope=\"global\""),
-        (&events[1], limited.id(), OomScope::Memcg, 500, "scope=\"memcg\""),
+    for (event, pid, wanted, adj, label, constraint) in [
+        (&events[0], global, OomScope::Global, 1000, "scope=\"global\"", "none"),
+        (&events[1], limited.id(), OomScope::Memcg, 500, "scope=\"memcg\"", "memcg"),
     ] {
-        let What::OomKill { scope: found, victim, memory, .. } = &event.what else { panic!() };
+        let What::OomKill { scope: found, victim, memory, context, .. } = &event.what else {
+            panic!()
+        };
+        // Single pages for a process, of any zone: every kernel here allows programs at functions.
+        let context = context.as_ref().expect("what the allocation asked for");
+        assert_eq!((context.order, context.constraint.as_str()), (0, constraint), "{event:#?}");
         assert_eq!((*found, victim.pid, victim.oom_score_adj), (wanted, pid, adj), "{event:#?}");
         assert_eq!((victim.comm.as_str(), victim.uid), ("hog", 0));
         assert!(memory.anon_bytes > 16 * MIB, "{memory:?}");
@@ -89,7 +94,11 @@ fn oom_kill() {
     let marked = seen.records("mark_victim").into_iter().map(field("pid"));
     let expected = [global, limited.id()].map(f64::from);
     assert_eq!(marked.collect::<Vec<_>>(), expected, "by the kernel's own trace");
-    cell("oom_kill", "verified", "a global and a memcg kill: victims, trigger, scope, cgroup");
+    cell(
+        "oom_kill",
+        "verified",
+        "a global and a memcg kill: victims, trigger, scope, cgroup, constraint",
+    );
 }
 
 #[test]
@@ -410,8 +419,10 @@ fn pfmemalloc_throttle() {
     assert!(slept >= 1.0 && n >= slept, "nobody slept: {slept} by vmstat, {n} entries");
     let seconds = seen.went_up("memsensor_pfmemalloc_throttle_seconds_total", &[]);
     let traced = seen.seconds_inside(&entry.name, &exit.name, tid);
-    // The kernel's own probes on functions cost more than the others.
-    assert_about(seconds, traced, n * 10.0, "throttled for the reserves");
+    // Only who slept counts; the trace has also those who passed, and its own cost, which on a
+    // function is not small.
+    let right = seconds > traced * 0.5 && seconds < traced * 1.1 + 0.001;
+    assert!(right, "{seconds} s asleep, the kernel traced {traced} s inside, {n} entries");
     let stalled = seen.went_up("memsensor_stall_seconds_total", &["cause=\"throttle\""]);
     assert!(stalled + 1e-6 >= seconds, "{seconds} s asleep, {stalled} s stalled");
     let detail = format!("{slept} sleeps by vmstat, {seconds:.2} s");

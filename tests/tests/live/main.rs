@@ -75,9 +75,20 @@ fn wait_for_line(child: &mut Child) {
     assert!(!line.is_empty(), "the child ended before it said anything");
 }
 
+/// Events that the kernel did not give to us, by its own count: from 7.x it skips one that comes while
+/// the same program is preempted on the same CPU. Next to none on a real processor, some
+/// on an emulated one.
+fn skipped(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> f64 {
+    delta(before, after, "memsensor_events_lost_total{reason=\"recursion\"}").expect("series")
+}
+
+/// Nothing was lost but what the kernel skipped, and the other halves of that.
 fn assert_no_losses(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) {
+    let skipped = skipped(before, after);
     for series in after.keys().filter(|s| s.starts_with("memsensor_events_lost_total")) {
-        assert_eq!(delta(before, after, series).expect("series"), 0.0, "{series}");
+        let may = if series.contains("unmatched") { skipped } else { 0.0 };
+        let lost = delta(before, after, series).expect("series");
+        assert!(lost <= may || series.contains("recursion"), "{series}: {lost}, {skipped} skipped");
     }
 }
 
