@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{arm64, exec, setup, survey::Group, test, vm};
+use crate::{arm64, exec, setup, survey::Group, test};
 
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(&Group::ALL)?;
@@ -23,7 +23,6 @@ pub(crate) fn run() -> Result<ExitCode> {
     })?;
     step("alerting rules", rules)?;
     step("arm64", arm64::check)?;
-    step("other kernels", vm::short)?;
     println!("\n=== tests ===");
     test::run(&test::Args::default())
 }

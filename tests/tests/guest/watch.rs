@@ -157,7 +157,8 @@ impl Seen {
                 let lost = value - self.before.get(series).copied().unwrap_or_default();
                 // A begin or end that was skipped leaves the other alone.
                 let pairs = self.skipped();
-                let may = if series.contains("unmatched") { pairs } else { 0.0 };
+                let halves = ["unmatched", "abandoned"].iter().any(|half| series.contains(half));
+                let may = if halves { pairs } else { 0.0 };
                 assert!(lost <= may, "{series}: {lost} lost, {pairs} events skipped");
             }
         }
