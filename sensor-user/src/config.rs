@@ -182,7 +182,7 @@ impl Config {
             "window: {} is not between interval and 1h",
             humantime::format_duration(self.window)
         );
-        // Each sample of the window is kept, at 11 KiB.
+        // Each sample of the window is kept, at 13 KiB.
         ensure!(
             self.window <= self.interval * 600,
             "window: {} is more than 600 intervals",

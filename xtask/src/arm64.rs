@@ -23,8 +23,9 @@ pub(crate) fn check() -> Result<()> {
 
 /// The standard library and a linker for it.
 fn tools() -> Result<()> {
-    let mut rustup = Command::new("rustup");
-    exec::run(rustup.args(["target", "add", TARGET])).context("no standard library for arm64")?;
+    let mut rustup = Command::new("timeout");
+    rustup.args(["180", "rustup", "target", "add", TARGET]);
+    exec::run(&mut rustup).context("no standard library for arm64")?;
     if toolchain::in_path(LINKER).is_none() {
         apt::install(&["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"])
             .context("no linker for arm64")?;
