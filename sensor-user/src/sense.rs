@@ -67,7 +67,7 @@ impl Sampler {
         let taken_ns = monotonic_ns();
         let slots = reader.slots()?;
         let costs = reader.costs();
-        let inside = Inside::of(slots.into_iter(), taken_ns);
+        let inside = Inside::of(&slots, taken_ns);
         let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
         self.publish(taken_ns, rows, window_start, inside, costs);
         Ok(())

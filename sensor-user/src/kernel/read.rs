@@ -42,11 +42,10 @@ impl Default for Inside {
 
 impl Inside {
     /// Adds up slots; `now` is CLOCK_MONOTONIC.
-    pub fn of(slots: impl Iterator<Item = Slot>, now: u64) -> Self {
+    pub fn of(slots: &[Slot], now: u64) -> Self {
         let mut inside = Self::default();
-        let slots: Vec<_> = slots.collect();
         for slot in slots.iter().filter(|s| s.active()) {
-            if slot.is(Kind::Pfmemalloc) && went_on(slot, &slots) {
+            if slot.is(Kind::Pfmemalloc) && went_on(slot, slots) {
                 continue;
             }
             let kind = (slot.owner & 0xff) as usize;
@@ -233,7 +232,7 @@ mod tests {
             slot(7, Kind::Direct, 0, 150, 7),
             Slot::default(),
         ];
-        let inside = Inside::of(slots.into_iter(), 200);
+        let inside = Inside::of(&slots, 200);
         assert_eq!(inside.tasks[Kind::Direct as usize], 2);
         assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 75);
         assert_eq!(inside.exclusive_ns[Kind::Memcg as usize], 10);

@@ -106,7 +106,7 @@ impl Bench {
     }
 
     pub(crate) fn inside(&self) -> [u32; KINDS] {
-        Inside::of(self.slots().into_iter(), now()).tasks
+        Inside::of(&self.slots(), now()).tasks
     }
 
     pub(crate) fn stalls(&self) -> BTreeMap<u64, [u64; Cause::COUNT]> {
