@@ -75,6 +75,8 @@ fields! {
     OOM_ORDER, OFF_OOM_ORDER = "oom_control.order";
     /// Its GFP flags.
     OOM_GFP_MASK, OFF_OOM_GFP_MASK = "oom_control.gfp_mask";
+    /// The memory cgroup that ran out; null if the machine did.
+    OOM_MEMCG, OFF_OOM_MEMCG = "oom_control.memcg";
     /// `enum oom_constraint`: which part of the machine it may use.
     OOM_CONSTRAINT, OFF_OOM_CONSTRAINT = "oom_control.constraint";
 }

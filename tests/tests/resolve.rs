@@ -89,7 +89,7 @@ const ARGS: Table<24> = [
 ];
 
 /// Offsets of members that are read on every kernel.
-const OFFSETS: Table<25> = [
+const OFFSETS: Table<26> = [
     ("OFF_TASK_PID", [2232, 2232, 2416, 2432, 2704, 2704, 2808, 2872]),
     ("OFF_TASK_TGID", [2236, 2236, 2420, 2436, 2708, 2708, 2812, 2876]),
     ("OFF_TASK_COMM", [2736, 2736, 2976, 2976, 3248, 3248, 3344, 3408]),
@@ -115,6 +115,7 @@ const OFFSETS: Table<25> = [
     ("OFF_SIGINFO_CODE", [8; 8]),
     ("OFF_OOM_ORDER", [28; 8]),
     ("OFF_OOM_GFP_MASK", [24; 8]),
+    ("OFF_OOM_MEMCG", [16; 8]),
     ("OFF_OOM_CONSTRAINT", [56; 8]),
 ];
 

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{arm64, exec, setup, survey::Group, test};
+use crate::{cross, exec, setup, survey::Group, test};
 
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(&Group::ALL)?;
@@ -22,7 +22,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         exec::run(exec::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
     })?;
     step("alerting rules", rules)?;
-    step("arm64", arm64::check)?;
+    step("arm64", cross::check_arm64)?;
     println!("\n=== tests ===");
     test::run(&test::Args::default())
 }

@@ -4,17 +4,17 @@
 //! * [`build`], [`run`]: memsensor itself.
 //! * [`test`]: the levels of tests; [`libtest`] reads their results.
 //! * [`ci`]: all that must hold before a commit is merged.
-//! * [`vm`]: the tests on other kernels; [`arm64`] builds for another architecture.
+//! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
 
 mod apt;
-mod arm64;
 mod bench;
 mod build;
 mod ci;
+mod cross;
 mod dist;
 mod exec;
 mod libtest;

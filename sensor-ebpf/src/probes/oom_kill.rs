@@ -12,15 +12,14 @@
 //! and before, save for backports), and the task that belongs to it is in the signal event.
 //!
 //! `current` is the *trigger*: the task whose allocation failed. Everything about the victim is
-//! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out follows
-//! from the trigger's last reclaim: the memcg charge path reclaims its cgroup before it calls the
-//! OOM killer, the page allocator reclaims globally; none at all (sysrq-f) is global.
-//!
-//! What the failed allocation asked for is in no tracepoint. `oom_kill_process` (mm/oom_kill.c) has it
-//! in its `struct oom_control`, and every kill happens inside of it: also those of `memory.oom.group`,
+//! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out, and what
+//! the failed allocation asked for, is in no tracepoint. The former follows from the trigger's last
+//! reclaim: the memcg charge path reclaims its cgroup before it calls the OOM killer, the page
+//! allocator reclaims globally; none at all (sysrq-f) is global. That errs if the kernel skipped our
+//! program at that reclaim. `oom_kill_process` (mm/oom_kill.c) has both in its `struct oom_control`, and every kill happens inside of it: also those of `memory.oom.group`,
 //! of which there are several in one call. The kernel runs one OOM killer at a time (`oom_lock`), so
 //! one place to note it is enough. A kill takes the note if its own task wrote it, and has not
-//! reclaimed since. The constraint decides nothing here: it is shown beside the scope, as it is.
+//! reclaimed since; its word on what ran out goes before the reclaim's. The constraint decides nothing here: it is shown beside the scope, as it is.
 
 use core::mem::offset_of;
 
@@ -96,7 +95,12 @@ pub const PROBE: Probe = Probe {
             event: "fentry:oom_kill_process",
             args: &[Arg { param: "oc", global: "ARG_OOM_CONTROL", ty: ArgType::Ptr("oom_control") }],
             one_of: &[],
-            fields: &[layout::OOM_ORDER, layout::OOM_GFP_MASK, layout::OOM_CONSTRAINT],
+            fields: &[
+                layout::OOM_ORDER,
+                layout::OOM_GFP_MASK,
+                layout::OOM_MEMCG,
+                layout::OOM_CONSTRAINT,
+            ],
             need: Need::Optional {
                 lost: "order, gfp flags and constraint of OOM kills are not known",
                 present: None,
@@ -136,7 +140,7 @@ mod kernel {
         layout::{
             OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
             OFF_MM_SWAP_PAGES, OFF_MM_TOTAL_VM, OFF_OOM_CONSTRAINT, OFF_OOM_GFP_MASK,
-            OFF_OOM_ORDER, OFF_TASK_MM, OFF_TASK_PID,
+            OFF_OOM_MEMCG, OFF_OOM_ORDER, OFF_TASK_MM, OFF_TASK_PID,
         },
         probes::{Id, victim_exit},
     };
@@ -162,6 +166,8 @@ mod kernel {
         order: i32,
         gfp_flags: u32,
         constraint: u32,
+        /// Whether a memory cgroup ran out.
+        memcg: u64,
     }
 
     #[map]
@@ -177,6 +183,7 @@ mod kernel {
             order: task::read(control, &OFF_OOM_ORDER),
             gfp_flags: task::read(control, &OFF_OOM_GFP_MASK),
             constraint: task::read(control, &OFF_OOM_CONSTRAINT),
+            memcg: u64::from(task::read::<u64>(control, &OFF_OOM_MEMCG) != 0),
         };
         // SAFETY: a map value of this type; the caller holds oom_lock, so nobody else writes it.
         unsafe { place.write(context) };
@@ -230,7 +237,11 @@ mod kernel {
             // earlier victim's memory, and the task is now let into the reserves to exit.
             return 0;
         }
-        let memcg = u32::from(reclaim.is_some_and(|r| r.memcg));
+        let context = context(tid, reclaim.map_or(0, |r| r.ended_ns));
+        let memcg = match context {
+            Some(context) => context.memcg as u32,
+            None => u32::from(reclaim.is_some_and(|r| r.memcg)),
+        };
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
             row.kills[memcg as usize & 1] += 1;
@@ -253,8 +264,7 @@ mod kernel {
             gfp_flags: 0,
             constraint: 0,
         };
-        // Only now: the verifier walks what comes after it once with and once without.
-        if let Some(context) = context(tid, reclaim.map_or(0, |r| r.ended_ns)) {
+        if let Some(context) = context {
             event.has_context = 1;
             event.order = context.order;
             event.gfp_flags = context.gfp_flags;

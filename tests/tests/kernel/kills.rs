@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
 use sensor_ebpf::{event::Tag, probes::Id, spec::NO_ARG};
-use sensor_user::events::{Context, What};
+use sensor_user::events::{Context, Scope, What};
 
 use crate::bench::{Bench, at, histogram, now};
 
@@ -68,12 +68,13 @@ fn an_oom_kill_is_a_kernel_sigkill_followed_by_mark_victim_of_the_same_task() {
 }
 
 /// What `oom_context` would note, which cannot be run by hand.
-fn note_context(bench: &mut Bench, noted_ns: u64, tid: u32) {
+fn note_context(bench: &mut Bench, noted_ns: u64, tid: u32, memcg: bool) {
     let map = bench.ebpf.map_mut("OOM_CONTEXT").expect("OOM_CONTEXT");
-    let mut map: Array<&mut MapData, [u64; 3]> = map.try_into().expect("array");
+    let mut map: Array<&mut MapData, [u64; 4]> = map.try_into().expect("array");
     let (order, gfp_flags, constraint) = (2u64, 0xcc0u64, 3u64);
-    map.set(0, [noted_ns, u64::from(tid) | order << 32, gfp_flags | constraint << 32], 0)
-        .expect("room");
+    let words =
+        [noted_ns, u64::from(tid) | order << 32, gfp_flags | constraint << 32, memcg.into()];
+    map.set(0, words, 0).expect("room");
 }
 
 #[test]
@@ -83,23 +84,32 @@ fn a_kill_has_only_the_context_of_its_own_call_of_the_oom_killer() {
     let kill = |bench: &mut Bench| {
         oom_sigkill(bench, 9, SEND_SIG_PRIV, SOME_TASK);
         bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
-        let What::OomKill { context, .. } = bench.events().remove(0) else { panic!("a kill") };
-        context
+        let What::OomKill { context, scope, .. } = bench.events().remove(0) else {
+            panic!("a kill")
+        };
+        (context, scope)
     };
     let reclaim = |bench: &Bench| {
         bench.run("direct_begin", &[]);
         bench.run("direct_end", &[("ARG_DIRECT_FREED", 0)]);
     };
-    assert_eq!(kill(&mut bench), None, "nothing was noted");
+    let (global, memcg) = ((None, Scope::Global), (None, Scope::Memcg));
+    assert_eq!(kill(&mut bench), global, "nothing was noted");
     reclaim(&bench);
-    note_context(&mut bench, now(), tid);
     let context = Context { order: 2, gfp_flags: "0xcc0".to_owned(), constraint: "3".to_owned() };
-    assert_eq!(kill(&mut bench), Some(context.clone()));
-    assert_eq!(kill(&mut bench), Some(context), "the next of a group, by the same call");
+    note_context(&mut bench, now(), tid, false);
+    assert_eq!(kill(&mut bench), (Some(context.clone()), Scope::Global));
+    note_context(&mut bench, now(), tid, true);
+    let noted = (Some(context), Scope::Memcg);
+    assert_eq!(kill(&mut bench), noted, "it knows better than the reclaim before it");
+    assert_eq!(kill(&mut bench), noted, "the next of a group, by the same call");
     reclaim(&bench);
-    assert_eq!(kill(&mut bench), None, "it was noted for an earlier kill");
-    note_context(&mut bench, now(), tid + 1);
-    assert_eq!(kill(&mut bench), None, "another task noted it");
+    assert_eq!(kill(&mut bench), global, "it was noted for an earlier kill");
+    note_context(&mut bench, now(), tid + 1, true);
+    assert_eq!(kill(&mut bench), global, "another task noted it");
+    bench.run("memcg_begin", &[]);
+    bench.run("memcg_end", &[("ARG_MEMCG_FREED", 0)]);
+    assert_eq!(kill(&mut bench), memcg, "without a note the reclaim tells");
 }
 
 #[test]

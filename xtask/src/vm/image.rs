@@ -4,15 +4,15 @@
 use std::{
     fs,
     io::Write as _,
-    os::unix::fs::{PermissionsExt as _, symlink},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
 
-use super::{kernel::Kernel, suite::Guest};
-use crate::{exec::workspace, toolchain::in_path};
+use super::{kernel::Kernel, machine::Machine, suite::Guest};
+use crate::exec::workspace;
 
 /// A file, and where it goes in the guest.
 #[derive(Debug, Clone)]
@@ -21,23 +21,20 @@ pub(crate) struct Placed {
     pub(crate) to: String,
 }
 
-/// Packs what every guest has: busybox with all its names, our init, the files.
-pub(crate) fn base(dir: &Path, files: &[Placed]) -> Result<PathBuf> {
-    let root = dir.join("base");
+/// Packs what every guest has: our init, busybox and the other files.
+pub(crate) fn base(dir: &Path, machine: &Machine, files: &[Placed]) -> Result<PathBuf> {
+    let root = dir.join(format!("base-{}", machine.name));
     let _ = fs::remove_dir_all(&root);
-    fs::create_dir_all(root.join("bin"))?;
-    let busybox = in_path("busybox").context("no busybox: apt-get install busybox-static")?;
-    place(&root, &busybox, "bin/busybox")?;
-    let out = Command::new(&busybox).arg("--list").output().context("start busybox")?;
-    for name in String::from_utf8_lossy(&out.stdout).lines().filter(|name| *name != "busybox") {
-        symlink("busybox", root.join("bin").join(name))?;
-    }
-    symlink("bin", root.join("sbin"))?;
     place(&root, &workspace().join("tests/guest/init"), "init")?;
     for file in files {
         place(&root, &file.from, file.to.trim_start_matches('/'))?;
     }
-    pack(&root, &dir.join("base.cpio"))
+    pack(&root, &base_path(dir, machine))
+}
+
+/// Where that archive is.
+pub(crate) fn base_path(dir: &Path, machine: &Machine) -> PathBuf {
+    dir.join(format!("base-{}.cpio", machine.name))
 }
 
 /// The whole initramfs of one guest.

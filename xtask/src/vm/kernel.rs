@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::debian::Archive;
+use super::{
+    debian::Archive,
+    machine::{AMD64, Machine},
+};
 
 /// What a guest needs beyond what Debian builds in.
 const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
@@ -19,6 +22,7 @@ const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
 /// A kernel that is ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kernel {
+    pub(crate) machine: &'static Machine,
     /// As asked for, e.g. `6.1`.
     pub(crate) series: String,
     /// As `uname -r` says.
@@ -30,13 +34,18 @@ pub(crate) struct Kernel {
 }
 
 /// The newest kernel of a series, downloaded into the cache unless it is there.
-pub(crate) fn fetch(archive: &Archive, cache: &Path, arch: &str, series: &str) -> Result<Kernel> {
-    let release = newest(archive, arch, series)?;
+pub(crate) fn fetch(
+    archive: &Archive,
+    cache: &Path,
+    machine: &'static Machine,
+    series: &str,
+) -> Result<Kernel> {
+    let release = newest(archive, machine.name, series)?;
     let dir = cache.join("kernels").join(&release);
     if !dir.join("done").exists() {
         println!("vm: {series}: fetching {release}");
         let scratch = cache.join(format!("unpack-{release}-{}", std::process::id()));
-        let made = make(archive, &release, arch, &scratch, &dir);
+        let made = make(archive, &release, machine, &scratch, &dir);
         let _ = fs::remove_dir_all(&scratch);
         made.with_context(|| format!("prepare the kernel {release}"))?;
         fs::write(dir.join("done"), "")?;
@@ -46,7 +55,8 @@ pub(crate) fn fetch(archive: &Archive, cache: &Path, arch: &str, series: &str) -
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
     modules.sort();
-    Ok(Kernel { series: series.to_owned(), release, image: dir.join("vmlinux"), modules })
+    let image = dir.join("vmlinux");
+    Ok(Kernel { machine, series: series.to_owned(), release, image, modules })
 }
 
 /// The release of the newest kernel of a series whose packages can all be had: superseded ones stay
@@ -98,7 +108,13 @@ fn packages(archive: &Archive, release: &str) -> Result<Option<Vec<String>>> {
     Ok(Some(packages))
 }
 
-fn make(archive: &Archive, release: &str, arch: &str, scratch: &Path, dir: &Path) -> Result<()> {
+fn make(
+    archive: &Archive,
+    release: &str,
+    machine: &Machine,
+    scratch: &Path,
+    dir: &Path,
+) -> Result<()> {
     let packages = packages(archive, release)?.context("its packages are gone")?;
     archive.unpack(&packages, scratch)?;
     // Since the merge of /usr, newer packages have everything there.
@@ -110,7 +126,7 @@ fn make(archive: &Archive, release: &str, arch: &str, scratch: &Path, dir: &Path
     let _ = fs::remove_dir_all(dir);
     fs::create_dir_all(dir.join("modules"))?;
     let packed = fs::read(image)?;
-    let unpacked = if arch == "amd64" { vmlinux(&packed)? } else { packed };
+    let unpacked = if *machine == AMD64 { vmlinux(&packed)? } else { packed };
     fs::write(dir.join("vmlinux"), unpacked)?;
     for (i, module) in modules(base, release)?.iter().enumerate() {
         let data = fs::read(module).with_context(|| format!("read {}", module.display()))?;

@@ -5,12 +5,13 @@
 mod debian;
 mod image;
 mod kernel;
+mod machine;
 mod matrix;
 mod qemu;
 mod suite;
 
 use std::{
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -23,9 +24,10 @@ use self::{
     debian::Archive,
     image::Placed,
     kernel::Kernel,
+    machine::{AMD64, Machine},
     matrix::Column,
     qemu::{End, Ran},
-    suite::{Guest, SERIES},
+    suite::Guest,
 };
 use crate::{
     apt,
@@ -42,6 +44,9 @@ pub(crate) struct Args {
     /// Kernel series, comma-separated [default: all that are supported]
     #[arg(long, value_delimiter = ',', value_name = "SERIES")]
     kernel: Vec<String>,
+    /// Architectures, comma-separated: amd64, arm64 [default: both for the whole matrix, else amd64]
+    #[arg(long, value_delimiter = ',', value_name = "ARCH", value_parser = Machine::named)]
+    arch: Vec<&'static Machine>,
     /// Only the oldest and the newest kernel, cgroup v2
     #[arg(long, conflicts_with = "kernel")]
     short: bool,
@@ -49,7 +54,7 @@ pub(crate) struct Args {
     #[arg(long)]
     keep: bool,
     /// Replace the table in README.md (needs the whole matrix)
-    #[arg(long, conflicts_with_all = ["kernel", "short", "filter"])]
+    #[arg(long, conflicts_with_all = ["kernel", "arch", "short", "filter"])]
     write_readme: bool,
     /// Only tests whose name contains this
     #[arg(last = true)]
@@ -59,40 +64,33 @@ pub(crate) struct Args {
 /// Guests at a time: emulation takes a core for each.
 const AT_ONCE: usize = 2;
 
-/// Debian's name of the guests' architecture.
-const ARCH: &str = "amd64";
-
 /// Packages with what the host needs. QEMU itself is looked at apart.
-const PACKAGES: [&str; 7] =
-    ["busybox-static", "cpio", "kmod", "xz-utils", "zstd", "lz4", "debian-archive-keyring"];
+const PACKAGES: [&str; 6] = ["cpio", "kmod", "xz-utils", "zstd", "lz4", "debian-archive-keyring"];
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let started = Instant::now();
     setup::ensure(&[Group::Build])?;
     apt::install(&PACKAGES)?;
     let cache = toolchain::cache_dir().join("vm");
-    qemu_itself(&cache)?;
-    let archive = Archive::open(&cache.join(format!("apt-{ARCH}")), ARCH)?;
-    let kernels = kernels(args, &archive, &cache)?;
-    let series: Vec<_> = kernels.iter().map(|k| k.series.clone()).collect();
-    let mut guests = suite::guests(&series, args.short);
+    let dir = exec::target_dir()?.join("vm");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+    let mut kernels = Vec::new();
+    for machine in args.machines() {
+        kernels.extend(prepare(machine, args, &cache, &dir)?);
+    }
+    let mut guests = suite::guests(&kernels, args.short);
     if let Some(filter) = &args.filter {
         for guest in &mut guests {
             guest.filter(filter);
         }
     }
-    let files = [binaries()?, earlyoom(&archive, &cache)?].concat();
-    let dir = exec::target_dir()?.join("vm");
-    let _ = fs::remove_dir_all(&dir);
-    fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
-    let base = image::base(&dir, &files)?;
     println!(
-        "vm: {} guests, {AT_ONCE} at a time, on {}: {}",
+        "vm: {} guests, {AT_ONCE} at a time: {}",
         guests.len(),
-        qemu::accelerator(),
         kernels.iter().map(|k| k.release.as_str()).collect::<Vec<_>>().join(", ")
     );
-    let outcomes = run_all(&dir, &base, &kernels, &guests)?;
+    let outcomes = run_all(&dir, &kernels, &guests)?;
     let result = report(&kernels, &guests, &outcomes, args)?;
     if result == ExitCode::SUCCESS && !args.keep {
         fs::remove_dir_all(&dir)?;
@@ -103,53 +101,75 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(result)
 }
 
+impl Args {
+    fn machines(&self) -> Vec<&'static Machine> {
+        let whole = self.kernel.is_empty() && !self.short;
+        match (self.arch.as_slice(), whole) {
+            ([], true) => machine::ALL.into(),
+            ([], false) => vec![&AMD64],
+            (some, _) => some.into(),
+        }
+    }
+
+    fn series<'a>(&'a self, machine: &'a Machine) -> Vec<&'a str> {
+        let all = machine.series;
+        let mut series: Vec<_> = match (self.short, self.kernel.as_slice()) {
+            (true, _) => vec![all[0], all[all.len() - 1]],
+            (false, []) => all.into(),
+            (false, some) => some.iter().map(String::as_str).collect(),
+        };
+        series.sort_by(|a, b| kernel::natural(a, b));
+        series.dedup();
+        series
+    }
+}
+
+/// Makes all that the guests of one architecture share, and fetches their kernels.
+fn prepare(
+    machine: &'static Machine,
+    args: &Args,
+    cache: &Path,
+    dir: &Path,
+) -> Result<Vec<Kernel>> {
+    machine.cross.install()?;
+    qemu_itself(machine, cache)?;
+    let archive = Archive::open(&cache.join(format!("apt-{}", machine.name)), machine.name)?;
+    let fetch = |series: &&str| kernel::fetch(&archive, cache, machine, series);
+    let kernels = args.series(machine).iter().map(fetch).collect::<Result<_>>()?;
+    let files = [binaries(machine)?, programs(machine, &archive, cache)?].concat();
+    image::base(dir, machine, &files)?;
+    Ok(kernels)
+}
+
 /// Debian 12 has a QEMU whose packages conflict with those of its backports, so try the plain one
 /// without removing anything, then backports.
-fn qemu_itself(cache: &Path) -> Result<()> {
-    const QEMU: [&str; 4] =
-        ["qemu-system-x86", "qemu-system-common", "qemu-system-data", "seabios"];
-    if toolchain::in_path("qemu-system-x86_64").is_some() {
+fn qemu_itself(machine: &Machine, cache: &Path) -> Result<()> {
+    if toolchain::in_path(machine.qemu).is_some() {
         return Ok(());
     }
-    let root = Root::find().context("install QEMU: run `apt-get install qemu-system-x86`")?;
-    let plain = ["install", "--yes", "--no-remove", "--no-install-recommends", QEMU[0]];
+    let package = machine.packages[0];
+    let root =
+        Root::find().with_context(|| format!("install QEMU: run `apt-get install {package}`"))?;
+    let plain = ["install", "--yes", "--no-remove", "--no-install-recommends", package];
     apt::apt_get(root, &plain).or_else(|why| {
         println!("vm: {why:#}; trying the release's backports");
-        debian::install_from_backports(cache, &QEMU)
+        debian::install_from_backports(cache, machine.packages)
     })
 }
 
-fn kernels(args: &Args, archive: &Archive, cache: &Path) -> Result<Vec<Kernel>> {
-    if env::consts::ARCH != "x86_64" {
-        bail!(
-            "guests are x86_64 kernels with this machine's binaries: this is {}",
-            env::consts::ARCH
-        );
-    }
-    let mut series: Vec<String> = match (args.short, args.kernel.is_empty()) {
-        (true, _) => vec![SERIES[0].into(), SERIES[SERIES.len() - 1].into()],
-        (false, true) => SERIES.map(str::to_owned).to_vec(),
-        (false, false) => args.kernel.clone(),
-    };
-    series.sort_by(|a, b| kernel::natural(a, b));
-    series.dedup();
-    series.iter().map(|series| kernel::fetch(archive, cache, ARCH, series)).collect()
-}
-
 /// Builds what runs in the guests, statically: their userland is busybox alone.
-fn binaries() -> Result<Vec<Placed>> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
+fn binaries(machine: &Machine) -> Result<Vec<Placed>> {
     let mut files = Vec::new();
     for what in [
         &["build", "--bin", "memsensor", "--bin", "hog"][..],
         &["test", "--no-run", "--test", "kernel", "--test", "live", "--test", "guest"],
     ] {
-        let mut cargo = exec::cargo();
+        let mut cargo = machine.cross.cargo();
         // Cargo takes the encoded flags, where they are set, instead of ours.
         cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
         cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
         // With a target named, proc macros are still built as they must be: for the host, dynamic.
-        cargo.args(what).args(["--target", TARGET, "--profile", "guest"]);
+        cargo.args(what).args(["--target", machine.cross.target, "--profile", "guest"]);
         cargo.args(["--package", "sensor-user", "--package", "sensor-tests"]);
         cargo.args(["--features", "sensor-tests/live"]);
         cargo.arg("--message-format=json-render-diagnostics");
@@ -165,20 +185,16 @@ fn binaries() -> Result<Vec<Placed>> {
     Ok(files)
 }
 
-/// earlyoom, for a SIGKILL from the real one, with the C library it was built for.
-fn earlyoom(archive: &Archive, cache: &Path) -> Result<Vec<Placed>> {
-    const FILES: [(&str, &str); 3] = [
-        ("usr/bin/earlyoom", "t/earlyoom"),
-        ("lib/x86_64-linux-gnu/libc.so.6", "lib/x86_64-linux-gnu/libc.so.6"),
-        ("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2"),
-    ];
-    let dir = cache.join("earlyoom");
-    if !FILES.iter().all(|(from, _)| dir.join(from).exists()) {
+/// Debian's programs in a guest: busybox is its userland, earlyoom sends a SIGKILL as in real life.
+fn programs(machine: &Machine, archive: &Archive, cache: &Path) -> Result<Vec<Placed>> {
+    const PACKAGES: [&str; 3] = ["busybox-static", "earlyoom", "libc6"];
+    let dir = cache.join(format!("programs-{}", machine.name));
+    let files = machine.programs(&dir);
+    if !files.iter().all(|f| f.from.exists()) {
         let _ = fs::remove_dir_all(&dir);
-        archive.unpack(&["earlyoom/bookworm".into(), "libc6/bookworm".into()], &dir)?;
+        archive.unpack(&PACKAGES.map(|p| format!("{p}/bookworm")), &dir)?;
     }
-    let placed = |(from, to): (&str, &str)| Placed { from: dir.join(from), to: to.to_owned() };
-    Ok(FILES.map(placed).into())
+    Ok(files)
 }
 
 /// What cargo built, by a line of what it says.
@@ -190,13 +206,13 @@ fn executable(line: &str) -> Option<Placed> {
 }
 
 /// Runs the guests, two at a time, in the order that they are in.
-fn run_all(dir: &Path, base: &Path, kernels: &[Kernel], guests: &[Guest]) -> Result<Vec<Ran>> {
+fn run_all(dir: &Path, kernels: &[Kernel], guests: &[Guest]) -> Result<Vec<Ran>> {
     let next = Mutex::new(0..guests.len());
     let take = || next.lock().unwrap_or_else(PoisonError::into_inner).next();
     let done = Mutex::new(Vec::new());
     let work = || {
         while let Some(i) = take() {
-            let ran = run_one(&dir.join(i.to_string()), base, kernels, &guests[i]);
+            let ran = run_one(dir, i, kernels, &guests[i]);
             done.lock().unwrap_or_else(PoisonError::into_inner).push((i, ran));
         }
     };
@@ -210,11 +226,12 @@ fn run_all(dir: &Path, base: &Path, kernels: &[Kernel], guests: &[Guest]) -> Res
     done.into_iter().map(|(_, ran)| ran).collect()
 }
 
-fn run_one(dir: &Path, base: &Path, kernels: &[Kernel], guest: &Guest) -> Result<Ran> {
+fn run_one(all: &Path, i: usize, kernels: &[Kernel], guest: &Guest) -> Result<Ran> {
     let kernel = &kernels[guest.kernel];
     let name = name(kernels, guest);
+    let dir = &all.join(i.to_string());
     fs::create_dir_all(dir)?;
-    let initramfs = image::initramfs(dir, base, kernel, guest)?;
+    let initramfs = image::initramfs(dir, &image::base_path(all, kernel.machine), kernel, guest)?;
     let started = Instant::now();
     let follow = |line: &str| {
         if line.starts_with("guest: ") || line.ends_with("FAILED") {
@@ -238,6 +255,18 @@ fn run_one(dir: &Path, base: &Path, kernels: &[Kernel], guest: &Guest) -> Result
 /// How a guest is called in the output.
 fn name(kernels: &[Kernel], guest: &Guest) -> String {
     format!("{} {}", kernels[guest.kernel].release, guest.name)
+}
+
+/// What a column is called.
+fn heading(kernel: &Kernel, guest: &Guest) -> String {
+    let mut heading = kernel.release.split("-cloud").next().unwrap_or_default().to_owned();
+    if *kernel.machine != AMD64 {
+        heading = format!("{heading} {}", kernel.machine.name);
+    }
+    if guest.cgroups != suite::Cgroups::V2 {
+        heading = format!("{heading} {}", guest.cgroups.name());
+    }
+    heading
 }
 
 /// Failures first, then the table; an empty cell is a failure.
@@ -265,12 +294,7 @@ fn report(kernels: &[Kernel], guests: &[Guest], outcomes: &[Ran], args: &Args) -
         total.passed += passed;
         total.failed += failed;
         if guest.is_column {
-            let release = &kernels[guest.kernel].release;
-            let short = release.split("-cloud").next().unwrap_or(release);
-            let heading = match guest.cgroups {
-                suite::Cgroups::V2 => short.to_owned(),
-                other => format!("{short} {}", other.name()),
-            };
+            let heading = heading(&kernels[guest.kernel], guest);
             let column = Column::read(heading, &ran.output);
             let empty = column.empty();
             if !empty.is_empty() {

@@ -2,10 +2,10 @@
 
 use std::{cmp::Ordering, time::Duration};
 
-use super::kernel::natural;
-
-/// Series that are tested: Debian's long-supported ones and the newest two.
-pub(crate) const SERIES: [&str; 6] = ["5.10", "6.1", "6.12", "6.18", "7.2", "7.3"];
+use super::{
+    kernel::{Kernel, natural},
+    machine::AMD64,
+};
 
 /// How cgroups are mounted in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +94,14 @@ const ALL: [&str; 5] = [
     "guest lockdown::confidentiality",
 ];
 
-/// The guests for these kernels, oldest first. `short` leaves out what differs little.
-pub(crate) fn guests(series: &[String], short: bool) -> Vec<Guest> {
+/// The guests for these kernels, which come oldest first. `short` leaves out what differs little.
+pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
     let mut guests = Vec::new();
-    for (i, name) in series.iter().enumerate() {
+    for (i, kernel) in kernels.iter().enumerate() {
         guests.push(Guest { is_column: true, ..Guest::new("cgroup v2", i).runs(&ALL) });
         // Debian builds memcg v1 until 6.11.
-        if short || natural(name, "6.12") != Ordering::Less {
+        let has_v1 = natural(&kernel.series, "6.12") == Ordering::Less;
+        if short || *kernel.machine != AMD64 || !has_v1 {
             continue;
         }
         for (cgroups, name) in [(Cgroups::V1, "cgroup v1"), (Cgroups::Hybrid, "cgroup hybrid")] {
@@ -108,8 +109,13 @@ pub(crate) fn guests(series: &[String], short: bool) -> Vec<Guest> {
             guests.push(Guest { cgroups, is_column: true, ..guest });
         }
     }
-    let ends = if series.len() > 1 { vec![0, series.len() - 1] } else { vec![0] };
-    for i in ends.into_iter().filter(|_| !short) {
+    if short {
+        return guests;
+    }
+    let is_amd64 = |&i: &usize| *kernels[i].machine == AMD64;
+    let (oldest, newest) =
+        ((0..kernels.len()).find(is_amd64), (0..kernels.len()).rev().find(is_amd64));
+    for i in oldest.into_iter().chain(newest.filter(|_| newest != oldest)) {
         let psi =
             Guest::new("psi=0", i).runs(&["live oom:: reclaim::", "guest host:: quirks::psi"]);
         guests.push(Guest { boot_args: "psi=0", ..psi });
@@ -121,20 +127,37 @@ pub(crate) fn guests(series: &[String], short: bool) -> Vec<Guest> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::path::PathBuf;
+
+    use super::{
+        super::machine::{self, Machine},
+        *,
+    };
+
+    fn kernels(machine: &'static Machine) -> Vec<Kernel> {
+        let kernel = |series: &&str| Kernel {
+            machine,
+            series: (*series).into(),
+            release: String::new(),
+            image: PathBuf::new(),
+            modules: Vec::new(),
+        };
+        machine.series.iter().map(kernel).collect()
+    }
 
     #[test]
     fn memcg_v1_is_tried_where_debian_has_it() {
-        let all = guests(&SERIES.map(str::to_owned), false);
-        let on_v1: Vec<_> =
-            all.iter().filter(|g| g.cgroups == Cgroups::V1).map(|g| SERIES[g.kernel]).collect();
+        let kernels: Vec<_> = machine::ALL.into_iter().flat_map(kernels).collect();
+        let all = guests(&kernels, false);
+        let on_v1 = all.iter().filter(|g| g.cgroups == Cgroups::V1);
+        let on_v1: Vec<_> = on_v1.map(|g| kernels[g.kernel].series.as_str()).collect();
         assert_eq!(on_v1, ["5.10", "6.1"]);
         assert_eq!(all.iter().filter(|g| g.name == "32 CPUs").count(), 2);
     }
 
     #[test]
     fn the_short_form_is_a_guest_per_kernel() {
-        let short = guests(&["5.10".into(), "7.3".into()], true);
+        let short = guests(&kernels(&machine::ARM64), true);
         assert_eq!(short.len(), 2);
         assert!(short.iter().all(|g| g.is_column && g.steps().lines().count() == ALL.len()));
     }
