@@ -24,3 +24,4 @@ pub mod run;
 pub mod sense;
 pub mod serve;
 pub mod snapshot;
+pub mod verdict;

@@ -31,6 +31,11 @@ pub fn memory_root() -> Option<PathBuf> {
     parse_memory_root(&mounts, memory_on_v1())
 }
 
+/// Where the v2 hierarchy is mounted.
+pub fn unified_root() -> Option<PathBuf> {
+    parse_memory_root(&fs::read_to_string("/proc/self/mounts").ok()?, false)
+}
+
 fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();

@@ -2,4 +2,8 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod memcg;
+pub mod memory;
+pub mod pressure;
 pub mod process;
+pub mod text;

@@ -1,0 +1,160 @@
+//! The host's memory: /proc/vmstat, /proc/meminfo, /proc/zoneinfo, and PSI.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{
+    pressure,
+    text::{Text, numbers},
+};
+use crate::verdict::reading::Reading;
+
+/// The files, open. One that cannot be opened leaves its part of a reading empty.
+#[derive(Debug)]
+pub struct Memory {
+    vmstat: Option<Text>,
+    meminfo: Option<Text>,
+    zoneinfo: Option<Text>,
+    pressure: Option<Text>,
+    io_pressure: Option<Text>,
+}
+
+impl Memory {
+    /// Opens the files below `root`, which is / save for tests.
+    pub fn open(root: &Path) -> Self {
+        let open = |path: &str| Text::open(&root.join(path)).ok();
+        // With psi=0 the files are there and cannot be read.
+        let readable = |path| open(path).and_then(|mut text| text.read().is_ok().then_some(text));
+        Self {
+            vmstat: open("proc/vmstat"),
+            meminfo: open("proc/meminfo"),
+            zoneinfo: open("proc/zoneinfo"),
+            pressure: readable("proc/pressure/memory"),
+            io_pressure: readable("proc/pressure/io"),
+        }
+    }
+
+    /// Whether the kernel measures pressure.
+    pub fn has_psi(&self) -> bool {
+        self.pressure.is_some()
+    }
+
+    /// Fills in what the files tell now.
+    pub fn read(&mut self, reading: &mut Reading) -> Result<()> {
+        let page = rustix::param::page_size() as u64;
+        if let Some(text) = &mut self.vmstat {
+            parse_vmstat(text.read()?, page, reading);
+        }
+        if let Some(text) = &mut self.meminfo {
+            parse_meminfo(text.read()?, reading);
+        }
+        if let Some(text) = &mut self.zoneinfo {
+            reading.above_low_bytes = parse_zoneinfo(text.read()?, page);
+        }
+        if let Some(text) = &mut self.pressure {
+            let totals = pressure::parse(text.read()?)?;
+            (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
+        }
+        if let Some(text) = &mut self.io_pressure {
+            reading.io_full_ns = Some(pressure::parse(text.read()?)?.full_ns);
+        }
+        Ok(())
+    }
+}
+
+fn sum(values: &[Option<u64>]) -> Option<u64> {
+    let known = values.iter().flatten();
+    known.copied().reduce(u64::saturating_add)
+}
+
+fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
+    // Before 5.9 there is one kind of refault only.
+    let names = [
+        "workingset_refault_anon",
+        "workingset_refault_file",
+        "workingset_refault",
+        "pswpin",
+        "pswpout",
+        "pgscan_direct",
+        "pgscan_kswapd",
+        "pgsteal_direct",
+        "pgsteal_kswapd",
+    ];
+    let found = numbers(text, names);
+    let bytes = |pages: Option<u64>| pages.map(|n| n.saturating_mul(page));
+    reading.refaulted_bytes = bytes(sum(&found[..3]));
+    reading.swapped_in_bytes = bytes(found[3]);
+    reading.swapped_out_bytes = bytes(found[4]);
+    reading.scanned_pages = sum(&found[5..7]);
+    reading.reclaimed_pages = sum(&found[7..9]);
+}
+
+fn parse_meminfo(text: &str, reading: &mut Reading) {
+    let found = numbers(text, ["MemTotal", "MemAvailable", "SwapFree"]);
+    let [total, available, swap] = found.map(|kib| kib.map(|n| n.saturating_mul(1024)));
+    reading.total_bytes = total;
+    reading.available_bytes = available;
+    reading.swap_free_bytes = swap;
+}
+
+/// Free pages above the low watermarks, summed over the zones that have any.
+fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
+    let (mut above, mut seen) = (0i64, false);
+    let mut free = 0i64;
+    for line in text.lines() {
+        let mut words = line.split_ascii_whitespace();
+        let (name, value) = (words.next(), words.next());
+        match (name, value, words.next()) {
+            // "  pages free     3954"
+            (Some("pages"), Some("free"), Some(n)) => free = n.parse().unwrap_or(0),
+            (Some("low"), Some(n), None) => {
+                above = above.saturating_add(free.saturating_sub(n.parse().unwrap_or(0)));
+                (free, seen) = (0, true);
+            }
+            _ => {}
+        }
+    }
+    seen.then(|| above.saturating_mul(page.cast_signed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vmstat_is_read_by_name_old_and_new() {
+        let mut reading = Reading::default();
+        let text = "pswpin 1\npswpout 2\nworkingset_refault_anon 3\nworkingset_refault_file 4\n\
+                    pgscan_kswapd 5\npgscan_direct 6\npgsteal_kswapd 7\npgsteal_direct 8\n";
+        parse_vmstat(text, 4096, &mut reading);
+        assert_eq!(reading.refaulted_bytes, Some(7 * 4096));
+        assert_eq!(reading.swapped_in_bytes, Some(4096));
+        assert_eq!((reading.scanned_pages, reading.reclaimed_pages), (Some(11), Some(15)));
+        parse_vmstat("workingset_refault 9\n", 4096, &mut reading);
+        assert_eq!(reading.refaulted_bytes, Some(9 * 4096));
+        assert_eq!(reading.swapped_in_bytes, None, "a kernel without swap");
+    }
+
+    #[test]
+    fn meminfo_is_in_kib() {
+        let mut reading = Reading::default();
+        parse_meminfo("MemTotal: 100 kB\nMemAvailable:  50 kB\nSwapFree: 0 kB\n", &mut reading);
+        assert_eq!(reading.total_bytes, Some(102_400));
+        assert_eq!(reading.available_bytes, Some(51_200));
+        assert_eq!(reading.swap_free_bytes, Some(0));
+    }
+
+    #[test]
+    fn watermarks_are_summed_over_zones() {
+        let zone = |free, low| {
+            format!(
+                "Node 0, zone Normal\n  per-node stats\n      nr_free 1\n  pages free     {free}\n        \
+                 boost    0\n        min      10\n        low      {low}\n        high     40\n"
+            )
+        };
+        let text = [zone(100, 20), zone(5, 20)].concat();
+        assert_eq!(parse_zoneinfo(&text, 4096), Some((80 - 15) * 4096));
+        assert_eq!(parse_zoneinfo("", 4096), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! PSI: /proc/pressure and memory.pressure of cgroups (kernel/sched/psi.c), and triggers on them.
+//!
+//! Totals are read, not averages, which lag by two seconds.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use anyhow::{Context as _, Result};
+use procfs::{FromBufRead as _, MemoryPressure};
+
+/// Nanoseconds so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// At least one task was stalled.
+    pub some_ns: u64,
+    /// All non-idle tasks were.
+    pub full_ns: u64,
+}
+
+/// Reads a pressure file's text. Its totals are in microseconds.
+pub fn parse(text: &str) -> Result<Totals> {
+    let pressure = MemoryPressure::from_buf_read(text.as_bytes())?;
+    Ok(Totals { some_ns: pressure.some.total * 1000, full_ns: pressure.full.total * 1000 })
+}
+
+/// What wakes us: 50 ms of stall in half a second, which is a tenth of the time. A kernel that does
+/// not let us have that (no CAP_SYS_RESOURCE) gives windows of two seconds only.
+const TRIGGERS: [&[u8]; 2] = [b"some 50000 500000\0", b"some 100000 2000000\0"];
+
+/// Asks the kernel to wake whoever polls this file for `PRI` when there is pressure.
+pub fn trigger(path: &Path) -> Result<File> {
+    let open = || {
+        let mut options = OpenOptions::new();
+        let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits())?;
+        let file = options.read(true).write(true).custom_flags(nonblock).open(path);
+        file.with_context(|| format!("open {} for writing", path.display()))
+    };
+    let ask = |trigger: &[u8]| -> Result<File> {
+        let mut file = open()?;
+        file.write_all(trigger).with_context(|| format!("set a trigger on {}", path.display()))?;
+        Ok(file)
+    };
+    ask(TRIGGERS[0]).or_else(|_| ask(TRIGGERS[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_nanoseconds() {
+        let text = "some avg10=0.12 avg60=0.34 avg300=0.05 total=1234567\n\
+                    full avg10=0.00 avg60=0.00 avg300=0.00 total=89\n";
+        let totals = parse(text).expect("parses");
+        assert_eq!(totals, Totals { some_ns: 1_234_567_000, full_ns: 89_000 });
+        assert!(parse("").is_err());
+        assert!(parse("some avg10=x\n").is_err());
+    }
+}

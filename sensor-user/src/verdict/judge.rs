@@ -1,0 +1,81 @@
+//! Readings in, verdicts out, for one scope.
+
+use std::sync::Arc;
+
+use super::{
+    State,
+    pace::{Pace, Settings},
+    policy::{Evidence, Policy},
+    reading::Reading,
+    signals::{Past, Signals},
+};
+
+/// What was decided, and from what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Verdict {
+    /// What to do.
+    pub state: State,
+    /// Share of its usual traffic: 0 to 1.
+    pub weight: f64,
+    /// Since when it is in this state: CLOCK_MONOTONIC nanoseconds.
+    pub since_ns: u64,
+    /// What spoke against full traffic.
+    pub evidence: Evidence,
+    /// The numbers.
+    pub signals: Signals,
+    /// How long it must be calm before it gets better.
+    pub recover_after: std::time::Duration,
+    /// Changes of state so far, from row to column, by [`State`].
+    pub transitions: [[u64; 3]; 3],
+}
+
+/// Judges one scope.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    policy: Arc<Policy>,
+    past: Past,
+    pace: Pace,
+    signals: Signals,
+    evidence: Evidence,
+    since_ns: Option<u64>,
+    transitions: [[u64; 3]; 3],
+}
+
+impl Judge {
+    /// Knows nothing yet.
+    pub fn new(policy: Arc<Policy>, settings: Settings) -> Self {
+        Self {
+            policy,
+            past: Past::default(),
+            pace: Pace::new(settings),
+            signals: Signals::default(),
+            evidence: Evidence::default(),
+            since_ns: None,
+            transitions: [[0; 3]; 3],
+        }
+    }
+
+    /// Takes a reading. One that is not later than the last changes nothing.
+    pub fn judge(&mut self, reading: Reading) -> Verdict {
+        let (now, before) = (reading.at_ns, self.pace.state());
+        if let Some(signals) = self.past.push(reading) {
+            self.signals = signals;
+            self.evidence = self.policy.weigh(&signals);
+            self.pace.step(now, self.evidence.fires, self.evidence.holds);
+        }
+        let state = self.pace.state();
+        if state != before {
+            self.transitions[before as usize][state as usize] += 1;
+            self.since_ns = Some(now);
+        }
+        Verdict {
+            state,
+            weight: self.pace.weight(),
+            since_ns: *self.since_ns.get_or_insert(now),
+            evidence: self.evidence.clone(),
+            signals: self.signals,
+            recover_after: self.pace.recover_after(),
+            transitions: self.transitions,
+        }
+    }
+}

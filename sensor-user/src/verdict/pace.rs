@@ -1,0 +1,169 @@
+//! Hysteresis: how fast the answer may follow the evidence. Down at once, back slowly, and the more
+//! slowly the more often it had to turn round.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+use super::{Level, State};
+
+/// How fast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Weight of a degraded scope: its share of traffic is halved, which is what a host that is a
+    /// little too small needs.
+    pub degraded_weight: f64,
+    /// Most that the weight falls in a second: two seconds from full to half, so that the others'
+    /// caches and connection pools can follow.
+    pub fall_per_second: f64,
+    /// Most that it rises in a second: twenty seconds from nothing to full. What was evicted must be
+    /// read again, under a load that grows.
+    pub rise_per_second: f64,
+    /// How long it must be calm before a drained scope gets traffic again, or a degraded one more.
+    #[serde(with = "humantime_serde")]
+    pub recover_after: Duration,
+    /// Each relapse doubles that wait, up to this.
+    #[serde(with = "humantime_serde")]
+    pub recover_after_max: Duration,
+    /// A drain this soon after the last one is a relapse.
+    #[serde(with = "humantime_serde")]
+    pub relapse_within: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            degraded_weight: 0.5,
+            fall_per_second: 0.25,
+            rise_per_second: 0.05,
+            recover_after: Duration::from_secs(10),
+            recover_after_max: Duration::from_mins(5),
+            relapse_within: Duration::from_mins(10),
+        }
+    }
+}
+
+/// The weight that a drained scope begins with when it gets traffic again.
+const FIRST_WEIGHT: f64 = 0.05;
+
+/// Where a scope stands. Begins ready: a fresh daemon must not take weight from a fleet.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pace {
+    settings: Settings,
+    state: State,
+    weight: f64,
+    last_ns: Option<u64>,
+    /// Since when nothing has spoken for this state or a worse one.
+    better_since_ns: Option<u64>,
+    drained_until_ns: Option<u64>,
+    relapses: u32,
+}
+
+impl Pace {
+    /// Ready, at full weight.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            state: State::Ready,
+            weight: 1.0,
+            last_ns: None,
+            better_since_ns: None,
+            drained_until_ns: None,
+            relapses: 0,
+        }
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The share of its usual traffic that the scope should get: 0 to 1.
+    pub fn weight(&self) -> f64 {
+        self.weight
+    }
+
+    /// How long the present wait is.
+    pub fn recover_after(&self) -> Duration {
+        let factor = 1u32.checked_shl(self.relapses).unwrap_or(u32::MAX);
+        let wait = self.settings.recover_after.saturating_mul(factor);
+        wait.min(self.settings.recover_after_max.max(self.settings.recover_after))
+    }
+
+    /// Follows the evidence: what fires now, and what fires or holds on.
+    pub fn step(&mut self, now_ns: u64, fires: Level, holds: Level) {
+        let elapsed = self.last_ns.map_or(0, |last| now_ns.saturating_sub(last)) as f64 / 1e9;
+        self.last_ns = Some(self.last_ns.unwrap_or(0).max(now_ns));
+        let holds = holds.max(fires);
+        if fires == Level::Draining {
+            self.drain(now_ns);
+            return;
+        }
+        let stays = match self.state {
+            State::Draining => holds == Level::Draining,
+            State::Ready | State::Degraded => holds >= Level::Degraded,
+        };
+        let since = *self.better_since_ns.get_or_insert(now_ns);
+        if stays {
+            self.better_since_ns = None;
+        }
+        let waited = !stays && now_ns.saturating_sub(since) >= self.wait_ns();
+        match self.state {
+            State::Ready if fires >= Level::Degraded => {
+                self.state = State::Degraded;
+                self.towards(self.settings.degraded_weight, elapsed);
+            }
+            State::Ready => {}
+            State::Draining if waited => {
+                self.drained_until_ns = Some(now_ns);
+                self.better_since_ns = None;
+                self.state = State::Degraded;
+                self.weight = FIRST_WEIGHT;
+            }
+            State::Draining => {}
+            // A scope that comes back from draining climbs while it is calm; one that never left
+            // waits first.
+            State::Degraded if holds >= Level::Degraded => {
+                self.towards(self.settings.degraded_weight.min(self.weight), elapsed);
+            }
+            State::Degraded if waited || self.is_coming_back() => {
+                self.towards(1.0, elapsed);
+                if self.weight >= 1.0 {
+                    self.state = State::Ready;
+                    self.better_since_ns = None;
+                }
+            }
+            State::Degraded => {}
+        }
+    }
+
+    fn drain(&mut self, now_ns: u64) {
+        self.better_since_ns = None;
+        self.weight = 0.0;
+        if self.state == State::Draining {
+            return;
+        }
+        self.state = State::Draining;
+        let within = nanos(self.settings.relapse_within);
+        let soon = self.drained_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
+        self.relapses = if soon { self.relapses.saturating_add(1) } else { 0 };
+    }
+
+    fn is_coming_back(&self) -> bool {
+        self.drained_until_ns.is_some() && self.weight < self.settings.degraded_weight
+    }
+
+    fn wait_ns(&self) -> u64 {
+        nanos(self.recover_after())
+    }
+
+    fn towards(&mut self, target: f64, seconds: f64) {
+        let (fall, rise) = (self.settings.fall_per_second, self.settings.rise_per_second);
+        let change = (target - self.weight).clamp(-fall * seconds, rise * seconds);
+        self.weight = (self.weight + change).clamp(0.0, 1.0);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,206 @@
+//! What changed over one, ten and sixty seconds: the numbers that rules compare.
+
+use std::collections::VecDeque;
+
+use super::{forecast, reading::Reading};
+
+macro_rules! signals {
+    ($($id:ident $name:literal $worse:ident $about:literal;)*) => {
+        /// A number that a rule can compare. Shares are of time, ratios of the scope's memory.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Signal { $(#[doc = $about] $id,)* }
+
+        impl Signal {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$id,)*];
+
+            /// Its name in rules, output and configuration.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$id => $name,)* }
+            }
+
+            /// What it is.
+            pub const fn about(self) -> &'static str {
+                match self { $(Self::$id => $about,)* }
+            }
+
+            /// Which way is worse.
+            pub const fn worse(self) -> Worse {
+                match self { $(Self::$id => Worse::$worse,)* }
+            }
+        }
+    };
+}
+
+/// Which way a signal is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Worse {
+    /// More is worse.
+    Up,
+    /// Less is worse.
+    Down,
+}
+
+signals! {
+    Some1s "some_share_1s" Up "share of a second in which some task waited for memory (PSI)";
+    Some10s "some_share_10s" Up "share of ten seconds in which some task waited for memory (PSI)";
+    Some60s "some_share_60s" Up "share of a minute in which some task waited for memory (PSI)";
+    Full1s "full_share_1s" Up "share of a second in which all non-idle tasks waited for memory (PSI)";
+    Full10s "full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for memory (PSI)";
+    Full60s "full_share_60s" Up "share of a minute in which all non-idle tasks waited for memory (PSI)";
+    IoFull10s "io_full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for I/O (PSI)";
+    Stalled1s "stalled_tasks_1s" Up "tasks in reclaim, compaction or throttling, on average of a second";
+    Stalled10s "stalled_tasks_10s" Up "tasks in reclaim, compaction or throttling, on average of ten seconds";
+    Refault10s "refault_ratio_10s" Up "part of the memory that was evicted and read again, per second";
+    SwapIn10s "swap_in_ratio_10s" Up "part of the memory that was swapped in, per second";
+    ScanEfficiency10s "scan_efficiency_10s" Down "pages freed per page that reclaim looked at";
+    Priority "reclaim_priority" Down "the hardest that reclaim tried: 12 is easy, 0 is the whole LRU";
+    NoProgress "no_progress_loops" Up "most rounds of one allocation that freed nothing; above 16 is OOM";
+    Available "available_ratio" Down "part of the memory that can be had without swapping";
+    AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
+    OomKills60s "oom_kills_60s" Up "OOM kills in the last minute";
+    Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
+}
+
+const COUNT: usize = Signal::ALL.len();
+
+/// The signals of one moment; what cannot be told is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Signals([Option<f64>; COUNT]);
+
+impl Signals {
+    /// One of them.
+    pub fn get(&self, signal: Signal) -> Option<f64> {
+        self.0[signal as usize]
+    }
+
+    /// Sets one: for tests and replays.
+    pub fn set(&mut self, signal: Signal, value: Option<f64>) {
+        self.0[signal as usize] = value.filter(|v| v.is_finite());
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+const MINUTE: u64 = 60 * SECOND;
+
+/// Readings closer to each other than this are not kept: the history is bounded by time and number.
+const SPACING_NS: u64 = SECOND / 20;
+/// More are never kept.
+const MAX_KEPT: usize = 64;
+
+/// Pages that reclaim must have looked at before its efficiency means anything.
+const MIN_SCANNED: u64 = 512;
+
+/// Readings of the last minute: all of the last two seconds, then one a second.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    recent: VecDeque<Reading>,
+    seconds: VecDeque<Reading>,
+}
+
+impl Past {
+    /// Takes a reading, and says what the signals are now; `None` for one that is not later than the
+    /// last, which is ignored.
+    pub fn push(&mut self, reading: Reading) -> Option<Signals> {
+        let now = reading.at_ns;
+        if self.recent.back().is_some_and(|last| now <= last.at_ns) {
+            return None;
+        }
+        let spaced = |past: &VecDeque<Reading>, by: u64| {
+            past.iter().nth_back(1).is_none_or(|last| now >= last.at_ns + by)
+        };
+        // The newest is always there; the one before it goes if it was too close.
+        if !spaced(&self.recent, SPACING_NS) {
+            self.recent.pop_back();
+        }
+        self.recent.push_back(reading);
+        if self.seconds.back().is_none_or(|last| now >= last.at_ns + SECOND) {
+            self.seconds.push_back(reading);
+        }
+        forget(&mut self.recent, now.saturating_sub(2 * SECOND));
+        forget(&mut self.seconds, now.saturating_sub(MINUTE + SECOND));
+        Some(self.signals(&reading))
+    }
+
+    /// The latest reading that is at least so old, or the oldest there is, if it is at least half so
+    /// old: less would not be what the window's name says.
+    fn since(&self, now: u64, window: u64) -> Option<&Reading> {
+        let start = now.saturating_sub(window);
+        let all = || self.recent.iter().chain(&self.seconds);
+        let at_or_before = all().filter(|r| r.at_ns <= start).max_by_key(|r| r.at_ns);
+        at_or_before
+            .or_else(|| all().min_by_key(|r| r.at_ns))
+            .filter(|r| r.at_ns <= now.saturating_sub(window / 2))
+    }
+
+    fn signals(&self, now: &Reading) -> Signals {
+        let mut signals = Signals::default();
+        let windows = [1, 10, 60].map(|s| self.since(now.at_ns, s * SECOND));
+        // Per second of the window, in the counter's unit.
+        let rate = |window: usize, of: fn(&Reading) -> Option<u64>| {
+            let past = windows[window]?;
+            let seconds = now.at_ns.checked_sub(past.at_ns)? as f64 / 1e9;
+            Some(rise(of(past)?, of(now)?) as f64 / seconds)
+        };
+        let share = |window, of| Some((rate(window, of)? / 1e9).min(1.0));
+        let of_total = |value: f64| Some(value / now.total_bytes.filter(|b| *b > 0)? as f64);
+        for (signal, value) in [
+            (Signal::Some1s, share(0, |r| r.some_ns)),
+            (Signal::Some10s, share(1, |r| r.some_ns)),
+            (Signal::Some60s, share(2, |r| r.some_ns)),
+            (Signal::Full1s, share(0, |r| r.full_ns)),
+            (Signal::Full10s, share(1, |r| r.full_ns)),
+            (Signal::Full60s, share(2, |r| r.full_ns)),
+            (Signal::IoFull10s, share(1, |r| r.io_full_ns)),
+            (Signal::Stalled1s, rate(0, |r| r.stall_ns).map(|ns| ns / 1e9)),
+            (Signal::Stalled10s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
+            (Signal::Refault10s, rate(1, |r| r.refaulted_bytes).and_then(of_total)),
+            (Signal::SwapIn10s, rate(1, |r| r.swapped_in_bytes).and_then(of_total)),
+            (Signal::ScanEfficiency10s, windows[1].and_then(|past| efficiency(past, now))),
+            (Signal::Priority, now.priority.map(f64::from)),
+            (Signal::NoProgress, now.no_progress.map(f64::from)),
+            (Signal::Available, now.available_bytes.and_then(|b| of_total(b as f64))),
+            (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
+            (Signal::OomKills60s, self.kills(now)),
+            (Signal::Exhaustion, forecast::exhaustion_seconds(self.room())),
+        ] {
+            signals.set(signal, value);
+        }
+        signals
+    }
+
+    /// Kills of the last minute. A kill is known at once, however short the history.
+    fn kills(&self, now: &Reading) -> Option<f64> {
+        let oldest = self.seconds.front()?.oom_kills?;
+        Some(rise(oldest, now.oom_kills?) as f64)
+    }
+
+    /// Available memory and swap over time, in seconds and bytes, oldest first.
+    fn room(&self) -> impl Iterator<Item = (f64, f64)> {
+        let newest = self.seconds.back().map_or(0, |r| r.at_ns);
+        let later = self.recent.iter().filter(move |r| r.at_ns > newest);
+        self.seconds.iter().chain(later).filter_map(|r| {
+            let bytes = r.available_bytes?.saturating_add(r.swap_free_bytes.unwrap_or(0));
+            Some((r.at_ns as f64 / 1e9, bytes as f64))
+        })
+    }
+}
+
+/// How far a counter rose. One that fell belongs to another life of the scope: it rose from 0.
+fn rise(from: u64, to: u64) -> u64 {
+    to.checked_sub(from).unwrap_or(to)
+}
+
+fn efficiency(past: &Reading, now: &Reading) -> Option<f64> {
+    let scanned = rise(past.scanned_pages?, now.scanned_pages?);
+    let reclaimed = rise(past.reclaimed_pages?, now.reclaimed_pages?);
+    (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
+}
+
+/// Drops what is older than `before`, save for the newest such: it is what "since" compares with.
+fn forget(past: &mut VecDeque<Reading>, before: u64) {
+    while past.len() > MAX_KEPT || past.get(1).is_some_and(|r| r.at_ns <= before) {
+        past.pop_front();
+    }
+}

@@ -1,0 +1,289 @@
+//! Properties that must hold whatever is measured, and whole courses of events.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::{
+    Level, State,
+    judge::Judge,
+    pace::{Pace, Settings},
+    policy::{Change, Changes, Policy, RULES},
+    reading::Reading,
+    signals::{Signal, Signals, Worse},
+};
+
+const SECOND: u64 = 1_000_000_000;
+const GIB: u64 = 1 << 30;
+
+/// A host of which each second is described by a share of `full` and what is available.
+#[derive(Debug, Clone, Copy)]
+struct Second {
+    full: f64,
+    available: u64,
+    refaulted: u64,
+    kills: u64,
+}
+
+const CALM: Second = Second { full: 0.0, available: GIB / 2, refaulted: 0, kills: 0 };
+
+struct Host {
+    judge: Judge,
+    reading: Reading,
+}
+
+impl Host {
+    fn new() -> Self {
+        let reading = Reading {
+            at_ns: SECOND,
+            some_ns: Some(0),
+            full_ns: Some(0),
+            refaulted_bytes: Some(0),
+            oom_kills: Some(0),
+            total_bytes: Some(GIB),
+            swap_free_bytes: Some(0),
+            ..Reading::default()
+        };
+        Self { judge: Judge::new(Arc::default(), Settings::default()), reading }
+    }
+
+    fn second(&mut self, second: Second) -> (State, f64) {
+        let add = |to: &mut Option<u64>, n: u64| *to = to.map(|was| was + n);
+        let r = &mut self.reading;
+        r.at_ns += SECOND;
+        let full_ns = (second.full * SECOND as f64) as u64;
+        add(&mut r.full_ns, full_ns);
+        add(&mut r.some_ns, full_ns);
+        add(&mut r.refaulted_bytes, second.refaulted);
+        add(&mut r.oom_kills, second.kills);
+        r.available_bytes = Some(second.available);
+        let verdict = self.judge.judge(*r);
+        (verdict.state, verdict.weight)
+    }
+
+    fn seconds(&mut self, n: u32, second: Second) -> (State, f64) {
+        (0..n).map(|_| self.second(second)).last().expect("at least one")
+    }
+}
+
+#[test]
+fn the_night_of_web_01_is_drained_and_comes_back() {
+    let mut host = Host::new();
+    assert_eq!(host.seconds(60, CALM), (State::Ready, 1.0));
+    let thrash = Second { full: 0.8, available: GIB / 50, refaulted: GIB / 10, kills: 0 };
+    let drained = (1..).find(|_| host.second(thrash).0 == State::Draining);
+    assert!(drained.is_some_and(|s| s <= 2), "drained after {drained:?} s");
+    assert_eq!(host.seconds(3600, thrash), (State::Draining, 0.0));
+    let mut weights = Vec::new();
+    let back = (1..600).find(|_| {
+        let (state, weight) = host.second(CALM);
+        weights.push(weight);
+        state == State::Ready
+    });
+    assert!(back.is_some_and(|s| (20..=90).contains(&s)), "ready after {back:?} s");
+    assert!(weights.is_sorted(), "never less on the way back: {weights:?}");
+    assert!(weights.windows(2).all(|w| w[1] - w[0] <= 0.051), "in small steps: {weights:?}");
+}
+
+#[test]
+fn a_full_page_cache_and_a_short_burst_are_no_harm() {
+    let mut host = Host::new();
+    // Much `some` alone: a backup that reads everything once.
+    for _ in 0..120 {
+        host.reading.some_ns = host.reading.some_ns.map(|ns| ns + SECOND * 6 / 10);
+        assert_eq!(host.second(CALM), (State::Ready, 1.0));
+    }
+    // Half a second of stall once.
+    let burst = Second { full: 0.5, ..CALM };
+    assert_eq!(host.second(burst), (State::Ready, 1.0));
+    assert_eq!(host.seconds(60, CALM), (State::Ready, 1.0));
+}
+
+#[test]
+fn a_kill_takes_weight_and_a_second_one_drains() {
+    let mut host = Host::new();
+    host.seconds(5, CALM);
+    let kill = Second { kills: 1, ..CALM };
+    assert_eq!(host.second(kill).0, State::Degraded);
+    assert_eq!(host.second(kill), (State::Draining, 0.0));
+}
+
+#[test]
+fn a_leak_takes_weight_before_memory_is_gone() {
+    let mut host = Host::new();
+    host.seconds(60, CALM);
+    let left = |t: u64| GIB / 2 - t * (GIB / 200);
+    let degraded = (1..100).find(|t| {
+        let (state, _) = host.second(Second { available: left(*t), ..CALM });
+        state != State::Ready
+    });
+    let degraded = degraded.expect("degraded before it is all gone");
+    assert!(left(degraded) > GIB / 50, "{degraded} s");
+}
+
+#[test]
+fn without_psi_the_stall_clock_stands_in() {
+    let mut signals = Signals::default();
+    signals.set(Signal::Stalled1s, Some(3.0));
+    signals.set(Signal::Stalled10s, Some(2.0));
+    assert_eq!(Policy::default().weigh(&signals).fires, Level::Draining);
+    signals.set(Signal::Full1s, Some(0.0));
+    signals.set(Signal::Full10s, Some(0.0));
+    assert_eq!(Policy::default().weigh(&signals).fires, Level::Calm, "PSI knows better");
+}
+
+#[test]
+fn each_relapse_makes_the_way_back_longer() {
+    let mut pace = Pace::new(Settings::default());
+    let mut now = 0;
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        now += SECOND;
+        pace.step(now, Level::Draining, Level::Draining);
+        let drained = now;
+        while pace.state() == State::Draining {
+            now += SECOND;
+            pace.step(now, Level::Calm, Level::Calm);
+        }
+        waits.push((now - drained) / SECOND);
+    }
+    assert!(waits.is_sorted() && waits[0] < 15 && waits[7] >= 300, "{waits:?}");
+    assert!(waits[7] <= 302, "bounded: {waits:?}");
+}
+
+#[test]
+fn every_rule_can_fire_and_names_are_unique() {
+    for rule in RULES {
+        let mut signals = Signals::default();
+        for condition in rule.when {
+            signals.set(condition.signal, Some(condition.threshold));
+        }
+        let evidence = Policy::default().weigh(&signals);
+        let found = evidence.rules.iter().find(|f| f.rule == rule.name);
+        assert!(found.is_some_and(|f| f.fires), "{}", rule.name);
+        assert_eq!(RULES.iter().filter(|r| r.name == rule.name).count(), 1, "{}", rule.name);
+        assert!(rule.level > Level::Calm);
+        let names: Vec<_> = rule.when.iter().map(|c| c.signal.name()).collect();
+        let only_some = names.iter().all(|n| n.starts_with("some_share"));
+        assert!(!only_some, "{} rests on some alone", rule.name);
+    }
+}
+
+#[test]
+fn changes_of_rules_are_checked() {
+    let change = |rule: &str, signal: &str, threshold: f64| {
+        let thresholds = [(signal.to_owned(), threshold)].into();
+        Policy::new(&Changes::from([(rule.to_owned(), Change { enabled: None, thresholds })]))
+    };
+    assert!(change("stalled", "full_share_10s", 0.5).is_ok());
+    for (error, says) in [
+        (change("stale", "full_share_10s", 0.5), "no rule \"stale\"; there are: stalled"),
+        (change("stalled", "full", 0.5), "but at: full_share_10s"),
+        (change("stalled", "full_share_10s", -1.0), "not a threshold"),
+    ] {
+        let error = error.expect_err(says);
+        assert!(error.contains(says), "{error}");
+    }
+    let off = Change { enabled: Some(false), ..Change::default() };
+    let policy = Policy::new(&Changes::from([("stalled".to_owned(), off)])).expect("valid");
+    let mut signals = Signals::default();
+    signals.set(Signal::Full10s, Some(0.3));
+    let found = policy.weigh(&signals);
+    assert!(found.rules.iter().all(|f| f.rule != "stalled"), "{found:?}");
+}
+
+fn level() -> impl Strategy<Value = Level> {
+    prop_oneof![Just(Level::Calm), Just(Level::Degraded), Just(Level::Draining)]
+}
+
+fn some_signals() -> impl Strategy<Value = Signals> {
+    prop::collection::vec(prop::option::of(0.0..1.0f64), Signal::ALL.len()).prop_map(|values| {
+        let mut signals = Signals::default();
+        for (signal, value) in Signal::ALL.iter().zip(values) {
+            signals.set(*signal, value.map(|v| v * scale(*signal)));
+        }
+        signals
+    })
+}
+
+/// Values about the thresholds.
+fn scale(signal: Signal) -> f64 {
+    match signal {
+        Signal::Exhaustion => 100.0,
+        Signal::NoProgress | Signal::Priority => 16.0,
+        Signal::OomKills60s | Signal::Stalled1s | Signal::Stalled10s => 3.0,
+        Signal::Refault10s | Signal::SwapIn10s => 0.05,
+        _ => 1.0,
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_worse_signal_is_never_a_better_verdict(
+        signals in some_signals(),
+        which in 0..Signal::ALL.len(),
+        by in 0.0..2.0f64,
+        history in prop::collection::vec((level(), level()), 0..40),
+    ) {
+        let signal = Signal::ALL[which];
+        let mut worse = signals;
+        let step = by * scale(signal);
+        worse.set(signal, signals.get(signal).map(|v| match signal.worse() {
+            Worse::Up => v + step,
+            Worse::Down => v - step,
+        }));
+        let policy = Policy::default();
+        let (one, other) = (policy.weigh(&signals), policy.weigh(&worse));
+        prop_assert!(other.fires >= one.fires && other.holds >= one.holds);
+        // And from any point of any history, worse evidence is no better an answer.
+        let mut pace = Pace::new(Settings::default());
+        let mut now = 0;
+        for (fires, holds) in history {
+            now += SECOND;
+            pace.step(now, fires, holds);
+        }
+        let (mut a, mut b) = (pace, pace);
+        a.step(now + SECOND, one.fires, one.holds);
+        b.step(now + SECOND, other.fires, other.holds);
+        prop_assert!(b.state() >= a.state() && b.weight() <= a.weight(), "{a:?} {b:?}");
+    }
+
+    #[test]
+    fn it_always_comes_back_when_it_is_calm(
+        history in prop::collection::vec((level(), level(), 0..5 * SECOND), 0..200)
+    ) {
+        let mut pace = Pace::new(Settings::default());
+        let mut now = 0;
+        for (fires, holds, elapsed) in history {
+            now += elapsed;
+            pace.step(now, fires, holds);
+        }
+        for _ in 0..(300 + 60) {
+            now += SECOND;
+            pace.step(now, Level::Calm, Level::Calm);
+        }
+        prop_assert_eq!((pace.state(), pace.weight()), (State::Ready, 1.0));
+    }
+
+    #[test]
+    fn whatever_comes_weights_fit_states_and_drains_are_rare(
+        history in prop::collection::vec((level(), level(), 1..SECOND), 1..3000)
+    ) {
+        let mut pace = Pace::new(Settings::default());
+        let (mut now, mut drains) = (0u64, 0u64);
+        for (fires, holds, elapsed) in history {
+            now += elapsed;
+            let before = pace.state();
+            pace.step(now, fires, holds);
+            match pace.state() {
+                State::Ready => prop_assert_eq!(pace.weight(), 1.0),
+                State::Degraded => prop_assert!(pace.weight() > 0.0 && pace.weight() <= 1.0),
+                State::Draining => prop_assert_eq!(pace.weight(), 0.0),
+            }
+            drains += u64::from(before != State::Draining && pace.state() == State::Draining);
+        }
+        // Waits of 10, 20, 40 ... seconds between drains.
+        let seconds = now / SECOND;
+        prop_assert!(drains <= 1 + u64::from((seconds / 10 + 1).ilog2()), "{drains} in {seconds} s");
+    }
+}
