@@ -1,6 +1,6 @@
 //! The command line: what can be asked of `memsensor`, and what its help says. No doing here.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -11,8 +11,16 @@ Exit codes:
   2  a mistake in the command line or the configuration
   3  the kernel or our privileges do not allow what is needed
   4  an address or the socket is in use
+`check` has codes of its own: 0 full traffic, 1 less, 2 none, 3 nothing can be told.
 
 RUST_LOG sets what is logged, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
+
+const CHECK_CODES: &str = "\
+Exit codes:
+  0  ready: full traffic
+  1  degraded: less traffic
+  2  draining, drained by an operator, or the sensor's last sample is too old: no traffic
+  3  no answer, or nothing can be told";
 
 /// Memory pressure and OOM kills of a Linux host, for Prometheus and load balancers
 #[derive(Debug, Parser)]
@@ -29,6 +37,14 @@ pub struct ConfigArg {
     /// Configuration file (TOML); without one, the defaults hold
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Where the daemon's socket is.
+#[derive(Debug, clap::Args)]
+pub struct SocketArg {
+    /// The daemon's socket, if it is not the default
+    #[arg(long, value_name = "PATH", default_value = "/run/memsensor/memsensor.sock")]
+    pub socket: PathBuf,
 }
 
 /// What can be asked.
@@ -66,9 +82,52 @@ pub enum Command {
         /// One JSON object per line
         #[arg(long)]
         json: bool,
-        /// The daemon's socket, if it is not the default
-        #[arg(long, value_name = "PATH", default_value = "/run/memsensor/memsensor.sock")]
-        socket: PathBuf,
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Show why the verdict is what it is: rules, numbers, thresholds, what would change it
+    Explain {
+        /// Of this scope instead of the host
+        #[arg(long, value_name = "NAME", default_value = "")]
+        scope: String,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Say in one line and by exit code whether a scope is fit: for Nagios, keepalived, Consul
+    #[command(after_help = CHECK_CODES)]
+    Check {
+        /// Of this scope instead of the host
+        #[arg(long, value_name = "NAME", default_value = "")]
+        scope: String,
+        /// Where the daemon serves HTTP
+        #[arg(long, default_value = "http://127.0.0.1:9817")]
+        url: String,
+        /// No answer within this is an answer as well
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+        timeout: Duration,
+    },
+    /// Take this host out of service: balancers send it no new traffic
+    Drain {
+        /// Shown to whoever asks why
+        #[arg(long)]
+        reason: String,
+        /// Back in service by itself after this, e.g. 10m; without it only by `undrain`
+        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        lasts: Option<Duration>,
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
+    },
+    /// Take back a `drain`
+    Undrain {
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
     },
     /// Work with configuration files
     Config {
@@ -95,6 +154,8 @@ pub enum ConfigCommand {
     },
     /// Print every setting with its default
     Defaults,
+    /// Print the verdict's rules with their thresholds, as they can be changed
+    Rules,
 }
 
 #[cfg(test)]
@@ -112,6 +173,6 @@ mod tests {
     fn the_default_socket_is_the_configuration_s() {
         let cli = Cli::try_parse_from(["memsensor", "events"]).expect("parses");
         let Command::Events { socket, .. } = cli.command else { panic!("{cli:?}") };
-        assert_eq!(socket, PathBuf::from(crate::config::Config::default().socket));
+        assert_eq!(socket.socket, PathBuf::from(crate::config::Config::default().socket));
     }
 }

@@ -9,6 +9,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use sensor_ebpf::{event::COMM, probes, spec::MAX_SENDERS};
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    scopes::HOST,
+    verdict::{
+        pace::Settings,
+        policy::{Changes, Policy},
+    },
+};
+
+/// Scopes beside the host: each is read at every sample.
+const MAX_SCOPES: usize = 32;
+/// What fits in an agent-check's line and a label.
+pub const MAX_SCOPE_NAME: usize = 64;
+
 /// What the kernel half writes to our log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,13 +39,34 @@ pub enum BpfLog {
     Debug = 4,
 }
 
-/// All settings.
+/// What readiness says where nothing can be told of a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnBlind {
+    /// Fit: to install a sensor that cannot sense must not take a host out of service.
+    Pass,
+    /// Not fit.
+    Fail,
+}
+
+/// A cgroup with a verdict of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeConfig {
+    /// Its name, in `/readyz/NAME`, `agent-send` and metrics.
+    pub name: String,
+    /// Its path in the cgroup hierarchy, e.g. `/system.slice/nginx.service`.
+    pub cgroup: String,
+}
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where HTTP is served: `/metrics`, `/readyz`, `/livez`.
     pub listen: Vec<SocketAddr>,
-    /// Where HAProxy's agent-check is answered; not at all by default.
+    /// Where HAProxy's agent-check is answered; `""` is nowhere.
+    #[serde(with = "address_or_nothing")]
     pub agent_listen: Option<SocketAddr>,
     /// Root-only Unix socket of `memsensor events`.
     pub socket: String,
@@ -40,12 +74,18 @@ pub struct Config {
     /// reading costs well under a millisecond.
     #[serde(with = "humantime_serde")]
     pub interval: Duration,
+    /// The same while there is pressure, if that is more often. The kernel wakes us when it begins, and a request must not
+    /// wait for the next second.
+    #[serde(with = "humantime_serde")]
+    pub pressed_interval: Duration,
     /// A sample older than this is no answer: `/readyz` fails. Five missed samples.
     #[serde(with = "humantime_serde")]
     pub stale_after: Duration,
     /// Over which time `_min` and `_max` gauges look back: two scrapes at the usual 15 s.
     #[serde(with = "humantime_serde")]
     pub window: Duration,
+    /// What `/readyz` and the agent-check say where neither PSI nor a probe tells who stalls.
+    pub on_blind: OnBlind,
     /// Serve what can be had even if a required probe cannot be attached.
     pub allow_degraded: bool,
     /// Let the kernel measure our programs. It costs each run two clock reads, so it is off.
@@ -58,6 +98,13 @@ pub struct Config {
     pub http: Http,
     /// Who is told apart as a sender of SIGKILL.
     pub kill_senders: KillSenders,
+    /// How fast the verdict follows the evidence.
+    pub verdict: Settings,
+    /// Changed thresholds: `[rules.stalled]` `full_share_10s = 0.3`, or `enabled = false`.
+    /// `memsensor explain` shows the rules, `memsensor config rules` their thresholds.
+    pub rules: Changes,
+    /// Cgroups with a verdict of their own, beside the host's.
+    pub scope: Vec<ScopeConfig>,
 }
 
 /// Which probes are wanted, and which are needed.
@@ -102,17 +149,22 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 9817))],
-            agent_listen: None,
+            agent_listen: Some(SocketAddr::from(([0, 0, 0, 0], 9818))),
             socket: "/run/memsensor/memsensor.sock".to_owned(),
             interval: Duration::from_secs(1),
+            pressed_interval: Duration::from_millis(100),
             stale_after: Duration::from_secs(5),
             window: Duration::from_secs(30),
+            on_blind: OnBlind::Pass,
             allow_degraded: false,
             bpf_stats: false,
             bpf_log: BpfLog::Off,
             probes: Probes::default(),
             http: Http::default(),
             kill_senders: KillSenders::default(),
+            verdict: Settings::default(),
+            rules: Changes::new(),
+            scope: Vec::new(),
         }
     }
 }
@@ -173,6 +225,11 @@ impl Config {
             humantime::format_duration(self.interval)
         );
         ensure!(
+            (20..=60_000).contains(&millis(self.pressed_interval)),
+            "pressed_interval: {} is not between 20ms and 1m",
+            humantime::format_duration(self.pressed_interval)
+        );
+        ensure!(
             self.stale_after >= self.interval * 2,
             "stale_after: {} is less than two intervals: every late sample would look stale",
             humantime::format_duration(self.stale_after)
@@ -193,6 +250,7 @@ impl Config {
             "http.max_connections: {} is not between 1 and 512",
             self.http.max_connections
         );
+        self.check_verdict()?;
         let known: BTreeSet<_> = probes::ALL.iter().map(|p| p.name).collect();
         for (key, list) in
             [("required", &self.probes.required), ("disabled", &self.probes.disabled)]
@@ -226,9 +284,71 @@ impl Config {
         Ok(())
     }
 
+    fn check_verdict(&self) -> Result<()> {
+        let Settings { degraded_weight, fall_per_second, rise_per_second, .. } = self.verdict;
+        for (key, value) in [
+            ("degraded_weight", degraded_weight),
+            ("fall_per_second", fall_per_second),
+            ("rise_per_second", rise_per_second),
+        ] {
+            let right = value > 0.0 && value <= 1.0;
+            ensure!(right, "verdict.{key}: {value} is not above 0 and at most 1");
+        }
+        ensure!(
+            self.verdict.recover_after_max >= self.verdict.recover_after,
+            "verdict.recover_after_max is less than recover_after"
+        );
+        Policy::new(&self.rules).map_err(|why| anyhow::anyhow!("rules: {why}"))?;
+        ensure!(
+            self.scope.len() <= MAX_SCOPES,
+            "scope: {} scopes, at most {MAX_SCOPES}",
+            self.scope.len()
+        );
+        let mut names = BTreeSet::from([HOST]);
+        for ScopeConfig { name, cgroup } in &self.scope {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            ensure!(
+                (1..=MAX_SCOPE_NAME).contains(&name.len()) && name.chars().all(plain),
+                "scope: {name:?} is no name: letters, digits, `-`, `_`, `.`, at most {MAX_SCOPE_NAME}"
+            );
+            ensure!(names.insert(name), "scope: {name:?} twice (\"{HOST}\" is the machine)");
+            let inside = cgroup.starts_with('/') && !cgroup.split('/').any(|part| part == "..");
+            ensure!(
+                inside && cgroup.len() > 1,
+                "scope {name}: cgroup {cgroup:?} is no path such as /system.slice/nginx.service"
+            );
+        }
+        Ok(())
+    }
+
     /// As TOML, every key with its value.
     pub fn to_toml(&self) -> Result<String> {
         Ok(toml::to_string(self)?)
+    }
+}
+
+/// TOML has no word for nothing, so an empty string is.
+mod address_or_nothing {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    #[allow(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        addr: &Option<SocketAddr>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&addr.map_or_else(String::new, |a| a.to_string()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(from)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        text.parse().map(Some).map_err(D::Error::custom)
     }
 }
 
@@ -253,6 +373,13 @@ mod tests {
             ("listen = [\"localhost\"]", "invalid socket address"),
             ("interval = \"1ms\"", "between 50ms and 1m"),
             ("stale_after = \"1s\"", "less than two intervals"),
+            ("pressed_interval = \"1ms\"", "between 20ms and 1m"),
+            ("agent_listen = \"nowhere\"", "invalid socket address"),
+            ("[verdict]\ndegraded_weight = 1.5", "degraded_weight: 1.5 is not above 0"),
+            ("[rules.stale]\nenabled = false", "no rule \"stale\"; there are: stalled"),
+            ("[[scope]]\nname = \"host\"\ncgroup = \"/a\"", "\"host\" twice"),
+            ("[[scope]]\nname = \"a b\"\ncgroup = \"/a\"", "\"a b\" is no name"),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/../a\"", "no path such as"),
             ("bpf_log = \"loud\"", "unknown variant `loud`"),
             (
                 "[probes]\nrequired = [\"oom\"]",

@@ -5,15 +5,18 @@
 //!
 //! ```text
 //! kernel/ (load, attach, read) ─▶ sense (the loop) ─▶ snapshot (published) ─▶ serve/ (readers)
+//! host/ (PSI, memory, cgroups) ─▶ scopes ─ verdict/ ──┘
 //!         └ ring buffer ────────▶ events (kept, bounded) ─────────────────▶ serve/, `events`
 //! ```
 //!
 //! * [`kernel`] and [`host`] are the only modules that read from the machine; only [`kernel`] names
 //!   aya.
+//! * [`scopes`] are the host and the named cgroups; [`verdict`] judges each, without any I/O.
 //! * [`sense`] is the loop; it depends on nothing that serves.
 //! * [`serve`] reads what was published and never asks the kernel.
-//! * [`config`], [`cli`], [`report`] are for people.
+//! * [`config`], [`cli`], [`report`], [`check`] are for people.
 
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod events;
@@ -21,6 +24,7 @@ pub mod host;
 pub mod kernel;
 pub mod report;
 pub mod run;
+pub mod scopes;
 pub mod sense;
 pub mod serve;
 pub mod snapshot;

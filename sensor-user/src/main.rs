@@ -1,16 +1,20 @@
 //! `memsensor`: parses the command line, does what it says, turns an error into one line and a code.
 
-use std::{io::Write as _, process::ExitCode};
+use std::{io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use sensor_user::{
-    cli::{Cli, Command, ConfigArg, ConfigCommand},
+    check,
+    cli::{Cli, Command, ConfigArg, ConfigCommand, SocketArg},
     config::Config,
     kernel::{load, privilege},
     report,
     run::{self, Failure},
-    serve::admin::{self, Answer},
+    serve::{
+        admin::{self, Answer, Question},
+        client,
+    },
 };
 
 /// A mistake in the configuration.
@@ -73,7 +77,18 @@ fn act(command: Command) -> Result<ExitCode> {
             run::run(&config)?;
         }
         Command::Probes { config, json } => return probes(&read(&config)?, json),
-        Command::Events { follow, json, socket } => events(&socket, follow, json)?,
+        Command::Events { follow, json, socket } => {
+            ask(&socket, &Question::Events { follow }, json)?;
+        }
+        Command::Explain { scope, json, socket } => {
+            ask(&socket, &Question::Explain { scope }, json)?;
+        }
+        Command::Check { scope, url, timeout } => return check(&scope, &url, timeout),
+        Command::Drain { reason, lasts, socket } => {
+            let seconds = lasts.map(|l| l.as_secs_f64());
+            ask(&socket, &Question::Drain { reason, seconds }, false)?;
+        }
+        Command::Undrain { socket } => ask(&socket, &Question::Undrain, false)?,
         Command::Config { command: ConfigCommand::Check { file } } => {
             Config::read(&file).context(Misconfigured)?;
             show(&format!("{}: valid\n", file.display()))?;
@@ -81,6 +96,7 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Config { command: ConfigCommand::Defaults } => {
             show(&Config::default().to_toml()?)?;
         }
+        Command::Config { command: ConfigCommand::Rules } => show(&report::rules())?,
         Command::Generate { out } => {
             std::fs::create_dir_all(&out)?;
             clap_mangen::generate_to(Cli::command(), &out)?;
@@ -113,18 +129,32 @@ fn probes(config: &Config, json: bool) -> Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn events(socket: &std::path::Path, follow: bool, json: bool) -> Result<()> {
+fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    let shown = admin::ask_events(socket, follow, |line, answer| {
+    let shown = admin::ask(&socket.socket, question, |line, answer| {
         match answer {
             Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
             _ if json => writeln!(out, "{line}")?,
             Answer::Event(event) => writeln!(out, "{event}")?,
             Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
+            Answer::Explanation(why) => write!(out, "{why}")?,
+            Answer::Done { done } => writeln!(out, "{done}")?,
         }
         Ok(out.flush()?)
     });
     unless_nobody_reads(shown)
+}
+
+fn check(scope: &str, url: &str, timeout: Duration) -> Result<ExitCode> {
+    let (code, line) = match client::readiness(url, scope, timeout) {
+        Ok(readiness) => check::result(&readiness),
+        Err(e) => {
+            let why = format!("{e:#}").replace(['|', '\n'], " ");
+            (check::Code::Unknown, format!("MEMSENSOR UNKNOWN - {why}"))
+        }
+    };
+    show(&format!("{line}\n"))?;
+    Ok(ExitCode::from(code as u8))
 }
 
 fn show(text: &str) -> Result<()> {

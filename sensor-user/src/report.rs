@@ -1,10 +1,15 @@
 //! What is attached, for people: the table of `memsensor probes`, and its JSON.
 
+use std::fmt::Write as _;
+
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use sensor_ebpf::probes;
 use serde_json::{Value, json};
 
-use crate::kernel::load::{Coverage, ProbeState};
+use crate::{
+    kernel::load::{Coverage, ProbeState},
+    verdict::{Level, policy::RULES, signals::Worse},
+};
 
 /// The table, and a line on what it costs.
 pub fn table(coverage: &Coverage, required: &[String]) -> String {
@@ -36,6 +41,30 @@ pub fn table(coverage: &Coverage, required: &[String]) -> String {
         coverage.probes.len(),
         bytes as f64 / 1024.0
     )
+}
+
+/// The verdict's rules as configuration, with what each says.
+pub fn rules() -> String {
+    let mut text = String::from(
+        "# Rules of the verdict with their thresholds. A rule fires if all of its conditions hold.\n\
+         # Take over what you change; `enabled = false` switches a rule off.\n",
+    );
+    for rule in RULES {
+        let does = if rule.level == Level::Draining { "drains" } else { "takes weight" };
+        let psi = if rule.without_psi { ", only without PSI" } else { "" };
+        let _ = write!(text, "\n# {} ({does}{psi}).\n[rules.{}]\n", rule.because, rule.name);
+        for condition in rule.when {
+            let than = if condition.signal.worse() == Worse::Up { "at least" } else { "at most" };
+            let about = condition.signal.about();
+            let _ = writeln!(
+                text,
+                "{} = {:?} # {than}; {about}",
+                condition.signal.name(),
+                condition.threshold
+            );
+        }
+    }
+    text
 }
 
 /// The same for programs.
@@ -73,4 +102,18 @@ pub fn json(coverage: &Coverage, required: &[String]) -> Value {
 
 fn is_required(state: &ProbeState, required: &[String]) -> bool {
     required.iter().any(|r| r == state.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_printed_rules_are_a_valid_configuration_that_changes_nothing() {
+        let config = Config::parse(&rules()).expect("valid");
+        assert_eq!(config.rules.len(), RULES.len());
+        let changed = crate::verdict::policy::Policy::new(&config.rules).expect("valid");
+        assert_eq!(changed, crate::verdict::policy::Policy::default());
+    }
 }

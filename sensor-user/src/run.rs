@@ -6,7 +6,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -34,8 +34,12 @@ use crate::{
         privilege,
         read::Reader,
     },
-    sense::Sampler,
-    serve::{admin, agent_check, http, limits::accept_loop, state::State},
+    scopes::{HOST, Scopes},
+    sense::{Sampler, Wake},
+    serve::{
+        admin, agent_check, http, limits::accept_loop, maintenance::Maintenance, state::State,
+    },
+    verdict::policy::Policy,
 };
 
 /// An agent-check client holds its connection for at most two seconds; this many at a time.
@@ -115,6 +119,8 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         Ok(Loaded { coverage, reader, log, .. }) => (coverage, Some(reader), log),
         Err(blind) => (blind, None, None),
     };
+    // Triggers with short windows need CAP_SYS_RESOURCE.
+    let scopes = Scopes::open(config, Path::new("/"))?;
     let kept = privilege::drop_all(|| reader.as_ref().is_none_or(|r| r.rows().is_ok()))?;
     info!("capabilities kept: {kept}");
     for probe in &coverage.probes {
@@ -124,20 +130,24 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         }
     }
 
+    let names = config.scope.iter().map(|s| s.name.clone());
     let state = State {
         published: Arc::new(ArcSwapOption::empty()),
         coverage: Arc::new(coverage),
         events: Arc::new(Log::default()),
+        maintenance: Arc::new(Maintenance::beside(Path::new(&config.socket))),
+        policy: Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?),
+        scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
         stale_after: config.stale_after,
+        on_blind: config.on_blind,
+        unknown_scopes: Arc::default(),
     };
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Wake::new()?));
     let ring = reader.as_mut().and_then(Reader::take_events);
-    let sampler = Sampler::new(reader, config.window, Arc::clone(&state.published));
+    let (coverage, published) = (Arc::clone(&state.coverage), Arc::clone(&state.published));
+    let sampler = Sampler::new(config, reader, coverage, scopes, published, Arc::clone(&wake));
     let threads = Threads {
-        sense: spawn("sense", {
-            let (stop, interval) = (Arc::clone(&stop), config.interval);
-            move || sampler.run(interval, &stop)
-        })?,
+        sense: spawn("sense", move || sampler.run())?,
         events: ring
             .map(|ring| {
                 let (stop, events) = (Arc::clone(&stop), Arc::clone(&state.events));
@@ -146,6 +156,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
             })
             .transpose()?,
         stop,
+        wake,
     };
     let (stopping, stopped) = watch::channel(false);
     let connections = start_servers(config, state, http, agent, admin, &stopped);
@@ -253,6 +264,7 @@ struct Threads {
     /// None on a host where nothing could be attached.
     events: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
+    wake: Arc<Wake>,
 }
 
 impl Threads {
@@ -265,8 +277,8 @@ impl Threads {
 
     fn join(self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.wake.stop();
         for thread in [Some(self.sense), self.events].into_iter().flatten() {
-            thread.thread().unpark();
             if thread.join().is_err() {
                 warn!("a thread had panicked");
             }

@@ -3,6 +3,7 @@
 //! It depends on nothing that serves: readers take the last published value and cannot hold it up.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,15 +11,22 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_ebpf::loss::{self, Loss};
 use tracing::{error, info};
 
 use crate::{
+    config::Config,
     host::clock::monotonic_ns,
-    kernel::read::{Inside, Reader},
+    kernel::{
+        load::Coverage,
+        read::{Inside, Reader},
+    },
+    scopes::Scopes,
     snapshot::{History, Snapshot},
+    verdict::{State, signals::Signal},
 };
 
 /// Where the last snapshot is found; empty until the first.
@@ -28,29 +36,101 @@ pub type Published = Arc<ArcSwapOption<Snapshot>>;
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Sampler {
     reader: Option<Reader>,
+    coverage: Arc<Coverage>,
+    scopes: Scopes,
     history: History,
     published: Published,
     samples: u64,
     cgroups_evicted: u64,
+    /// Between samples: when it is calm, and under pressure.
+    intervals: [Duration; 2],
+    wake: Arc<Wake>,
 }
 
 /// Counting the cgroups of the stall clock takes two system calls for each: not at every sample.
 const CGROUPS_EVERY: u64 = 10;
 
-impl Sampler {
-    /// `reader` is `None` on a host where nothing could be loaded: then snapshots are empty.
-    pub fn new(reader: Option<Reader>, window: Duration, published: Published) -> Self {
-        Self { reader, history: History::new(window), published, samples: 0, cgroups_evicted: 0 }
+/// A share of time that is pressure enough to look more often.
+const PRESSED: f64 = 0.02;
+
+/// Ends the loop, also while it waits.
+#[derive(Debug)]
+pub struct Wake {
+    stop: AtomicBool,
+    event: OwnedFd,
+}
+
+impl Wake {
+    /// Not yet.
+    pub fn new() -> Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        Ok(Self { stop: AtomicBool::new(false), event: event.context("eventfd")? })
     }
 
-    /// Takes one sample and publishes it.
-    pub fn sample(&mut self) -> Result<()> {
+    /// Ends it.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // It can only be full, and then it wakes as well.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+}
+
+impl Sampler {
+    /// `reader` is `None` on a host where nothing could be loaded: then snapshots have no counts.
+    pub fn new(
+        config: &Config,
+        reader: Option<Reader>,
+        coverage: Arc<Coverage>,
+        scopes: Scopes,
+        published: Published,
+        wake: Arc<Wake>,
+    ) -> Self {
+        Self {
+            reader,
+            coverage,
+            scopes,
+            history: History::new(config.window, config.interval),
+            published,
+            samples: 0,
+            cgroups_evicted: 0,
+            intervals: [config.interval, config.pressed_interval.min(config.interval)],
+            wake,
+        }
+    }
+
+    /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
+    pub fn sample(&mut self) -> Result<bool> {
+        let mut snapshot = self.look()?;
+        snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage)?;
+        let pressed = snapshot.scopes.iter().any(|judged| {
+            let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
+            judged.verdict.state != State::Ready
+                || signal(Signal::Some1s)
+                || signal(Signal::Stalled1s)
+        });
+        self.published.store(Some(Arc::new(snapshot)));
+        Ok(pressed)
+    }
+
+    /// What the kernel half counted, not yet judged.
+    fn look(&mut self) -> Result<Snapshot> {
+        let now_unix = || {
+            let since = SystemTime::now().duration_since(UNIX_EPOCH);
+            since.unwrap_or_default().as_secs_f64()
+        };
         let Some(reader) = &self.reader else {
             let taken_ns = monotonic_ns();
             let (rows, window_start) =
                 self.history.settle(taken_ns, Vec::new(), &Inside::default());
-            self.publish(taken_ns, rows, window_start, Inside::default(), Vec::new());
-            return Ok(());
+            return Ok(Snapshot {
+                taken_ns,
+                taken_unix: now_unix(),
+                rows,
+                window_start,
+                inside: Inside::default(),
+                costs: Vec::new(),
+                scopes: Vec::new(),
+            });
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
@@ -69,47 +149,47 @@ impl Sampler {
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
         let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
-        self.publish(taken_ns, rows, window_start, inside, costs);
-        Ok(())
+        let taken_unix = now_unix();
+        Ok(Snapshot { taken_ns, taken_unix, rows, window_start, inside, costs, scopes: Vec::new() })
     }
 
-    fn publish(
-        &self,
-        taken_ns: u64,
-        rows: Arc<Vec<sensor_ebpf::spec::Row>>,
-        window_start: Arc<Vec<sensor_ebpf::spec::Row>>,
-        inside: Inside,
-        costs: Vec<crate::kernel::read::Cost>,
-    ) {
-        let taken_unix =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        self.published.store(Some(Arc::new(Snapshot {
-            taken_ns,
-            taken_unix,
-            rows,
-            window_start,
-            inside,
-            costs,
-        })));
-    }
-
-    /// Samples until `stop` is set. A failed sample is logged once per run of failures and leaves
-    /// the last snapshot to go stale, which readiness then says.
-    pub fn run(mut self, interval: Duration, stop: &AtomicBool) {
+    /// Samples until it is told to stop. A failed sample is logged once per run of failures and
+    /// leaves the last snapshot to go stale, which readiness then says.
+    pub fn run(mut self) {
         let mut failing = false;
-        while !stop.load(Ordering::Relaxed) {
+        while !self.wake.stop.load(Ordering::Relaxed) {
+            let mut pressed = false;
             match self.sample() {
-                Ok(()) if failing => {
-                    info!("sampling works again");
+                Ok(now) => {
+                    pressed = now;
+                    if failing {
+                        info!("sampling works again");
+                    }
                     failing = false;
                 }
                 Err(e) if !failing => {
                     error!("sampling fails, what is served goes stale: {e:#}");
                     failing = true;
                 }
-                _ => {}
+                Err(_) => {}
             }
-            std::thread::park_timeout(interval);
+            self.wait(pressed);
         }
+    }
+
+    /// Waits for the next sample, or for pressure.
+    fn wait(&mut self, pressed: bool) {
+        let Ok(timeout) = Timespec::try_from(self.intervals[usize::from(pressed)]) else { return };
+        let mut fds = vec![PollFd::new(&self.wake.event, PollFlags::IN)];
+        // While there is pressure, triggers say nothing new.
+        if !pressed {
+            fds.extend(self.scopes.triggers().iter().map(|t| PollFd::new(t, PollFlags::PRI)));
+        }
+        // Interrupted: one sample more.
+        let _ = poll(&mut fds, Some(&timeout));
+        // A group that was removed leaves a trigger that is always ready: it would have us spin.
+        let gone = |fd: &PollFd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP);
+        let dead: Vec<_> = fds[1..].iter().map(gone).collect();
+        self.scopes.forget_triggers(&dead);
     }
 }

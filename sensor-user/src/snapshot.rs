@@ -9,7 +9,10 @@ use sensor_ebpf::{
     spec::{ROW_WORDS, Row, Shape},
 };
 
-use crate::kernel::read::{Cost, Inside};
+use crate::{
+    kernel::read::{Cost, Inside},
+    scopes::Judged,
+};
 
 /// All that was measured at one moment.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub struct Snapshot {
     pub inside: Inside,
     /// What the programs cost; empty while BPF statistics are off.
     pub costs: Vec<Cost>,
+    /// Each scope as judged, the host first.
+    pub scopes: Vec<Judged>,
 }
 
 impl Snapshot {
@@ -48,13 +53,14 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct History {
     window: Duration,
+    spacing: Duration,
     past: VecDeque<(u64, Arc<Vec<Row>>)>,
 }
 
 impl History {
-    /// Looks back over `window`.
-    pub fn new(window: Duration) -> Self {
-        Self { window, past: VecDeque::new() }
+    /// Looks back over `window`, of which it keeps one sample per `spacing`, and the last.
+    pub fn new(window: Duration, spacing: Duration) -> Self {
+        Self { window, spacing, past: VecDeque::new() }
     }
 
     /// Turns rows as read into rows as published, and returns them with those of the window's
@@ -82,7 +88,12 @@ impl History {
             }
         }
         let rows = Arc::new(rows);
-        let window_ns = u64::try_from(self.window.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let (window_ns, spacing_ns) = (nanos(self.window), nanos(self.spacing));
+        let before_last = self.past.iter().nth_back(1);
+        if before_last.is_some_and(|(t, _)| now_ns < t + spacing_ns) {
+            self.past.pop_back();
+        }
         self.past.push_back((now_ns, Arc::clone(&rows)));
         // Keep one sample at or before the window's start: it is what "since" compares with.
         while self.past.len() > 2 && self.past[1].0 + window_ns <= now_ns {
@@ -138,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_stall_under_way_counts_already() {
-        let mut history = History::new(Duration::from_secs(30));
+        let mut history = History::new(Duration::from_secs(30), Duration::ZERO);
         let (now, _) = history.settle(1, rows(100), &inside(50));
         assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
     }
@@ -146,7 +157,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_stall_never_runs_backwards(samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50)) {
-            let mut history = History::new(Duration::from_secs(3));
+            let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
             let mut last = 0;
             for (t, (ended, under_way)) in (1u64..).zip(samples) {
                 let (now, _) = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way));
@@ -158,8 +169,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_kept_is_bounded_however_often_it_is_fed() {
+        let second = Duration::from_secs(1);
+        let mut history = History::new(30 * second, second);
+        for t in 1..10_000u64 {
+            let (_, start) = history.settle(t * 10_000_000, rows(t), &inside(0));
+            let then = start[Id::direct_reclaim as usize][stall_word()];
+            assert!(
+                then >= t.saturating_sub(3200) && (then <= t.saturating_sub(3000).max(1)),
+                "{t} {then}"
+            );
+        }
+        assert!(history.past.len() <= 34, "{}", history.past.len());
+    }
+
+    #[test]
     fn the_window_looks_back_as_far_as_it_says() {
-        let mut history = History::new(Duration::from_secs(3));
+        let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
         let second = 1_000_000_000;
         for t in 1..=10u64 {
             let (now, start) = history.settle(t * second, rows(t), &inside(0));

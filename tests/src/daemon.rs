@@ -4,14 +4,17 @@ use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use sensor_user::events::{Event, What};
+use sensor_user::{
+    events::{Event, What},
+    verdict::policy::RULES,
+};
 
 use crate::scope::program;
 
@@ -25,12 +28,19 @@ pub struct Daemon {
     dir: PathBuf,
     /// Where it listens, in the order of its configuration; the agent-check's last.
     pub listening: Vec<SocketAddr>,
-    log: Arc<Mutex<String>>,
+    log: Said,
 }
 
 impl Daemon {
-    /// Starts it with extra configuration (TOML, put before any table) and waits for a sample.
+    /// Starts it with extra configuration (TOML, put before any table) and waits for a sample. Its
+    /// rules are off: what other tests do to this machine must not make it unfit.
     pub fn start(config: &str) -> Result<Self> {
+        let quiet = RULES.iter().map(|r| format!("rules.{}.enabled = false\n", r.name));
+        Self::judging(&(quiet.collect::<String>() + config))
+    }
+
+    /// The same with its rules on.
+    pub fn judging(config: &str) -> Result<Self> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
@@ -45,26 +55,17 @@ impl Daemon {
                 socket.display()
             ),
         )?;
-        let mut child = Command::new(program("memsensor")?)
-            .args(["run", "--config"])
-            .arg(&file)
-            .stderr(Stdio::piped())
-            .stdin(Stdio::null())
-            .spawn()
-            .context("start memsensor")?;
-        let stderr = child.stderr.take().context("no stderr")?;
-        let log = Arc::new(Mutex::new(String::new()));
-        let seen = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = seen.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
+        let (child, log) = spawn(&file)?;
         let mut daemon = Self { child, dir, listening: Vec::new(), log };
         daemon.wait_until_ready()?;
         Ok(daemon)
+    }
+
+    /// Stops it and starts it again, with the same configuration; its ports are others.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop(rustix::process::Signal::TERM)?;
+        (self.child, self.log) = spawn(&self.dir.join("config.toml"))?;
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -78,7 +79,9 @@ impl Daemon {
             let addrs =
                 log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
             self.listening = addrs.collect();
-            if self.listening.len() == 2 && self.get("/readyz", "").is_ok_and(|a| a.status == 200) {
+            let has_begun =
+                || self.get("/readyz", "").is_ok_and(|a| !a.body.contains("\"starting\""));
+            if self.listening.len() == 2 && has_begun() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -133,6 +136,37 @@ impl Daemon {
         series.get(SAMPLE_TIME).copied().context("no sample yet")
     }
 
+    /// One line of the agent-check, for the host or a scope.
+    pub fn agent_check(&self, scope: &str) -> Result<String> {
+        let addr = self.listening.get(1).context("not listening yet")?;
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        if !scope.is_empty() {
+            stream.write_all(scope.as_bytes())?;
+        }
+        let mut line = String::new();
+        stream.read_to_string(&mut line)?;
+        Ok(line)
+    }
+
+    /// Runs a subcommand that asks it over its socket; its output and exit code.
+    pub fn ask(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
+        let mut command = Command::new(program("memsensor")?);
+        command.args(words).arg("--socket").arg(self.socket());
+        let out = command.output()?;
+        let said = [out.stdout, out.stderr].concat();
+        Ok((String::from_utf8_lossy(&said).into_owned(), out.status.code()))
+    }
+
+    /// `memsensor check`: its line and exit code.
+    pub fn check(&self, scope: &str) -> Result<(String, Option<i32>)> {
+        let addr = self.listening.first().context("not listening yet")?;
+        let mut command = Command::new(program("memsensor")?);
+        command.args(["check", "--url", &format!("http://{addr}"), "--scope", scope]);
+        let out = command.output()?;
+        Ok((String::from_utf8_lossy(&out.stdout).trim().to_owned(), out.status.code()))
+    }
+
     /// The events it kept, by `memsensor events --json`.
     pub fn events(&self) -> Result<Vec<Event>> {
         let out = Command::new(program("memsensor")?)
@@ -167,6 +201,29 @@ impl Daemon {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)?;
         Ok(self.child.wait()?)
     }
+}
+
+type Said = Arc<Mutex<String>>;
+
+fn spawn(config: &Path) -> Result<(Child, Said)> {
+    let mut child = Command::new(program("memsensor")?)
+        .args(["run", "--config"])
+        .arg(config)
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start memsensor")?;
+    let stderr = child.stderr.take().context("no stderr")?;
+    let log = Said::default();
+    let seen = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    Ok((child, log))
 }
 
 impl Drop for Daemon {

@@ -7,19 +7,24 @@ use std::{
     fmt::Write as _,
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use sensor_ebpf::{
     probes,
     spec::{Probe, Row},
 };
 use sensor_user::{
+    config::OnBlind,
     kernel::{
         load::{Coverage, ProbeState, ProgramState, State},
         read::{Cost, Inside},
     },
-    serve::metrics::Renderer,
+    scopes::{HOST, Judged},
+    serve::{self, metrics::Renderer},
     snapshot::Snapshot,
+    verdict::{judge::Judge, pace::Settings, reading::Reading},
 };
 
 fn repository() -> &'static Path {
@@ -36,6 +41,7 @@ fn exposition() -> String {
         window_start: Arc::new(rows),
         inside: Inside::default(),
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
+        scopes: vec![judged()],
     };
     let attached = |probe: &&Probe| ProbeState {
         name: probe.name,
@@ -59,7 +65,44 @@ fn exposition() -> String {
         senders: vec!["other".to_owned()],
         map_bytes: BTreeMap::from([("EVENTS".to_owned(), 1)]),
     };
-    Renderer::default().render(Some(Arc::new(snapshot)), &Arc::new(coverage))
+    let state = serve::state::State {
+        published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
+        coverage: Arc::new(coverage),
+        events: Arc::default(),
+        maintenance: Arc::default(),
+        policy: Arc::default(),
+        scopes: [HOST.to_owned()].into(),
+        stale_after: Duration::from_secs(5),
+        on_blind: OnBlind::Pass,
+        unknown_scopes: Arc::default(),
+    };
+    Renderer::default().render(&state)
+}
+
+/// A host that tells everything, and has a minute left.
+fn judged() -> Judged {
+    let mut judge = Judge::new(Arc::default(), Settings::default());
+    let reading = |second: u64| Reading {
+        at_ns: second * 1_000_000_000,
+        some_ns: Some(0),
+        full_ns: Some(0),
+        io_full_ns: Some(0),
+        stall_ns: Some(0),
+        refaulted_bytes: Some(0),
+        swapped_in_bytes: Some(0),
+        swapped_out_bytes: Some(0),
+        scanned_pages: Some(0),
+        reclaimed_pages: Some(0),
+        oom_kills: Some(0),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some((120 - second) << 20),
+        swap_free_bytes: Some(0),
+        above_low_bytes: Some(0),
+        priority: Some(12),
+        no_progress: Some(0),
+    };
+    let verdict = (1..60).map(|second| judge.judge(reading(second))).last().expect("some");
+    Judged { scope: HOST.into(), reading: reading(60), verdict, blind: None }
 }
 
 struct Family {

@@ -8,9 +8,9 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use crate::{cross, exec, setup, survey::Group, test};
+use crate::{cross, exec, setup, survey::Group, test, vm};
 
 pub(crate) fn run() -> Result<ExitCode> {
     setup::ensure(&Group::ALL)?;
@@ -23,6 +23,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     })?;
     step("alerting rules", rules)?;
     step("arm64", cross::check_arm64)?;
+    step("oldest and newest kernel", || {
+        if vm::run(&vm::Args::short())? != ExitCode::SUCCESS {
+            bail!("see above");
+        }
+        Ok(())
+    })?;
     println!("\n=== tests ===");
     test::run(&test::Args::default())
 }

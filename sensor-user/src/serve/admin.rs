@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -22,7 +22,11 @@ use tokio::{
 };
 
 use super::state::State;
-use crate::events::Event;
+use crate::{
+    events::Event,
+    host::clock::monotonic_ns,
+    verdict::explain::{Explanation, explain},
+};
 
 /// Clients at a time.
 pub const MAX_CLIENTS: usize = 16;
@@ -41,6 +45,20 @@ pub enum Question {
         /// Stay and send new events as they happen.
         follow: bool,
     },
+    /// Why a scope's verdict is what it is.
+    Explain {
+        /// Which; the host's if empty.
+        scope: String,
+    },
+    /// No traffic, until it is taken back or the time is over.
+    Drain {
+        /// Shown to whoever asks why.
+        reason: String,
+        /// How long, in seconds; without it, until `Undrain`.
+        seconds: Option<f64>,
+    },
+    /// Takes a drain back.
+    Undrain,
 }
 
 /// One line of an answer.
@@ -54,7 +72,14 @@ pub enum Answer {
         /// How many.
         missed: u64,
     },
-    /// The question was not understood.
+    /// Why a verdict is what it is.
+    Explanation(Box<Explanation>),
+    /// It is done.
+    Done {
+        /// What.
+        done: String,
+    },
+    /// It was not understood, or could not be done.
     Error {
         /// Why.
         error: String,
@@ -105,8 +130,43 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
                 () = hangup, if follow => {}
             }
         }
+        Ok(other) => {
+            let answer = act(&other, &state);
+            let answer = answer.unwrap_or_else(|e| Answer::Error { error: format!("{e:#}") });
+            let _ = send(&mut write, &answer).await;
+        }
         Err(e) => {
             let _ = send(&mut write, &Answer::Error { error: e.to_string() }).await;
+        }
+    }
+}
+
+/// What is answered in one line.
+fn act(question: &Question, state: &State) -> Result<Answer> {
+    let done = |what: &str| Ok(Answer::Done { done: what.to_owned() });
+    match question {
+        Question::Events { .. } => bail!("events are more than one line"),
+        Question::Explain { scope } => {
+            let at = state.scope(scope).with_context(|| {
+                format!("no scope {scope:?}; there are: {}", state.scopes.join(", "))
+            })?;
+            let snapshot = state.published.load();
+            let judged = snapshot.as_ref().and_then(|s| s.scopes.get(at));
+            let judged = judged.context("no sample yet")?;
+            let mut why = explain(&judged.scope, &judged.verdict, &state.policy, monotonic_ns());
+            why.blind = judged.blind.as_deref().map(str::to_owned);
+            let drain = state.maintenance.drain();
+            why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
+            Ok(Answer::Explanation(Box::new(why)))
+        }
+        Question::Drain { reason, seconds } => {
+            let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
+            state.maintenance.begin(reason, lasts.context("how long")?)?;
+            done("drained")
+        }
+        Question::Undrain => {
+            let held = state.maintenance.end()?;
+            done(if held { "no longer drained" } else { "it was not drained" })
         }
     }
 }
@@ -145,16 +205,16 @@ async fn events(
     }
 }
 
-/// The client's side: asks for events and hands each answer to `each` until the daemon hangs up.
-pub fn ask_events(
+/// The client's side: asks and hands each answer to `each` until the daemon hangs up.
+pub fn ask(
     path: &Path,
-    follow: bool,
+    question: &Question,
     mut each: impl FnMut(&str, Answer) -> Result<()>,
 ) -> Result<()> {
     let mut stream = StdUnixStream::connect(path).with_context(|| {
         format!("connect to {} (is memsensor running, and are we root?)", path.display())
     })?;
-    writeln!(stream, "{}", serde_json::to_string(&Question::Events { follow })?)?;
+    writeln!(stream, "{}", serde_json::to_string(question)?)?;
     for line in StdBufReader::new(stream).lines() {
         let line = line.context("read from the daemon")?;
         let answer = serde_json::from_str(&line).context("understand the daemon")?;

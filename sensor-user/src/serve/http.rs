@@ -1,13 +1,16 @@
 //! HTTP: `/metrics`, `/readyz`, `/livez` and a plain index, with limits on every connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use axum::{
     Router,
     body::Body,
-    extract::State as Shared,
+    extract::{Path, Query, State as Shared},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
@@ -18,13 +21,14 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use serde::Deserialize;
 use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
     classic,
     metrics::Renderer,
-    state::{Readiness, State},
+    state::{Standing, State},
 };
 use crate::config::Http;
 
@@ -48,6 +52,7 @@ pub fn router(state: State) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get(|| async { text(StatusCode::OK, "alive\n") }))
         .route("/readyz", get(readyz))
+        .route("/readyz/{scope}", get(readyz_of))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
         .with_state(Site { state, renderer: Arc::default() })
 }
@@ -92,14 +97,15 @@ async fn index() -> Response {
         StatusCode::OK,
         "memsensor: memory pressure and OOM kills of this host\n\n\
          /metrics  Prometheus, classic or OpenMetrics by Accept\n\
-         /readyz   200 while fresh, 503 otherwise; the body says more\n\
+         /readyz   200 if the host is fit for traffic, 503 if not; the body says why\n\
+         /readyz/NAME       the same of a scope\n\
+         ?fail_on=degraded  503 also if it should get less traffic\n\
          /livez    200 while this process answers\n",
     )
 }
 
 async fn metrics(Shared(site): Shared<Site>, headers: HeaderMap) -> Response {
-    let snapshot = site.state.published.load_full();
-    let body = site.renderer.render(snapshot, &site.state.coverage);
+    let body = site.renderer.render(&site.state);
     if wants_open_metrics(&headers) {
         return ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response();
     }
@@ -117,16 +123,52 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
         .any(|v| v.trim().starts_with("application/openmetrics-text"))
 }
 
-async fn readyz(Shared(site): Shared<Site>) -> Response {
-    let readiness = site.state.readiness();
-    let status = match readiness {
-        Readiness::Ready { .. } | Readiness::Blind { .. } => StatusCode::OK,
-        Readiness::Stale { .. } | Readiness::Starting => StatusCode::SERVICE_UNAVAILABLE,
+/// `?fail_on=degraded` for balancers that know no weight.
+#[derive(Debug, Default, Deserialize)]
+struct Ask {
+    fail_on: Option<FailOn>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FailOn {
+    /// The default.
+    Draining,
+    Degraded,
+}
+
+/// Envoy sends such a host less traffic, however the body reads.
+const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
+
+async fn readyz(Shared(site): Shared<Site>, Query(ask): Query<Ask>) -> Response {
+    ready(&site.state, "", &ask)
+}
+
+async fn readyz_of(
+    Shared(site): Shared<Site>,
+    Path(scope): Path<String>,
+    Query(ask): Query<Ask>,
+) -> Response {
+    ready(&site.state, &scope, &ask)
+}
+
+fn ready(state: &State, scope: &str, ask: &Ask) -> Response {
+    let Some(scope) = state.scope(scope) else {
+        state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
+        return text(StatusCode::NOT_FOUND, "no such scope; see the configuration's [[scope]]\n");
     };
+    let readiness = state.readiness(scope);
+    let degraded = readiness.state == Standing::Degraded;
+    let fails = readiness.weight <= 0.0 || (degraded && ask.fail_on == Some(FailOn::Degraded));
+    let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let mut body = serde_json::to_string(&readiness).unwrap_or_default();
     body.push('\n');
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-    (status, headers, Body::from(body)).into_response()
+    let mut response = (status, headers, Body::from(body)).into_response();
+    if degraded {
+        response.headers_mut().insert(ENVOY_DEGRADED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use sensor_ebpf::{
     spec::{Label, MAX_NODES, Metric, Need, Row, Shape, Unit},
 };
 
+use super::{scope_metrics, state::State};
 use crate::{
     kernel::load::{Coverage, ProbeState},
     snapshot::Snapshot,
@@ -31,7 +32,7 @@ use crate::{
 /// What every name begins with.
 pub const PREFIX: &str = "memsensor_";
 
-type Labels = Vec<(&'static str, String)>;
+pub(super) type Labels = Vec<(&'static str, String)>;
 
 /// Renders `/metrics`; remembers how long that took.
 #[derive(Debug, Default)]
@@ -41,12 +42,13 @@ pub struct Renderer {
 
 impl Renderer {
     /// The exposition as OpenMetrics text.
-    pub fn render(&self, snapshot: Option<Arc<Snapshot>>, coverage: &Arc<Coverage>) -> String {
+    pub fn render(&self, state: &State) -> String {
         let begun = Instant::now();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Exposition {
-            snapshot,
-            coverage: Arc::clone(coverage),
+            snapshot: state.published.load_full(),
+            coverage: Arc::clone(&state.coverage),
+            state: state.clone(),
             last_seconds: self.last_ns.load(Ordering::Relaxed) as f64 / 1e9,
         }));
         let mut text = String::with_capacity(32 * 1024);
@@ -62,6 +64,7 @@ impl Renderer {
 struct Exposition {
     snapshot: Option<Arc<Snapshot>>,
     coverage: Arc<Coverage>,
+    state: State,
     last_seconds: f64,
 }
 
@@ -71,6 +74,8 @@ impl Collector for Exposition {
             for (name, members) in families() {
                 self.family(&mut encoder, snapshot, &name, &members)?;
             }
+            let fitness = |scope| self.state.fitness(scope);
+            scope_metrics::encode(&mut encoder, &snapshot.scopes, fitness)?;
         }
         self.about_probes(&mut encoder)?;
         self.about_self(&mut encoder)?;
@@ -264,6 +269,20 @@ impl Exposition {
             MetricType::Gauge,
         )?;
         gauge(&mut scrape, &Labels::new(), self.last_seconds)?;
+        let help = "Questions about scopes that there are not, of balancers and people";
+        let mut unknown = encoder.encode_descriptor(
+            "memsensor_unknown_scope_requests",
+            help,
+            None,
+            MetricType::Counter,
+        )?;
+        let n = self.state.unknown_scopes.load(Ordering::Relaxed);
+        counter(&mut unknown, &Labels::new(), n as f64)?;
+        let help = "Whether an operator has drained this host";
+        let mut drained =
+            encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
+        let by_hand = self.state.maintenance.drain().is_some();
+        gauge(&mut drained, &Labels::new(), f64::from(u8::from(by_hand)))?;
         let help = "What is running";
         let mut build =
             encoder.encode_descriptor("memsensor_build", help, None, MetricType::Info)?;
@@ -349,7 +368,11 @@ fn histogram(encoder: &mut MetricEncoder, words: &[u64]) -> Result<(), Error> {
     encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
 }
 
-fn counter(encoder: &mut MetricEncoder, labels: &Labels, value: f64) -> Result<(), Error> {
+pub(super) fn counter(
+    encoder: &mut MetricEncoder,
+    labels: &Labels,
+    value: f64,
+) -> Result<(), Error> {
     if labels.is_empty() {
         return encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None);
     }

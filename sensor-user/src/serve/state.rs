@@ -1,15 +1,19 @@
-//! What all readers share: the published snapshot, what is attached, and whether it is fresh.
+//! What all readers share, and the answer to "is this scope fit for traffic" that follows from it.
 
 use std::{sync::Arc, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
+use super::maintenance::Maintenance;
 use crate::{
+    config::OnBlind,
     events::Log,
     host::clock::monotonic_ns,
-    kernel::load::{Coverage, ProbeState},
+    kernel::load::Coverage,
+    scopes::{HOST, Judged},
     sense::Published,
     snapshot::Snapshot,
+    verdict::{self, policy::Policy, signals::Signals},
 };
 
 /// What all readers share; cheap to clone.
@@ -21,81 +25,230 @@ pub struct State {
     pub coverage: Arc<Coverage>,
     /// Rare events.
     pub events: Arc<Log>,
+    /// An operator's drain.
+    pub maintenance: Arc<Maintenance>,
+    /// The rules, for explanations.
+    pub policy: Arc<Policy>,
+    /// The scopes' names, the host's first.
+    pub scopes: Arc<[String]>,
     /// When a snapshot is too old to be an answer.
     pub stale_after: Duration,
+    /// What to say where nothing can be told.
+    pub on_blind: OnBlind,
+    /// Questions about scopes that there are not.
+    pub unknown_scopes: Arc<std::sync::atomic::AtomicU64>,
 }
 
-/// Whether this host is fit for traffic, as far as we can say now.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum Readiness {
-    /// Sensing, and the last sample is fresh.
-    Ready {
-        /// Seconds since the last sample.
-        age_seconds: f64,
-    },
-    /// Nothing could be attached and that was allowed: fit as far as we can say, which is not far.
-    Blind {
-        /// Seconds since the last sample.
-        age_seconds: f64,
-    },
+/// How a scope stands, for those who send it traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// Full weight.
+    Ready,
+    /// Less weight.
+    Degraded,
+    /// No new traffic: memory.
+    Draining,
+    /// No new traffic: an operator said so.
+    Maintenance,
+    /// Nothing can be told.
+    Blind,
     /// The last sample is too old: a frozen sensor is what a frozen host looks like.
-    Stale {
-        /// Seconds since the last sample.
-        age_seconds: f64,
-    },
+    Stale,
     /// No sample yet.
     Starting,
 }
 
-impl State {
-    /// The verdict now. For the time being: started and fresh.
-    pub fn readiness(&self) -> Readiness {
-        let snapshot = self.published.load();
-        let blind = !self.coverage.probes.iter().any(ProbeState::measures);
-        readiness(snapshot.as_deref(), blind, monotonic_ns(), self.stale_after)
+/// Standing and weight: all that a balancer needs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fitness {
+    /// How it stands.
+    pub standing: Standing,
+    /// Share of its usual traffic, 0 to 1.
+    pub weight: f64,
+}
+
+impl Fitness {
+    /// Whether it should get any traffic.
+    pub fn takes_traffic(self) -> bool {
+        self.weight > 0.0
     }
 }
 
-fn readiness(
+/// The whole answer, with reasons.
+#[derive(Debug, Serialize)]
+pub struct Readiness {
+    scope: String,
+    /// How it stands.
+    pub state: Standing,
+    /// Share of its usual traffic, 0 to 1.
+    pub weight: f64,
+    /// Rules that speak against full traffic, or what else is the reason.
+    reasons: Vec<String>,
+    /// What tells who stalls: `psi`, or the `stall_clock` of our probes where there is no PSI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured_by: Option<&'static str>,
+    /// Seconds since the sample that this is from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<f64>,
+    /// The numbers that it follows from.
+    #[serde(serialize_with = "by_name")]
+    signals: Signals,
+}
+
+/// Signals as an object; what cannot be told is not in it.
+pub(super) fn by_name<S: Serializer>(signals: &Signals, to: S) -> Result<S::Ok, S::Error> {
+    let known = verdict::signals::Signal::ALL
+        .iter()
+        .filter_map(|s| Some((s.name(), (signals.get(*s)? * 1e6).round() / 1e6)));
+    to.collect_map(known)
+}
+
+impl State {
+    /// The position of a scope by its name; the empty name is the host's.
+    pub fn scope(&self, name: &str) -> Option<usize> {
+        let name = if name.is_empty() { HOST } else { name };
+        self.scopes.iter().position(|scope| scope == name)
+    }
+
+    /// How a scope stands now. Does not allocate, take a lock or read a file.
+    pub fn fitness(&self, scope: usize) -> Fitness {
+        let snapshot = self.published.load();
+        let drained = self.maintenance.drain().is_some();
+        fitness(
+            snapshot.as_deref(),
+            scope,
+            drained,
+            monotonic_ns(),
+            self.stale_after,
+            self.on_blind,
+        )
+    }
+
+    /// The same with reasons.
+    pub fn readiness(&self, scope: usize) -> Readiness {
+        let Fitness { standing, weight } = self.fitness(scope);
+        let snapshot = self.published.load();
+        let judged = snapshot.as_ref().and_then(|s| s.scopes.get(scope));
+        let age = snapshot.as_ref().map(|s| monotonic_ns().saturating_sub(s.taken_ns));
+        Readiness {
+            scope: self.scopes.get(scope).cloned().unwrap_or_default(),
+            state: standing,
+            weight,
+            reasons: self.reasons(standing, judged),
+            measured_by: judged.and_then(measured_by),
+            age_seconds: age.map(|ns| ns as f64 / 1e9),
+            signals: judged.map(|j| j.verdict.signals).unwrap_or_default(),
+        }
+    }
+
+    fn reasons(&self, standing: Standing, judged: Option<&Judged>) -> Vec<String> {
+        match standing {
+            Standing::Starting => vec!["no sample yet".to_owned()],
+            Standing::Stale => vec!["the last sample is too old".to_owned()],
+            Standing::Maintenance => {
+                let drain = self.maintenance.drain();
+                drain.iter().filter_map(|d| Some(d.as_ref()?.reason.clone())).collect()
+            }
+            Standing::Blind => {
+                judged.and_then(|j| j.blind.as_deref()).map(str::to_owned).into_iter().collect()
+            }
+            Standing::Ready => Vec::new(),
+            Standing::Degraded | Standing::Draining => {
+                let rules = judged.map_or(&[][..], |j| &j.verdict.evidence.rules);
+                // Those that hold on matter only where none fires.
+                let fires = rules.iter().any(|finding| finding.fires);
+                let speak = rules.iter().filter(|finding| finding.fires == fires);
+                let names: Vec<_> = speak.map(|finding| finding.rule.to_owned()).collect();
+                if names.is_empty() { vec!["recovering".to_owned()] } else { names }
+            }
+        }
+    }
+}
+
+fn measured_by(judged: &Judged) -> Option<&'static str> {
+    let clock = judged.reading.stall_ns.map(|_| "stall_clock");
+    judged.reading.full_ns.map(|_| "psi").or(clock)
+}
+
+fn fitness(
     snapshot: Option<&Snapshot>,
-    blind: bool,
+    scope: usize,
+    drained: bool,
     now_ns: u64,
     stale_after: Duration,
-) -> Readiness {
-    let Some(snapshot) = snapshot else { return Readiness::Starting };
-    let age = Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns));
-    let age_seconds = age.as_secs_f64();
-    if age > stale_after {
-        Readiness::Stale { age_seconds }
-    } else if blind {
-        Readiness::Blind { age_seconds }
-    } else {
-        Readiness::Ready { age_seconds }
+    on_blind: OnBlind,
+) -> Fitness {
+    let none = |standing| Fitness { standing, weight: 0.0 };
+    let Some(snapshot) = snapshot else { return none(Standing::Starting) };
+    if Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns)) > stale_after {
+        return none(Standing::Stale);
     }
+    if drained {
+        return none(Standing::Maintenance);
+    }
+    let Some(judged) = snapshot.scopes.get(scope) else { return none(Standing::Starting) };
+    if judged.blind.is_some() {
+        let weight = if on_blind == OnBlind::Pass { 1.0 } else { 0.0 };
+        return Fitness { standing: Standing::Blind, weight };
+    }
+    let standing = match judged.verdict.state {
+        verdict::State::Ready => Standing::Ready,
+        verdict::State::Degraded => Standing::Degraded,
+        verdict::State::Draining => Standing::Draining,
+    };
+    Fitness { standing, weight: judged.verdict.weight }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::read::Inside;
+    use crate::{
+        kernel::read::Inside,
+        verdict::{judge::Judge, pace::Settings, reading::Reading},
+    };
 
-    #[test]
-    fn a_sample_that_is_too_old_is_no_answer() {
-        let snapshot = Snapshot {
-            taken_ns: 1_000_000_000,
+    const SECOND: u64 = 1_000_000_000;
+
+    fn snapshot(blind: bool) -> Snapshot {
+        let mut judge = Judge::new(Arc::default(), Settings::default());
+        let reading = Reading { at_ns: SECOND, ..Reading::default() };
+        Snapshot {
+            taken_ns: SECOND,
             taken_unix: 0.0,
             rows: Arc::default(),
             window_start: Arc::default(),
             inside: Inside::default(),
             costs: Vec::new(),
+            scopes: vec![Judged {
+                scope: HOST.into(),
+                reading,
+                verdict: judge.judge(reading),
+                blind: blind.then(|| "no PSI".into()),
+            }],
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_for_sure_is_not_ready() {
+        let five = Duration::from_secs(5);
+        let at = |snapshot: Option<&Snapshot>, now_s, drained, on_blind| {
+            fitness(snapshot, 0, drained, now_s * SECOND, five, on_blind)
         };
-        let at = |now_ns| readiness(Some(&snapshot), false, now_ns, Duration::from_secs(5));
-        assert!(matches!(at(1_000_000_000), Readiness::Ready { .. }));
-        assert!(matches!(at(6_000_000_000), Readiness::Ready { .. }));
-        assert!(matches!(at(6_000_000_001), Readiness::Stale { .. }));
-        let blind = readiness(Some(&snapshot), true, 1_000_000_000, Duration::from_secs(5));
-        assert!(matches!(blind, Readiness::Blind { .. }));
-        assert_eq!(readiness(None, false, 0, Duration::from_secs(5)), Readiness::Starting);
+        let (sees, blind) = (snapshot(false), snapshot(true));
+        for (snapshot, now_s, drained, on_blind, standing, weight) in [
+            (None, 1, false, OnBlind::Pass, Standing::Starting, 0.0),
+            (Some(&sees), 1, false, OnBlind::Pass, Standing::Ready, 1.0),
+            (Some(&sees), 6, false, OnBlind::Fail, Standing::Ready, 1.0),
+            (Some(&sees), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
+            (Some(&sees), 7, true, OnBlind::Pass, Standing::Stale, 0.0),
+            (Some(&sees), 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
+            (Some(&blind), 1, false, OnBlind::Pass, Standing::Blind, 1.0),
+            (Some(&blind), 1, false, OnBlind::Fail, Standing::Blind, 0.0),
+            (Some(&blind), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
+        ] {
+            let found = at(snapshot, now_s, drained, on_blind);
+            assert_eq!(found, Fitness { standing, weight }, "{now_s} {drained} {on_blind:?}");
+        }
     }
 }

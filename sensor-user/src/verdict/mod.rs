@@ -10,10 +10,11 @@
 //! * [`forecast`]: when memory will be gone, or nothing if there is no trend.
 //! * [`policy`]: the rules, their thresholds and why; which of them hold.
 //! * [`pace`]: hysteresis: how fast the answer may follow the evidence.
-//! * [`judge`]: the above in one, for one scope.
+//! * [`judge`]: the above in one, for one scope; [`explain`] tells why.
 //!
 //! A scope is the host or a named cgroup; what follows is the same for both.
 
+pub mod explain;
 pub mod forecast;
 pub mod judge;
 pub mod pace;

@@ -113,14 +113,12 @@ impl Pace {
                 self.state = State::Degraded;
                 self.towards(self.settings.degraded_weight, elapsed);
             }
-            State::Ready => {}
             State::Draining if waited => {
                 self.drained_until_ns = Some(now_ns);
                 self.better_since_ns = None;
                 self.state = State::Degraded;
                 self.weight = FIRST_WEIGHT;
             }
-            State::Draining => {}
             // A scope that comes back from draining climbs while it is calm; one that never left
             // waits first.
             State::Degraded if holds >= Level::Degraded => {
@@ -133,7 +131,7 @@ impl Pace {
                     self.better_since_ns = None;
                 }
             }
-            State::Degraded => {}
+            State::Ready | State::Draining | State::Degraded => {}
         }
     }
 

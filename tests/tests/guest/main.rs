@@ -5,6 +5,7 @@
 //! * [`probes`]: one test per probe, whose event the test makes happen; what memsensor counted is
 //!   compared with what the kernel traced in the same time. Each writes its cell of the table.
 //! * [`host`]: what is attached is what this kernel has, also without tracefs and bpffs.
+//! * [`verdict`]: a whole host that thrashes is drained, and comes back.
 //! * [`lockdown`], [`quirks`]: kernels that forbid, lack PSI, or have many CPUs.
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
@@ -13,6 +14,7 @@ mod lockdown;
 mod pressure;
 mod probes;
 mod quirks;
+mod verdict;
 mod watch;
 
 use std::{fs, io::Write as _, process::Command};

@@ -39,7 +39,7 @@ use crate::{
 };
 
 /// Boot Debian kernels in QEMU and run the tests inside.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// Kernel series, comma-separated [default: all that are supported]
     #[arg(long, value_delimiter = ',', value_name = "SERIES")]
@@ -102,6 +102,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
+    /// What belongs before every merge.
+    pub(crate) fn short() -> Self {
+        Self { short: true, ..Self::default() }
+    }
+
     fn machines(&self) -> Vec<&'static Machine> {
         let whole = self.kernel.is_empty() && !self.short;
         match (self.arch.as_slice(), whole) {

@@ -89,7 +89,7 @@ impl Guest {
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving::",
-    "guest probes:: host::",
+    "guest probes:: host:: verdict::",
     "guest lockdown::integrity",
     "guest lockdown::confidentiality",
 ];
@@ -116,8 +116,8 @@ pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
     let (oldest, newest) =
         ((0..kernels.len()).find(is_amd64), (0..kernels.len()).rev().find(is_amd64));
     for i in oldest.into_iter().chain(newest.filter(|_| newest != oldest)) {
-        let psi =
-            Guest::new("psi=0", i).runs(&["live oom:: reclaim::", "guest host:: quirks::psi"]);
+        let psi = Guest::new("psi=0", i)
+            .runs(&["live oom:: reclaim::", "guest host:: verdict:: quirks::psi"]);
         guests.push(Guest { boot_args: "psi=0", ..psi });
         let cpus = Guest::new("32 CPUs", i).runs(&["live oom:: reclaim::", "guest quirks::cpus"]);
         guests.push(Guest { cpus: 32, memory_mib: 1024, limit: Duration::from_mins(10), ..cpus });

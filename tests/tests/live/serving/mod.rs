@@ -5,15 +5,10 @@ mod formats;
 mod frozen;
 mod limits;
 mod outside;
+mod verdict;
 
-use std::{io::Read as _, net::TcpStream};
-
-use sensor_tests::daemon::{Daemon, PATIENCE};
+use sensor_tests::daemon::Daemon;
 
 fn agent_check(daemon: &Daemon) -> String {
-    let mut stream = TcpStream::connect(daemon.listening[1]).expect("connect");
-    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
-    let mut line = String::new();
-    stream.read_to_string(&mut line).expect("a line and the end");
-    line
+    daemon.agent_check("").expect("a line and the end")
 }

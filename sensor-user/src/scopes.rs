@@ -1,0 +1,200 @@
+//! The scopes that are judged: the host, and the cgroups that the configuration names. Puts together
+//! what files and probes tell of each, and keeps its judge.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use anyhow::Result;
+use sensor_ebpf::{
+    probes::{self, Id},
+    spec::Shape,
+};
+use tracing::{info, warn};
+
+use crate::{
+    config::Config,
+    host::{
+        memcg::{Group, Roots},
+        memory::Memory,
+        pressure,
+    },
+    kernel::load::{Coverage, ProbeState},
+    snapshot::Snapshot,
+    verdict::{
+        judge::{Judge, Verdict},
+        policy::Policy,
+        reading::Reading,
+    },
+};
+
+/// The name of the scope that is the whole machine.
+pub const HOST: &str = "host";
+
+/// One scope as found and judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// Its name.
+    pub scope: Arc<str>,
+    /// What was found.
+    pub reading: Reading,
+    /// What follows.
+    pub verdict: Verdict,
+    /// Why nothing can be told, if so: the group is not there, or nothing measures its stalls.
+    pub blind: Option<Arc<str>>,
+}
+
+/// All scopes.
+#[derive(Debug)]
+pub struct Scopes {
+    memory: Memory,
+    host: (Arc<str>, Judge),
+    groups: Vec<(Arc<str>, Judge, Group)>,
+    /// What wakes us when there is pressure.
+    triggers: Vec<File>,
+}
+
+impl Scopes {
+    /// Opens the host's files; groups need not be there yet.
+    pub fn open(config: &Config, root: &Path) -> Result<Self> {
+        let policy = Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?);
+        let judge = || Judge::new(Arc::clone(&policy), config.verdict);
+        let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
+        let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
+            (Arc::from(scope.name.as_str()), judge(), Group::new(roots, &scope.cgroup))
+        });
+        let groups: Vec<_> = groups.collect();
+        let memory = Memory::open(root);
+        if !memory.has_psi() {
+            warn!(
+                "no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock stands in for it"
+            );
+        }
+        let paths = memory.has_psi().then(|| root.join("proc/pressure/memory"));
+        let of_groups = groups.iter().filter_map(|(.., group)| group.pressure_path());
+        let mut triggers = Vec::new();
+        for path in paths.into_iter().chain(of_groups).filter(|p| p.exists()) {
+            match pressure::trigger(&path) {
+                Ok(trigger) => triggers.push(trigger),
+                Err(e) => info!("pressure will be noticed at the next sample only: {e:#}"),
+            }
+        }
+        Ok(Self { memory, host: (HOST.into(), judge()), groups, triggers })
+    }
+
+    /// Files that are ready for `PRI` when there is pressure.
+    pub fn triggers(&self) -> &[File] {
+        &self.triggers
+    }
+
+    /// Closes those that are marked.
+    pub fn forget_triggers(&mut self, dead: &[bool]) {
+        let mut dead = dead.iter();
+        self.triggers.retain(|_| !dead.next().copied().unwrap_or(false));
+    }
+
+    /// Looks at every scope and judges it, the host first.
+    pub fn judge(&mut self, snapshot: &Snapshot, coverage: &Coverage) -> Result<Vec<Judged>> {
+        let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
+        from_probes(snapshot, coverage, &mut reading);
+        self.memory.read(&mut reading)?;
+        let blind = no_stalls(&reading);
+        let verdict = self.host.1.judge(reading);
+        let host = Judged { scope: Arc::clone(&self.host.0), reading, verdict, blind };
+        let mut all = Vec::with_capacity(1 + self.groups.len());
+        all.push(host);
+        for (scope, judge, group) in &mut self.groups {
+            let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
+            let read = group.read(&mut found, &reading);
+            let blind = match read {
+                Ok(()) => no_stalls(&found),
+                Err(e) => Some(format!("{e:#}").into()),
+            };
+            let verdict = judge.judge(found);
+            all.push(Judged { scope: Arc::clone(scope), reading: found, verdict, blind });
+        }
+        Ok(all)
+    }
+}
+
+fn no_stalls(reading: &Reading) -> Option<Arc<str>> {
+    let told = reading.full_ns.is_some() || reading.stall_ns.is_some();
+    (!told).then(|| "neither PSI nor a probe tells who stalls".into())
+}
+
+/// What the probes tell of the host.
+fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) {
+    let measures = |id: Id| coverage.probes.get(id as usize).is_some_and(ProbeState::measures);
+    let shape = |id: Id, name: &str| {
+        let metrics = probes::ALL[id as usize].metrics;
+        metrics.iter().find(|m| m.name == name).map(|m| m.shape)
+    };
+    if measures(Id::direct_reclaim) && measures(Id::memcg_reclaim) {
+        let stalls = probes::ALL.iter().enumerate().flat_map(|(i, probe)| {
+            probe.metrics.iter().filter_map(move |metric| match metric.shape {
+                Shape::Stall { at, cause: Some(_), .. } => Some((i, at)),
+                _ => None,
+            })
+        });
+        let ns = stalls.map(|(probe, at)| snapshot.rows[probe][at]);
+        reading.stall_ns = Some(ns.fold(0, u64::saturating_add));
+    }
+    if measures(Id::oom_kill)
+        && let Some(Shape::Counter { at }) = shape(Id::oom_kill, "oom_kills")
+    {
+        // The first is of the machine. A cgroup that ran into its own limit is no harm to the host.
+        reading.oom_kills = Some(snapshot.rows[Id::oom_kill as usize][at]);
+    }
+    if measures(Id::reclaim_scan)
+        && let Some(Shape::Lowest { at, len, calm }) =
+            shape(Id::reclaim_scan, "reclaim_priority_min")
+    {
+        let lowest = snapshot.lowest_moved(Id::reclaim_scan as usize, at, len);
+        let priority = lowest.map_or(Ok(calm), u32::try_from);
+        reading.priority = priority.ok().and_then(|p| u8::try_from(p).ok());
+    }
+    if measures(Id::alloc_retry)
+        && let Some(Shape::Highest { at, len }) =
+            shape(Id::alloc_retry, "alloc_no_progress_loops_max")
+    {
+        let highest = snapshot.highest_moved(Id::alloc_retry as usize, at, len).unwrap_or(0);
+        reading.no_progress = u8::try_from(highest).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{load::State, read::Inside};
+    use sensor_ebpf::spec::ROW_WORDS;
+
+    #[test]
+    fn what_the_rules_need_of_the_probes_is_there() {
+        let rows = Arc::new(vec![[3; ROW_WORDS]; probes::ALL.len() + 1]);
+        let snapshot = Snapshot {
+            taken_ns: 1,
+            taken_unix: 0.0,
+            rows,
+            window_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
+            inside: Inside::default(),
+            costs: Vec::new(),
+            scopes: Vec::new(),
+        };
+        let mut coverage = Coverage::blind("not yet");
+        let mut reading = Reading::default();
+        from_probes(&snapshot, &coverage, &mut reading);
+        assert_eq!(reading, Reading::default(), "nothing is attached");
+        for (i, probe) in coverage.probes.iter_mut().enumerate() {
+            let name = probes::ALL[i].name;
+            *probe = ProbeState {
+                name,
+                state: State::Attached,
+                reason: String::new(),
+                programs: Vec::new(),
+            };
+        }
+        from_probes(&snapshot, &coverage, &mut reading);
+        assert!(reading.stall_ns.is_some_and(|ns| ns >= 9), "{reading:?}");
+        assert_eq!(reading.oom_kills, Some(3));
+        assert_eq!(reading.priority, Some(0));
+        assert_eq!(reading.no_progress, Some(18));
+    }
+}

@@ -1,0 +1,134 @@
+//! An operator's drain: all scopes get no traffic until it is taken back or its time is over.
+//!
+//! It is kept in a file beside the socket, so that it outlives the daemon; that is on tmpfs, so it
+//! does not outlive a reboot, after which the host is meant to serve again.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use arc_swap::ArcSwapOption;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+/// Longer reasons are cut: they are shown in one line.
+const MAX_REASON: usize = 200;
+
+/// Why and until when.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drain {
+    /// What the operator said.
+    pub reason: String,
+    /// When it ends by itself: seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until_unix: Option<f64>,
+}
+
+/// Whether an operator has drained this host.
+#[derive(Debug, Default)]
+pub struct Maintenance {
+    drain: ArcSwapOption<Drain>,
+    file: Option<PathBuf>,
+}
+
+impl Maintenance {
+    /// As it was left, by the file beside the socket.
+    pub fn beside(socket: &Path) -> Self {
+        let file = socket.with_file_name("drain.json");
+        let drain = match fs::read(&file) {
+            Ok(text) => match serde_json::from_slice::<Drain>(&text) {
+                Ok(drain) => Some(Arc::new(drain)),
+                Err(e) => {
+                    warn!("{} is not what was written there: {e}", file.display());
+                    None
+                }
+            },
+            Err(_) => None,
+        };
+        let maintenance = Self { drain: ArcSwapOption::new(drain), file: Some(file) };
+        if let Some(drain) = maintenance.drain().as_deref().and_then(Option::as_ref) {
+            info!("still drained by an operator: {}", drain.reason);
+        }
+        maintenance
+    }
+
+    /// The drain that holds now. Does not allocate.
+    pub fn drain(&self) -> Option<arc_swap::Guard<Option<Arc<Drain>>>> {
+        let drain = self.drain.load();
+        let holds = drain.as_ref()?.until_unix.is_none_or(|until| now_unix() < until);
+        holds.then_some(drain)
+    }
+
+    /// Begins one, or replaces the one that holds.
+    pub fn begin(&self, reason: &str, lasts: Option<Duration>) -> Result<()> {
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let reason = reason.chars().map(plain).take(MAX_REASON).collect();
+        let until_unix = lasts.map(|lasts| now_unix() + lasts.as_secs_f64());
+        let drain = Drain { reason, until_unix };
+        info!("drained by an operator: {}", drain.reason);
+        let text = serde_json::to_vec(&drain)?;
+        // What is asked for holds, even if it cannot be kept.
+        self.drain.store(Some(Arc::new(drain)));
+        let Some(file) = &self.file else { return Ok(()) };
+        let new = file.with_extension("new");
+        fs::write(&new, text).and_then(|()| fs::rename(&new, file)).with_context(|| {
+            format!("it holds, but not beyond a restart: write {}", file.display())
+        })
+    }
+
+    /// Ends it; returns whether one held.
+    pub fn end(&self) -> Result<bool> {
+        let held = self.drain().is_some();
+        self.drain.store(None);
+        if held {
+            info!("no longer drained by an operator");
+        }
+        let Some(file) = &self.file else { return Ok(held) };
+        match fs::remove_file(file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| {
+                format!("it is ended, but would be back after a restart: remove {}", file.display())
+            }),
+            _ => Ok(held),
+        }
+    }
+}
+
+fn now_unix() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_outlives_the_daemon_and_ends_by_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let reason = |m: &Maintenance| m.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
+        let first = Maintenance::beside(&socket);
+        assert_eq!(reason(&first), None);
+        first.begin("kernel update\n", None).expect("kept");
+        assert_eq!(reason(&first).as_deref(), Some("kernel update "));
+        let second = Maintenance::beside(&socket);
+        assert_eq!(reason(&second).as_deref(), Some("kernel update "));
+        assert!(second.end().expect("removed"));
+        assert!(!second.end().expect("nothing to remove"));
+        assert_eq!(reason(&Maintenance::beside(&socket)), None);
+        second.begin("short", Some(Duration::from_millis(50))).expect("kept");
+        assert_eq!(reason(&second).as_deref(), Some("short"));
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!((reason(&second), reason(&Maintenance::beside(&socket))), (None, None));
+    }
+
+    #[test]
+    fn a_damaged_file_is_no_drain() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("drain.json"), "{").expect("write");
+        assert!(Maintenance::beside(&dir.path().join("socket")).drain().is_none());
+    }
+}

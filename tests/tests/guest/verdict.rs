@@ -1,0 +1,42 @@
+//! The verdict with the whole guest under pressure: the night of the story, in small.
+
+use std::time::{Duration, Instant};
+
+use sensor_tests::daemon::Daemon;
+
+use super::{enter, pressure::swap_thrash};
+
+/// Longer than any window, and an emulated guest's patience.
+const BACK: Duration = Duration::from_secs(90);
+
+#[test]
+fn a_thrashing_host_is_drained_and_comes_back() {
+    enter();
+    let daemon = Daemon::judging("[verdict]\nrecover_after = \"5s\"\nrise_per_second = 0.2\n");
+    let daemon = daemon.expect("daemon");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up ready 100%\n");
+    std::thread::scope(|scope| {
+        let thrash = scope.spawn(|| swap_thrash(2, 30));
+        let started = Instant::now();
+        let mut drained = None;
+        while !thrash.is_finished() {
+            if daemon.agent_check("").is_ok_and(|line| line == "up drain 0%\n") {
+                drained = Some(started.elapsed());
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let drained = drained.expect("never drained");
+        let answer = daemon.get("/readyz", "").expect("readyz");
+        let (why, _) = daemon.ask(&["explain"]).expect("explain");
+        assert!(answer.status == 503, "{why}");
+        println!("verdict: drained after {:.1} s: {}", drained.as_secs_f64(), answer.body.trim());
+    });
+    let calm = Instant::now();
+    while daemon.agent_check("").expect("agent") != "up ready 100%\n" {
+        let (why, _) = daemon.ask(&["explain"]).expect("explain");
+        assert!(calm.elapsed() < BACK, "not back: {why}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!("verdict: back after {:.1} s of calm", calm.elapsed().as_secs_f64());
+}

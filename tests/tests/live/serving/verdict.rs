@@ -1,0 +1,137 @@
+//! The verdict as balancers, scripts and operators meet it.
+
+use sensor_tests::{
+    daemon::{Daemon, PATIENCE},
+    scope::{MIB, Scope},
+};
+
+use crate::{killed, wait_until};
+
+/// A daemon that judges a cgroup, and the host by nothing.
+fn judging(scope: &Scope) -> Daemon {
+    let rules = sensor_user::verdict::policy::RULES.iter();
+    let off = rules
+        .filter(|r| !["oom_kill", "out_of_memory"].contains(&r.name))
+        .map(|r| format!("rules.{}.enabled = false\n", r.name));
+    let config = format!(
+        "{}[verdict]\nfall_per_second = 1.0\n[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n",
+        off.collect::<String>(),
+        scope.path()
+    );
+    Daemon::judging(&config).expect("daemon")
+}
+
+#[test]
+fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
+    let scope = Scope::new("judged", 16 * MIB).expect("scope");
+    let daemon = judging(&scope);
+    assert_eq!(daemon.agent_check("web\n").expect("agent"), "up ready 100%\n");
+    assert_eq!(daemon.check("web").expect("check").1, Some(0));
+
+    killed(&scope, &["anon", "32"]);
+    wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up ready 50%\n");
+    let answer = daemon.get("/readyz/web", "").expect("readyz");
+    assert_eq!(answer.status, 200);
+    assert!(answer.body.contains("\"state\":\"degraded\""), "{}", answer.body);
+    assert!(answer.body.contains("\"reasons\":[\"oom_kill\""), "{}", answer.body);
+    assert!(answer.head.to_lowercase().contains("x-envoy-degraded: true"), "{}", answer.head);
+    let strict = daemon.get("/readyz/web?fail_on=degraded", "").expect("readyz");
+    assert_eq!(strict.status, 503);
+    assert_eq!(daemon.get("/readyz/web?fail_on=nonsense", "").expect("readyz").status, 400);
+    let (line, code) = daemon.check("web").expect("check");
+    assert!(
+        line.starts_with("MEMSENSOR WARNING - web is degraded, weight 50% (oom_kill"),
+        "{line}"
+    );
+    assert!(line.contains("| weight=50%;;;0;100 ") && line.contains(" oom_kills_60s=1"), "{line}");
+    assert_eq!(code, Some(1));
+
+    killed(&scope, &["anon", "32"]);
+    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up drain 0%\n");
+    assert_eq!(daemon.get("/readyz/web", "").expect("readyz").status, 503);
+    assert_eq!(daemon.check("web").expect("check").1, Some(2));
+    let (why, code) = daemon.ask(&["explain", "--scope", "web"]).expect("explain");
+    assert!(why.starts_with("web: draining, weight 0%") && code == Some(0), "{why}");
+    assert!(why.contains("FIRES  out_of_memory (drains)"), "{why}");
+    assert!(why.contains("it gets better 10 s after these are quiet: out_of_memory"), "{why}");
+
+    // The host has nothing to do with it.
+    assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
+    assert_eq!(daemon.agent_check("host").expect("agent"), "up ready 100%\n");
+    let series = daemon.metrics().expect("metrics");
+    let value = |name: &str| series.get(name).copied();
+    assert_eq!(value("memsensor_ready{scope=\"web\"}"), Some(0.0));
+    assert_eq!(value("memsensor_weight_ratio{scope=\"host\"}"), Some(1.0));
+    assert_eq!(value("memsensor_state{scope=\"web\",state=\"draining\"}"), Some(1.0));
+    let moved =
+        "memsensor_state_transitions_total{scope=\"web\",from=\"degraded\",to=\"draining\"}";
+    assert_eq!(value(moved), Some(1.0));
+    let reason = "memsensor_verdict_reason{scope=\"web\",reason=\"out_of_memory\"}";
+    assert_eq!(value(reason), Some(1.0));
+    assert_eq!(value("memsensor_memory_total_bytes{scope=\"web\"}"), Some((16 * MIB) as f64));
+}
+
+#[test]
+fn a_scope_that_there_is_not_changes_nothing_and_is_counted() {
+    let daemon = Daemon::start("").expect("daemon");
+    assert_eq!(daemon.agent_check("nobody\n").expect("agent"), "\n");
+    assert_eq!(daemon.get("/readyz/nobody", "").expect("readyz").status, 404);
+    let (line, code) = daemon.check("nobody").expect("check");
+    assert!(line.starts_with("MEMSENSOR UNKNOWN - ") && code == Some(3), "{line}");
+    let (said, code) = daemon.ask(&["explain", "--scope", "nobody"]).expect("explain");
+    assert!(said.contains("no scope \"nobody\"; there are: host") && code == Some(1), "{said}");
+    let series = daemon.metrics().expect("metrics");
+    assert_eq!(
+        series.get("memsensor_unknown_scope_requests_total"),
+        Some(&3.0),
+        "explain is local"
+    );
+}
+
+#[test]
+fn a_scope_whose_group_is_gone_is_blind_until_it_is_back() {
+    let scope = Scope::new("comes", 16 * MIB).expect("scope");
+    let daemon = judging(&scope);
+    let path = scope.path();
+    drop(scope);
+    wait_until("blind", || {
+        daemon.get("/readyz/web", "").expect("readyz").body.contains("\"state\":\"blind\"")
+    });
+    let answer = daemon.get("/readyz/web", "").expect("readyz");
+    assert!(answer.status == 200 && answer.body.contains("No such"), "{}", answer.body);
+    let back = Scope::new("comes", 16 * MIB).expect("scope");
+    assert_eq!(back.path(), path);
+    wait_until("back", || {
+        daemon.get("/readyz/web", "").expect("readyz").body.contains("\"state\":\"ready\"")
+    });
+}
+
+#[test]
+fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
+    let mut daemon = Daemon::start("").expect("daemon");
+    let (said, code) =
+        daemon.ask(&["drain", "--reason", "kernel update", "--for", "3s"]).expect("drain");
+    assert!(code == Some(0), "{said}");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up drain 0%\n");
+    let answer = daemon.get("/readyz", "").expect("readyz");
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("\"reasons\":[\"kernel update\"]"), "{}", answer.body);
+    assert_eq!(daemon.check("").expect("check").1, Some(2));
+    daemon.restart().expect("restart");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up drain 0%\n", "it outlives a restart");
+    wait_until("over", || daemon.agent_check("").expect("agent") == "up ready 100%\n");
+    daemon.ask(&["drain", "--reason", "disk"]).expect("drain");
+    assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 503);
+    assert_eq!(daemon.ask(&["undrain"]).expect("undrain").0.trim(), "no longer drained");
+    assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
+    assert_eq!(daemon.ask(&["undrain"]).expect("undrain").0.trim(), "it was not drained");
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_is_unknown_to_check() {
+    let mut daemon = Daemon::start("").expect("daemon");
+    daemon.stop(rustix::process::Signal::TERM).expect("stop");
+    let (line, code) = daemon.check("").expect("check");
+    assert!(line.starts_with("MEMSENSOR UNKNOWN - ask 127.0.0.1:") && code == Some(3), "{line}");
+    assert!(PATIENCE.as_secs() > 2);
+}
