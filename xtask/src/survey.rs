@@ -66,6 +66,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "promtool", group: Group::Tests, source: Source::Apt("prometheus") },
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
+    Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];

@@ -34,7 +34,8 @@ pub fn line(fitness: Fitness, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     let written = match fitness.standing {
         Standing::Ready | Standing::Degraded => writeln!(rest, "up ready {percent:.0}%"),
         Standing::Blind if fitness.takes_traffic() => writeln!(rest, "up ready 100%"),
-        Standing::Draining | Standing::Maintenance => writeln!(rest, "up drain 0%"),
+        // Without a weight: with one, HAProxy 2.6 logs a warning at every check.
+        Standing::Draining | Standing::Maintenance => writeln!(rest, "up drain"),
         Standing::Blind => writeln!(rest, "down#memsensor-blind"),
         Standing::Stale => writeln!(rest, "down#memsensor-stale"),
         Standing::Starting => writeln!(rest, "down#memsensor-starting"),
@@ -76,8 +77,8 @@ mod tests {
             (Standing::Ready, 1.0, "up ready 100%\n"),
             (Standing::Degraded, 0.354, "up ready 35%\n"),
             (Standing::Degraded, 0.001, "up ready 1%\n"),
-            (Standing::Draining, 0.0, "up drain 0%\n"),
-            (Standing::Maintenance, 0.0, "up drain 0%\n"),
+            (Standing::Draining, 0.0, "up drain\n"),
+            (Standing::Maintenance, 0.0, "up drain\n"),
             (Standing::Blind, 1.0, "up ready 100%\n"),
             (Standing::Blind, 0.0, "down#memsensor-blind\n"),
             (Standing::Stale, 0.0, "down#memsensor-stale\n"),

@@ -21,7 +21,7 @@ use std::{fs, io::Write as _, process::Command};
 
 use sensor_tests::scope::program;
 
-/// Where the init of the guest finds the cells.
+/// What the init of the guest shows at its end.
 const CELLS: &str = "/run/cells";
 
 /// Call first. Fails outside of a guest; keeps the OOM killer from the test and what it starts.
@@ -36,9 +36,18 @@ fn enter() {
 
 /// Writes a probe's cell of the table.
 fn cell(probe: &str, state: &str, detail: &str) {
+    say(&format!("cell\t{probe}\t{state}\t{detail}"));
+}
+
+/// Writes what was measured, for people.
+fn note(what: &str) {
+    say(&format!("measured: {what}"));
+}
+
+fn say(line: &str) {
     let mut file =
         fs::File::options().create(true).append(true).open(CELLS).expect("the file of cells");
-    writeln!(file, "cell\t{probe}\t{state}\t{detail}").expect("write the cell");
+    writeln!(file, "{line}").expect("write the line");
 }
 
 /// A hog that the OOM killer likes best, in no cgroup but the root's.

@@ -3,6 +3,7 @@
 
 mod formats;
 mod frozen;
+mod haproxy;
 mod limits;
 mod outside;
 mod verdict;
