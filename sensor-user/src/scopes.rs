@@ -48,8 +48,10 @@ pub struct Scopes {
     memory: Memory,
     host: (Arc<str>, Judge),
     groups: Vec<(Arc<str>, Judge, Group)>,
-    /// What wakes us when there is pressure.
-    triggers: Vec<File>,
+    /// What wakes us when there is pressure anywhere: that of a cgroup is part of the host's. One on
+    /// the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is being polled
+    /// frees what the poller waits on (`psi_trigger_destroy`, kernel/sched/psi.c; a 5.10 warns).
+    trigger: Option<File>,
 }
 
 impl Scopes {
@@ -68,27 +70,17 @@ impl Scopes {
                 "no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock stands in for it"
             );
         }
-        let paths = memory.has_psi().then(|| root.join("proc/pressure/memory"));
-        let of_groups = groups.iter().filter_map(|(.., group)| group.pressure_path());
-        let mut triggers = Vec::new();
-        for path in paths.into_iter().chain(of_groups).filter(|p| p.exists()) {
-            match pressure::trigger(&path) {
-                Ok(trigger) => triggers.push(trigger),
-                Err(e) => info!("pressure will be noticed at the next sample only: {e:#}"),
-            }
-        }
-        Ok(Self { memory, host: (HOST.into(), judge()), groups, triggers })
+        let trigger = memory.has_psi().then(|| {
+            let trigger = pressure::trigger(&root.join("proc/pressure/memory"));
+            trigger.inspect_err(|e| info!("pressure is noticed at the next sample only: {e:#}"))
+        });
+        let trigger = trigger.and_then(Result::ok);
+        Ok(Self { memory, host: (HOST.into(), judge()), groups, trigger })
     }
 
-    /// Files that are ready for `PRI` when there is pressure.
-    pub fn triggers(&self) -> &[File] {
-        &self.triggers
-    }
-
-    /// Closes those that are marked.
-    pub fn forget_triggers(&mut self, dead: &[bool]) {
-        let mut dead = dead.iter();
-        self.triggers.retain(|_| !dead.next().copied().unwrap_or(false));
+    /// A file that is ready for `PRI` when there is pressure.
+    pub fn trigger(&self) -> Option<&File> {
+        self.trigger.as_ref()
     }
 
     /// Looks at every scope and judges it, the host first.

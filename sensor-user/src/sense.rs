@@ -178,18 +178,17 @@ impl Sampler {
     }
 
     /// Waits for the next sample, or for pressure.
-    fn wait(&mut self, pressed: bool) {
+    fn wait(&self, pressed: bool) {
         let Ok(timeout) = Timespec::try_from(self.intervals[usize::from(pressed)]) else { return };
-        let mut fds = vec![PollFd::new(&self.wake.event, PollFlags::IN)];
-        // While there is pressure, triggers say nothing new.
-        if !pressed {
-            fds.extend(self.scopes.triggers().iter().map(|t| PollFd::new(t, PollFlags::PRI)));
-        }
-        // Interrupted: one sample more.
-        let _ = poll(&mut fds, Some(&timeout));
-        // A group that was removed leaves a trigger that is always ready: it would have us spin.
-        let gone = |fd: &PollFd| fd.revents().intersects(PollFlags::ERR | PollFlags::HUP);
-        let dead: Vec<_> = fds[1..].iter().map(gone).collect();
-        self.scopes.forget_triggers(&dead);
+        let stop = PollFd::new(&self.wake.event, PollFlags::IN);
+        // While there is pressure, the trigger says nothing new.
+        let trigger = self.scopes.trigger().filter(|_| !pressed);
+        let _ = match trigger {
+            // Interrupted: one sample more.
+            Some(trigger) => {
+                poll(&mut [stop, PollFd::new(trigger, PollFlags::PRI)], Some(&timeout))
+            }
+            None => poll(&mut [stop], Some(&timeout)),
+        };
     }
 }

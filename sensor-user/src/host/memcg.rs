@@ -55,11 +55,6 @@ impl Group {
         Self { roots, path: path.trim_start_matches('/').into(), files: None }
     }
 
-    /// Where its pressure is, for triggers.
-    pub fn pressure_path(&self) -> Option<PathBuf> {
-        Some(self.roots.unified.as_ref()?.join(&self.path).join("memory.pressure"))
-    }
-
     /// Fills in what the files tell now. An error if the group is not there.
     ///
     /// `host` is the reading of the host at the same moment: what the group may still take ends
@@ -89,7 +84,8 @@ impl Group {
         let must = |name: &str| Text::open(&dir.join(name));
         let may = |name: &str| must(name).ok();
         // With psi=0 the file is there and cannot be read.
-        let pressure = self.pressure_path().and_then(|path| readable(&path));
+        let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
+        let pressure = unified.and_then(|dir| readable(&dir.join("memory.pressure")));
         Ok(if self.roots.v1 {
             Files {
                 usage: must("memory.usage_in_bytes")?,

@@ -1,4 +1,4 @@
-//! PSI: /proc/pressure and memory.pressure of cgroups (kernel/sched/psi.c), and triggers on them.
+//! PSI: /proc/pressure and memory.pressure of cgroups (kernel/sched/psi.c), and triggers on the former.
 //!
 //! Totals are read, not averages, which lag by two seconds.
 
@@ -31,7 +31,8 @@ pub fn parse(text: &str) -> Result<Totals> {
 /// not let us have that (no CAP_SYS_RESOURCE) gives windows of two seconds only.
 const TRIGGERS: [&[u8]; 2] = [b"some 50000 500000\0", b"some 100000 2000000\0"];
 
-/// Asks the kernel to wake whoever polls this file for `PRI` when there is pressure.
+/// Asks the kernel to wake whoever polls this file for `PRI` when there is pressure. For /proc/pressure
+/// only: see [`crate::scopes::Scopes`].
 pub fn trigger(path: &Path) -> Result<File> {
     let open = || {
         let mut options = OpenOptions::new();
