@@ -94,6 +94,22 @@ pub const RULES: &[Rule] = &[
         because: "without PSI: on average a task is inside reclaim all the time",
     },
     Rule {
+        name: "stall_clock_thrashing",
+        level: Level::Draining,
+        when: &[when(S::Stalled10s, 0.1), when(S::Refault10s, 0.03)],
+        without_psi: true,
+        because: "without PSI: memory is read again half a minute after it was evicted; the waits for \
+                  that are not in the stall clock",
+    },
+    Rule {
+        name: "stall_clock_scarce",
+        level: Level::Draining,
+        when: &[when(S::Stalled10s, 0.2), when(S::Available, 0.05)],
+        without_psi: true,
+        because: "without PSI: next to nothing is left, and tasks look for it; the waits for a slow swap \
+                  are not in the stall clock",
+    },
+    Rule {
         name: "pressed",
         level: Level::Degraded,
         when: &[when(S::Full10s, 0.1)],

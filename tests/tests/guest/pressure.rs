@@ -28,6 +28,43 @@ impl Drop for NoSwap {
     }
 }
 
+/// All swap is on the slow disk while this lives: then waiting for it, which is what users feel,
+/// outweighs what emulation makes slow.
+pub(crate) struct SlowSwap {
+    /// Dropped last: then the fast one is back.
+    _fast: NoSwap,
+}
+
+const SLOW: &str = "/dev/vdc";
+const SLOW_DIR: &str = "/slow";
+
+impl SlowSwap {
+    pub(crate) fn new() -> Self {
+        let slow = Self { _fast: NoSwap::new() };
+        for words in [&["umount", SLOW_DIR][..], &["mkswap", SLOW], &["swapon", SLOW]] {
+            run(words);
+        }
+        slow
+    }
+}
+
+impl Drop for SlowSwap {
+    fn drop(&mut self) {
+        for words in [
+            &["swapoff", SLOW][..],
+            &["mke2fs", "-F", SLOW],
+            &["mount", "-t", "ext4", SLOW, SLOW_DIR],
+        ] {
+            run(words);
+        }
+    }
+}
+
+fn run(words: &[&str]) {
+    let status = Command::new(words[0]).args(&words[1..]).stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|s| s.success()), "{words:?}");
+}
+
 /// The multi-generational LRU, which never throttles for a congested disk, is off while this lives.
 /// Kernels without it are as they are.
 pub(crate) struct NoMglru {

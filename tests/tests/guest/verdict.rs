@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use sensor_tests::daemon::Daemon;
 
-use super::{enter, note, pressure::swap_thrash};
+use super::{
+    enter, note,
+    pressure::{SlowSwap, swap_thrash},
+};
 
 /// Longer than any window, and an emulated guest's patience.
 const BACK: Duration = Duration::from_secs(90);
@@ -15,6 +18,7 @@ fn a_thrashing_host_is_drained_and_comes_back() {
     let daemon = Daemon::judging("[verdict]\nrecover_after = \"5s\"\nrise_per_second = 0.2\n");
     let daemon = daemon.expect("daemon");
     assert_eq!(daemon.agent_check("").expect("agent"), "up ready 100%\n");
+    let slow = SlowSwap::new();
     std::thread::scope(|scope| {
         let thrash = scope.spawn(|| swap_thrash(2, 30));
         let started = Instant::now();
@@ -35,6 +39,7 @@ fn a_thrashing_host_is_drained_and_comes_back() {
         assert!(answer.status == 503, "{why}");
         note(&format!("drained after {:.1} s: {}", drained.as_secs_f64(), answer.body.trim()));
     });
+    drop(slow);
     let calm = Instant::now();
     while daemon.agent_check("").expect("agent") != "up ready 100%\n" {
         let (why, _) = daemon.ask(&["explain"]).expect("explain");
