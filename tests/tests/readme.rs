@@ -86,6 +86,7 @@ fn judged() -> Judged {
         at_ns: second * 1_000_000_000,
         some_ns: Some(0),
         full_ns: Some(0),
+        before: None,
         io_full_ns: Some(0),
         stall_ns: Some(0),
         refaulted_bytes: Some(0),

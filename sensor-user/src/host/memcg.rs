@@ -138,6 +138,7 @@ impl Files {
         if let Some(pressure) = &mut self.pressure {
             let totals = pressure::parse(pressure.read()?)?;
             (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
+            reading.before = Some(totals.before);
         }
         Ok(())
     }
@@ -237,6 +238,7 @@ mod tests {
         at_ns: 0,
         some_ns: Some(1),
         full_ns: Some(1),
+        before: None,
         io_full_ns: None,
         stall_ns: None,
         refaulted_bytes: None,

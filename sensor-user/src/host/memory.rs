@@ -55,6 +55,7 @@ impl Memory {
         if let Some(text) = &mut self.pressure {
             let totals = pressure::parse(text.read()?)?;
             (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
+            reading.before = Some(totals.before);
         }
         if let Some(text) = &mut self.io_pressure {
             reading.io_full_ns = Some(pressure::parse(text.read()?)?.full_ns);

@@ -7,6 +7,7 @@ use std::{
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -19,12 +20,29 @@ pub struct Totals {
     pub some_ns: u64,
     /// All non-idle tasks were.
     pub full_ns: u64,
+    /// The same ten and sixty seconds ago, as far as the kernel's averages tell.
+    pub before: [[u64; 2]; 2],
 }
+
+/// What the kernel's averages are over.
+pub const AVERAGED_SECONDS: [u64; 2] = [10, 60];
 
 /// Reads a pressure file's text. Its totals are in microseconds.
 pub fn parse(text: &str) -> Result<Totals> {
     let pressure = MemoryPressure::from_buf_read(text.as_bytes())?;
-    Ok(Totals { some_ns: pressure.some.total * 1000, full_ns: pressure.full.total * 1000 })
+    let (some_ns, full_ns) = (pressure.some.total * 1000, pressure.full.total * 1000);
+    // Percent with two digits after the point.
+    let ago = |total: u64, percent: f32, seconds: u64| {
+        let share = f64::from(percent).clamp(0.0, 100.0) / 100.0;
+        let ns = Duration::from_secs(seconds).mul_f64(share).as_nanos();
+        total.saturating_sub(u64::try_from(ns).unwrap_or(u64::MAX))
+    };
+    let [ten, sixty] = AVERAGED_SECONDS;
+    let before = [
+        [ago(some_ns, pressure.some.avg10, ten), ago(full_ns, pressure.full.avg10, ten)],
+        [ago(some_ns, pressure.some.avg60, sixty), ago(full_ns, pressure.full.avg60, sixty)],
+    ];
+    Ok(Totals { some_ns, full_ns, before })
 }
 
 /// What wakes us: 50 ms of stall in half a second, which is a tenth of the time. A kernel that does
@@ -54,10 +72,12 @@ mod tests {
 
     #[test]
     fn totals_are_nanoseconds() {
-        let text = "some avg10=0.12 avg60=0.34 avg300=0.05 total=1234567\n\
-                    full avg10=0.00 avg60=0.00 avg300=0.00 total=89\n";
+        let text = "some avg10=50.00 avg60=25.00 avg300=0.05 total=31234567\n\
+                    full avg10=0.00 avg60=100.00 avg300=0.00 total=89\n";
         let totals = parse(text).expect("parses");
-        assert_eq!(totals, Totals { some_ns: 1_234_567_000, full_ns: 89_000 });
+        assert_eq!((totals.some_ns, totals.full_ns), (31_234_567_000, 89_000));
+        let before = [[26_234_567_000, 89_000], [16_234_567_000, 0]];
+        assert_eq!(totals.before, before, "ten and sixty seconds ago");
         assert!(parse("").is_err());
         assert!(parse("some avg10=x\n").is_err());
     }

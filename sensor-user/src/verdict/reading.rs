@@ -10,6 +10,8 @@ pub struct Reading {
     pub some_ns: Option<u64>,
     /// PSI memory `full`: nanoseconds in which all non-idle tasks were stalled.
     pub full_ns: Option<u64>,
+    /// Both, ten and sixty seconds before: what the kernel knows of a time before ours.
+    pub before: Option<[[u64; 2]; 2]>,
     /// PSI io `full`, nanoseconds.
     pub io_full_ns: Option<u64>,
     /// The stall clock: nanoseconds that tasks spent in reclaim, compaction and throttling, summed

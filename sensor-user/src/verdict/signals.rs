@@ -107,6 +107,9 @@ impl Past {
         if self.recent.back().is_some_and(|last| now <= last.at_ns) {
             return None;
         }
+        if self.recent.is_empty() {
+            self.remember(&reading);
+        }
         let spaced = |past: &VecDeque<Reading>, by: u64| {
             past.iter().nth_back(1).is_none_or(|last| now >= last.at_ns + by)
         };
@@ -121,6 +124,17 @@ impl Past {
         forget(&mut self.recent, now.saturating_sub(2 * SECOND));
         forget(&mut self.seconds, now.saturating_sub(MINUTE + SECOND));
         Some(self.signals(&reading))
+    }
+
+    /// Begins with what the kernel remembers: a daemon that is restarted while its host thrashes must
+    /// not call it ready until its own windows are full.
+    fn remember(&mut self, first: &Reading) {
+        let Some(before) = first.before else { return };
+        for ([some_ns, full_ns], seconds) in before.into_iter().zip([10, 60]).rev() {
+            let Some(at_ns) = first.at_ns.checked_sub(seconds * SECOND) else { continue };
+            let (some_ns, full_ns) = (Some(some_ns), Some(full_ns));
+            self.seconds.push_back(Reading { at_ns, some_ns, full_ns, ..Reading::default() });
+        }
     }
 
     /// The latest reading that is at least so old, or the oldest there is, if it is at least half so
@@ -172,7 +186,7 @@ impl Past {
 
     /// Kills of the last minute. A kill is known at once, however short the history.
     fn kills(&self, now: &Reading) -> Option<f64> {
-        let oldest = self.seconds.front()?.oom_kills?;
+        let oldest = self.seconds.iter().find_map(|r| r.oom_kills)?;
         Some(rise(oldest, now.oom_kills?) as f64)
     }
 

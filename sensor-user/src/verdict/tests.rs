@@ -86,6 +86,19 @@ fn the_night_of_web_01_is_drained_and_comes_back() {
 }
 
 #[test]
+fn a_daemon_that_is_started_in_the_night_knows_at_once() {
+    let mut host = Host::new();
+    host.reading.at_ns = 3600 * SECOND;
+    host.reading.full_ns = Some(600 * SECOND);
+    host.reading.before = Some([[0, 596 * SECOND], [0, 580 * SECOND]]);
+    assert_eq!(host.second(CALM), (State::Draining, 0.0), "four of ten seconds lost");
+    let mut calm = Host::new();
+    calm.reading.at_ns = 3600 * SECOND;
+    calm.reading.before = Some([[0, 0], [0, 0]]);
+    assert_eq!(calm.second(CALM), (State::Ready, 1.0));
+}
+
+#[test]
 fn a_full_page_cache_and_a_short_burst_are_no_harm() {
     let mut host = Host::new();
     // Much `some` alone: a backup that reads everything once.
