@@ -101,7 +101,7 @@ impl Sampler {
     /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
     pub fn sample(&mut self) -> Result<bool> {
         let mut snapshot = self.look()?;
-        snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage)?;
+        snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage);
         let pressed = snapshot.scopes.iter().any(|judged| {
             let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
             judged.verdict.state != State::Ready

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use tracing::debug;
 
 use super::{
     pressure,
@@ -40,28 +40,30 @@ impl Memory {
         self.pressure.is_some()
     }
 
-    /// Fills in what the files tell now.
-    pub fn read(&mut self, reading: &mut Reading) -> Result<()> {
+    /// Fills in what the files tell now. One that cannot be read leaves its part empty: the others
+    /// must not go stale for it.
+    pub fn read(&mut self, reading: &mut Reading) {
         let page = rustix::param::page_size() as u64;
-        if let Some(text) = &mut self.vmstat {
-            parse_vmstat(text.read()?, page, reading);
+        if let Some(text) = now(&mut self.vmstat) {
+            parse_vmstat(text, page, reading);
         }
-        if let Some(text) = &mut self.meminfo {
-            parse_meminfo(text.read()?, reading);
+        if let Some(text) = now(&mut self.meminfo) {
+            parse_meminfo(text, reading);
         }
-        if let Some(text) = &mut self.zoneinfo {
-            reading.above_low_bytes = parse_zoneinfo(text.read()?, page);
+        if let Some(text) = now(&mut self.zoneinfo) {
+            reading.above_low_bytes = parse_zoneinfo(text, page);
         }
-        if let Some(text) = &mut self.pressure {
-            let totals = pressure::parse(text.read()?)?;
+        let totals = |text: &mut Option<Text>| pressure::parse(now(text)?).ok();
+        if let Some(totals) = totals(&mut self.pressure) {
             (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
             reading.before = Some(totals.before);
         }
-        if let Some(text) = &mut self.io_pressure {
-            reading.io_full_ns = Some(pressure::parse(text.read()?)?.full_ns);
-        }
-        Ok(())
+        reading.io_full_ns = totals(&mut self.io_pressure).map(|totals| totals.full_ns);
     }
+}
+
+fn now(text: &mut Option<Text>) -> Option<&str> {
+    text.as_mut()?.read().inspect_err(|e| debug!("{e:#}")).ok()
 }
 
 fn sum(values: &[Option<u64>]) -> Option<u64> {
@@ -135,6 +137,30 @@ mod tests {
         parse_vmstat("workingset_refault 9\n", 4096, &mut reading);
         assert_eq!(reading.refaulted_bytes, Some(9 * 4096));
         assert_eq!(reading.swapped_in_bytes, None, "a kernel without swap");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_leaves_only_its_part_empty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join("proc").join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            std::fs::write(path, text).expect("write");
+        };
+        put("vmstat", "pswpin 1\n");
+        put("zoneinfo", &"x".repeat(10 << 20));
+        put("pressure/memory", "nonsense");
+        put(
+            "pressure/io",
+            "some avg10=0 avg60=0 avg300=0 total=1\nfull avg10=0 avg60=0 avg300=0 total=2\n",
+        );
+        let mut memory = Memory::open(dir.path());
+        let mut reading = Reading::default();
+        memory.read(&mut reading);
+        let page = rustix::param::page_size() as u64;
+        let expected =
+            Reading { swapped_in_bytes: Some(page), io_full_ns: Some(2000), ..Reading::default() };
+        assert_eq!(reading, expected);
     }
 
     #[test]

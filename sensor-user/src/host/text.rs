@@ -5,8 +5,8 @@ use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Larger texts are refused: /proc/zoneinfo of the largest hosts has some 100 KiB.
-const MAX_BYTES: usize = 1 << 20;
+/// Larger texts are refused: /proc/zoneinfo, the largest of them, has a few lines per zone and CPU.
+const MAX_BYTES: usize = 8 << 20;
 
 /// An open file of the kernel's.
 #[derive(Debug)]

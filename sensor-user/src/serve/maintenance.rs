@@ -5,6 +5,8 @@
 
 use std::{
     fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -75,7 +77,11 @@ impl Maintenance {
         self.drain.store(Some(Arc::new(drain)));
         let Some(file) = &self.file else { return Ok(()) };
         let new = file.with_extension("new");
-        fs::write(&new, text).and_then(|()| fs::rename(&new, file)).with_context(|| {
+        // Never through a link that somebody else put there.
+        let _ = fs::remove_file(&new);
+        let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
+        let written = created.and_then(|mut to| to.write_all(&text));
+        written.and_then(|()| fs::rename(&new, file)).with_context(|| {
             format!("it holds, but not beyond a restart: write {}", file.display())
         })
     }
