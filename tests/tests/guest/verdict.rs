@@ -17,7 +17,8 @@ fn a_thrashing_host_is_drained_and_comes_back() {
     enter();
     let daemon = Daemon::judging("[verdict]\nrecover_after = \"5s\"\nrise_per_second = 0.2\n");
     let daemon = daemon.expect("daemon");
-    assert_eq!(daemon.agent_check("").expect("agent"), "up ready 100%\n");
+    // It begins with what the kernel remembers, and what ran before was no calm.
+    wait_until_ready(&daemon);
     let slow = SlowSwap::new();
     std::thread::scope(|scope| {
         let thrash = scope.spawn(|| swap_thrash(2, 30));
@@ -40,11 +41,15 @@ fn a_thrashing_host_is_drained_and_comes_back() {
         note(&format!("drained after {:.1} s: {}", drained.as_secs_f64(), answer.body.trim()));
     });
     drop(slow);
+    note(&format!("back after {:.1} s of calm", wait_until_ready(&daemon).as_secs_f64()));
+}
+
+fn wait_until_ready(daemon: &Daemon) -> Duration {
     let calm = Instant::now();
     while daemon.agent_check("").expect("agent") != "up ready 100%\n" {
         let (why, _) = daemon.ask(&["explain"]).expect("explain");
-        assert!(calm.elapsed() < BACK, "not back: {why}");
+        assert!(calm.elapsed() < BACK, "not ready: {why}");
         std::thread::sleep(Duration::from_millis(200));
     }
-    note(&format!("back after {:.1} s of calm", calm.elapsed().as_secs_f64()));
+    calm.elapsed()
 }
