@@ -7,10 +7,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -142,7 +139,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         on_blind: config.on_blind,
         unknown_scopes: Arc::default(),
     };
-    let (stop, wake) = (Arc::new(AtomicBool::new(false)), Arc::new(Wake::new()?));
+    let wake = Arc::new(Wake::new()?);
     let ring = reader.as_mut().and_then(Reader::take_events);
     let (coverage, published) = (Arc::clone(&state.coverage), Arc::clone(&state.published));
     let sampler = Sampler::new(config, reader, coverage, scopes, published, Arc::clone(&wake));
@@ -150,12 +147,11 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         sense: spawn("sense", move || sampler.run())?,
         events: ring
             .map(|ring| {
-                let (stop, events) = (Arc::clone(&stop), Arc::clone(&state.events));
+                let (wake, events) = (Arc::clone(&wake), Arc::clone(&state.events));
                 let coverage = Arc::clone(&state.coverage);
-                spawn("events", move || follow_events(ring, log, &coverage, &events, &stop))
+                spawn("events", move || follow_events(ring, log, &coverage, &events, &wake))
             })
             .transpose()?,
-        stop,
         wake,
     };
     let (stopping, stopped) = watch::channel(false);
@@ -263,7 +259,6 @@ struct Threads {
     sense: JoinHandle<()>,
     /// None on a host where nothing could be attached.
     events: Option<JoinHandle<()>>,
-    stop: Arc<AtomicBool>,
     wake: Arc<Wake>,
 }
 
@@ -276,7 +271,6 @@ impl Threads {
     }
 
     fn join(self) {
-        self.stop.store(true, Ordering::Relaxed);
         self.wake.stop();
         for thread in [Some(self.sense), self.events].into_iter().flatten() {
             if thread.join().is_err() {
@@ -303,12 +297,12 @@ fn follow_events(
     mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     coverage: &Coverage,
     events: &Log,
-    stop: &AtomicBool,
+    wake: &Wake,
 ) {
     let root = cgroup::memory_root();
     let page_bytes = rustix::param::page_size() as u64;
     let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
-    while !stop.load(Ordering::Relaxed) {
+    while !wake.is_stopped() {
         wait_readable(&ring);
         // Victim and trigger, and the kills of a storm, mostly share their cgroup; and finding its
         // path means a walk.

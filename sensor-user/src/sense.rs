@@ -53,7 +53,7 @@ const CGROUPS_EVERY: u64 = 10;
 /// A share of time that is pressure enough to look more often.
 const PRESSED: f64 = 0.02;
 
-/// Ends the loop, also while it waits.
+/// Ends our threads, the sensing one also while it waits.
 #[derive(Debug)]
 pub struct Wake {
     stop: AtomicBool,
@@ -65,6 +65,11 @@ impl Wake {
     pub fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
         Ok(Self { stop: AtomicBool::new(false), event: event.context("eventfd")? })
+    }
+
+    /// Whether it has been ended.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 
     /// Ends it.
@@ -157,7 +162,7 @@ impl Sampler {
     /// leaves the last snapshot to go stale, which readiness then says.
     pub fn run(mut self) {
         let mut failing = false;
-        while !self.wake.stop.load(Ordering::Relaxed) {
+        while !self.wake.is_stopped() {
             let mut pressed = false;
             match self.sample() {
                 Ok(now) => {

@@ -15,11 +15,13 @@
 //! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out, and what
 //! the failed allocation asked for, is in no tracepoint. The former follows from the trigger's last
 //! reclaim: the memcg charge path reclaims its cgroup before it calls the OOM killer, the page
-//! allocator reclaims globally; none at all (sysrq-f) is global. That errs if the kernel skipped our
-//! program at that reclaim. `oom_kill_process` (mm/oom_kill.c) has both in its `struct oom_control`, and every kill happens inside of it: also those of `memory.oom.group`,
-//! of which there are several in one call. The kernel runs one OOM killer at a time (`oom_lock`), so
-//! one place to note it is enough. A kill takes the note if its own task wrote it, and has not
-//! reclaimed since; its word on what ran out goes before the reclaim's. The constraint decides nothing here: it is shown beside the scope, as it is.
+//! allocator reclaims globally; none at all (sysrq-f) is global. That errs if the kernel skipped
+//! our program at that reclaim. `oom_kill_process` (mm/oom_kill.c) has both in its `struct
+//! oom_control`, and every kill happens inside of it: also those of `memory.oom.group`, of which
+//! there are several in one call. The kernel runs one OOM killer at a time (`oom_lock`), so one
+//! place to note it is enough. A kill takes the note if its own task wrote it, and has not
+//! reclaimed since; its word on what ran out goes before the reclaim's. The constraint decides
+//! nothing here: it is shown beside the scope, as it is.
 
 use core::mem::offset_of;
 

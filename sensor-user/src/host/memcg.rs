@@ -1,7 +1,7 @@
 //! One named cgroup's memory, on v1 or v2. It may come and go (a service that is restarted): then its
 //! files are opened again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
@@ -85,34 +85,34 @@ impl Group {
         let may = |name: &str| must(name).ok();
         // With psi=0 the file is there and cannot be read.
         let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
-        let pressure = unified.and_then(|dir| readable(&dir.join("memory.pressure")));
-        Ok(if self.roots.v1 {
-            Files {
-                usage: must("memory.usage_in_bytes")?,
-                limit: must("memory.limit_in_bytes")?,
-                swap_usage: may("memory.memsw.usage_in_bytes"),
-                swap_limit: may("memory.memsw.limit_in_bytes"),
-                stat: must("memory.stat")?,
-                kills: may("memory.oom_control"),
-                pressure,
-            }
+        let pressure = unified.and_then(|dir| Text::readable(&dir.join("memory.pressure")));
+        let [usage, limit, swap_usage, swap_limit, kills] = if self.roots.v1 {
+            [
+                "memory.usage_in_bytes",
+                "memory.limit_in_bytes",
+                "memory.memsw.usage_in_bytes",
+                "memory.memsw.limit_in_bytes",
+                "memory.oom_control",
+            ]
         } else {
-            Files {
-                usage: must("memory.current")?,
-                limit: must("memory.max")?,
-                swap_usage: may("memory.swap.current"),
-                swap_limit: may("memory.swap.max"),
-                stat: must("memory.stat")?,
-                kills: may("memory.events"),
-                pressure,
-            }
+            [
+                "memory.current",
+                "memory.max",
+                "memory.swap.current",
+                "memory.swap.max",
+                "memory.events",
+            ]
+        };
+        Ok(Files {
+            usage: must(usage)?,
+            limit: must(limit)?,
+            swap_usage: may(swap_usage),
+            swap_limit: may(swap_limit),
+            stat: must("memory.stat")?,
+            kills: may(kills),
+            pressure,
         })
     }
-}
-
-fn readable(path: &Path) -> Option<Text> {
-    let mut text = Text::open(path).ok()?;
-    text.read().is_ok().then_some(text)
 }
 
 impl Files {
@@ -136,9 +136,7 @@ impl Files {
             [reading.oom_kills] = numbers(kills.read()?, ["oom_kill"]);
         }
         if let Some(pressure) = &mut self.pressure {
-            let totals = pressure::parse(pressure.read()?)?;
-            (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
-            reading.before = Some(totals.before);
+            pressure::parse(pressure.read()?)?.fill(reading);
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ impl Memory {
     pub fn open(root: &Path) -> Self {
         let open = |path: &str| Text::open(&root.join(path)).ok();
         // With psi=0 the files are there and cannot be read.
-        let readable = |path| open(path).and_then(|mut text| text.read().is_ok().then_some(text));
+        let readable = |path: &str| Text::readable(&root.join(path));
         Self {
             vmstat: open("proc/vmstat"),
             meminfo: open("proc/meminfo"),
@@ -55,8 +55,7 @@ impl Memory {
         }
         let totals = |text: &mut Option<Text>| pressure::parse(now(text)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
-            (reading.some_ns, reading.full_ns) = (Some(totals.some_ns), Some(totals.full_ns));
-            reading.before = Some(totals.before);
+            totals.fill(reading);
         }
         reading.io_full_ns = totals(&mut self.io_pressure).map(|totals| totals.full_ns);
     }

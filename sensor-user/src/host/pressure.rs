@@ -13,6 +13,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use procfs::{FromBufRead as _, MemoryPressure};
 
+use crate::verdict::reading::{BEFORE_SECONDS, Reading};
+
 /// Nanoseconds so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -20,12 +22,9 @@ pub struct Totals {
     pub some_ns: u64,
     /// All non-idle tasks were.
     pub full_ns: u64,
-    /// The same ten and sixty seconds ago, as far as the kernel's averages tell.
+    /// The same [`BEFORE_SECONDS`] ago, as far as the kernel's averages tell.
     pub before: [[u64; 2]; 2],
 }
-
-/// What the kernel's averages are over.
-pub const AVERAGED_SECONDS: [u64; 2] = [10, 60];
 
 /// Reads a pressure file's text. Its totals are in microseconds.
 pub fn parse(text: &str) -> Result<Totals> {
@@ -37,12 +36,21 @@ pub fn parse(text: &str) -> Result<Totals> {
         let ns = Duration::from_secs(seconds).mul_f64(share).as_nanos();
         total.saturating_sub(u64::try_from(ns).unwrap_or(u64::MAX))
     };
-    let [ten, sixty] = AVERAGED_SECONDS;
+    let [ten, sixty] = BEFORE_SECONDS;
     let before = [
         [ago(some_ns, pressure.some.avg10, ten), ago(full_ns, pressure.full.avg10, ten)],
         [ago(some_ns, pressure.some.avg60, sixty), ago(full_ns, pressure.full.avg60, sixty)],
     ];
     Ok(Totals { some_ns, full_ns, before })
+}
+
+impl Totals {
+    /// Puts them where they belong.
+    pub fn fill(self, reading: &mut Reading) {
+        reading.some_ns = Some(self.some_ns);
+        reading.full_ns = Some(self.full_ns);
+        reading.before = Some(self.before);
+    }
 }
 
 /// What wakes us: 50 ms of stall in half a second, which is a tenth of the time. A kernel that does

@@ -22,6 +22,12 @@ impl Text {
         Ok(Self { file, buffer: vec![0; 8192] })
     }
 
+    /// Opens it if it can be read as well: some files are there, and refuse.
+    pub fn readable(path: &Path) -> Option<Self> {
+        let mut text = Self::open(path).ok()?;
+        text.read().is_ok().then_some(text)
+    }
+
     /// What it says now.
     pub fn read(&mut self) -> Result<&str> {
         let mut len = 0;

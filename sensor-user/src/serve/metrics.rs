@@ -24,10 +24,7 @@ use sensor_ebpf::{
 };
 
 use super::{scope_metrics, state::State};
-use crate::{
-    kernel::load::{Coverage, ProbeState},
-    snapshot::Snapshot,
-};
+use crate::{kernel::load::ProbeState, snapshot::Snapshot};
 
 /// What every name begins with.
 pub const PREFIX: &str = "memsensor_";
@@ -47,7 +44,6 @@ impl Renderer {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Exposition {
             snapshot: state.published.load_full(),
-            coverage: Arc::clone(&state.coverage),
             state: state.clone(),
             last_seconds: self.last_ns.load(Ordering::Relaxed) as f64 / 1e9,
         }));
@@ -63,7 +59,6 @@ impl Renderer {
 #[derive(Debug)]
 struct Exposition {
     snapshot: Option<Arc<Snapshot>>,
-    coverage: Arc<Coverage>,
     state: State,
     last_seconds: f64,
 }
@@ -107,7 +102,8 @@ impl Exposition {
         members: &[(usize, &Metric)],
     ) -> Result<(), Error> {
         let measured = |(i, m): &&(usize, &Metric)| {
-            self.coverage
+            self.state
+                .coverage
                 .probes
                 .get(*i)
                 .is_some_and(|p| is_measured(p, probes::ALL[*i].programs, m))
@@ -216,11 +212,11 @@ impl Exposition {
                 .map(|n| (n == 0 || row[at + n] > 0).then(|| ("node", n.to_string())))
                 .collect(),
             Label::KernelEnum { key, ty, .. } => {
-                let names = self.coverage.enums.get(ty).map_or(&[][..], Vec::as_slice);
+                let names = self.state.coverage.enums.get(ty).map_or(&[][..], Vec::as_slice);
                 names.iter().map(|name| name.clone().map(|name| (key, name))).collect()
             }
             Label::Sender => {
-                self.coverage.senders.iter().map(|s| Some(("sender", s.clone()))).collect()
+                self.state.coverage.senders.iter().map(|s| Some(("sender", s.clone()))).collect()
             }
         }
     }
@@ -229,7 +225,7 @@ impl Exposition {
         let help = "Whether a program of a probe is attached to its kernel event";
         let mut attached =
             encoder.encode_descriptor("memsensor_probe_attached", help, None, MetricType::Gauge)?;
-        for probe in &self.coverage.probes {
+        for probe in &self.state.coverage.probes {
             for program in &probe.programs {
                 let labels =
                     vec![("probe", probe.name.to_owned()), ("program", program.name.to_owned())];
@@ -239,7 +235,7 @@ impl Exposition {
         let help = "How far a probe got on this host, and why no further";
         let mut info =
             encoder.encode_descriptor("memsensor_probe", help, None, MetricType::Info)?;
-        for probe in &self.coverage.probes {
+        for probe in &self.state.coverage.probes {
             info.encode_info(&vec![
                 ("probe", probe.name.to_owned()),
                 ("state", probe.state.label().to_owned()),
@@ -250,7 +246,7 @@ impl Exposition {
         let unit = OmUnit::Bytes;
         let mut bytes =
             encoder.encode_descriptor("memsensor_bpf_map", help, Some(&unit), MetricType::Gauge)?;
-        for (map, size) in &self.coverage.map_bytes {
+        for (map, size) in &self.state.coverage.map_bytes {
             gauge(&mut bytes, &vec![("map", map.clone())], *size as f64)?;
         }
         Ok(())

@@ -113,24 +113,20 @@ impl State {
 
     /// How a scope stands now. Does not allocate, take a lock or read a file.
     pub fn fitness(&self, scope: usize) -> Fitness {
-        let snapshot = self.published.load();
-        let drained = self.maintenance.drain().is_some();
-        fitness(
-            snapshot.as_deref(),
-            scope,
-            drained,
-            monotonic_ns(),
-            self.stale_after,
-            self.on_blind,
-        )
+        self.fitness_in(self.published.load().as_deref(), scope, monotonic_ns())
     }
 
-    /// The same with reasons.
+    fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> Fitness {
+        let drained = self.maintenance.drain().is_some();
+        fitness(snapshot, scope, drained, now_ns, self.stale_after, self.on_blind)
+    }
+
+    /// The same with reasons, all from one snapshot.
     pub fn readiness(&self, scope: usize) -> Readiness {
-        let Fitness { standing, weight } = self.fitness(scope);
-        let snapshot = self.published.load();
+        let (snapshot, now_ns) = (self.published.load(), monotonic_ns());
+        let Fitness { standing, weight } = self.fitness_in(snapshot.as_deref(), scope, now_ns);
         let judged = snapshot.as_ref().and_then(|s| s.scopes.get(scope));
-        let age = snapshot.as_ref().map(|s| monotonic_ns().saturating_sub(s.taken_ns));
+        let age = snapshot.as_ref().map(|s| now_ns.saturating_sub(s.taken_ns));
         Readiness {
             scope: self.scopes.get(scope).cloned().unwrap_or_default(),
             state: standing,

@@ -94,7 +94,6 @@ pub struct SignalNow {
 /// Explains a verdict.
 pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> Explanation {
     let signals = &verdict.signals;
-    let has_psi = signals.get(Signal::Full1s).or(signals.get(Signal::Full10s)).is_some();
     let rules = policy.rules().map(|(rule, conditions)| {
         let found = verdict.evidence.rules.iter().find(|f| f.rule == rule.name);
         RuleNow {
@@ -103,7 +102,7 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
             status: match found {
                 Some(finding) if finding.fires => Status::Fires,
                 Some(_) => Status::Holds,
-                None if rule.without_psi && has_psi => Status::Unused,
+                None if rule.without_psi && signals.has_psi() => Status::Unused,
                 None => Status::Quiet,
             },
             because: rule.because.to_owned(),

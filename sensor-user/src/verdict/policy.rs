@@ -162,14 +162,14 @@ pub struct Policy {
     rules: Vec<(Rule, Vec<Condition>)>,
 }
 
-/// Changes: by rule, thresholds by signal name; `enabled = false` is a threshold that no value meets.
+/// Changes, by rule.
 pub type Changes = BTreeMap<String, Change>;
 
 /// What is changed of a rule.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Change {
-    /// Whether the rule counts.
+    /// Whether the rule counts: it does, unless this is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Thresholds by signal.
@@ -217,7 +217,7 @@ impl Policy {
 
     /// What speaks against full traffic.
     pub fn weigh(&self, signals: &Signals) -> Evidence {
-        let has_psi = signals.get(S::Full1s).is_some() || signals.get(S::Full10s).is_some();
+        let has_psi = signals.has_psi();
         let mut evidence = Evidence::default();
         for (rule, conditions) in &self.rules {
             if rule.without_psi && has_psi {

@@ -1,6 +1,9 @@
 //! What one look found in one scope. Counters never fall while the scope lives; sizes are as found.
 //! `None` is what this host or this kind of scope does not tell: it is never taken to be 0.
 
+/// How long before a reading [`Reading::before`] is, in seconds: what the kernel's averages are over.
+pub const BEFORE_SECONDS: [u64; 2] = [10, 60];
+
 /// One look at one scope.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Reading {
@@ -10,7 +13,7 @@ pub struct Reading {
     pub some_ns: Option<u64>,
     /// PSI memory `full`: nanoseconds in which all non-idle tasks were stalled.
     pub full_ns: Option<u64>,
-    /// Both, ten and sixty seconds before: what the kernel knows of a time before ours.
+    /// Both, [`BEFORE_SECONDS`] earlier: what the kernel knows of a time before ours.
     pub before: Option<[[u64; 2]; 2]>,
     /// PSI io `full`, nanoseconds.
     pub io_full_ns: Option<u64>,

@@ -2,7 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::{forecast, reading::Reading};
+use super::{
+    forecast,
+    reading::{BEFORE_SECONDS, Reading},
+};
 
 macro_rules! signals {
     ($($id:ident $name:literal $worse:ident $about:literal;)*) => {
@@ -75,6 +78,11 @@ impl Signals {
         self.0[signal as usize]
     }
 
+    /// Whether PSI tells anything; else the stall clock stands in.
+    pub fn has_psi(&self) -> bool {
+        self.get(Signal::Full1s).or(self.get(Signal::Full10s)).is_some()
+    }
+
     /// Sets one: for tests and replays.
     pub fn set(&mut self, signal: Signal, value: Option<f64>) {
         self.0[signal as usize] = value.filter(|v| v.is_finite());
@@ -130,7 +138,7 @@ impl Past {
     /// not call it ready until its own windows are full.
     fn remember(&mut self, first: &Reading) {
         let Some(before) = first.before else { return };
-        for ([some_ns, full_ns], seconds) in before.into_iter().zip([10, 60]).rev() {
+        for ([some_ns, full_ns], seconds) in before.into_iter().zip(BEFORE_SECONDS).rev() {
             let Some(at_ns) = first.at_ns.checked_sub(seconds * SECOND) else { continue };
             let (some_ns, full_ns) = (Some(some_ns), Some(full_ns));
             self.seconds.push_back(Reading { at_ns, some_ns, full_ns, ..Reading::default() });

@@ -40,7 +40,7 @@ pub(crate) static AMD64: Machine = Machine {
     series: &["5.10", "6.1", "6.12", "6.18", "7.2", "7.3"],
 };
 
-/// Whether the same holds on another architecture does not depend on the series: two are enough.
+/// Two series show that the other architecture works; its guests are the slowest.
 pub(crate) static ARM64: Machine = Machine {
     name: "arm64",
     cross: &cross::ARM64,
