@@ -300,7 +300,11 @@ mod tests {
 
     #[test]
     fn v1_limits_memory_and_swap_together() {
-        let stat = "cache 1\ntotal_cache 0\ntotal_shmem 0\ntotal_workingset_refault_file 3\n";
+        let stat = format!(
+            "cache 1\nshmem 1\ntotal_cache {}\ntotal_shmem {}\ntotal_workingset_refault_file 3\n",
+            15 * MIB,
+            5 * MIB
+        );
         let (dir, mut group) = group(
             true,
             &[
@@ -308,13 +312,18 @@ mod tests {
                 ("memory.limit_in_bytes", &(100 * MIB).to_string()),
                 ("memory.memsw.usage_in_bytes", &(90 * MIB).to_string()),
                 ("memory.memsw.limit_in_bytes", &(120 * MIB).to_string()),
-                ("memory.stat", stat),
+                ("memory.stat", &stat),
                 ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n"),
             ],
         );
         let mut reading = Reading::default();
         group.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.swap_free_bytes, Some(10 * MIB), "30 of both, 20 of them memory");
+        assert_eq!(
+            reading.available_bytes,
+            Some(30 * MIB),
+            "20 free, 10 of cache below it as well"
+        );
         assert_eq!(reading.oom_kills, Some(4));
         assert_eq!(reading.full_ns, None, "PSI cannot be read");
         let dir = dir.path().join("a/web");

@@ -10,7 +10,7 @@ use super::{
     pace::{Pace, Settings},
     policy::{Change, Changes, Policy, RULES},
     reading::Reading,
-    signals::{Signal, Signals, Worse},
+    signals::{Past, Signal, Signals, Worse},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -132,6 +132,51 @@ fn a_leak_takes_weight_before_memory_is_gone() {
     });
     let degraded = degraded.expect("degraded before it is all gone");
     assert!(left(degraded) > GIB / 50, "{degraded} s");
+}
+
+#[test]
+fn what_is_only_a_little_better_does_not_end_a_drain() {
+    let mut host = Host::new();
+    let full = |full_percent| Second { full_percent, ..CALM };
+    host.seconds(20, CALM);
+    assert_eq!(host.seconds(20, full(30)), (State::Draining, 0.0));
+    assert_eq!(host.seconds(300, full(15)), (State::Draining, 0.0), "half of 25 % is not yet calm");
+    assert_eq!(host.seconds(60, full(1)).0, State::Ready);
+    assert_eq!(host.seconds(300, full(8)).0, State::Ready, "what never fired cannot hold on");
+}
+
+#[test]
+fn a_rule_holds_on_until_its_signals_are_clearly_better() {
+    for (signal, fires, holds, quiet) in
+        [(Signal::Full10s, 0.25, 0.13, 0.12), (Signal::Exhaustion, 10.0, 19.0, 21.0)]
+    {
+        let rule = if signal == Signal::Full10s { "stalled" } else { "running_out" };
+        let at = |value| {
+            let mut signals = Signals::default();
+            for (signal, value) in
+                [(Signal::Some10s, 0.5), (Signal::Available, 0.05), (signal, value)]
+            {
+                signals.set(signal, Some(value));
+            }
+            let found = Policy::default().weigh(&signals).rules;
+            found.into_iter().find(|f| f.rule == rule).map(|f| f.fires)
+        };
+        assert_eq!((at(fires), at(holds), at(quiet)), (Some(true), Some(false), None), "{rule}");
+    }
+}
+
+#[test]
+fn a_window_is_as_long_as_it_says_however_often_it_is_looked_at() {
+    let mut past = Past::default();
+    let mut signals = None;
+    for i in 0..1000u64 {
+        // Ten seconds, a hundred looks in each; all of the last one is lost.
+        let full_ns = i.saturating_sub(899) * SECOND / 100;
+        let at_ns = SECOND + i * SECOND / 100;
+        signals = past.push(Reading { at_ns, full_ns: Some(full_ns), ..Reading::default() });
+    }
+    let share = signals.and_then(|s| s.get(Signal::Full1s)).expect("told");
+    assert!(share > 0.94, "{share}");
 }
 
 #[test]
