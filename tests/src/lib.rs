@@ -7,3 +7,5 @@ pub mod bench;
 pub mod count;
 pub mod daemon;
 pub mod scope;
+pub mod swap;
+pub mod undo;

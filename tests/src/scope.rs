@@ -22,7 +22,7 @@ pub const MIB: u64 = 1 << 20;
 /// A cgroup with a memory limit.
 #[derive(Debug)]
 pub struct Scope {
-    /// The group that memory is charged to, first; a v2 group beside it on a hybrid host.
+    /// The group that memory is charged to, first; on a hybrid host a v2 group beside it, and others.
     groups: Vec<PathBuf>,
     v1: bool,
 }
@@ -52,9 +52,7 @@ impl Scope {
         }
         if !v1 {
             // Without the controller in the parent, the group would have no limit file.
-            let control = root.join("cgroup.subtree_control");
-            fs::write(&control, "+memory")
-                .with_context(|| format!("enable memory in {}", control.display()))?;
+            scope.enable("memory")?;
         }
         for group in &scope.groups {
             fs::create_dir(group).with_context(|| format!("mkdir {}", group.display()))?;
@@ -75,6 +73,39 @@ impl Scope {
         fs::write(&path, value).with_context(|| format!("write {value} to {}", path.display()))
     }
 
+    /// Whether memory is charged on a v1 hierarchy.
+    pub fn is_v1(&self) -> bool {
+        self.v1
+    }
+
+    /// Lets groups of the v2 hierarchy have a controller.
+    pub fn enable(&self, controller: &str) -> Result<()> {
+        let root = self.memory().parent().context("a group has a parent")?;
+        let control = root.join("cgroup.subtree_control");
+        fs::write(&control, format!("+{controller}"))
+            .with_context(|| format!("enable {controller} in {}", control.display()))
+    }
+
+    /// Adds a group of the same name in the v1 hierarchy of another controller.
+    pub fn add_v1_group(&mut self, controller: &str) -> Result<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
+        let root = mounts.lines().find_map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let [_, at, "cgroup", options, ..] = words[..] else { return None };
+            options.split(',').any(|o| o == controller).then(|| PathBuf::from(at))
+        });
+        let root = root.with_context(|| format!("no v1 hierarchy of {controller}"))?;
+        let group = root.join(self.memory().file_name().unwrap_or_default());
+        fs::create_dir(&group).with_context(|| format!("mkdir {}", group.display()))?;
+        self.groups.push(group.clone());
+        Ok(group)
+    }
+
+    /// All of its groups.
+    pub fn groups(&self) -> &[PathBuf] {
+        &self.groups
+    }
+
     /// The group that memory is charged to.
     pub fn memory(&self) -> &Path {
         &self.groups[0]
@@ -82,7 +113,7 @@ impl Scope {
 
     /// The v2 group.
     pub fn unified(&self) -> &Path {
-        &self.groups[self.groups.len() - 1]
+        self.groups.get(1).unwrap_or(&self.groups[0])
     }
 
     /// The id by which the kernel half knows the group that memory is charged to.

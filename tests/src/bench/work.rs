@@ -1,16 +1,11 @@
 //! The workload: a fixed number of passes over more memory than the cgroup may have, timed from
 //! inside. Runs as a process of its own, in the arena's cgroup.
 
-use std::{
-    fs::File,
-    io::{Read as _, Write as _},
-    path::Path,
-    time::Instant,
-};
+use std::{fs::File, io::Read as _, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 
-use crate::scope::MIB;
+use crate::{scope::MIB, swap::fill};
 
 const PAGE: usize = 4096;
 
@@ -78,14 +73,4 @@ pub fn run(load: Load, mib: u64, passes: u32, file: &Path) -> Result<u64> {
         pass()?;
     }
     Ok(u64::try_from(started.elapsed().as_nanos())?)
-}
-
-/// Makes a file without holes (swap takes no others), clean, so that it can be reclaimed at once.
-pub fn fill(path: &Path, mib: u64) -> Result<()> {
-    let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    let chunk = vec![7u8; usize::try_from(MIB)?];
-    for _ in 0..mib {
-        file.write_all(&chunk).with_context(|| format!("fill {}", path.display()))?;
-    }
-    file.sync_all().with_context(|| format!("write {} to disk", path.display()))
 }
