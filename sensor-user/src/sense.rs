@@ -109,7 +109,7 @@ impl Sampler {
         snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage);
         let pressed = snapshot.scopes.iter().any(|judged| {
             let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
-            judged.verdict.state != State::Ready
+            judged.verdict.position.state != State::Ready
                 || signal(Signal::Some1s)
                 || signal(Signal::Stalled1s)
         });

@@ -157,7 +157,7 @@ fn verdicts(
     let mut states = encoder.encode_descriptor("memsensor_state", help, None, MetricType::Gauge)?;
     for judged in scopes.iter().filter(|j| j.blind.is_none()) {
         for state in State::ALL {
-            let is = u8::from(judged.verdict.state == state);
+            let is = u8::from(judged.verdict.position.state == state);
             gauge(&mut states, &with(judged, &[("state", state.label())]), f64::from(is))?;
         }
     }

@@ -188,12 +188,12 @@ fn fitness(
         let weight = if on_blind == OnBlind::Pass { 1.0 } else { 0.0 };
         return Fitness { standing: Standing::Blind, weight };
     }
-    let standing = match judged.verdict.state {
+    let standing = match judged.verdict.position.state {
         verdict::State::Ready => Standing::Ready,
         verdict::State::Degraded => Standing::Degraded,
         verdict::State::Draining => Standing::Draining,
     };
-    Fitness { standing, weight: judged.verdict.weight }
+    Fitness { standing, weight: judged.verdict.position.weight }
 }
 
 #[cfg(test)]

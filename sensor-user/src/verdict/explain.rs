@@ -131,8 +131,8 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         .collect();
     Explanation {
         scope: scope.to_owned(),
-        state: verdict.state,
-        weight: verdict.weight,
+        state: verdict.position.state,
+        weight: verdict.position.weight,
         for_seconds: now_ns.saturating_sub(verdict.since_ns) as f64 / 1e9,
         recover_after_seconds: verdict.recover_after.as_secs_f64(),
         blind: None,

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    State,
-    pace::{Pace, Settings},
+    pace::{Pace, Position, Settings},
     policy::{Evidence, Policy},
     reading::Reading,
     signals::{Past, Signals},
@@ -13,10 +12,8 @@ use super::{
 /// What was decided, and from what.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
-    /// What to do.
-    pub state: State,
-    /// Share of its usual traffic: 0 to 1.
-    pub weight: f64,
+    /// State and weight.
+    pub position: Position,
     /// Since when it is in this state: CLOCK_MONOTONIC nanoseconds.
     pub since_ns: u64,
     /// What spoke against full traffic.
@@ -42,7 +39,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Knows nothing yet.
+    /// Knows nothing yet, and takes the scope to be ready.
     pub fn new(policy: Arc<Policy>, settings: Settings) -> Self {
         Self {
             policy,
@@ -55,23 +52,40 @@ impl Judge {
         }
     }
 
+    /// Goes on from where an earlier judge left the scope.
+    pub fn resume(&mut self, stood: Position) {
+        self.pace.resume(stood);
+    }
+
     /// Takes a reading. One that is not later than the last changes nothing.
     pub fn judge(&mut self, reading: Reading) -> Verdict {
-        let (now, before) = (reading.at_ns, self.pace.state());
+        let (now, before) = (reading.at_ns, self.pace.position().state);
         if let Some(signals) = self.past.push(reading) {
             self.signals = signals;
             self.evidence = self.policy.weigh(&signals);
             self.pace.step(now, self.evidence.fires, self.evidence.holds);
         }
-        let state = self.pace.state();
+        let state = self.pace.position().state;
         if state != before {
             self.transitions[before as usize][state as usize] += 1;
             self.since_ns = Some(now);
         }
+        self.verdict(now)
+    }
+
+    /// Nothing can be told at this time: the scope stays as it is, for no news is not good news.
+    pub fn pause(&mut self, now_ns: u64) -> Verdict {
+        self.past.interrupt();
+        self.pace.pause();
+        self.signals = Signals::default();
+        self.evidence = Evidence::default();
+        self.verdict(now_ns)
+    }
+
+    fn verdict(&mut self, now_ns: u64) -> Verdict {
         Verdict {
-            state,
-            weight: self.pace.weight(),
-            since_ns: *self.since_ns.get_or_insert(now),
+            position: self.pace.position(),
+            since_ns: *self.since_ns.get_or_insert(now_ns),
             evidence: self.evidence.clone(),
             signals: self.signals,
             recover_after: self.pace.recover_after(),

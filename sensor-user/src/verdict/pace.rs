@@ -46,46 +46,61 @@ impl Default for Settings {
 /// The weight that a drained scope begins with when it gets traffic again.
 const FIRST_WEIGHT: f64 = 0.05;
 
-/// Where a scope stands. Begins ready: a fresh daemon must not take weight from a fleet.
+/// Where a scope stands, and how it came there: what is to outlive a restart of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// The state.
+    pub state: State,
+    /// The share of its usual traffic that the scope should get: 0 to 1.
+    pub weight: f64,
+    /// When the last drain ended: CLOCK_MONOTONIC nanoseconds.
+    pub drained_until_ns: Option<u64>,
+    /// Drains so far that came soon after the one before.
+    pub relapses: u32,
+}
+
+impl Default for Position {
+    /// Ready, at full weight: a fresh daemon must not take weight from a fleet.
+    fn default() -> Self {
+        Self { state: State::Ready, weight: 1.0, drained_until_ns: None, relapses: 0 }
+    }
+}
+
+/// A position, and how it changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
     settings: Settings,
-    state: State,
-    weight: f64,
+    at: Position,
     last_ns: Option<u64>,
     /// Since when nothing has spoken for this state or a worse one.
     better_since_ns: Option<u64>,
-    drained_until_ns: Option<u64>,
-    relapses: u32,
 }
 
 impl Pace {
     /// Ready, at full weight.
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings,
-            state: State::Ready,
-            weight: 1.0,
-            last_ns: None,
-            better_since_ns: None,
-            drained_until_ns: None,
-            relapses: 0,
-        }
+        Self { settings, at: Position::default(), last_ns: None, better_since_ns: None }
     }
 
-    /// The state.
-    pub fn state(&self) -> State {
-        self.state
+    /// Goes on from a position.
+    pub fn resume(&mut self, at: Position) {
+        self.at = at;
     }
 
-    /// The share of its usual traffic that the scope should get: 0 to 1.
-    pub fn weight(&self) -> f64 {
-        self.weight
+    /// Where it stands.
+    pub fn position(&self) -> Position {
+        self.at
+    }
+
+    /// Nothing can be told now: it stays where it is, and must be seen to be calm anew.
+    pub fn pause(&mut self) {
+        self.better_since_ns = None;
+        self.last_ns = None;
     }
 
     /// How long the present wait is.
     pub fn recover_after(&self) -> Duration {
-        let factor = 1u32.checked_shl(self.relapses).unwrap_or(u32::MAX);
+        let factor = 1u32.checked_shl(self.at.relapses).unwrap_or(u32::MAX);
         let wait = self.settings.recover_after.saturating_mul(factor);
         wait.min(self.settings.recover_after_max.max(self.settings.recover_after))
     }
@@ -99,7 +114,7 @@ impl Pace {
             self.drain(now_ns);
             return;
         }
-        let stays = match self.state {
+        let stays = match self.at.state {
             State::Draining => holds == Level::Draining,
             State::Ready | State::Degraded => holds >= Level::Degraded,
         };
@@ -108,26 +123,29 @@ impl Pace {
             self.better_since_ns = None;
         }
         let waited = !stays && now_ns.saturating_sub(since) >= self.wait_ns();
-        match self.state {
+        let half = self.settings.degraded_weight;
+        match self.at.state {
             State::Ready if fires >= Level::Degraded => {
-                self.state = State::Degraded;
-                self.towards(self.settings.degraded_weight, elapsed);
+                self.at.state = State::Degraded;
+                self.towards(half, elapsed);
             }
             State::Draining if waited => {
-                self.drained_until_ns = Some(now_ns);
+                self.at.drained_until_ns = Some(now_ns);
                 self.better_since_ns = None;
-                self.state = State::Degraded;
-                self.weight = FIRST_WEIGHT;
+                self.at.state = State::Degraded;
+                self.at.weight = FIRST_WEIGHT;
+            }
+            State::Degraded if fires >= Level::Degraded => self.towards(half, elapsed),
+            // What only holds on takes nothing more; and is no worse than what gives half.
+            State::Degraded if holds >= Level::Degraded => {
+                self.towards(half.max(self.at.weight), elapsed);
             }
             // A scope that comes back from draining climbs while it is calm; one that never left
             // waits first.
-            State::Degraded if holds >= Level::Degraded => {
-                self.towards(self.settings.degraded_weight.min(self.weight), elapsed);
-            }
             State::Degraded if waited || self.is_coming_back() => {
                 self.towards(1.0, elapsed);
-                if self.weight >= 1.0 {
-                    self.state = State::Ready;
+                if self.at.weight >= 1.0 {
+                    self.at.state = State::Ready;
                     self.better_since_ns = None;
                 }
             }
@@ -137,18 +155,18 @@ impl Pace {
 
     fn drain(&mut self, now_ns: u64) {
         self.better_since_ns = None;
-        self.weight = 0.0;
-        if self.state == State::Draining {
+        self.at.weight = 0.0;
+        if self.at.state == State::Draining {
             return;
         }
-        self.state = State::Draining;
+        self.at.state = State::Draining;
         let within = nanos(self.settings.relapse_within);
-        let soon = self.drained_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
-        self.relapses = if soon { self.relapses.saturating_add(1) } else { 0 };
+        let soon = self.at.drained_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
+        self.at.relapses = if soon { self.at.relapses.saturating_add(1) } else { 0 };
     }
 
     fn is_coming_back(&self) -> bool {
-        self.drained_until_ns.is_some() && self.weight < self.settings.degraded_weight
+        self.at.drained_until_ns.is_some() && self.at.weight < self.settings.degraded_weight
     }
 
     fn wait_ns(&self) -> u64 {
@@ -157,8 +175,8 @@ impl Pace {
 
     fn towards(&mut self, target: f64, seconds: f64) {
         let (fall, rise) = (self.settings.fall_per_second, self.settings.rise_per_second);
-        let change = (target - self.weight).clamp(-fall * seconds, rise * seconds);
-        self.weight = (self.weight + change).clamp(0.0, 1.0);
+        let change = (target - self.at.weight).clamp(-fall * seconds, rise * seconds);
+        self.at.weight = (self.at.weight + change).clamp(0.0, 1.0);
     }
 }
 

@@ -62,7 +62,7 @@ signals! {
     NoProgress "no_progress_loops" Up "most rounds of one allocation that freed nothing; above 16 is OOM";
     Available "available_ratio" Down "part of the memory that can be had without swapping";
     AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
-    OomKills60s "oom_kills_60s" Up "OOM kills in the last minute";
+    OomKills60s "oom_kills_60s" Up "OOM kills in the last minute; those within a second are one";
     Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
 }
 
@@ -100,11 +100,17 @@ const MAX_KEPT: usize = 64;
 /// Pages that reclaim must have looked at before its efficiency means anything.
 const MIN_SCANNED: u64 = 512;
 
+/// Kills closer to each other are one: memory.oom.group kills a whole group for one lack of memory.
+const ONE_KILL_NS: u64 = SECOND;
+
 /// Readings of the last minute: all of the last two seconds, then one a second.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
     recent: VecDeque<Reading>,
     seconds: VecDeque<Reading>,
+    /// When something was killed, in the last minute; and the counter as last seen.
+    kills: VecDeque<u64>,
+    killed: Option<u64>,
 }
 
 impl Past {
@@ -118,6 +124,7 @@ impl Past {
         if self.recent.is_empty() {
             self.remember(&reading);
         }
+        self.note_kills(&reading);
         let spaced = |past: &VecDeque<Reading>, by: u64| {
             past.iter().nth_back(1).is_none_or(|last| now >= last.at_ns + by)
         };
@@ -145,46 +152,71 @@ impl Past {
         }
     }
 
-    /// The latest reading that is at least so old, or the oldest there is, if it is at least half so
-    /// old: less would not be what the window's name says.
-    fn since(&self, now: u64, window: u64) -> Option<&Reading> {
+    /// Forgets what was read, for nothing has been for a while: the next reading begins anew. Kills are
+    /// not forgotten.
+    pub fn interrupt(&mut self) {
+        self.recent.clear();
+        self.seconds.clear();
+    }
+
+    fn note_kills(&mut self, reading: &Reading) {
+        let now = reading.at_ns;
+        if let Some(kills) = reading.oom_kills {
+            let rose = self.killed.replace(kills).is_some_and(|before| kills > before);
+            if rose && self.kills.back().is_none_or(|last| now >= last + ONE_KILL_NS) {
+                self.kills.push_back(now);
+            }
+        }
+        while self.kills.front().is_some_and(|at| at + MINUTE < now) {
+            self.kills.pop_front();
+        }
+    }
+
+    /// A counter in the latest reading that has it and is at least so old, or in the oldest, if that is
+    /// at least half so old: less would not be what the window's name says.
+    fn since<T>(
+        &self,
+        now: u64,
+        window: u64,
+        of: impl Fn(&Reading) -> Option<T>,
+    ) -> Option<(u64, T)> {
         let start = now.saturating_sub(window);
-        let all = || self.recent.iter().chain(&self.seconds);
-        let at_or_before = all().filter(|r| r.at_ns <= start).max_by_key(|r| r.at_ns);
+        let told =
+            || self.recent.iter().chain(&self.seconds).filter_map(|r| Some((r.at_ns, of(r)?)));
+        let at_or_before = told().filter(|(at, _)| *at <= start).max_by_key(|(at, _)| *at);
         at_or_before
-            .or_else(|| all().min_by_key(|r| r.at_ns))
-            .filter(|r| r.at_ns <= now.saturating_sub(window / 2))
+            .or_else(|| told().min_by_key(|(at, _)| *at))
+            .filter(|(at, _)| *at <= now.saturating_sub(window / 2))
     }
 
     fn signals(&self, now: &Reading) -> Signals {
         let mut signals = Signals::default();
-        let windows = [1, 10, 60].map(|s| self.since(now.at_ns, s * SECOND));
         // Per second of the window, in the counter's unit.
-        let rate = |window: usize, of: fn(&Reading) -> Option<u64>| {
-            let past = windows[window]?;
-            let seconds = now.at_ns.checked_sub(past.at_ns)? as f64 / 1e9;
-            Some(rise(of(past)?, of(now)?) as f64 / seconds)
+        let rate = |seconds: u64, of: fn(&Reading) -> Option<u64>| {
+            let (then, was) = self.since(now.at_ns, seconds * SECOND, of)?;
+            let seconds = now.at_ns.checked_sub(then).filter(|ns| *ns > 0)? as f64 / 1e9;
+            Some(rise(was, of(now)?) as f64 / seconds)
         };
-        let share = |window, of| Some((rate(window, of)? / 1e9).min(1.0));
+        let share = |seconds, of| Some((rate(seconds, of)? / 1e9).min(1.0));
         let of_total = |value: f64| Some(value / now.total_bytes.filter(|b| *b > 0)? as f64);
         for (signal, value) in [
-            (Signal::Some1s, share(0, |r| r.some_ns)),
-            (Signal::Some10s, share(1, |r| r.some_ns)),
-            (Signal::Some60s, share(2, |r| r.some_ns)),
-            (Signal::Full1s, share(0, |r| r.full_ns)),
-            (Signal::Full10s, share(1, |r| r.full_ns)),
-            (Signal::Full60s, share(2, |r| r.full_ns)),
-            (Signal::IoFull10s, share(1, |r| r.io_full_ns)),
-            (Signal::Stalled1s, rate(0, |r| r.stall_ns).map(|ns| ns / 1e9)),
-            (Signal::Stalled10s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
-            (Signal::Refault10s, rate(1, |r| r.refaulted_bytes).and_then(of_total)),
-            (Signal::SwapIn10s, rate(1, |r| r.swapped_in_bytes).and_then(of_total)),
-            (Signal::ScanEfficiency10s, windows[1].and_then(|past| efficiency(past, now))),
+            (Signal::Some1s, share(1, |r| r.some_ns)),
+            (Signal::Some10s, share(10, |r| r.some_ns)),
+            (Signal::Some60s, share(60, |r| r.some_ns)),
+            (Signal::Full1s, share(1, |r| r.full_ns)),
+            (Signal::Full10s, share(10, |r| r.full_ns)),
+            (Signal::Full60s, share(60, |r| r.full_ns)),
+            (Signal::IoFull10s, share(10, |r| r.io_full_ns)),
+            (Signal::Stalled1s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
+            (Signal::Stalled10s, rate(10, |r| r.stall_ns).map(|ns| ns / 1e9)),
+            (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
+            (Signal::SwapIn10s, rate(10, |r| r.swapped_in_bytes).and_then(of_total)),
+            (Signal::ScanEfficiency10s, self.efficiency(now)),
             (Signal::Priority, now.priority.map(f64::from)),
             (Signal::NoProgress, now.no_progress.map(f64::from)),
             (Signal::Available, now.available_bytes.and_then(|b| of_total(b as f64))),
             (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
-            (Signal::OomKills60s, self.kills(now)),
+            (Signal::OomKills60s, now.oom_kills.map(|_| self.kills.len() as f64)),
             (Signal::Exhaustion, forecast::exhaustion_seconds(self.room())),
         ] {
             signals.set(signal, value);
@@ -192,10 +224,12 @@ impl Past {
         signals
     }
 
-    /// Kills of the last minute. A kill is known at once, however short the history.
-    fn kills(&self, now: &Reading) -> Option<f64> {
-        let oldest = self.seconds.iter().find_map(|r| r.oom_kills)?;
-        Some(rise(oldest, now.oom_kills?) as f64)
+    fn efficiency(&self, now: &Reading) -> Option<f64> {
+        let pages = |r: &Reading| Some((r.scanned_pages?, r.reclaimed_pages?));
+        let (_, (scanned, reclaimed)) = self.since(now.at_ns, 10 * SECOND, pages)?;
+        let scanned = rise(scanned, now.scanned_pages?);
+        let reclaimed = rise(reclaimed, now.reclaimed_pages?);
+        (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
     }
 
     /// Available memory and swap over time, in seconds and bytes, oldest first.
@@ -212,12 +246,6 @@ impl Past {
 /// How far a counter rose. One that fell belongs to another life of the scope: it rose from 0.
 fn rise(from: u64, to: u64) -> u64 {
     to.checked_sub(from).unwrap_or(to)
-}
-
-fn efficiency(past: &Reading, now: &Reading) -> Option<f64> {
-    let scanned = rise(past.scanned_pages?, now.scanned_pages?);
-    let reclaimed = rise(past.reclaimed_pages?, now.reclaimed_pages?);
-    (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
 }
 
 /// Drops what is older than `before`, save for the newest such: it is what "since" compares with.

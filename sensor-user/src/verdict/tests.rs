@@ -58,7 +58,7 @@ impl Host {
         add(&mut r.oom_kills, second.kills);
         r.available_bytes = Some(second.available);
         let verdict = self.judge.judge(*r);
-        (verdict.state, verdict.weight)
+        (verdict.position.state, verdict.position.weight)
     }
 
     fn seconds(&mut self, n: u32, second: Second) -> (State, f64) {
@@ -146,6 +146,77 @@ fn what_is_only_a_little_better_does_not_end_a_drain() {
 }
 
 #[test]
+fn what_only_holds_on_takes_no_more_than_what_gives_half() {
+    let mut pace = Pace::new(Settings::default());
+    let mut now = 0;
+    let mut step = |pace: &mut Pace, seconds: u64, fires, holds| {
+        for _ in 0..seconds {
+            now += SECOND;
+            pace.step(now, fires, holds);
+        }
+        (pace.position().state, (pace.position().weight * 100.0).round())
+    };
+    step(&mut pace, 2, Level::Draining, Level::Draining);
+    let back = step(&mut pace, 60, Level::Calm, Level::Degraded);
+    assert_eq!(back, (State::Degraded, 50.0), "drained once, and a rule that never fires again");
+    let waiting = step(&mut pace, 10, Level::Calm, Level::Calm);
+    assert_eq!(waiting, (State::Degraded, 50.0), "ten seconds of calm first");
+    let nearly = step(&mut pace, 9, Level::Calm, Level::Calm);
+    assert_eq!(nearly, (State::Degraded, 95.0));
+    let holds = step(&mut pace, 60, Level::Calm, Level::Degraded);
+    assert_eq!(holds, (State::Degraded, 95.0), "it is not taken back");
+    assert_eq!(step(&mut pace, 60, Level::Degraded, Level::Degraded), (State::Degraded, 50.0));
+}
+
+#[test]
+fn no_news_is_not_good_news() {
+    let mut host = Host::new();
+    host.seconds(20, CALM);
+    let thrash = Second { full_percent: 80, ..CALM };
+    assert_eq!(host.seconds(5, thrash), (State::Draining, 0.0));
+    for _ in 0..600 {
+        host.reading.at_ns += SECOND;
+        let verdict = host.judge.pause(host.reading.at_ns);
+        assert_eq!(verdict.position.state, State::Draining, "a group that is gone is not calm");
+    }
+    host.reading.before = Some([[0; 2]; 2].map(|_| [host.reading.some_ns.unwrap_or(0); 2]));
+    assert_eq!(host.seconds(9, CALM), (State::Draining, 0.0), "calm must be seen anew");
+    assert_eq!(host.seconds(40, CALM), (State::Ready, 1.0));
+}
+
+#[test]
+fn a_group_that_is_killed_at_once_is_one_kill() {
+    let mut host = Host::new();
+    host.seconds(5, CALM);
+    for at_once in [1, 40] {
+        host.seconds(120, CALM);
+        host.reading.at_ns += SECOND / 10;
+        let killed = host.second(Second { kills: at_once, ..CALM });
+        assert_eq!(killed.0, State::Degraded, "{at_once} at once");
+    }
+}
+
+/// A file that cannot be read once must not blind a rule for as long as its window.
+#[test]
+fn a_counter_that_is_missing_once_leaves_its_window_alone() {
+    let mut past = Past::default();
+    let mut signals = None;
+    for i in 1..=30u64 {
+        let told = (i != 20).then_some(i * GIB / 100);
+        let at_ns = i * SECOND;
+        let total_bytes = Some(GIB);
+        let full_ns = Some(0);
+        let reading =
+            Reading { at_ns, full_ns, refaulted_bytes: told, total_bytes, ..Reading::default() };
+        signals = past.push(reading);
+        let expected = (i > 5 && i != 20).then_some(0.01);
+        let found = signals.and_then(|s| s.get(Signal::Refault10s));
+        assert_eq!(found.map(|r| (r * 1e6).round() / 1e6), expected, "at {i}");
+    }
+    assert_eq!(signals.and_then(|s| s.get(Signal::Full10s)), Some(0.0));
+}
+
+#[test]
 fn a_rule_holds_on_until_its_signals_are_clearly_better() {
     for (signal, fires, holds, quiet) in
         [(Signal::Full10s, 0.25, 0.13, 0.12), (Signal::Exhaustion, 10.0, 19.0, 21.0)]
@@ -199,7 +270,7 @@ fn each_relapse_makes_the_way_back_longer() {
         now += SECOND;
         pace.step(now, Level::Draining, Level::Draining);
         let drained = now;
-        while pace.state() == State::Draining {
+        while pace.position().state == State::Draining {
             now += SECOND;
             pace.step(now, Level::Calm, Level::Calm);
         }
@@ -303,7 +374,8 @@ proptest! {
         let (mut a, mut b) = (pace, pace);
         a.step(now + SECOND, one.fires, one.holds);
         b.step(now + SECOND, other.fires, other.holds);
-        prop_assert!(b.state() >= a.state() && b.weight() <= a.weight(), "{a:?} {b:?}");
+        let (a, b) = (a.position(), b.position());
+        prop_assert!(b.state >= a.state && b.weight <= a.weight, "{a:?} {b:?}");
     }
 
     #[test]
@@ -320,7 +392,7 @@ proptest! {
             now += SECOND;
             pace.step(now, Level::Calm, Level::Calm);
         }
-        prop_assert_eq!((pace.state(), pace.weight()), (State::Ready, 1.0));
+        prop_assert_eq!((pace.position().state, pace.position().weight), (State::Ready, 1.0));
     }
 
     #[test]
@@ -331,14 +403,17 @@ proptest! {
         let (mut now, mut drains) = (0u64, 0u64);
         for (fires, holds, elapsed) in history {
             now += elapsed;
-            let before = pace.state();
+            let before = pace.position().state;
             pace.step(now, fires, holds);
-            match pace.state() {
-                State::Ready => prop_assert!(pace.weight() >= 1.0),
-                State::Degraded => prop_assert!(pace.weight() > 0.0 && pace.weight() <= 1.0),
-                State::Draining => prop_assert!(pace.weight() <= 0.0),
+            match pace.position().state {
+                State::Ready => prop_assert!(pace.position().weight >= 1.0),
+                State::Degraded => {
+                    prop_assert!((f64::MIN_POSITIVE..=1.0).contains(&pace.position().weight));
+                }
+                State::Draining => prop_assert!(pace.position().weight <= 0.0),
             }
-            drains += u64::from(before != State::Draining && pace.state() == State::Draining);
+            let drained = pace.position().state == State::Draining;
+            drains += u64::from(drained && before != State::Draining);
         }
         // Waits of 10, 20, 40 ... seconds between drains.
         let seconds = now / SECOND;
