@@ -1,9 +1,12 @@
 //! `memsensor check`: readiness as one line with performance data and an exit code, by the convention
-//! of Nagios plugins, which keepalived, Consul and others follow as well. Pure.
+//! of Nagios plugins, which Consul and others follow as well; or by 0 and 2 alone, for keepalived. Pure.
 
 use std::fmt::Write as _;
 
+use serde::Deserialize as _;
 use serde_json::Value;
+
+use crate::serve::state::{FailOn, Fitness, Standing};
 
 /// What the convention calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +20,14 @@ pub enum Code {
     Critical = 2,
     /// Nothing can be told.
     Unknown = 3,
+}
+
+/// Whether the scope should get traffic; what cannot be told should not.
+pub fn is_fit(readiness: &Value, fail_on: FailOn) -> bool {
+    let standing = readiness.get("state").and_then(|s| Standing::deserialize(s).ok());
+    let weight = readiness.get("weight").and_then(Value::as_f64);
+    let fitness = standing.zip(weight).map(|(standing, weight)| Fitness { standing, weight });
+    fitness.is_some_and(|fitness| fitness.on(fail_on).takes_traffic())
 }
 
 /// The line and the code for what `/readyz` said.
@@ -62,6 +73,22 @@ mod tests {
         let line = "MEMSENSOR WARNING - web is degraded, weight 35% (pressed, a b) \
                     | weight=35%;;;0;100 available_ratio=0.5 full_share_10s=0.12";
         assert_eq!(result(&readiness), (Code::Warning, line.to_owned()));
+    }
+
+    #[test]
+    fn who_knows_but_good_and_bad_says_where_bad_begins() {
+        let fit = |state: &str, weight: f64| {
+            let readiness = json!({ "state": state, "weight": weight });
+            [FailOn::Maintenance, FailOn::Draining, FailOn::Degraded]
+                .map(|fail_on| is_fit(&readiness, fail_on))
+        };
+        assert_eq!(fit("ready", 1.0), [true, true, true]);
+        assert_eq!(fit("blind", 1.0), [true, true, true]);
+        assert_eq!(fit("degraded", 0.5), [true, true, false]);
+        assert_eq!(fit("draining", 0.0), [true, false, false]);
+        assert_eq!(fit("maintenance", 0.0), [false, false, false]);
+        assert_eq!(fit("nonsense", 1.0), [false, false, false]);
+        assert!(!is_fit(&json!({}), FailOn::Draining));
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
+use crate::serve::state::FailOn;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or stopped by a signal
@@ -16,11 +18,14 @@ Exit codes:
 RUST_LOG sets what is logged, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
 
 const CHECK_CODES: &str = "\
-Exit codes:
+Exit codes, as Nagios and Consul understand them:
   0  ready: full traffic
   1  degraded: less traffic
   2  draining, drained by an operator, or the sensor's last sample is too old: no traffic
-  3  no answer, or nothing can be told";
+  3  no answer, or nothing can be told
+With --fail-on, for who knows but good and bad (keepalived's vrrp_script):
+  0  fit for traffic
+  2  not, or no answer";
 
 /// Memory pressure and OOM kills of a Linux host, for Prometheus and load balancers
 #[derive(Debug, Parser)]
@@ -98,12 +103,15 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Say in one line and by exit code whether a scope is fit: for Nagios, keepalived, Consul
+    /// Say in one line and by exit code whether a scope is fit: for Nagios, Consul, keepalived
     #[command(after_help = CHECK_CODES)]
     Check {
         /// Of this scope instead of the host
         #[arg(long, value_name = "NAME", default_value = "")]
         scope: String,
+        /// Only 0 or 2 as exit code: 2 from this state on
+        #[arg(long, value_name = "STATE")]
+        fail_on: Option<FailOn>,
         /// Where the daemon serves HTTP
         #[arg(long, default_value = "http://127.0.0.1:9817")]
         url: String,
@@ -119,6 +127,10 @@ pub enum Command {
         /// Back in service by itself after this, e.g. 10m; without it only by `undrain`
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
+        /// Return only when all balancers that asked within the last minute have been told; give up
+        /// after this time (the drain stays) with exit code 1
+        #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
+        wait: Option<Duration>,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,

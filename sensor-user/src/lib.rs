@@ -23,6 +23,7 @@ pub mod events;
 pub mod host;
 pub mod kernel;
 pub mod report;
+pub mod resume;
 pub mod run;
 pub mod scopes;
 pub mod sense;

@@ -1,11 +1,16 @@
 //! `memsensor`: parses the command line, does what it says, turns an error into one line and a code.
 
-use std::{io::Write as _, process::ExitCode, time::Duration};
+use std::{
+    io::Write as _,
+    net::IpAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use sensor_user::{
-    check,
+    check::{self, Code},
     cli::{Cli, Command, ConfigArg, ConfigCommand, SocketArg},
     config::Config,
     kernel::{load, privilege},
@@ -13,7 +18,9 @@ use sensor_user::{
     run::{self, Failure},
     serve::{
         admin::{self, Answer, Question},
+        askers::Heard,
         client,
+        state::FailOn,
     },
 };
 
@@ -83,10 +90,15 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Explain { scope, json, socket } => {
             ask(&socket, &Question::Explain { scope }, json)?;
         }
-        Command::Check { scope, url, timeout } => return check(&scope, &url, timeout),
-        Command::Drain { reason, lasts, socket } => {
+        Command::Check { scope, fail_on, url, timeout } => {
+            return check(&scope, fail_on, &url, timeout);
+        }
+        Command::Drain { reason, lasts, wait, socket } => {
             let seconds = lasts.map(|l| l.as_secs_f64());
             ask(&socket, &Question::Drain { reason, seconds }, false)?;
+            if let Some(patience) = wait {
+                return wait_for_balancers(&socket, patience);
+            }
         }
         Command::Undrain { socket } => ask(&socket, &Question::Undrain, false)?,
         Command::Config { command: ConfigCommand::Check { file } } => {
@@ -138,6 +150,7 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
             Answer::Event(event) => writeln!(out, "{event}")?,
             Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
             Answer::Explanation(why) => write!(out, "{why}")?,
+            Answer::Heard(_) => {}
             Answer::Done { done } => writeln!(out, "{done}")?,
         }
         Ok(out.flush()?)
@@ -145,14 +158,58 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
     unless_nobody_reads(shown)
 }
 
-fn check(scope: &str, url: &str, timeout: Duration) -> Result<ExitCode> {
-    let (code, line) = match client::readiness(url, scope, timeout) {
-        Ok(readiness) => check::result(&readiness),
+/// Until whoever asks for readiness knows of the drain.
+fn wait_for_balancers(socket: &SocketArg, patience: Duration) -> Result<ExitCode> {
+    let end = Instant::now() + patience;
+    let mut shown = None;
+    loop {
+        let mut heard = Heard::default();
+        admin::ask(&socket.socket, &Question::Heard, |_, answer| {
+            if let Answer::Heard(now) = answer {
+                heard = now;
+            }
+            Ok(())
+        })?;
+        let Heard { told, not_yet } = heard;
+        let names =
+            |all: &[IpAddr]| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+        if not_yet.is_empty() {
+            show(&if told.is_empty() {
+                "nobody asked for readiness within the last minute: no balancer to wait for\n"
+                    .to_owned()
+            } else {
+                format!("told: {}\n", names(&told))
+            })?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let waiting = names(&not_yet);
+        if Instant::now() >= end {
+            anyhow::bail!("drained, but after {patience:?} these have not asked again: {waiting}");
+        }
+        if shown.as_ref() != Some(&waiting) {
+            show(&format!("waiting for {waiting}\n"))?;
+            shown = Some(waiting);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn check(scope: &str, fail_on: Option<FailOn>, url: &str, timeout: Duration) -> Result<ExitCode> {
+    let (mut code, line) = match client::readiness(url, scope, timeout) {
+        Ok(readiness) => {
+            let (code, line) = check::result(&readiness);
+            let by_state = fail_on.map(|fail_on| check::is_fit(&readiness, fail_on));
+            let by_state = by_state.map(|fit| if fit { Code::Ok } else { Code::Critical });
+            (by_state.unwrap_or(code), line)
+        }
         Err(e) => {
             let why = format!("{e:#}").replace(['|', '\n'], " ");
-            (check::Code::Unknown, format!("MEMSENSOR UNKNOWN - {why}"))
+            (Code::Unknown, format!("MEMSENSOR UNKNOWN - {why}"))
         }
     };
+    if fail_on.is_some() && code == Code::Unknown {
+        code = Code::Critical;
+    }
     show(&format!("{line}\n"))?;
     Ok(ExitCode::from(code as u8))
 }

@@ -24,14 +24,15 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    events::{self, Log},
+    events::{self, Log, What},
     host::{cgroup, clock::monotonic_ns},
     kernel::{
         load::{self, Coverage, Loaded},
         privilege,
         read::Reader,
     },
-    scopes::{HOST, Scopes},
+    resume,
+    scopes::{HOST, Kills, Scopes},
     sense::{Sampler, Wake},
     serve::{
         admin, agent_check, http, limits::accept_loop, maintenance::Maintenance, state::State,
@@ -117,7 +118,9 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         Err(blind) => (blind, None, None),
     };
     // Triggers with short windows need CAP_SYS_RESOURCE.
-    let scopes = Scopes::open(config, Path::new("/"))?;
+    let kills = Arc::new(Kills::new(config));
+    let mut scopes = Scopes::open(config, Path::new("/"), Arc::clone(&kills))?;
+    scopes.resume(&resume::read(Path::new(&config.socket)));
     let kept = privilege::drop_all(|| reader.as_ref().is_none_or(|r| r.rows().is_ok()))?;
     info!("capabilities kept: {kept}");
     for probe in &coverage.probes {
@@ -137,6 +140,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
         stale_after: config.stale_after,
         on_blind: config.on_blind,
+        askers: Arc::default(),
         unknown_scopes: Arc::default(),
     };
     let wake = Arc::new(Wake::new()?);
@@ -149,9 +153,14 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
             .map(|ring| {
                 let (wake, events) = (Arc::clone(&wake), Arc::clone(&state.events));
                 let coverage = Arc::clone(&state.coverage);
-                spawn("events", move || follow_events(ring, log, &coverage, &events, &wake))
+                spawn("events", move || follow_events(ring, log, &coverage, &events, &kills, &wake))
             })
             .transpose()?,
+        keep: {
+            let (socket, published) = (config.socket.clone(), Arc::clone(&state.published));
+            let wake = Arc::clone(&wake);
+            spawn("keep", move || resume::keep(Path::new(&socket), &published, &wake))?
+        },
         wake,
     };
     let (stopping, stopped) = watch::channel(false);
@@ -259,20 +268,21 @@ struct Threads {
     sense: JoinHandle<()>,
     /// None on a host where nothing could be attached.
     events: Option<JoinHandle<()>>,
+    keep: JoinHandle<()>,
     wake: Arc<Wake>,
 }
 
 impl Threads {
     /// A thread that has ended.
     fn ended(&self) -> Option<String> {
-        let all = [Some(&self.sense), self.events.as_ref()];
+        let all = [Some(&self.sense), self.events.as_ref(), Some(&self.keep)];
         let ended = all.into_iter().flatten().find(|t| t.is_finished())?;
         Some(ended.thread().name().unwrap_or_default().to_owned())
     }
 
     fn join(self) {
         self.wake.stop();
-        for thread in [Some(self.sense), self.events].into_iter().flatten() {
+        for thread in [Some(self.sense), self.events, Some(self.keep)].into_iter().flatten() {
             if thread.join().is_err() {
                 warn!("a thread had panicked");
             }
@@ -297,6 +307,7 @@ fn follow_events(
     mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
     coverage: &Coverage,
     events: &Log,
+    kills: &Kills,
     wake: &Wake,
 ) {
     let root = cgroup::memory_root();
@@ -321,6 +332,9 @@ fn follow_events(
                 let path = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
                 process.cgroup = path.map(|p| events::tame(&p));
                 last = Some((process.cgroup_id, process.cgroup.clone()));
+            }
+            if let What::OomKill { victim, .. } = &what {
+                kills.note(victim);
             }
             events.push(time_ns, monotonic_ns(), what);
         }

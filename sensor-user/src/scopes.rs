@@ -1,7 +1,14 @@
 //! The scopes that are judged: the host, and the cgroups that the configuration names. Puts together
 //! what files and probes tell of each, and keeps its judge.
 
-use std::{fs::File, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use anyhow::Result;
 use sensor_ebpf::{
@@ -11,13 +18,15 @@ use sensor_ebpf::{
 use tracing::{info, warn};
 
 use crate::{
-    config::Config,
+    config::{Config, ScopeConfig},
+    events::Process,
     host::{
         memcg::{Group, Roots},
         memory::Memory,
         pressure,
     },
     kernel::load::{Coverage, ProbeState},
+    resume::Positions,
     snapshot::Snapshot,
     verdict::{
         judge::{Judge, Verdict},
@@ -42,12 +51,57 @@ pub struct Judged {
     pub blind: Option<Arc<str>>,
 }
 
+/// OOM kills in the scopes' groups, as the ring buffer tells of them. The groups' own counters lose
+/// those that end with their group, as when systemd starts a service anew; and v1's do not count in
+/// the groups below.
+#[derive(Debug)]
+pub struct Kills(Box<[KillsOf]>);
+
+#[derive(Debug)]
+struct KillsOf {
+    path: String,
+    /// The id of the group that was last seen there; 0 is none's.
+    id: AtomicU64,
+    count: AtomicU64,
+}
+
+impl Kills {
+    /// None yet.
+    pub fn new(config: &Config) -> Self {
+        let of = |scope: &ScopeConfig| KillsOf {
+            path: scope.cgroup.trim_end_matches('/').to_owned(),
+            id: AtomicU64::new(0),
+            count: AtomicU64::new(0),
+        };
+        Self(config.scope.iter().map(of).collect())
+    }
+
+    /// Counts a victim for each scope that it was in.
+    pub fn note(&self, victim: &Process) {
+        for scope in &self.0 {
+            let below = |path: &str| {
+                let rest = path.strip_prefix(&scope.path);
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            };
+            // A group that is gone already has no path, but was seen.
+            let inside = match &victim.cgroup {
+                Some(path) => below(path),
+                None => victim.cgroup_id == scope.id.load(Ordering::Relaxed),
+            };
+            if inside {
+                scope.count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 /// All scopes.
 #[derive(Debug)]
 pub struct Scopes {
     memory: Memory,
     host: (Arc<str>, Judge),
     groups: Vec<(Arc<str>, Judge, Group)>,
+    kills: Arc<Kills>,
     /// What wakes us when there is pressure anywhere: that of a cgroup is part of the host's. One on
     /// the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is being polled
     /// frees what the poller waits on (`psi_trigger_destroy`, kernel/sched/psi.c; a 5.10 warns).
@@ -56,7 +110,7 @@ pub struct Scopes {
 
 impl Scopes {
     /// Opens the host's files; groups need not be there yet.
-    pub fn open(config: &Config, root: &Path) -> Result<Self> {
+    pub fn open(config: &Config, root: &Path, kills: Arc<Kills>) -> Result<Self> {
         let policy = Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?);
         let judge = || Judge::new(Arc::clone(&policy), config.verdict);
         let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
@@ -75,7 +129,18 @@ impl Scopes {
             trigger.inspect_err(|e| info!("pressure is noticed at the next sample only: {e:#}"))
         });
         let trigger = trigger.and_then(Result::ok);
-        Ok(Self { memory, host: (HOST.into(), judge()), groups, trigger })
+        Ok(Self { memory, host: (HOST.into(), judge()), groups, kills, trigger })
+    }
+
+    /// Goes on from where an earlier daemon left them.
+    pub fn resume(&mut self, stood: &Positions) {
+        let (name, judge) = &mut self.host;
+        let groups = self.groups.iter_mut().map(|(name, judge, _)| (name, judge));
+        for (name, judge) in std::iter::once((name, judge)).chain(groups) {
+            if let Some(position) = stood.get(&**name) {
+                judge.resume(*position);
+            }
+        }
     }
 
     /// A file that is ready for `PRI` when there is pressure.
@@ -93,14 +158,17 @@ impl Scopes {
         let host = Judged { scope: Arc::clone(&self.host.0), reading, verdict, blind };
         let mut all = Vec::with_capacity(1 + self.groups.len());
         all.push(host);
-        for (scope, judge, group) in &mut self.groups {
+        for ((scope, judge, group), noted) in self.groups.iter_mut().zip(&self.kills.0) {
             let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
-            let read = group.read(&mut found, &reading);
-            let blind = match read {
-                Ok(()) => no_stalls(&found),
-                Err(e) => Some(format!("{e:#}").into()),
+            let (verdict, blind) = match group.read(&mut found, &reading) {
+                Ok(()) => {
+                    noted.id.store(group.id().unwrap_or(0), Ordering::Relaxed);
+                    let kills = noted.count.load(Ordering::Relaxed);
+                    found.oom_kills = Some(found.oom_kills.map_or(kills, |n| n.max(kills)));
+                    (judge.judge(found), no_stalls(&found))
+                }
+                Err(e) => (judge.pause(found.at_ns), Some(format!("{e:#}").into())),
             };
-            let verdict = judge.judge(found);
             all.push(Judged { scope: Arc::clone(scope), reading: found, verdict, blind });
         }
         all

@@ -14,7 +14,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use sensor_ebpf::loss::{self, Loss};
+use sensor_ebpf::{
+    loss::{self, Loss},
+    spec::Row,
+};
 use tracing::{error, info};
 
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
     host::clock::monotonic_ns,
     kernel::{
         load::Coverage,
-        read::{Inside, Reader},
+        read::{Cost, Inside, Reader},
     },
     scopes::Scopes,
     snapshot::{History, Snapshot},
@@ -72,6 +75,13 @@ impl Wake {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// Waits so long, or until it is ended.
+    pub fn wait(&self, time: Duration) {
+        let Ok(timeout) = Timespec::try_from(time) else { return };
+        // Interrupted: its caller looks once more.
+        let _ = poll(&mut [PollFd::new(&self.event, PollFlags::IN)], Some(&timeout));
+    }
+
     /// Ends it.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -119,23 +129,8 @@ impl Sampler {
 
     /// What the kernel half counted, not yet judged.
     fn look(&mut self) -> Result<Snapshot> {
-        let now_unix = || {
-            let since = SystemTime::now().duration_since(UNIX_EPOCH);
-            since.unwrap_or_default().as_secs_f64()
-        };
         let Some(reader) = &self.reader else {
-            let taken_ns = monotonic_ns();
-            let (rows, window_start) =
-                self.history.settle(taken_ns, Vec::new(), &Inside::default());
-            return Ok(Snapshot {
-                taken_ns,
-                taken_unix: now_unix(),
-                rows,
-                window_start,
-                inside: Inside::default(),
-                costs: Vec::new(),
-                scopes: Vec::new(),
-            });
+            return Ok(self.settled(monotonic_ns(), Vec::new(), Inside::default(), Vec::new()));
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
@@ -153,9 +148,20 @@ impl Sampler {
         let slots = reader.slots()?;
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
+        Ok(self.settled(taken_ns, rows, inside, costs))
+    }
+
+    fn settled(
+        &mut self,
+        taken_ns: u64,
+        rows: Vec<Row>,
+        inside: Inside,
+        costs: Vec<Cost>,
+    ) -> Snapshot {
         let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
-        let taken_unix = now_unix();
-        Ok(Snapshot { taken_ns, taken_unix, rows, window_start, inside, costs, scopes: Vec::new() })
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let taken_unix = since.unwrap_or_default().as_secs_f64();
+        Snapshot { taken_ns, taken_unix, rows, window_start, inside, costs, scopes: Vec::new() }
     }
 
     /// Samples until it is told to stop. A failed sample is logged once per run of failures and
@@ -184,16 +190,14 @@ impl Sampler {
 
     /// Waits for the next sample, or for pressure.
     fn wait(&self, pressed: bool) {
-        let Ok(timeout) = Timespec::try_from(self.intervals[usize::from(pressed)]) else { return };
-        let stop = PollFd::new(&self.wake.event, PollFlags::IN);
+        let interval = self.intervals[usize::from(pressed)];
         // While there is pressure, the trigger says nothing new.
-        let trigger = self.scopes.trigger().filter(|_| !pressed);
-        let _ = match trigger {
-            // Interrupted: one sample more.
-            Some(trigger) => {
-                poll(&mut [stop, PollFd::new(trigger, PollFlags::PRI)], Some(&timeout))
-            }
-            None => poll(&mut [stop], Some(&timeout)),
+        let Some(trigger) = self.scopes.trigger().filter(|_| !pressed) else {
+            return self.wake.wait(interval);
         };
+        let Ok(timeout) = Timespec::try_from(interval) else { return };
+        let stop = PollFd::new(&self.wake.event, PollFlags::IN);
+        // Interrupted: one sample more.
+        let _ = poll(&mut [stop, PollFd::new(trigger, PollFlags::PRI)], Some(&timeout));
     }
 }

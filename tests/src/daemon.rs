@@ -160,9 +160,18 @@ impl Daemon {
 
     /// `memsensor check`: its line and exit code.
     pub fn check(&self, scope: &str) -> Result<(String, Option<i32>)> {
+        self.check_with(&["--scope", scope])
+    }
+
+    /// The same with `--fail-on`.
+    pub fn check_on(&self, scope: &str, fail_on: &str) -> Result<(String, Option<i32>)> {
+        self.check_with(&["--scope", scope, "--fail-on", fail_on])
+    }
+
+    fn check_with(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
         let addr = self.listening.first().context("not listening yet")?;
         let mut command = Command::new(program("memsensor")?);
-        command.args(["check", "--url", &format!("http://{addr}"), "--scope", scope]);
+        command.args(["check", "--url", &format!("http://{addr}")]).args(words);
         let out = command.output()?;
         Ok((String::from_utf8_lossy(&out.stdout).trim().to_owned(), out.status.code()))
     }

@@ -22,7 +22,7 @@ use sensor_user::{
         read::{Cost, Inside},
     },
     scopes::{HOST, Judged},
-    serve::{self, metrics::Renderer},
+    serve::{self, maintenance::Maintenance, metrics::Renderer},
     snapshot::Snapshot,
     verdict::{judge::Judge, pace::Settings, reading::Reading},
 };
@@ -69,11 +69,12 @@ fn exposition() -> String {
         published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
         coverage: Arc::new(coverage),
         events: Arc::default(),
-        maintenance: Arc::default(),
+        maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
         policy: Arc::default(),
         scopes: [HOST.to_owned()].into(),
         stale_after: Duration::from_secs(5),
         on_blind: OnBlind::Pass,
+        askers: Arc::default(),
         unknown_scopes: Arc::default(),
     };
     Renderer::default().render(&state)

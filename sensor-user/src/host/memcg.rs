@@ -1,7 +1,10 @@
 //! One named cgroup's memory, on v1 or v2. It may come and go (a service that is restarted): then its
 //! files are opened again.
 
-use std::path::PathBuf;
+use std::{
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
@@ -36,97 +39,115 @@ pub struct Group {
     roots: Roots,
     path: PathBuf,
     files: Option<Files>,
+    kills: Tally,
 }
 
 #[derive(Debug)]
 struct Files {
-    usage: Text,
-    limit: Text,
-    swap_usage: Option<Text>,
-    swap_limit: Option<Text>,
-    stat: Text,
+    /// The inode of the group's directory.
+    id: u64,
+    opened_ns: u64,
+    own: Level,
+    /// Groups above it that have a limit: it ends there as well.
+    above: Vec<Level>,
     kills: Option<Text>,
     pressure: Option<Text>,
+}
+
+/// Files are opened anew after this: a group above may have got a limit.
+const REOPEN_NS: u64 = 60_000_000_000;
+
+/// How far a counter rose, over the lives of its group.
+#[derive(Debug, Default)]
+struct Tally {
+    last: Option<u64>,
+    rose: u64,
+}
+
+impl Tally {
+    fn see(&mut self, now: u64) -> u64 {
+        // The first was there before us; one that fell began anew.
+        let from = self.last.replace(now).map_or(now, |last| if last <= now { last } else { 0 });
+        self.rose = self.rose.saturating_add(now - from);
+        self.rose
+    }
 }
 
 impl Group {
     /// Does not look yet: the group need not be there.
     pub fn new(roots: Roots, path: &str) -> Self {
-        Self { roots, path: path.trim_start_matches('/').into(), files: None }
+        let path = path.trim_start_matches('/').into();
+        Self { roots, path, files: None, kills: Tally::default() }
+    }
+
+    /// The id by which the kernel half knows the group, if it is there.
+    pub fn id(&self) -> Option<u64> {
+        self.files.as_ref().map(|files| files.id)
     }
 
     /// Fills in what the files tell now. An error if the group is not there.
     ///
     /// `host` is the reading of the host at the same moment: what the group may still take ends
-    /// where the host's does.
+    /// where the host's does. Kills are counted from the first look on.
     pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<()> {
-        let mut files = match self.files.take() {
+        let now = reading.at_ns;
+        let fresh = |files: &Files| now < files.opened_ns.saturating_add(REOPEN_NS);
+        let mut files = match self.files.take().filter(fresh) {
             Some(files) => files,
-            None => self.open()?,
+            None => self.open(now)?,
         };
         let mut found = *reading;
         let read = match files.read(self.roots.v1, &mut found, host) {
             // It is gone, or was made anew since.
             Err(_) => {
-                files = self.open()?;
+                files = self.open(now)?;
                 files.read(self.roots.v1, &mut found, host)
             }
             ok => ok,
         };
         read.with_context(|| format!("read the cgroup /{}", self.path.display()))?;
         self.files = Some(files);
+        found.oom_kills = found.oom_kills.map(|kills| self.kills.see(kills));
         *reading = found;
         Ok(())
     }
 
-    fn open(&self) -> Result<Files> {
+    fn open(&self, now_ns: u64) -> Result<Files> {
         let dir = self.roots.memory.join(&self.path);
-        let must = |name: &str| Text::open(&dir.join(name));
-        let may = |name: &str| must(name).ok();
+        let v1 = self.roots.v1;
+        let own = Level::open(&dir, v1)?;
+        let above = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+        let above = above.filter_map(|path| Level::open(&self.roots.memory.join(path), v1).ok());
+        let is_limited = |level: &mut Level| matches!(level.limit(), Ok(Some(_)));
+        let above = above.filter_map(|mut level| is_limited(&mut level).then_some(level)).collect();
         // With psi=0 the file is there and cannot be read.
         let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
         let pressure = unified.and_then(|dir| Text::readable(&dir.join("memory.pressure")));
-        let [usage, limit, swap_usage, swap_limit, kills] = if self.roots.v1 {
-            [
-                "memory.usage_in_bytes",
-                "memory.limit_in_bytes",
-                "memory.memsw.usage_in_bytes",
-                "memory.memsw.limit_in_bytes",
-                "memory.oom_control",
-            ]
-        } else {
-            [
-                "memory.current",
-                "memory.max",
-                "memory.swap.current",
-                "memory.swap.max",
-                "memory.events",
-            ]
-        };
-        Ok(Files {
-            usage: must(usage)?,
-            limit: must(limit)?,
-            swap_usage: may(swap_usage),
-            swap_limit: may(swap_limit),
-            stat: must("memory.stat")?,
-            kills: may(kills),
-            pressure,
-        })
+        let kills = if v1 { "memory.oom_control" } else { "memory.events" };
+        let id = std::fs::metadata(&dir).with_context(|| format!("stat {}", dir.display()))?.ino();
+        let kills = Text::open(&dir.join(kills)).ok();
+        Ok(Files { id, opened_ns: now_ns, own, above, kills, pressure })
     }
 }
 
 impl Files {
     fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<()> {
-        let usage = number(self.usage.read()?).context("no number")?;
-        let limit = number(self.limit.read()?).unwrap_or(u64::MAX);
-        let stat = Stat::parse(self.stat.read()?, v1);
-        let total = limit.min(host.total_bytes.unwrap_or(u64::MAX));
-        // Clean page cache and slab can go; tmpfs is counted as page cache and cannot.
-        let cache = stat.file.saturating_sub(stat.shmem).saturating_add(stat.slab);
-        let free = total.saturating_sub(usage).saturating_add(cache.min(usage));
-        reading.total_bytes = Some(total);
-        reading.available_bytes = Some(free.min(host.available_bytes.unwrap_or(u64::MAX)));
-        reading.swap_free_bytes = self.swap_free(v1, usage, limit, host)?;
+        let stat = Stat::parse(self.own.stat.read()?, v1);
+        let mut room = self.own.room(v1, &stat)?;
+        for level in &mut self.above {
+            let stat = Stat::parse(level.stat.read()?, v1);
+            room = room.within(level.room(v1, &stat)?);
+        }
+        let on_host = Room {
+            total: host.total_bytes,
+            free: host.available_bytes,
+            swap_free: host.swap_free_bytes,
+        };
+        let room = room.within(on_host);
+        reading.total_bytes = room.total;
+        reading.available_bytes = room.free;
+        // Without any on the host, what the group might have of it is nothing.
+        reading.swap_free_bytes = host.swap_free_bytes.and(room.swap_free);
         let page = rustix::param::page_size() as u64;
         reading.refaulted_bytes = stat.refaulted.map(|pages| pages.saturating_mul(page));
         reading.swapped_in_bytes = stat.swapped_in.map(|pages| pages.saturating_mul(page));
@@ -140,28 +161,86 @@ impl Files {
         }
         Ok(())
     }
+}
 
-    /// v1 limits memory and swap together.
-    fn swap_free(
-        &mut self,
-        v1: bool,
-        memory: u64,
-        memory_limit: u64,
-        host: &Reading,
-    ) -> Result<Option<u64>> {
-        let Some(on_host) = host.swap_free_bytes else { return Ok(None) };
-        let (Some(usage), Some(limit)) = (&mut self.swap_usage, &mut self.swap_limit) else {
-            return Ok(Some(on_host));
-        };
-        let usage = number(usage.read()?).unwrap_or(0);
-        let limit = number(limit.read()?).unwrap_or(u64::MAX);
-        let free = if v1 {
-            let room = limit.saturating_sub(usage);
-            room.saturating_sub(memory_limit.saturating_sub(memory))
-        } else {
-            limit.saturating_sub(usage)
-        };
-        Ok(Some(free.min(on_host)))
+/// One group's limits and how far they are used.
+#[derive(Debug)]
+struct Level {
+    usage: Text,
+    limits: Vec<Text>,
+    swap_usage: Option<Text>,
+    swap_limit: Option<Text>,
+    stat: Text,
+}
+
+/// What may still be taken, in bytes; `None` is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Room {
+    total: Option<u64>,
+    free: Option<u64>,
+    swap_free: Option<u64>,
+}
+
+impl Room {
+    /// Both at once: the smaller of each.
+    fn within(self, other: Self) -> Self {
+        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
+        Self {
+            total: least(self.total, other.total),
+            free: least(self.free, other.free),
+            swap_free: least(self.swap_free, other.swap_free),
+        }
+    }
+}
+
+impl Level {
+    fn open(dir: &Path, v1: bool) -> Result<Self> {
+        let must = |name: &str| Text::open(&dir.join(name));
+        let may = |name: &str| must(name).ok();
+        let stat = must("memory.stat")?;
+        if v1 {
+            return Ok(Self {
+                usage: must("memory.usage_in_bytes")?,
+                limits: vec![must("memory.limit_in_bytes")?],
+                swap_usage: may("memory.memsw.usage_in_bytes"),
+                swap_limit: may("memory.memsw.limit_in_bytes"),
+                stat,
+            });
+        }
+        Ok(Self {
+            usage: must("memory.current")?,
+            // Above `high` whoever allocates must reclaim first: it is a limit to those who wait.
+            limits: vec![must("memory.max")?, must("memory.high")?],
+            swap_usage: may("memory.swap.current"),
+            swap_limit: may("memory.swap.max"),
+            stat,
+        })
+    }
+
+    fn limit(&mut self) -> Result<Option<u64>> {
+        let mut least = None;
+        for limit in &mut self.limits {
+            least = number(limit.read()?).into_iter().chain(least).min();
+        }
+        Ok(least)
+    }
+
+    fn room(&mut self, v1: bool, stat: &Stat) -> Result<Room> {
+        let usage = number(self.usage.read()?).context("no number")?;
+        let total = self.limit()?;
+        // Clean page cache and slab can go; tmpfs is counted as page cache and cannot.
+        let cache = stat.file.saturating_sub(stat.shmem).saturating_add(stat.slab);
+        let unused = total.map(|total| total.saturating_sub(usage));
+        let free = unused.map(|unused| unused.saturating_add(cache.min(usage)));
+        let mut swap_free = None;
+        if let (Some(swapped), Some(limit)) = (&mut self.swap_usage, &mut self.swap_limit)
+            && let Some(limit) = number(limit.read()?)
+        {
+            let left = limit.saturating_sub(number(swapped.read()?).unwrap_or(0));
+            // v1 limits memory and swap together.
+            swap_free = Some(if v1 { left.saturating_sub(unused.unwrap_or(0)) } else { left });
+        }
+        Ok(Room { total, free, swap_free })
     }
 }
 
@@ -281,6 +360,7 @@ mod tests {
             &[
                 ("memory.current", &(80 * MIB).to_string()),
                 ("memory.max", &(100 * MIB).to_string()),
+                ("memory.high", "max"),
                 ("memory.swap.current", "0"),
                 ("memory.swap.max", "max"),
                 ("memory.stat", &stat),
@@ -293,7 +373,8 @@ mod tests {
         assert_eq!(reading.total_bytes, Some(100 * MIB));
         assert_eq!(reading.available_bytes, Some(40 * MIB), "20 free, 20 of cache that can go");
         assert_eq!(reading.swap_free_bytes, Some(64 * MIB), "the host's");
-        assert_eq!((reading.oom_kills, reading.full_ns), (Some(1), Some(5000)));
+        assert_eq!(reading.full_ns, Some(5000));
+        assert_eq!(reading.oom_kills, Some(0), "what was before us is not ours");
         assert_eq!(reading.refaulted_bytes, Some(5 * rustix::param::page_size() as u64));
         assert_eq!((reading.scanned_pages, reading.reclaimed_pages), (Some(100), Some(50)));
     }
@@ -319,23 +400,66 @@ mod tests {
         let mut reading = Reading::default();
         group.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.swap_free_bytes, Some(10 * MIB), "30 of both, 20 of them memory");
+        assert_eq!(reading.oom_kills, Some(0));
         assert_eq!(
             reading.available_bytes,
             Some(30 * MIB),
             "20 free, 10 of cache below it as well"
         );
-        assert_eq!(reading.oom_kills, Some(4));
         assert_eq!(reading.full_ns, None, "PSI cannot be read");
-        let dir = dir.path().join("a/web");
-        fs::write(dir.join("memory.limit_in_bytes"), "9223372036854771712").expect("write");
+        let put = |name: &str, text: &str| {
+            fs::write(dir.path().join("a/web").join(name), text).expect("write");
+        };
+        for (counter, so_far) in [(6, 2), (6, 2), (0, 2), (1, 3), (2, 4)] {
+            put("memory.oom_control", &format!("under_oom 0\noom_kill {counter}\n"));
+            group.read(&mut reading, &HOST).expect("reads");
+            assert_eq!(reading.oom_kills, Some(so_far), "a group made anew begins at 0");
+        }
+        put("memory.limit_in_bytes", "9223372036854771712");
+        put("memory.memsw.limit_in_bytes", "9223372036854771712");
         group.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.total_bytes, HOST.total_bytes, "no limit but the host's size");
+        assert_eq!(reading.swap_free_bytes, HOST.swap_free_bytes);
+    }
+
+    #[test]
+    fn a_group_ends_where_those_above_it_do() {
+        let level = |dir: &str, max: &str, high: &str, current: u64, swap: &str| {
+            [
+                (format!("{dir}memory.max"), max.to_owned()),
+                (format!("{dir}memory.high"), high.to_owned()),
+                (format!("{dir}memory.current"), (current * MIB).to_string()),
+                (format!("{dir}memory.stat"), "file 0\n".to_owned()),
+                (format!("{dir}memory.swap.current"), "0".to_owned()),
+                (format!("{dir}memory.swap.max"), swap.to_owned()),
+            ]
+        };
+        let mib = |n: u64| (n * MIB).to_string();
+        for (what, own, above, total, available, swap) in [
+            ("none", ["max", "max", "max"], ["max", "max", "max"], 1024, 512, 64),
+            ("its own", [&mib(200), "max", &mib(9)], ["max", "max", "max"], 200, 120, 9),
+            ("high", [&mib(200), &mib(100), "max"], ["max", "max", "max"], 100, 20, 64),
+            ("above", [&mib(200), "max", "max"], [&mib(150), "max", &mib(5)], 150, 30, 5),
+        ] {
+            let files = [
+                level("", own[0], own[1], 80, own[2]),
+                level("../", above[0], above[1], 120, above[2]),
+            ]
+            .concat();
+            let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
+            let (_dir, mut group) = group(false, &files);
+            let mut reading = Reading::default();
+            group.read(&mut reading, &HOST).expect("reads");
+            let found = [reading.total_bytes, reading.available_bytes, reading.swap_free_bytes];
+            let expected = [total, available, swap].map(|n| Some(n * MIB));
+            assert_eq!(found, expected, "limit: {what}");
+        }
     }
 
     #[test]
     fn a_group_that_is_not_there_is_an_error_that_names_it() {
         let (_dir, mut group) = group(false, &[]);
         let error = group.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
-        assert!(format!("{error:#}").contains("a/web/memory.current"), "{error:#}");
+        assert!(format!("{error:#}").contains("a/web/memory."), "{error:#}");
     }
 }

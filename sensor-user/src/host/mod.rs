@@ -6,4 +6,5 @@ pub mod memcg;
 pub mod memory;
 pub mod pressure;
 pub mod process;
+pub mod state_file;
 pub mod text;

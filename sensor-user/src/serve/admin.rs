@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -21,7 +21,10 @@ use tokio::{
     sync::{broadcast::error::RecvError, watch},
 };
 
-use super::state::State;
+use super::{
+    askers::Heard,
+    state::{Fitness, State},
+};
 use crate::{
     events::Event,
     host::clock::monotonic_ns,
@@ -59,6 +62,8 @@ pub enum Question {
     },
     /// Takes a drain back.
     Undrain,
+    /// Who asks for readiness, and has been told of a drain.
+    Heard,
 }
 
 /// One line of an answer.
@@ -74,6 +79,8 @@ pub enum Answer {
     },
     /// Why a verdict is what it is.
     Explanation(Box<Explanation>),
+    /// Who has heard of a drain.
+    Heard(Heard),
     /// It is done.
     Done {
         /// What.
@@ -130,8 +137,14 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
                 () = hangup, if follow => {}
             }
         }
-        Ok(other) => {
-            let answer = act(&other, &state);
+        Ok(question) => {
+            let answer = match question {
+                Question::Events { .. } => return,
+                Question::Explain { scope } => explained(&scope, &state),
+                Question::Drain { reason, seconds } => drain(&reason, seconds, &state),
+                Question::Undrain => undrain(&state),
+                Question::Heard => Ok(Answer::Heard(state.askers.heard(monotonic_ns()))),
+            };
             let answer = answer.unwrap_or_else(|e| Answer::Error { error: format!("{e:#}") });
             let _ = send(&mut write, &answer).await;
         }
@@ -141,34 +154,35 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
     }
 }
 
-/// What is answered in one line.
-fn act(question: &Question, state: &State) -> Result<Answer> {
-    let done = |what: &str| Ok(Answer::Done { done: what.to_owned() });
-    match question {
-        Question::Events { .. } => bail!("events are more than one line"),
-        Question::Explain { scope } => {
-            let at = state.scope(scope).with_context(|| {
-                format!("no scope {scope:?}; there are: {}", state.scopes.join(", "))
-            })?;
-            let snapshot = state.published.load();
-            let judged = snapshot.as_ref().and_then(|s| s.scopes.get(at));
-            let judged = judged.context("no sample yet")?;
-            let mut why = explain(&judged.scope, &judged.verdict, &state.policy, monotonic_ns());
-            why.blind = judged.blind.as_deref().map(str::to_owned);
-            let drain = state.maintenance.drain();
-            why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
-            Ok(Answer::Explanation(Box::new(why)))
-        }
-        Question::Drain { reason, seconds } => {
-            let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
-            state.maintenance.begin(reason, lasts.context("how long")?)?;
-            done("drained")
-        }
-        Question::Undrain => {
-            let held = state.maintenance.end()?;
-            done(if held { "no longer drained" } else { "it was not drained" })
-        }
-    }
+fn explained(scope: &str, state: &State) -> Result<Answer> {
+    let at = state
+        .scope(scope)
+        .with_context(|| format!("no scope {scope:?}; there are: {}", state.scopes.join(", ")))?;
+    let snapshot = state.published.load();
+    let snapshot = snapshot.as_ref().context("no sample yet")?;
+    let judged = snapshot.scopes.get(at).context("no sample yet")?;
+    let now_ns = monotonic_ns();
+    let mut why = explain(&judged.scope, &judged.verdict, &state.policy, now_ns);
+    let Fitness { standing, weight } = state.fitness(at);
+    why.told =
+        (standing.label() != why.state.label()).then(|| (standing.label().to_owned(), weight));
+    why.age_seconds = now_ns.saturating_sub(snapshot.taken_ns) as f64 / 1e9;
+    why.blind = judged.blind.as_deref().map(str::to_owned);
+    let drain = state.maintenance.drain();
+    why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
+    Ok(Answer::Explanation(Box::new(why)))
+}
+
+fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {
+    let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
+    state.maintenance.begin(reason, lasts.context("how long")?)?;
+    Ok(Answer::Done { done: "drained".to_owned() })
+}
+
+fn undrain(state: &State) -> Result<Answer> {
+    let held = state.maintenance.end()?;
+    let done = if held { "no longer drained" } else { "it was not drained" };
+    Ok(Answer::Done { done: done.to_owned() })
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;

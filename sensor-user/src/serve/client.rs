@@ -19,7 +19,9 @@ const MAX_BODY: usize = 64 * 1024;
 pub fn readiness(base: &str, scope: &str, patience: Duration) -> Result<Value> {
     let uri: Uri = base.parse().with_context(|| format!("{base:?} is no URL"))?;
     ensure!(uri.scheme_str().is_none_or(|s| s == "http"), "{base}: only http:// is understood");
-    let host = uri.host().with_context(|| format!("{base:?} names no host"))?.to_owned();
+    let host = uri.host().with_context(|| format!("{base:?} names no host"))?;
+    // An IPv6 address is in brackets in a URL, and nowhere else.
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(9817);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -35,7 +37,7 @@ async fn ask(host: &str, port: u16, scope: &str) -> Result<Value> {
     let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(stream)).await?;
     let serving = tokio::spawn(connection);
     let path = if scope.is_empty() { "/readyz".to_owned() } else { format!("/readyz/{scope}") };
-    let request = Request::get(path).header(HOST, host).body(Body::empty())?;
+    let request = Request::get(path).header(HOST, "memsensor").body(Body::empty())?;
     let response = sender.send_request(request).await?;
     let status = response.status();
     let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_BODY).await?;

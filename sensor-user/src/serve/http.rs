@@ -1,22 +1,27 @@
 //! HTTP: `/metrics`, `/readyz`, `/livez` and a plain index, with limits on every connection.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     extract::{Path, Query, State as Shared},
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
         header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
     routing::get,
 };
-use hyper::server::conn::http1;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -28,7 +33,7 @@ use tracing::debug;
 use super::{
     classic,
     metrics::Renderer,
-    state::{Standing, State},
+    state::{FailOn, Standing, State},
 };
 use crate::config::Http;
 
@@ -64,13 +69,21 @@ pub async fn serve(
     limits: Http,
     mut stop: watch::Receiver<bool>,
 ) {
+    let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
+    let site = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        site.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
         // One answer per connection: a client that asks without reading could fill it for ever.
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let deadline = tokio::time::sleep(limits.deadline);
     tokio::select! {
@@ -99,7 +112,8 @@ async fn index() -> Response {
          /metrics  Prometheus, classic or OpenMetrics by Accept\n\
          /readyz   200 if the host is fit for traffic, 503 if not; the body says why\n\
          /readyz/NAME       the same of a scope\n\
-         ?fail_on=degraded  503 also if it should get less traffic\n\
+         ?fail_on=degraded     503 also if it should get less traffic\n\
+         ?fail_on=maintenance  503 only if an operator drained it\n\
          /livez    200 while this process answers\n",
     )
 }
@@ -123,44 +137,48 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
         .any(|v| v.trim().starts_with("application/openmetrics-text"))
 }
 
-/// `?fail_on=degraded` for balancers that know no weight.
+/// `?fail_on=degraded`.
 #[derive(Debug, Default, Deserialize)]
 struct Ask {
-    fail_on: Option<FailOn>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum FailOn {
-    /// The default.
-    Draining,
-    Degraded,
+    #[serde(default)]
+    fail_on: FailOn,
 }
 
 /// Envoy sends such a host less traffic, however the body reads.
 const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 
-async fn readyz(Shared(site): Shared<Site>, Query(ask): Query<Ask>) -> Response {
-    ready(&site.state, "", &ask)
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
+
+type From = Option<Extension<Peer>>;
+
+async fn readyz(Shared(site): Shared<Site>, from: From, Query(ask): Query<Ask>) -> Response {
+    ready(&site.state, "", &ask, from)
 }
 
 async fn readyz_of(
     Shared(site): Shared<Site>,
+    from: From,
     Path(scope): Path<String>,
     Query(ask): Query<Ask>,
 ) -> Response {
-    ready(&site.state, &scope, &ask)
+    ready(&site.state, &scope, &ask, from)
 }
 
-fn ready(state: &State, scope: &str, ask: &Ask) -> Response {
+fn ready(state: &State, scope: &str, ask: &Ask, from: From) -> Response {
     let Some(scope) = state.scope(scope) else {
         state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
         return text(StatusCode::NOT_FOUND, "no such scope; see the configuration's [[scope]]\n");
     };
     let readiness = state.readiness(scope);
     let degraded = readiness.state == Standing::Degraded;
-    let fails = readiness.weight <= 0.0 || (degraded && ask.fail_on == Some(FailOn::Degraded));
-    let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let fitness = readiness.fitness().on(ask.fail_on);
+    if let Some(Extension(Peer(addr))) = from {
+        state.told(addr, fitness);
+    }
+    let fit = fitness.takes_traffic();
+    let status = if fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut body = serde_json::to_string(&readiness).unwrap_or_default();
     body.push('\n');
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];

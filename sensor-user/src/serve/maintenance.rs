@@ -1,13 +1,9 @@
 //! An operator's drain: all scopes get no traffic until it is taken back or its time is over.
 //!
-//! It is kept in a file beside the socket, so that it outlives the daemon; that is on tmpfs, so it
-//! does not outlive a reboot, after which the host is meant to serve again.
+//! It outlives the daemon, but not a reboot: see [`crate::host::state_file`].
 
 use std::{
-    fs,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -15,7 +11,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
+use tracing::info;
+
+use crate::host::state_file::StateFile;
 
 /// Longer reasons are cut: they are shown in one line.
 const MAX_REASON: usize = 200;
@@ -31,27 +29,18 @@ pub struct Drain {
 }
 
 /// Whether an operator has drained this host.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Maintenance {
     drain: ArcSwapOption<Drain>,
-    file: Option<PathBuf>,
+    file: StateFile,
 }
 
 impl Maintenance {
     /// As it was left, by the file beside the socket.
     pub fn beside(socket: &Path) -> Self {
-        let file = socket.with_file_name("drain.json");
-        let drain = match fs::read(&file) {
-            Ok(text) => match serde_json::from_slice::<Drain>(&text) {
-                Ok(drain) => Some(Arc::new(drain)),
-                Err(e) => {
-                    warn!("{} is not what was written there: {e}", file.display());
-                    None
-                }
-            },
-            Err(_) => None,
-        };
-        let maintenance = Self { drain: ArcSwapOption::new(drain), file: Some(file) };
+        let file = StateFile::beside(socket, "drain.json");
+        let drain = ArcSwapOption::new(file.read().map(Arc::new));
+        let maintenance = Self { drain, file };
         if let Some(drain) = maintenance.drain().as_deref().and_then(Option::as_ref) {
             info!("still drained by an operator: {}", drain.reason);
         }
@@ -72,18 +61,10 @@ impl Maintenance {
         let until_unix = lasts.map(|lasts| now_unix() + lasts.as_secs_f64());
         let drain = Drain { reason, until_unix };
         info!("drained by an operator: {}", drain.reason);
-        let text = serde_json::to_vec(&drain)?;
+        let drain = Arc::new(drain);
         // What is asked for holds, even if it cannot be kept.
-        self.drain.store(Some(Arc::new(drain)));
-        let Some(file) = &self.file else { return Ok(()) };
-        let new = file.with_extension("new");
-        // Never through a link that somebody else put there.
-        let _ = fs::remove_file(&new);
-        let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
-        let written = created.and_then(|mut to| to.write_all(&text));
-        written.and_then(|()| fs::rename(&new, file)).with_context(|| {
-            format!("it holds, but not beyond a restart: write {}", file.display())
-        })
+        self.drain.store(Some(Arc::clone(&drain)));
+        self.file.write(&*drain).context("it holds, but not beyond a restart")
     }
 
     /// Ends it; returns whether one held.
@@ -93,13 +74,8 @@ impl Maintenance {
         if held {
             info!("no longer drained by an operator");
         }
-        let Some(file) = &self.file else { return Ok(held) };
-        match fs::remove_file(file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).with_context(|| {
-                format!("it is ended, but would be back after a restart: remove {}", file.display())
-            }),
-            _ => Ok(held),
-        }
+        self.file.remove().context("it is ended, but would be back after a restart")?;
+        Ok(held)
     }
 }
 
@@ -129,12 +105,5 @@ mod tests {
         assert_eq!(reason(&second).as_deref(), Some("short"));
         std::thread::sleep(Duration::from_millis(60));
         assert_eq!((reason(&second), reason(&Maintenance::beside(&socket))), (None, None));
-    }
-
-    #[test]
-    fn a_damaged_file_is_no_drain() {
-        let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("drain.json"), "{").expect("write");
-        assert!(Maintenance::beside(&dir.path().join("socket")).drain().is_none());
     }
 }

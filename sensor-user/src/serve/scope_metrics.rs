@@ -7,7 +7,7 @@ use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, regist
 
 use super::{
     metrics::{Labels, counter, gauge},
-    state::Fitness,
+    state::{Fitness, Standing},
 };
 use crate::{
     scopes::Judged,
@@ -153,12 +153,13 @@ fn verdicts(
     for (i, judged) in scopes.iter().enumerate() {
         gauge(&mut weight, &of(judged), fitness(i).weight)?;
     }
-    let help = "1 for the state that the verdict is in, 0 for the others";
+    let help = "1 for the state that balancers are told, 0 for the others";
     let mut states = encoder.encode_descriptor("memsensor_state", help, None, MetricType::Gauge)?;
-    for judged in scopes.iter().filter(|j| j.blind.is_none()) {
-        for state in State::ALL {
-            let is = u8::from(judged.verdict.position.state == state);
-            gauge(&mut states, &with(judged, &[("state", state.label())]), f64::from(is))?;
+    for (i, judged) in scopes.iter().enumerate() {
+        let now = fitness(i).standing;
+        for standing in Standing::ALL {
+            let is = f64::from(u8::from(now == standing));
+            gauge(&mut states, &with(judged, &[("state", standing.label())]), is)?;
         }
     }
     let help = "Changes of the verdict's state";
@@ -179,7 +180,7 @@ fn verdicts(
     let help = "1 for each rule that speaks against full traffic now, 0 for the others";
     let mut reasons =
         encoder.encode_descriptor("memsensor_verdict_reason", help, None, MetricType::Gauge)?;
-    for judged in scopes.iter().filter(|j| j.blind.is_none()) {
+    for judged in scopes {
         for rule in RULES {
             let speaks = judged.verdict.evidence.rules.iter().any(|f| f.rule == rule.name);
             let labels = with(judged, &[("reason", rule.name)]);

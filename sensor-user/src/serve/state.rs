@@ -1,10 +1,10 @@
 //! What all readers share, and the answer to "is this scope fit for traffic" that follows from it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::maintenance::Maintenance;
+use super::{askers::Askers, maintenance::Maintenance};
 use crate::{
     config::OnBlind,
     events::Log,
@@ -35,12 +35,14 @@ pub struct State {
     pub stale_after: Duration,
     /// What to say where nothing can be told.
     pub on_blind: OnBlind,
+    /// Who asks.
+    pub askers: Arc<Askers>,
     /// Questions about scopes that there are not.
     pub unknown_scopes: Arc<std::sync::atomic::AtomicU64>,
 }
 
 /// How a scope stands, for those who send it traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
     /// Full weight.
@@ -59,6 +61,46 @@ pub enum Standing {
     Starting,
 }
 
+impl Standing {
+    /// All, the best first.
+    pub const ALL: [Self; 7] = [
+        Self::Ready,
+        Self::Degraded,
+        Self::Draining,
+        Self::Maintenance,
+        Self::Blind,
+        Self::Stale,
+        Self::Starting,
+    ];
+
+    /// Its label, as in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+            Self::Blind => "blind",
+            Self::Stale => "stale",
+            Self::Starting => "starting",
+        }
+    }
+}
+
+/// What takes a scope out of service for whoever asks: a balancer that knows no weights may want it
+/// sooner, its last resort later.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FailOn {
+    /// Only an operator's drain: for a last resort, which serves with whoever is left.
+    Maintenance,
+    /// What takes all weight.
+    #[default]
+    Draining,
+    /// Less than full weight as well.
+    Degraded,
+}
+
 /// Standing and weight: all that a balancer needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Fitness {
@@ -69,6 +111,18 @@ pub struct Fitness {
 }
 
 impl Fitness {
+    /// The same for who asks like this.
+    #[must_use]
+    pub fn on(self, fail_on: FailOn) -> Self {
+        let weight = match (fail_on, self.standing) {
+            (FailOn::Maintenance, Standing::Maintenance)
+            | (FailOn::Degraded, Standing::Degraded) => 0.0,
+            (FailOn::Maintenance, _) => 1.0,
+            (FailOn::Draining | FailOn::Degraded, _) => self.weight,
+        };
+        Self { weight, ..self }
+    }
+
     /// Whether it should get any traffic.
     pub fn takes_traffic(self) -> bool {
         self.weight > 0.0
@@ -96,6 +150,13 @@ pub struct Readiness {
     signals: Signals,
 }
 
+impl Readiness {
+    /// Without the reasons.
+    pub fn fitness(&self) -> Fitness {
+        Fitness { standing: self.state, weight: self.weight }
+    }
+}
+
 /// Signals as an object; what cannot be told is not in it.
 pub(super) fn by_name<S: Serializer>(signals: &Signals, to: S) -> Result<S::Ok, S::Error> {
     let known = verdict::signals::Signal::ALL
@@ -114,6 +175,11 @@ impl State {
     /// How a scope stands now. Does not allocate, take a lock or read a file.
     pub fn fitness(&self, scope: usize) -> Fitness {
         self.fitness_in(self.published.load().as_deref(), scope, monotonic_ns())
+    }
+
+    /// Somebody was told so.
+    pub fn told(&self, addr: IpAddr, fitness: Fitness) {
+        self.askers.note(addr, monotonic_ns(), fitness.standing == Standing::Maintenance);
     }
 
     fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> Fitness {
@@ -156,7 +222,12 @@ impl State {
                 let fires = rules.iter().any(|finding| finding.fires);
                 let speak = rules.iter().filter(|finding| finding.fires == fires);
                 let names: Vec<_> = speak.map(|finding| finding.rule.to_owned()).collect();
-                if names.is_empty() { vec!["recovering".to_owned()] } else { names }
+                if !names.is_empty() {
+                    return names;
+                }
+                // It stays as it was while nothing can be told.
+                let blind = judged.and_then(|j| j.blind.as_deref());
+                vec![blind.unwrap_or("recovering").to_owned()]
             }
         }
     }
@@ -184,16 +255,18 @@ fn fitness(
         return none(Standing::Maintenance);
     }
     let Some(judged) = snapshot.scopes.get(scope) else { return none(Standing::Starting) };
-    if judged.blind.is_some() {
+    let position = judged.verdict.position;
+    // What is known to be bad is not made better by what is not known.
+    if judged.blind.is_some() && position.state == verdict::State::Ready {
         let weight = if on_blind == OnBlind::Pass { 1.0 } else { 0.0 };
         return Fitness { standing: Standing::Blind, weight };
     }
-    let standing = match judged.verdict.position.state {
+    let standing = match position.state {
         verdict::State::Ready => Standing::Ready,
         verdict::State::Degraded => Standing::Degraded,
         verdict::State::Draining => Standing::Draining,
     };
-    Fitness { standing, weight: judged.verdict.position.weight }
+    Fitness { standing, weight: position.weight }
 }
 
 #[cfg(test)]
@@ -222,6 +295,37 @@ mod tests {
                 verdict: judge.judge(reading),
                 blind: blind.then(|| "no PSI".into()),
             }],
+        }
+    }
+
+    #[test]
+    fn what_is_known_to_be_bad_is_so_to_the_blind_as_well() {
+        let mut snapshot = snapshot(true);
+        let at = &mut snapshot.scopes[0].verdict.position;
+        (at.state, at.weight) = (verdict::State::Draining, 0.0);
+        for on_blind in [OnBlind::Pass, OnBlind::Fail] {
+            let five = Duration::from_secs(5);
+            let found = fitness(Some(&snapshot), 0, false, SECOND, five, on_blind);
+            assert_eq!(found, Fitness { standing: Standing::Draining, weight: 0.0 });
+        }
+    }
+
+    #[test]
+    fn who_asks_says_what_takes_out_of_service() {
+        let weights = |standing, weight| {
+            let fitness = Fitness { standing, weight };
+            let ways = [FailOn::Maintenance, FailOn::Draining, FailOn::Degraded];
+            ways.map(|f| format!("{:.0}", fitness.on(f).weight * 100.0)).join(" ")
+        };
+        for (standing, weight, expected) in [
+            (Standing::Ready, 1.0, "100 100 100"),
+            (Standing::Degraded, 0.5, "100 50 0"),
+            (Standing::Draining, 0.0, "100 0 0"),
+            (Standing::Stale, 0.0, "100 0 0"),
+            (Standing::Blind, 1.0, "100 100 100"),
+            (Standing::Maintenance, 0.0, "0 0 0"),
+        ] {
+            assert_eq!(weights(standing, weight), expected, "{standing:?}");
         }
     }
 

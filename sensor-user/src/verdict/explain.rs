@@ -11,6 +11,9 @@ use super::{
     signals::{Signal, Worse},
 };
 
+/// An age that is worth a line.
+const OLD_SECONDS: f64 = 2.0;
+
 /// The whole story of one verdict.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
@@ -20,6 +23,10 @@ pub struct Explanation {
     pub state: State,
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
+    /// What balancers are told, if that is something else: a state and a weight from 0 to 1.
+    pub told: Option<(String, f64)>,
+    /// How long ago the sample was taken that this is from.
+    pub age_seconds: f64,
     /// How long it has been in this state.
     pub for_seconds: f64,
     /// How long it must be calm before it gets better.
@@ -135,6 +142,8 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         weight: verdict.position.weight,
         for_seconds: now_ns.saturating_sub(verdict.since_ns) as f64 / 1e9,
         recover_after_seconds: verdict.recover_after.as_secs_f64(),
+        told: None,
+        age_seconds: 0.0,
         blind: None,
         drained: None,
         rules,
@@ -181,6 +190,13 @@ impl fmt::Display for Explanation {
                 Duration::try_from_secs_f64(self.for_seconds.round()).unwrap_or_default()
             )
         )?;
+        if let Some((state, weight)) = &self.told {
+            let percent = weight * 100.0;
+            writeln!(f, "balancers are told something else: {state}, weight {percent:.0}%")?;
+        }
+        if self.age_seconds > OLD_SECONDS {
+            writeln!(f, "the sample is {:.1} s old", self.age_seconds)?;
+        }
         if let Some(reason) = &self.drained {
             writeln!(f, "drained by an operator: {reason}")?;
         }

@@ -66,6 +66,18 @@ impl Default for Position {
     }
 }
 
+impl Position {
+    /// Whether the weight fits the state.
+    pub fn is_sound(&self) -> bool {
+        (0.0..=1.0).contains(&self.weight)
+            && match self.state {
+                State::Ready => self.weight >= 1.0,
+                State::Degraded => self.weight > 0.0,
+                State::Draining => self.weight <= 0.0,
+            }
+    }
+}
+
 /// A position, and how it changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {

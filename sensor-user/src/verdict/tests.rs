@@ -405,13 +405,7 @@ proptest! {
             now += elapsed;
             let before = pace.position().state;
             pace.step(now, fires, holds);
-            match pace.position().state {
-                State::Ready => prop_assert!(pace.position().weight >= 1.0),
-                State::Degraded => {
-                    prop_assert!((f64::MIN_POSITIVE..=1.0).contains(&pace.position().weight));
-                }
-                State::Draining => prop_assert!(pace.position().weight <= 0.0),
-            }
+            prop_assert!(pace.position().is_sound(), "{pace:?}");
             let drained = pace.position().state == State::Draining;
             drains += u64::from(drained && before != State::Draining);
         }

@@ -25,7 +25,7 @@ fn a_thrashing_host_is_drained_and_comes_back() {
         let started = Instant::now();
         let (mut drained, mut worst) = (None, String::new());
         while !thrash.is_finished() {
-            if daemon.agent_check("").is_ok_and(|line| line == "up drain\n") {
+            if daemon.agent_check("").is_ok_and(|line| line == "up 0%\n") {
                 drained = Some(started.elapsed());
                 break;
             }
@@ -46,7 +46,7 @@ fn a_thrashing_host_is_drained_and_comes_back() {
 
 fn wait_until_ready(daemon: &Daemon) -> Duration {
     let calm = Instant::now();
-    while daemon.agent_check("").expect("agent") != "up ready 100%\n" {
+    while daemon.agent_check("").expect("agent") != "up 100%\n" {
         let (why, _) = daemon.ask(&["explain"]).expect("explain");
         assert!(calm.elapsed() < BACK, "not ready: {why}");
         std::thread::sleep(Duration::from_millis(200));

@@ -87,9 +87,13 @@ impl HaProxy {
             // Here both hosts are this one, so each has its own agent's port.
             let server = format!("server web-0{n} {} weight 100", web.addr);
             let agent = daemon.listening[1].port();
-            let own = format!("{server} agent-port {agent} agent-send \"{scope}\\n\"\n");
-            let at = text.find(&format!("{server}\n")).expect("a server in the first backend");
-            text.replace_range(at..=at + server.len(), &own);
+            let ask =
+                |how: &str| format!("{server} agent-port {agent} agent-send \"{scope}{how}\\n\"\n");
+            let mut at = text.find(&format!("{server}\n")).expect("a server in the first backend");
+            text.replace_range(at..=at + server.len(), &ask(""));
+            at += ask("").len();
+            at += text[at..].find(&format!("{server}\n")).expect("a server in the last resort");
+            text.replace_range(at..=at + server.len(), &ask("?fail_on=maintenance"));
         }
         let socket = dir.join("stats");
         let global = format!("global\n    stats socket {} level admin\n\n", socket.display());
@@ -108,12 +112,18 @@ impl HaProxy {
         haproxy
     }
 
-    /// Status and effective weight of a server.
-    fn server(&self, backend: &str, name: &str) -> (String, String) {
+    /// A command on its socket.
+    fn say(&self, command: &str) -> String {
         let mut socket = UnixStream::connect(self.dir.join("stats")).expect("the stats socket");
-        socket.write_all(b"show stat\n").expect("ask");
+        writeln!(socket, "{command}").expect("ask");
         let mut text = String::new();
         socket.read_to_string(&mut text).expect("an answer");
+        text
+    }
+
+    /// Status and effective weight of a server.
+    fn server(&self, backend: &str, name: &str) -> (String, String) {
+        let text = self.say("show stat");
         let mut lines = text.lines().map(|l| l.split(',').collect::<Vec<_>>());
         let names = lines.next().expect("a head");
         let at = |name: &str| names.iter().position(|n| *n == name).expect("a column");
@@ -161,24 +171,69 @@ fn haproxy_follows_the_verdict_and_always_serves() {
     assert!((20..=45).contains(&first) && failed == 0, "{first} of 90, {failed} failed");
 
     // None.
+    std::thread::sleep(Duration::from_secs(1));
     killed(&scope, &["anon", "32"]);
-    wait_until("drained", || haproxy.server("web", "web-01").0.starts_with("DRAIN"));
+    wait_until("drained", || haproxy.server("web", "web-01").1 == "0");
     assert_eq!(haproxy.ask(50), (0, 0));
     std::thread::sleep(Duration::from_secs(3));
     let log = std::fs::read_to_string(haproxy.dir.join("log")).expect("its log");
     let about = log.lines().filter(|l| l.contains("Server web/web-01")).count();
-    assert_eq!(about, 1, "a line for the change, and none while it stays: {log}");
+    assert_eq!(about, 0, "a weight is no line at every check: {log}");
+    assert_eq!(haproxy.server("web", "web-01").0, "DRAIN", "what its operator sees");
 
-    // All are drained: the last resort serves.
-    daemons[1].ask(&["drain", "--reason", "both"]).expect("drain");
-    wait_until("both drained", || haproxy.server("web", "web-02").0.starts_with("DRAIN"));
-    let (first, failed) = haproxy.ask(50);
-    assert!((15..=35).contains(&first) && failed == 0, "{first} of 50, {failed} failed");
+    // Nobody is left: the last resort serves, with who is short of memory, but not with who is to be
+    // left alone.
+    let (said, code) = daemons[1].ask(&["drain", "--reason", "update", "--wait"]).expect("drain");
+    assert!(code == Some(0) && said.contains("told: 127.0.0.1"), "{said}");
+    wait_until("drained", || haproxy.server("web", "web-02").1 == "0");
+    wait_until("not even then", || haproxy.server("web_last_resort", "web-02").1 == "0");
+    assert_eq!(haproxy.ask(50), (50, 0));
 
     // And back.
     daemons[1].ask(&["undrain"]).expect("undrain");
     wait_until("back", || haproxy.server("web", "web-02") == ("UP".into(), "100".into()));
     assert_eq!(haproxy.ask(20), (0, 0));
+}
+
+/// A spike on all hosts at once is no reason to turn everybody away.
+#[test]
+fn haproxy_serves_when_every_host_drains() {
+    let webs = [Web::start("web-01"), Web::start("web-02")];
+    let scopes = ["all-1", "all-2"].map(|name| Scope::new(name, 16 * MIB).expect("scope"));
+    let daemons = [judging(&scopes[0]), judging(&scopes[1])];
+    let haproxy =
+        HaProxy::start([&webs[0], &webs[1]], [(&daemons[0], "web"), (&daemons[1], "web")]);
+    for _ in 0..2 {
+        for scope in &scopes {
+            killed(scope, &["anon", "32"]);
+        }
+        // Kills within a second are one.
+        std::thread::sleep(Duration::from_millis(1500));
+    }
+    wait_until("both drained", || {
+        ["web-01", "web-02"].iter().all(|name| haproxy.server("web", name).1 == "0")
+    });
+    let (first, failed) = haproxy.ask(50);
+    assert!((15..=35).contains(&first) && failed == 0, "{first} of 50, {failed} failed");
+}
+
+/// What an operator sets at HAProxy by hand is not undone by the next check.
+#[test]
+fn haproxy_keeps_what_its_operator_said() {
+    let webs = [Web::start("web-01"), Web::start("web-02")];
+    let daemons = [Daemon::start("").expect("daemon"), Daemon::start("").expect("daemon")];
+    let haproxy =
+        HaProxy::start([&webs[0], &webs[1]], [(&daemons[0], "host"), (&daemons[1], "host")]);
+    for state in ["maint", "drain"] {
+        haproxy.say(&format!("set server web/web-01 state {state}"));
+        // Three agent checks later.
+        std::thread::sleep(Duration::from_secs(3));
+        let (status, _) = haproxy.server("web", "web-01");
+        assert!(status.starts_with(&state.to_uppercase()), "{state}: {status}");
+        assert_eq!(haproxy.ask(20), (0, 0), "{state}");
+        haproxy.say("set server web/web-01 state ready");
+        wait_until("up again", || haproxy.server("web", "web-01").0 == "UP");
+    }
 }
 
 /// HAProxy keeps the last state of an agent that says nothing: the plain check takes the host out.

@@ -25,11 +25,11 @@ pub(super) fn judging(scope: &Scope) -> Daemon {
 fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
     let scope = Scope::new("judged", 16 * MIB).expect("scope");
     let daemon = judging(&scope);
-    assert_eq!(daemon.agent_check("web\n").expect("agent"), "up ready 100%\n");
+    assert_eq!(daemon.agent_check("web\n").expect("agent"), "up 100%\n");
     assert_eq!(daemon.check("web").expect("check").1, Some(0));
 
     killed(&scope, &["anon", "32"]);
-    wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up ready 50%\n");
+    wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up 50%\n");
     let answer = daemon.get("/readyz/web", "").expect("readyz");
     assert_eq!(answer.status, 200);
     assert!(answer.body.contains("\"state\":\"degraded\""), "{}", answer.body);
@@ -46,9 +46,15 @@ fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
     assert!(line.contains("| weight=50%;;;0;100 ") && line.contains(" oom_kills_60s=1"), "{line}");
     assert_eq!(code, Some(1));
 
+    // Kills within a second are one.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     killed(&scope, &["anon", "32"]);
-    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up drain\n");
+    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up 0%\n");
+    assert_eq!(daemon.agent_check("web?fail_on=maintenance\n").expect("agent"), "up 100%\n");
+    assert_eq!(daemon.agent_check("web?fail_on=nonsense\n").expect("agent"), "\n");
     assert_eq!(daemon.get("/readyz/web", "").expect("readyz").status, 503);
+    let last_resort = daemon.get("/readyz/web?fail_on=maintenance", "").expect("readyz");
+    assert_eq!(last_resort.status, 200);
     assert_eq!(daemon.check("web").expect("check").1, Some(2));
     let (why, code) = daemon.ask(&["explain", "--scope", "web"]).expect("explain");
     assert!(why.starts_with("web: draining, weight 0%") && code == Some(0), "{why}");
@@ -57,7 +63,7 @@ fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
 
     // The host has nothing to do with it.
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
-    assert_eq!(daemon.agent_check("host").expect("agent"), "up ready 100%\n");
+    assert_eq!(daemon.agent_check("host").expect("agent"), "up 100%\n");
     let series = daemon.metrics().expect("metrics");
     let value = |name: &str| series.get(name).copied();
     assert_eq!(value("memsensor_ready{scope=\"web\"}"), Some(0.0));
@@ -112,14 +118,14 @@ fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
     let (said, code) =
         daemon.ask(&["drain", "--reason", "kernel update", "--for", "3s"]).expect("drain");
     assert!(code == Some(0), "{said}");
-    assert_eq!(daemon.agent_check("").expect("agent"), "up drain\n");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n");
     let answer = daemon.get("/readyz", "").expect("readyz");
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("\"reasons\":[\"kernel update\"]"), "{}", answer.body);
     assert_eq!(daemon.check("").expect("check").1, Some(2));
     daemon.restart().expect("restart");
-    assert_eq!(daemon.agent_check("").expect("agent"), "up drain\n", "it outlives a restart");
-    wait_until("over", || daemon.agent_check("").expect("agent") == "up ready 100%\n");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "it outlives a restart");
+    wait_until("over", || daemon.agent_check("").expect("agent") == "up 100%\n");
     daemon.ask(&["drain", "--reason", "disk"]).expect("drain");
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 503);
     assert_eq!(daemon.ask(&["undrain"]).expect("undrain").0.trim(), "no longer drained");
@@ -130,7 +136,51 @@ fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
 #[test]
 fn a_daemon_that_does_not_answer_is_unknown_to_check() {
     let mut daemon = Daemon::start("").expect("daemon");
+    assert_eq!(daemon.check_on("", "degraded").expect("check").1, Some(0));
     daemon.stop(rustix::process::Signal::TERM).expect("stop");
     let (line, code) = daemon.check("").expect("check");
     assert!(line.starts_with("MEMSENSOR UNKNOWN - ask 127.0.0.1:") && code == Some(3), "{line}");
+    assert_eq!(daemon.check_on("", "draining").expect("check").1, Some(2), "keepalived: not fit");
+}
+
+/// systemd removes the group of a service that was killed, and makes it anew, with counters at 0.
+#[test]
+fn kills_are_summed_over_the_lives_of_a_group() {
+    let scope = Scope::new("anew", 16 * MIB).expect("scope");
+    let daemon = judging(&scope);
+    let path = scope.path();
+    killed(&scope, &["anon", "32"]);
+    drop(scope);
+    let scope = Scope::new("anew", 16 * MIB).expect("scope");
+    assert_eq!(scope.path(), path);
+    wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up 50%\n");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    killed(&scope, &["anon", "32"]);
+    drop(scope);
+    let _again = Scope::new("anew", 16 * MIB).expect("scope");
+    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up 0%\n");
+}
+
+/// A group that is drained and goes away is not healthy for that, nor for a restart of the daemon.
+#[test]
+fn a_drained_scope_stays_drained_until_it_was_seen_calm() {
+    let scope = Scope::new("drained", 16 * MIB).expect("scope");
+    let mut daemon = judging(&scope);
+    for _ in 0..2 {
+        killed(&scope, &["anon", "32"]);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+    let drained = |daemon: &Daemon| daemon.agent_check("web").expect("agent") == "up 0%\n";
+    wait_until("drained", || drained(&daemon));
+    // The keeper looks once a second; a daemon that is stopped in order keeps the last.
+    daemon.restart().expect("restart");
+    assert!(drained(&daemon), "restarted: {}", daemon.log());
+    assert!(daemon.log().contains("goes on from draining"), "{}", daemon.log());
+    drop(scope);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    assert!(drained(&daemon), "gone");
+    let answer = daemon.get("/readyz/web", "").expect("readyz");
+    assert!(answer.body.contains("\"state\":\"draining\"") && answer.body.contains("No such"));
+    let _back = Scope::new("drained", 16 * MIB).expect("scope");
+    wait_until("seen calm", || daemon.agent_check("web").expect("agent") == "up 5%\n");
 }
