@@ -41,6 +41,16 @@ impl Daemon {
 
     /// The same with its rules on.
     pub fn judging(config: &str) -> Result<Self> {
+        Self::listening_on(["127.0.0.1:0", "127.0.0.1:0"], config)
+    }
+
+    /// The same at the usual ports of an address of this machine, which no other may have.
+    pub fn at(ip: &str, config: &str) -> Result<Self> {
+        Self::listening_on([&format!("{ip}:9817"), &format!("{ip}:9818")], config)
+            .context("start a daemon at the usual ports (is memsensor running on this machine?)")
+    }
+
+    fn listening_on([http, agent]: [&str; 2], config: &str) -> Result<Self> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
@@ -50,7 +60,7 @@ impl Daemon {
         std::fs::write(
             &file,
             format!(
-                "listen = [\"127.0.0.1:0\"]\nagent_listen = \"127.0.0.1:0\"\n\
+                "listen = [\"{http}\"]\nagent_listen = \"{agent}\"\n\
                  socket = \"{}\"\ninterval = \"100ms\"\nstale_after = \"2s\"\n{config}\n",
                 socket.display()
             ),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{exec, setup, survey::Group};
 
-/// Build a release: binary, man pages, shell completions.
+/// Build a release: binary, man pages, shell completions, configurations of load balancers.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where to put it [default: target/dist]
@@ -32,6 +32,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     copy(&target.join("release/memsensor"), &binary)?;
     for name in ["LICENSE-MIT", "LICENSE-APACHE", "README.md"] {
         copy(&exec::workspace().join(name), &out.join(name))?;
+    }
+    let (deploy, to) = (exec::workspace().join("sensor-user/deploy"), out.join("deploy"));
+    fs::create_dir_all(&to).with_context(|| format!("create {}", to.display()))?;
+    for (path, _) in files(&deploy)? {
+        copy(&path, &to.join(path.file_name().context("a file has a name")?))?;
     }
     exec::run(Command::new(&binary).args(["generate", "--out"]).arg(&out))?;
 

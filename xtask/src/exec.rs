@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use crate::toolchain::{Version, in_path};
 
 /// What a program that runs as root still sees of the user's environment.
-const KEPT_AS_ROOT: &str = "--preserve-env=RUST_LOG,RUST_BACKTRACE,NO_COLOR";
+const KEPT_AS_ROOT: &str = "--preserve-env=RUST_LOG,RUST_BACKTRACE,NO_COLOR,MEMSENSOR_TOOLS";
 
 /// The root of the repository.
 pub(crate) fn workspace() -> PathBuf {

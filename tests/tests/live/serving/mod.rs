@@ -1,9 +1,9 @@
-//! What consumers meet: formats and names, the command line, clients that misbehave, and a sensor
-//! that stands still.
+//! What consumers meet: formats and names, the command line, load balancers, clients that misbehave, and
+//! a sensor that stands still.
 
+mod balancers;
 mod formats;
 mod frozen;
-mod haproxy;
 mod limits;
 mod outside;
 mod verdict;

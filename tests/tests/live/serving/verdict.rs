@@ -8,7 +8,12 @@ use sensor_tests::{
 use crate::{killed, wait_until};
 
 /// A daemon that judges a cgroup, and the host by nothing.
-pub(super) fn judging(scope: &Scope) -> Daemon {
+fn judging(scope: &Scope) -> Daemon {
+    judging_at("", scope)
+}
+
+/// The same at the usual ports of an address of this machine.
+pub(super) fn judging_at(ip: &str, scope: &Scope) -> Daemon {
     let rules = sensor_user::verdict::policy::RULES.iter();
     let off = rules
         .filter(|r| !["oom_kill", "out_of_memory"].contains(&r.name))
@@ -18,7 +23,8 @@ pub(super) fn judging(scope: &Scope) -> Daemon {
         off.collect::<String>(),
         scope.path()
     );
-    Daemon::judging(&config).expect("daemon")
+    let daemon = if ip.is_empty() { Daemon::judging(&config) } else { Daemon::at(ip, &config) };
+    daemon.expect("daemon")
 }
 
 #[test]

@@ -1,0 +1,47 @@
+//! Envoy: an HTTP check that knows "degraded", and panic mode when too few are left.
+
+use std::process::Command;
+
+use super::{Balancer, Host, put, tool};
+use crate::wait_until;
+
+fn envoy() -> Balancer {
+    let envoy = Balancer::start(
+        "envoy.yaml",
+        |text, _, addr| {
+            put(text, "192.0.2.", "127.2.0.");
+            let from = "{address: 0.0.0.0, port_value: 80}";
+            put(text, from, &format!("{{address: 127.0.0.1, port_value: {}}}", addr.port()));
+            put(text, "path: /readyz}", "path: /readyz/web}");
+        },
+        |_, file, _| {
+            let mut command = Command::new(tool("envoy"));
+            command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"]);
+            command.arg(file);
+            command
+        },
+    );
+    envoy.wait_until_it_serves();
+    envoy
+}
+
+#[test]
+fn envoy_follows_readiness_and_serves_when_every_host_drains() {
+    let hosts = Host::both();
+    let envoy = envoy();
+    envoy.expect_share(35..=65);
+
+    // Less: the healthy one takes 70 % (its half times Envoy's overprovisioning of 1.4).
+    hosts[0].kill();
+    wait_until("less", || envoy.ask(100).0 < 45);
+    envoy.expect_share(15..=45);
+
+    hosts[0].kill();
+    envoy.wait_for_share(false);
+    envoy.expect_share(0..=0);
+
+    hosts[1].kill_twice();
+    wait_until("both drained", || hosts[1].state() == "up 0%");
+    wait_until("both serve", || (1..20).contains(&envoy.ask(20).0));
+    envoy.expect_share(20..=80);
+}

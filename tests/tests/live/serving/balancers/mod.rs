@@ -1,0 +1,241 @@
+//! Real load balancers with the configurations that we ship, in which only addresses are changed and a
+//! scope is asked for; behind each two hosts, which are a web server, a cgroup and a daemon.
+
+mod envoy;
+mod haproxy;
+mod keepalived;
+mod kubernetes;
+mod nginx;
+mod traefik;
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use sensor_tests::{
+    daemon::{Daemon, get},
+    scope::{MIB, Scope},
+};
+
+use super::verdict::judging_at;
+use crate::{killed, wait_until};
+
+/// What a request costs: long enough that some are under way at any time, which is what "least connections"
+/// goes by.
+const WORK: Duration = Duration::from_millis(5);
+/// Requests at a time.
+const ASKERS: usize = 8;
+
+/// A web server that says its name, until it hangs: then it accepts and says nothing.
+struct Web {
+    addr: SocketAddr,
+    hangs: Arc<AtomicBool>,
+    ends: Arc<AtomicBool>,
+}
+
+impl Web {
+    fn start(ip: &str, name: &'static str) -> Self {
+        let listener = TcpListener::bind(format!("{ip}:8080")).expect("bind");
+        let addr = listener.local_addr().expect("address");
+        let hangs = Arc::new(AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
+        let (hung, ends) = (Arc::clone(&hangs), Arc::clone(&over));
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for stream in listener.incoming().map_while(Result::ok) {
+                if over.load(Relaxed) {
+                    return;
+                }
+                if hung.load(Relaxed) {
+                    kept.push(stream);
+                } else {
+                    std::thread::spawn(move || answer(stream, name));
+                }
+            }
+        });
+        Self { addr, hangs, ends }
+    }
+}
+
+fn answer(mut stream: TcpStream, name: &str) {
+    let mut head = [0; 1024];
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+    let _ = stream.read(&mut head);
+    std::thread::sleep(WORK);
+    let length = name.len();
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}"
+    );
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.ends.store(true, Relaxed);
+        // It looks at each connection; and the next test wants its port.
+        let _ = TcpStream::connect(self.addr);
+    }
+}
+
+/// One of the two hosts of the shipped configurations.
+struct Host {
+    web: Web,
+    scope: Scope,
+    daemon: Daemon,
+}
+
+impl Host {
+    /// 192.0.2.11 and 192.0.2.12, which are 127.2.0.11 and 127.2.0.12 here.
+    fn both() -> [Self; 2] {
+        [(11, "web-01"), (12, "web-02")].map(|(n, name)| {
+            let ip = format!("127.2.0.{n}");
+            let scope = Scope::new(name, 16 * MIB).expect("scope");
+            let daemon = judging_at(&ip, &scope);
+            Self { web: Web::start(&ip, name), scope, daemon }
+        })
+    }
+
+    /// A kill for lack of memory: the first takes weight, the second all of it.
+    fn kill(&self) {
+        killed(&self.scope, &["anon", "32"]);
+        // Kills within a second are one.
+        std::thread::sleep(Duration::from_millis(1100));
+    }
+
+    fn kill_twice(&self) {
+        self.kill();
+        self.kill();
+    }
+
+    fn state(&self) -> String {
+        self.daemon.agent_check("web").expect("agent").trim().to_owned()
+    }
+}
+
+/// A balancer that runs, with a directory of its own.
+struct Balancer {
+    child: Child,
+    dir: PathBuf,
+    addr: SocketAddr,
+}
+
+/// A configuration that we ship.
+fn shipped(name: &str) -> String {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy");
+    let path = Path::new(dir).join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Replaces every one, of which there must be some.
+fn put(text: &mut String, from: &str, to: &str) {
+    assert!(text.contains(from), "the shipped configuration has no {from}");
+    *text = text.replace(from, to);
+}
+
+impl Balancer {
+    /// Starts it with a shipped configuration, `change`d, and waits until it serves. `command` gets the
+    /// directory and the file.
+    fn start(
+        name: &str,
+        change: impl FnOnce(&mut String, &Path, SocketAddr),
+        command: impl FnOnce(&Path, &Path, SocketAddr) -> Command,
+    ) -> Self {
+        let dir = std::env::temp_dir().join(format!("memsensor-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        let addr = {
+            let free = TcpListener::bind("127.0.0.1:0").expect("bind");
+            free.local_addr().expect("address")
+        };
+        let mut text = shipped(name);
+        change(&mut text, &dir, addr);
+        let file = dir.join(name);
+        std::fs::write(&file, text).expect("write");
+        let log = std::fs::File::create(dir.join("log")).expect("create");
+        let child = command(&dir, &file, addr)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|e| panic!("start {name}'s program (cargo xtask setup --tests): {e}"));
+        Self { child, dir, addr }
+    }
+
+    fn wait_until_it_serves(&self) {
+        wait_until("it serves", || get(self.addr, "/", "").is_ok_and(|a| a.status == 200));
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.join("log")).expect("its log")
+    }
+
+    /// Who answers so many requests: the number of the first's, and that of failures.
+    fn ask(&self, n: u32) -> (u32, u32) {
+        let (left, first, failed) = (AtomicU32::new(n), AtomicU32::new(0), AtomicU32::new(0));
+        let more = || left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
+        std::thread::scope(|threads| {
+            for _ in 0..ASKERS {
+                threads.spawn(|| {
+                    while more() {
+                        match get(self.addr, "/", "") {
+                            Ok(answer) if answer.status == 200 => {
+                                first.fetch_add(u32::from(answer.body == "web-01"), Relaxed);
+                            }
+                            _ => _ = failed.fetch_add(1, Relaxed),
+                        }
+                    }
+                });
+            }
+        });
+        (first.into_inner(), failed.into_inner())
+    }
+
+    /// Waits until the first gets all of the traffic or none.
+    fn wait_for_share(&self, first: bool) {
+        let expected = if first { 20 } else { 0 };
+        wait_until("the traffic moves", || self.ask(20).0 == expected);
+    }
+
+    /// The first's part of a hundred requests is in this range, and none failed.
+    fn expect_share(&self, range: std::ops::RangeInclusive<u32>) {
+        let (first, failed) = self.ask(100);
+        assert!(
+            range.contains(&first) && failed == 0,
+            "{first} of 100, not {range:?}, {failed} failed: {}",
+            self.log()
+        );
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
+        }
+        // Some have children, which end with them if they are asked to end.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        for _ in 0..50 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A program that `cargo xtask setup --tests` put where it keeps such, or that is in PATH.
+fn tool(name: &str) -> PathBuf {
+    let kept = std::env::var_os("MEMSENSOR_TOOLS").map(|dir| PathBuf::from(dir).join(name));
+    kept.filter(|path| path.exists()).unwrap_or_else(|| name.into())
+}
