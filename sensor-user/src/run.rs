@@ -164,8 +164,18 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         wake,
     };
     let (stopping, stopped) = watch::channel(false);
+    let told = state.clone();
     let connections = start_servers(config, state, http, agent, admin, &stopped);
     let ended = wait_for_end(stops, &threads).await;
+    for (at, scope) in told.scopes.iter().enumerate() {
+        let percent = told.fitness(at).weight * 100.0;
+        if percent < 100.0 {
+            warn!(
+                scope,
+                "stopped at weight {percent:.0}%: HAProxy keeps it until an agent answers again"
+            );
+        }
+    }
     stopping.send_replace(true);
     // Answers under way are finished, but not waited for longer than they may take.
     let all = u32::try_from(config.http.max_connections)?;
