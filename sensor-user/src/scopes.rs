@@ -95,12 +95,41 @@ impl Kills {
     }
 }
 
+/// A cgroup that has a verdict of its own.
+#[derive(Debug)]
+struct Named {
+    scope: Arc<str>,
+    judge: Judge,
+    group: Group,
+    clock: Clock,
+}
+
+/// The stall clock of a cgroup, over what the kernel half may forget of it.
+#[derive(Debug, Default)]
+struct Clock {
+    before: u64,
+    peak: u64,
+}
+
+impl Clock {
+    /// Never falls. A stall that is just being charged may be missing from `now`; one that is far below
+    /// is of a group that was forgotten or made anew, and counts from 0.
+    fn see(&mut self, now: u64) -> u64 {
+        if now < self.peak / 2 {
+            self.before = self.before.saturating_add(self.peak);
+            self.peak = 0;
+        }
+        self.peak = self.peak.max(now);
+        self.before.saturating_add(self.peak)
+    }
+}
+
 /// All scopes.
 #[derive(Debug)]
 pub struct Scopes {
     memory: Memory,
     host: (Arc<str>, Judge),
-    groups: Vec<(Arc<str>, Judge, Group)>,
+    groups: Vec<Named>,
     kills: Arc<Kills>,
     /// What wakes us when there is pressure anywhere: that of a cgroup is part of the host's. One on
     /// the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is being polled
@@ -115,7 +144,9 @@ impl Scopes {
         let judge = || Judge::new(Arc::clone(&policy), config.verdict);
         let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
-            (Arc::from(scope.name.as_str()), judge(), Group::new(roots, &scope.cgroup))
+            let group = Group::new(roots, &scope.cgroup);
+            let scope = Arc::from(scope.name.as_str());
+            Named { scope, judge: judge(), group, clock: Clock::default() }
         });
         let groups: Vec<_> = groups.collect();
         let memory = Memory::open(root);
@@ -135,12 +166,18 @@ impl Scopes {
     /// Goes on from where an earlier daemon left them.
     pub fn resume(&mut self, stood: &Positions) {
         let (name, judge) = &mut self.host;
-        let groups = self.groups.iter_mut().map(|(name, judge, _)| (name, judge));
+        let groups = self.groups.iter_mut().map(|named| (&mut named.scope, &mut named.judge));
         for (name, judge) in std::iter::once((name, judge)).chain(groups) {
             if let Some(position) = stood.get(&**name) {
                 judge.resume(*position);
             }
         }
+    }
+
+    /// The ids of the groups that do not tell who stalls: the stall clock stands in.
+    pub fn without_psi(&self) -> Vec<u64> {
+        let groups = self.groups.iter().map(|named| &named.group);
+        groups.filter(|group| group.lacks_psi()).flat_map(Group::ids).copied().collect()
     }
 
     /// A file that is ready for `PRI` when there is pressure.
@@ -158,18 +195,25 @@ impl Scopes {
         let host = Judged { scope: Arc::clone(&self.host.0), reading, verdict, blind };
         let mut all = Vec::with_capacity(1 + self.groups.len());
         all.push(host);
-        for ((scope, judge, group), noted) in self.groups.iter_mut().zip(&self.kills.0) {
+        let clock_runs = reading.stall_ns.is_some();
+        for (named, noted) in self.groups.iter_mut().zip(&self.kills.0) {
             let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
-            let (verdict, blind) = match group.read(&mut found, &reading) {
+            let (verdict, blind) = match named.group.read(&mut found, &reading) {
                 Ok(()) => {
-                    noted.id.store(group.id().unwrap_or(0), Ordering::Relaxed);
+                    let ids = named.group.ids();
+                    noted.id.store(ids.first().copied().unwrap_or(0), Ordering::Relaxed);
                     let kills = noted.count.load(Ordering::Relaxed);
                     found.oom_kills = Some(found.oom_kills.map_or(kills, |n| n.max(kills)));
-                    (judge.judge(found), no_stalls(&found))
+                    if named.group.lacks_psi() && clock_runs {
+                        let stalls = ids.iter().filter_map(|id| snapshot.stalls.get(id));
+                        let ns = stalls.copied().fold(0, u64::saturating_add);
+                        found.stall_ns = Some(named.clock.see(ns));
+                    }
+                    (named.judge.judge(found), no_stalls(&found))
                 }
-                Err(e) => (judge.pause(found.at_ns), Some(format!("{e:#}").into())),
+                Err(e) => (named.judge.pause(found.at_ns), Some(format!("{e:#}").into())),
             };
-            all.push(Judged { scope: Arc::clone(scope), reading: found, verdict, blind });
+            all.push(Judged { scope: Arc::clone(&named.scope), reading: found, verdict, blind });
         }
         all
     }
@@ -222,9 +266,18 @@ fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::kernel::{load::State, read::Inside};
     use sensor_ebpf::spec::ROW_WORDS;
+
+    #[test]
+    fn a_clock_goes_on_over_what_is_forgotten() {
+        let mut clock = Clock::default();
+        let seen = [100, 90, 110, 5, 30, 25, 40].map(|now| clock.see(now));
+        assert_eq!(seen, [100, 100, 110, 115, 140, 140, 150]);
+    }
 
     #[test]
     fn what_the_rules_need_of_the_probes_is_there() {
@@ -236,6 +289,7 @@ mod tests {
             window_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
             inside: Inside::default(),
             costs: Vec::new(),
+            stalls: BTreeMap::new(),
             scopes: Vec::new(),
         };
         let mut coverage = Coverage::blind("not yet");

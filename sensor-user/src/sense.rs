@@ -3,6 +3,7 @@
 //! It depends on nothing that serves: readers take the last published value and cannot hold it up.
 
 use std::{
+    collections::BTreeMap,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -148,7 +149,8 @@ impl Sampler {
         let slots = reader.slots()?;
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
-        Ok(self.settled(taken_ns, rows, inside, costs))
+        let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);
+        Ok(Snapshot { stalls, ..self.settled(taken_ns, rows, inside, costs) })
     }
 
     fn settled(
@@ -161,7 +163,16 @@ impl Sampler {
         let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let taken_unix = since.unwrap_or_default().as_secs_f64();
-        Snapshot { taken_ns, taken_unix, rows, window_start, inside, costs, scopes: Vec::new() }
+        Snapshot {
+            taken_ns,
+            taken_unix,
+            rows,
+            window_start,
+            inside,
+            costs,
+            stalls: BTreeMap::new(),
+            scopes: Vec::new(),
+        }
     }
 
     /// Samples until it is told to stop. A failed sample is logged once per run of failures and

@@ -2,7 +2,11 @@
 //!
 //! The sensing loop makes it and publishes it whole; readers take it as it is. Pure data.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use sensor_ebpf::{
     probes,
@@ -29,6 +33,8 @@ pub struct Snapshot {
     pub inside: Inside,
     /// What the programs cost; empty while BPF statistics are off.
     pub costs: Vec<Cost>,
+    /// Nanoseconds that tasks of a cgroup spent stalled, by its id: of scopes without PSI.
+    pub stalls: BTreeMap<u64, u64>,
     /// Each scope as judged, the host first.
     pub scopes: Vec<Judged>,
 }

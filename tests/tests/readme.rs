@@ -41,6 +41,7 @@ fn exposition() -> String {
         window_start: Arc::new(rows),
         inside: Inside::default(),
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
+        stalls: BTreeMap::new(),
         scopes: vec![judged()],
     };
     let attached = |probe: &&Probe| ProbeState {

@@ -1,12 +1,10 @@
 //! One named cgroup's memory, on v1 or v2. It may come and go (a service that is restarted): then its
 //! files are opened again.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use walkdir::DirEntryExt as _;
 
 use super::{
     cgroup, pressure,
@@ -44,8 +42,8 @@ pub struct Group {
 
 #[derive(Debug)]
 struct Files {
-    /// The inode of the group's directory.
-    id: u64,
+    /// The inodes of the group's directory and of those below it.
+    ids: Vec<u64>,
     opened_ns: u64,
     own: Level,
     /// Groups above it that have a limit: it ends there as well.
@@ -54,8 +52,10 @@ struct Files {
     pressure: Option<Text>,
 }
 
-/// Files are opened anew after this: a group above may have got a limit.
+/// Files are opened anew after this: a group above may have got a limit, and there may be others below.
 const REOPEN_NS: u64 = 60_000_000_000;
+/// Groups below that are known by their ids: a bound, not an expectation.
+const MAX_BELOW: usize = 256;
 
 /// How far a counter rose, over the lives of its group.
 #[derive(Debug, Default)]
@@ -80,9 +80,15 @@ impl Group {
         Self { roots, path, files: None, kills: Tally::default() }
     }
 
-    /// The id by which the kernel half knows the group, if it is there.
-    pub fn id(&self) -> Option<u64> {
-        self.files.as_ref().map(|files| files.id)
+    /// The ids by which the kernel half knows the group and those below it, its own first; none if it is
+    /// not there.
+    pub fn ids(&self) -> &[u64] {
+        self.files.as_ref().map_or(&[], |files| &files.ids)
+    }
+
+    /// Whether it is there and does not tell who stalls.
+    pub fn lacks_psi(&self) -> bool {
+        self.files.as_ref().is_some_and(|files| files.pressure.is_none())
     }
 
     /// Fills in what the files tell now. An error if the group is not there.
@@ -124,9 +130,14 @@ impl Group {
         let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
         let pressure = unified.and_then(|dir| Text::readable(&dir.join("memory.pressure")));
         let kills = if v1 { "memory.oom_control" } else { "memory.events" };
-        let id = std::fs::metadata(&dir).with_context(|| format!("stat {}", dir.display()))?.ino();
+        let ids = walkdir::WalkDir::new(&dir)
+            .into_iter()
+            .filter_entry(|entry| entry.file_type().is_dir())
+            .filter_map(|entry| Some(entry.ok()?.ino()))
+            .take(MAX_BELOW);
+        let ids = ids.collect();
         let kills = Text::open(&dir.join(kills)).ok();
-        Ok(Files { id, opened_ns: now_ns, own, above, kills, pressure })
+        Ok(Files { ids, opened_ns: now_ns, own, above, kills, pressure })
     }
 }
 

@@ -3,6 +3,7 @@
 //! Maps are read as arrays of words; what a word means is in the probes' specs.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -62,6 +63,17 @@ impl Inside {
         }
         inside
     }
+}
+
+/// What the table still holds of a cgroup's stalls: ended ones that were not charged yet, and those under
+/// way.
+fn unsettled(slots: &[Slot], cgroup: u64, now: u64) -> u64 {
+    let own = slots.iter().filter(|s| s.aux == cgroup && s.cause().is_some());
+    let ns = own.map(|s| {
+        let under_way = if s.active() { s.exclusive_ns(now) } else { 0 };
+        s.unsettled_ns.saturating_add(under_way)
+    });
+    ns.fold(0, u64::saturating_add)
 }
 
 /// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
@@ -157,6 +169,17 @@ impl Reader {
         Ok(slots)
     }
 
+    /// Nanoseconds that tasks of each of these cgroups spent stalled, stalls under way included, as far
+    /// as the kernel half remembers the cgroup. `slots` are those of `now`.
+    pub fn stalls_of(&self, cgroups: &[u64], slots: &[Slot], now: u64) -> BTreeMap<u64, u64> {
+        let of = |cgroup: &u64| {
+            let ended = self.stalls.get(cgroup, 0).unwrap_or_default();
+            let ended = ended.into_iter().fold(0, u64::saturating_add);
+            (*cgroup, ended.saturating_add(unsettled(slots, *cgroup, now)))
+        };
+        cgroups.iter().map(of).collect()
+    }
+
     /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; 0 before 5.12, which does not
     /// tell.
     pub fn recursion_misses(&self) -> u64 {
@@ -208,6 +231,25 @@ fn misses_in(info: &File) -> Option<u64> {
 mod tests {
     use super::*;
     use sensor_ebpf::inflight::owner;
+
+    #[test]
+    fn a_cgroup_s_stalls_are_counted_before_they_are_charged() {
+        let slot = |tid, kind, start_ns, aux, unsettled_ns| Slot {
+            owner: owner(tid, kind),
+            start_ns,
+            inner_ns: 10,
+            aux,
+            unsettled_ns,
+        };
+        let slots = [
+            slot(1, Kind::Memcg, 100, 7, 5),
+            slot(2, Kind::Direct, 0, 7, 1000),
+            slot(3, Kind::Direct, 100, 8, 0),
+            slot(4, Kind::Kswapd, 100, 7, 0),
+        ];
+        assert_eq!(unsettled(&slots, 7, 200), 5 + 90 + 1000);
+        assert_eq!(unsettled(&slots, 9, 200), 0);
+    }
 
     #[test]
     fn only_who_is_still_inside_counts() {

@@ -289,6 +289,7 @@ mod tests {
             window_start: Arc::default(),
             inside: Inside::default(),
             costs: Vec::new(),
+            stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {
                 scope: HOST.into(),
                 reading,

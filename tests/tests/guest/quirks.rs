@@ -1,6 +1,11 @@
 //! Guests that are special: booted without PSI, or with many CPUs.
 
-use std::{fs, path::Path, process::Stdio};
+use std::{
+    fs,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use sensor_tests::{
     count::vmstat,
@@ -8,7 +13,7 @@ use sensor_tests::{
     scope::{MIB, Scope, program},
 };
 
-use super::{enter, host::coverage};
+use super::{enter, host::coverage, note};
 
 #[test]
 fn psi_is_not_needed() {
@@ -21,6 +26,30 @@ fn psi_is_not_needed() {
         series.keys().filter(|s| s.starts_with("memsensor_stall_seconds_total")).count()
     };
     assert!(stalls(&daemon.metrics().expect("metrics")) >= 3, "the stall clock stands in");
+}
+
+/// A cgroup is judged by its own stalls where nothing else tells of them.
+#[test]
+fn psi_is_not_needed_for_a_scope() {
+    enter();
+    let scope = Scope::with_swap("web", 48 * MIB).expect("scope");
+    let config = format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scope.path());
+    let daemon = Daemon::judging(&config).expect("daemon");
+    let started = Instant::now();
+    let mut hog = scope.command(program("hog").expect("hog"));
+    let mut hog =
+        hog.args(["anon", "72", "loop", "40"]).stdout(Stdio::null()).spawn().expect("hog");
+    while daemon.agent_check("web").expect("agent") != "up 0%\n" {
+        let why = daemon.ask(&["explain", "--scope", "web"]).expect("explain").0;
+        assert!(hog.try_wait().expect("wait").is_none(), "never drained: {why}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let drained = started.elapsed().as_secs_f64();
+    let answer = daemon.get("/readyz/web", "").expect("readyz").body;
+    assert!(answer.contains("\"measured_by\":\"stall_clock\""), "{answer}");
+    note(&format!("drained after {drained:.1} s: {}", answer.trim()));
+    let _ = hog.kill();
+    let _ = hog.wait();
 }
 
 /// A kill on each of 32 CPUs: every CPU's counters are in the sum.
