@@ -20,7 +20,7 @@ const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Make this machine ready.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what the tests use: promtool, bpftool, stress-ng, clippy
+    /// Also what the tests use: promtool, bpftool, stress-ng, haproxy, nginx, clippy
     #[arg(long)]
     tests: bool,
     /// Also what `cargo xtask ci` uses: cargo-deny, rustfmt
@@ -151,8 +151,10 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
     let packages: Vec<_> = sources.iter().filter_map(package).collect();
     if !packages.is_empty() {
         let installed = apt::install(&packages)?;
-        if installed.iter().any(|name| name == "prometheus") {
-            stop_prometheus()?;
+        for (package, service) in SERVICES {
+            if installed.iter().any(|name| name == package) {
+                stop(service)?;
+            }
         }
     }
     for source in &sources {
@@ -175,11 +177,13 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
     Ok(())
 }
 
-/// We want promtool of the package, not the server that it starts.
-fn stop_prometheus() -> Result<()> {
+/// Packages of which we want a program, not the service that they start.
+const SERVICES: [(&str, &str); 2] = [("prometheus", "prometheus"), ("nginx-light", "nginx")];
+
+fn stop(service: &str) -> Result<()> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(());
     }
     let mut systemctl = Root::find()?.command("systemctl");
-    exec::run(systemctl.args(["disable", "--now", "prometheus"]))
+    exec::run(systemctl.args(["disable", "--now", service]))
 }

@@ -67,6 +67,8 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
     Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },
+    Tool { name: "nginx", group: Group::Tests, source: Source::Apt("nginx-light") },
+    Tool { name: "ip", group: Group::Tests, source: Source::Apt("iproute2") },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];

@@ -10,7 +10,7 @@ use sensor_tests::replay::{
     view,
 };
 
-const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|check|memsensor] \
+const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|check|leastconn|memsensor] \
                      [--variant night|fleet|freeze] [--rounds N]; form, way and variant may be given \
                      several times";
 
@@ -66,12 +66,16 @@ fn plots(forms: &[Form], ways: &[Way], variants: &[Variant]) -> Vec<Plot> {
             Variant::Fleet => &[Form::Slow],
             Variant::Freeze => &[Form::None],
         };
-        let own_ways = match variant {
-            _ if !ways.is_empty() => ways,
-            Variant::Night => Way::ALL,
-            Variant::Fleet | Variant::Freeze => &[Way::Memsensor],
-        };
         for form in own_forms {
+            let own_ways = match variant {
+                _ if !ways.is_empty() => ways,
+                // leastconn is of interest where hosts are slow and not dead.
+                Variant::Night if *form != Form::Slow => {
+                    &[Way::Unchecked, Way::Check, Way::Memsensor]
+                }
+                Variant::Night => Way::ALL,
+                Variant::Fleet | Variant::Freeze => &[Way::Memsensor],
+            };
             plots.extend(own_ways.iter().map(|way| Plot::new(*way, *form, *variant)));
         }
     }

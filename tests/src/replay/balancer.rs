@@ -16,6 +16,9 @@ use super::Way;
 const SHIPPED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/haproxy.cfg"));
 const AGENT: &str = "agent-check agent-port 9818 agent-inter 1s";
+const LEASTCONN: &str = "balance leastconn";
+/// HAProxy's default.
+const ROUNDROBIN: &str = "balance roundrobin";
 
 /// A running HAProxy.
 #[derive(Debug)]
@@ -112,7 +115,7 @@ fn parse(text: &str) -> Result<[Server; 2]> {
         let line = lines.by_ref().find(|l| l[0] == "web" && l.get(1) == Some(&name));
         let line = line.with_context(|| format!("haproxy has no server web/{name}"))?;
         let column = |at: usize| line.get(at).copied().unwrap_or_default();
-        server.status = column(status).to_owned();
+        column(status).clone_into(&mut server.status);
         server.weight = column(weight).parse().unwrap_or(0);
     }
     Ok(found)
@@ -129,11 +132,16 @@ fn configuration(way: Way) -> Result<String> {
     match way {
         // A host's scope here is the group of its web server; on a host of its own it is the host.
         Way::Memsensor => put(AGENT, &format!("{AGENT} agent-send \"web\\n\""))?,
-        Way::Check => put(&format!(" {AGENT}"), "")?,
+        Way::Leastconn => put(&format!(" {AGENT}"), "")?,
+        Way::Check => {
+            put(&format!(" {AGENT}"), "")?;
+            put(LEASTCONN, ROUNDROBIN)?;
+        }
         Way::Unchecked => {
             put("    option httpchk GET /\n", "")?;
             put(&format!("    default-server check inter 2s fall 2 rise 2 {AGENT}\n"), "")?;
             put("    default-server check inter 2s fall 2 rise 2\n", "")?;
+            put(LEASTCONN, ROUNDROBIN)?;
         }
     }
     Ok(text)
@@ -150,8 +158,10 @@ mod tests {
             let ours: Vec<_> = text.lines().map(str::to_owned).collect();
             ours.into_iter().filter(|l| !SHIPPED.lines().any(|s| s == l)).collect::<Vec<_>>()
         };
-        assert_eq!(changed(Way::Unchecked), [""; 0]);
-        assert_eq!(changed(Way::Check), [""; 0], "the line of the last resort");
+        let turns = ["    balance roundrobin"; 2];
+        assert_eq!(changed(Way::Unchecked), turns);
+        assert_eq!(changed(Way::Check), turns, "and the check is as the last resort has it");
+        assert_eq!(changed(Way::Leastconn), [""; 0]);
         let lines = changed(Way::Memsensor);
         assert!(lines.len() == 1 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
         assert!(!configuration(Way::Unchecked).expect("made").contains(" check"));

@@ -24,10 +24,12 @@ pub mod web;
 /// Who decides where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// Nobody: HAProxy without a check.
+    /// Nobody: HAProxy without a check, in turns.
     Unchecked,
-    /// HAProxy's plain check of the web server.
+    /// HAProxy's plain check of the web server, in turns.
     Check,
+    /// The shipped configuration without memsensor: the check, and whoever has the fewest open.
+    Leastconn,
     /// The shipped configuration: memsensor and the plain check.
     Memsensor,
 }
@@ -68,7 +70,7 @@ macro_rules! words {
     };
 }
 
-words!(Way: Unchecked "unchecked", Check "check", Memsensor "memsensor");
+words!(Way: Unchecked "unchecked", Check "check", Leastconn "leastconn", Memsensor "memsensor");
 words!(Form: None "none", Fast "fast", Slow "slow");
 words!(Variant: Night "night", Fleet "fleet", Freeze "freeze");
 
@@ -85,7 +87,7 @@ pub mod scale {
     /// Before anything happens.
     pub const CALM: Duration = Duration::from_secs(10);
     /// From the first stall until the agent is removed.
-    pub const NIGHT: Duration = Duration::from_secs(25);
+    pub const NIGHT: Duration = Duration::from_secs(20);
     /// Most that the leak takes until there is a stall.
     pub const LEAK: Duration = Duration::from_secs(20);
     /// Most that is waited for full weight.
@@ -99,7 +101,7 @@ pub mod scale {
     /// See [`GOODS`].
     pub const FILE: u64 = 32;
     /// What the agent takes in all, in MiB, and each second.
-    pub const AGENT: u64 = 150;
+    pub const AGENT: u64 = 200;
     /// See [`AGENT`].
     pub const AGENT_RATE: u64 = 12;
     /// Reads per second of the tired disk.

@@ -13,19 +13,32 @@ const LEAST_US: u64 = 1000;
 /// before: a rise within a tenth of a second of more than twice the largest before.
 pub fn first_stall(some_us: &[(Duration, u64)], disturbed: Duration) -> Option<Duration> {
     let begin = some_us.partition_point(|(at, _)| *at < disturbed);
-    let calm = rises(&some_us[..begin]).map(|(_, rise)| rise).max().unwrap_or(0);
+    let calm = rises(&some_us[..begin], WINDOW).map(|(_, rise)| rise).max().unwrap_or(0);
     let limit = (2 * calm).max(LEAST_US);
     let after = &some_us[begin.saturating_sub(1)..];
-    let (first, _) = rises(after).find(|(_, rise)| *rise > limit)?;
+    let (first, _) = rises(after, WINDOW).find(|(_, rise)| *rise > limit)?;
     let from = after[first].1;
     after[first..].iter().find(|(_, some)| *some > from).map(|(at, _)| *at)
 }
 
+/// The first moment after `disturbed` at which the time lost in the `window` before it was so large a
+/// share of that.
+pub fn reaches(
+    total_us: &[(Duration, u64)],
+    disturbed: Duration,
+    window: Duration,
+    share: f64,
+) -> Option<Duration> {
+    let lost = total_us.iter().zip(rises(total_us, window));
+    let mut later = lost.filter(|((at, _), _)| *at >= disturbed);
+    later.find(|(_, (_, rise))| *rise as f64 >= share * window.as_micros() as f64).map(|(s, _)| s.0)
+}
+
 /// For each sample: where the window before it begins, and how much it rose since.
-fn rises(some_us: &[(Duration, u64)]) -> impl Iterator<Item = (usize, u64)> {
+fn rises(some_us: &[(Duration, u64)], window: Duration) -> impl Iterator<Item = (usize, u64)> {
     let mut first = 0;
     some_us.iter().map(move |(at, some)| {
-        while some_us[first].0 + WINDOW < *at {
+        while some_us[first].0 + window < *at {
             first += 1;
         }
         (first, some.saturating_sub(some_us[first].1))
@@ -70,7 +83,7 @@ impl Reaction {
             which: impl Fn(&T) -> bool,
         ) -> Option<Duration> {
             let found = changes.iter().find(|(at, what)| *at >= stall && which(what));
-            found.map(|(at, _)| *at - stall)
+            found.map(|(at, _)| at.saturating_sub(stall))
         }
         let asks = |least: u32| move |l: &String| asked_weight(l).is_some_and(|w| w < least);
         Self {
@@ -120,6 +133,23 @@ mod tests {
     }
 
     #[test]
+    fn a_share_is_of_the_whole_window() {
+        // Half of the time from 1 s on.
+        let total = |i: u64| (ms(10 * i), i.saturating_sub(100) * 5000);
+        let totals: Vec<_> = (0..400).map(total).collect();
+        for (from, window, share, reached) in [
+            (0, 1000, 0.2, Some(1400)),
+            (0, 1000, 0.5, Some(2000)),
+            (0, 1000, 0.6, None),
+            (1700, 1000, 0.2, Some(1700)),
+            (0, 10_000, 0.08, Some(2600)),
+        ] {
+            let found = reaches(&totals, ms(from), ms(window), share);
+            assert_eq!(found, reached.map(ms), "{share} of {window} ms");
+        }
+    }
+
+    #[test]
     fn lines_of_the_agent_check_are_weights() {
         for (line, weight) in [
             ("up ready 100%", Some(100)),
@@ -137,6 +167,8 @@ mod tests {
         let server = |status: &str, weight| Server { status: status.into(), weight };
         let seen = Seen {
             some_us: Vec::new(),
+            full_us: Vec::new(),
+            io_full_us: Vec::new(),
             verdicts: vec![
                 (ms(10), "up ready 90%".into()),
                 (ms(20), "up ready 100%".into()),

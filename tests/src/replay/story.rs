@@ -28,6 +28,8 @@ pub struct Plot {
     pub form: Form,
     /// What happens.
     pub variant: Variant,
+    /// Before anything happens.
+    pub calm: Duration,
     /// From the first stall until the agent is removed.
     pub night: Duration,
     /// Whether to end as soon as web-01 gets traffic again, not only with its full weight.
@@ -37,7 +39,13 @@ pub struct Plot {
 impl Plot {
     /// One of full length.
     pub fn new(way: Way, form: Form, variant: Variant) -> Self {
-        Self { way, form, variant, night: scale::NIGHT, short: false }
+        Self { way, form, variant, calm: scale::CALM, night: scale::NIGHT, short: false }
+    }
+
+    /// One that is over in less than a minute.
+    pub fn short(way: Way, form: Form, variant: Variant) -> Self {
+        let (calm, night) = (Duration::from_secs(5), Duration::from_secs(8));
+        Self { calm, night, short: true, ..Self::new(way, form, variant) }
     }
 }
 
@@ -124,7 +132,7 @@ impl Stage {
         let www: SocketAddr = (IpAddr::from(net::BALANCER), 80).into();
         let traffic = Traffic::start(www, start)?;
 
-        std::thread::sleep(scale::CALM);
+        std::thread::sleep(self.plot.calm);
         let disturbed = start.elapsed();
         self.disturb()?;
         self.suffer(&watch, start, disturbed);

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     Variant, Way,
-    reaction::{Reaction, STEPS, asked_weight},
+    reaction::{Reaction, STEPS, asked_weight, reaches},
     story::{Night, Plot},
     traffic::Request,
 };
@@ -125,6 +125,19 @@ fn timeline(night: &Night) -> Vec<(Duration, String)> {
     let mut all = vec![(night.disturbed, begins.to_owned()), (night.relieved, ends.to_owned())];
     all.extend(night.stall().map(|at| (at, "first stall on web-01".to_owned())));
     all.extend(doubled(night).map(|at| (at, "p99 of web-01 has doubled".to_owned())));
+    let seen = &night.seen[0];
+    for (what, total, seconds, percent) in [
+        ("memory full", &seen.full_us, 1, 20u8),
+        ("memory full", &seen.full_us, 1, 50),
+        ("memory full", &seen.full_us, 10, 8),
+        ("memory full", &seen.full_us, 10, 25),
+        ("I/O full", &seen.io_full_us, 1, 50),
+    ] {
+        let share = f64::from(percent) / 100.0;
+        let at = reaches(total, night.disturbed, Duration::from_secs(seconds), share);
+        let line = format!("PSI {what} of web-01 reaches {percent} % of {seconds} s");
+        all.extend(at.map(|at| (at, line)));
+    }
     for (host, seen) in night.seen.iter().enumerate() {
         let name = format!("web-0{}", host + 1);
         let kind = |weight| match weight {

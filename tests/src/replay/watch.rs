@@ -26,6 +26,10 @@ use super::{
 pub struct Seen {
     /// PSI: microseconds in which some task waited for memory, so far; at every look.
     pub some_us: Vec<(Duration, u64)>,
+    /// The same of all tasks that were not idle.
+    pub full_us: Vec<(Duration, u64)>,
+    /// The same of all tasks that waited for a disk.
+    pub io_full_us: Vec<(Duration, u64)>,
     /// What memsensor tells HAProxy; at every change.
     pub verdicts: Vec<(Duration, String)>,
     /// What HAProxy makes of it; at every change.
@@ -54,12 +58,19 @@ impl Watch {
     ) -> Result<Self> {
         let mut watch = Self { stop: Arc::default(), seen: Arc::default(), threads: Vec::new() };
         for (host, group) in groups.into_iter().enumerate() {
-            let path = group.join("memory.pressure");
-            let file = File::open(&path)
-                .with_context(|| format!("open {} (PSI is needed)", path.display()))?;
+            let open = |name| {
+                let path = group.join(name);
+                File::open(&path)
+                    .with_context(|| format!("open {} (PSI is needed)", path.display()))
+            };
+            let (memory, io) = (open("memory.pressure")?, open("io.pressure")?);
             watch.every(start, PSI_EVERY, move |now, seen| {
-                let Some(some) = some_us(&file) else { return };
-                lock(seen)[host].some_us.push((now, some));
+                let Some([some, full]) = totals(&memory) else { return };
+                let Some([_, io_full]) = totals(&io) else { return };
+                let seen = &mut lock(seen)[host];
+                seen.some_us.push((now, some));
+                seen.full_us.push((now, full));
+                seen.io_full_us.push((now, io_full));
             });
         }
         for (host, address) in sensors.into_iter().flatten().enumerate() {
@@ -118,9 +129,11 @@ fn note<T: PartialEq>(changes: &mut Vec<(Duration, T)>, at: Duration, now: T) {
     }
 }
 
-fn some_us(file: &File) -> Option<u64> {
+/// PSI's totals, of some and of all.
+fn totals(file: &File) -> Option<[u64; 2]> {
     let mut text = [0; 256];
     let len = file.read_at(&mut text, 0).ok()?;
-    let text = std::str::from_utf8(&text[..len]).ok()?;
-    text.lines().next()?.rsplit_once("total=")?.1.trim().parse().ok()
+    let mut lines = std::str::from_utf8(&text[..len]).ok()?.lines();
+    let mut total = || lines.next()?.rsplit_once("total=")?.1.trim().parse().ok();
+    Some([total()?, total()?])
 }
