@@ -90,8 +90,8 @@ pub mod scale {
     pub const NIGHT: Duration = Duration::from_secs(20);
     /// Most that the leak takes until there is a stall.
     pub const LEAK: Duration = Duration::from_secs(20);
-    /// Most that is waited for full weight.
-    pub const RECOVERY: Duration = Duration::from_secs(70);
+    /// Most that is waited for full weight: after OOM kills it takes a minute and a half.
+    pub const RECOVERY: Duration = Duration::from_secs(110);
     /// At the end, without anything that tells of weights.
     pub const AFTER: Duration = Duration::from_secs(15);
     /// A host's memory.

@@ -2,7 +2,6 @@
 //! names and end with the last process and descriptor, so there is nothing to undo.
 
 use std::{
-    ffi::OsStr,
     fs::File,
     io::{BufRead as _, BufReader},
     net::Ipv4Addr,
@@ -53,7 +52,8 @@ impl Net {
     fn ip(&self, words: &[&str]) -> Result<()> {
         let enter = self.enter();
         let mut command = Command::new(&enter[0]);
-        run(command.args(&enter[1..]).arg("ip").args(words))
+        command.args(&enter[1..]).arg("ip").args(words);
+        succeed(command)
     }
 }
 
@@ -75,30 +75,27 @@ pub fn lay(hosts: u8) -> Result<Vec<Net>> {
     (0..hosts).map(cable).collect()
 }
 
+/// A pair of veth, with a route to the other end on each side.
 fn cable(host: u8) -> Result<Net> {
     let net = Net::new()?;
-    let (name, address) = (format!("host{host}"), format!("{}/32", address(host)));
-    let (balancer, path) = (BALANCER.to_string(), net.path());
-    let ours = ["link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &path];
-    run(ip(&ours))?;
-    run(ip(&["addr", "add", &balancer, "peer", &address, "dev", &name]))?;
-    run(ip(&["link", "set", &name, "up"]))?;
-    let there = [&address.replace("/32", ""), "peer", &format!("{balancer}/32"), "dev", "eth0"];
-    net.ip(&[&["addr", "add"], there.as_slice()].concat())?;
+    let name = format!("host{host}");
+    let (here, there, path) = (BALANCER.to_string(), address(host).to_string(), net.path());
+    ip(&["link", "add", &name, "type", "veth", "peer", "name", "eth0", "netns", &path])?;
+    ip(&["addr", "add", &here, "peer", &there, "dev", &name])?;
+    ip(&["link", "set", &name, "up"])?;
+    net.ip(&["addr", "add", &there, "peer", &here, "dev", "eth0"])?;
     net.ip(&["link", "set", "eth0", "up"])?;
     Ok(net)
 }
 
-fn ip(words: &[impl AsRef<OsStr>]) -> Command {
+fn ip(words: &[&str]) -> Result<()> {
     let mut command = Command::new("ip");
     command.args(words);
-    command
+    succeed(command)
 }
 
-fn run(command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
-    let mut command = command;
-    let command: &mut Command = command.borrow_mut();
-    let out = command.output().context("start ip (install iproute2)")?;
+fn succeed(mut command: Command) -> Result<()> {
+    let out = command.output().context("start ip (install iproute2 and util-linux)")?;
     let said = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "{command:?}: {}", said.trim());
     Ok(())

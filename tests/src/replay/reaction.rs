@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::watch::Seen;
+use super::{balancer::Server, watch::Seen};
 
 /// What is compared with calm: how much PSI `some` rises in so long.
 const WINDOW: Duration = Duration::from_millis(100);
@@ -75,22 +75,24 @@ pub const STEPS: [&str; 4] = [
 ];
 
 impl Reaction {
-    /// Of a host whose first stall was then.
-    pub fn of(seen: &Seen, stall: Duration) -> Self {
-        fn after<T>(
-            changes: &[(Duration, T)],
-            stall: Duration,
-            which: impl Fn(&T) -> bool,
-        ) -> Option<Duration> {
-            let found = changes.iter().find(|(at, what)| *at >= stall && which(what));
-            found.map(|(at, _)| at.saturating_sub(stall))
-        }
+    /// Of a host that was disturbed, and whose first stall was then. What came between is 0: memsensor
+    /// may have foreseen it.
+    pub fn of(seen: &Seen, disturbed: Duration, stall: Duration) -> Self {
+        let after = |at: Duration| at.saturating_sub(stall);
+        let said = |which: &dyn Fn(&String) -> bool| {
+            let found = seen.verdicts.iter().find(|(at, line)| *at >= disturbed && which(line));
+            found.map(|(at, _)| after(*at))
+        };
+        let gets = |which: &dyn Fn(&Server) -> bool| {
+            let found = seen.servers.iter().find(|(at, s)| *at >= disturbed && which(s));
+            found.map(|(at, _)| after(*at))
+        };
         let asks = |least: u32| move |l: &String| asked_weight(l).is_some_and(|w| w < least);
         Self {
-            less: after(&seen.verdicts, stall, asks(100)),
-            drain: after(&seen.verdicts, stall, asks(1)),
-            balancer_less: after(&seen.servers, stall, |s| !s.serves() || s.weight < 100),
-            balancer_none: after(&seen.servers, stall, |s| !s.serves()),
+            less: said(&asks(100)),
+            drain: said(&asks(1)),
+            balancer_less: gets(&|s| !s.serves() || s.weight < 100),
+            balancer_none: gets(&|s| !s.serves()),
         }
     }
 
@@ -103,7 +105,6 @@ impl Reaction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::balancer::Server;
 
     const fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -181,8 +182,11 @@ mod tests {
                 (ms(900), server("DRAIN (agent)", 0)),
             ],
         };
-        let reaction = Reaction::of(&seen, ms(100));
+        let reaction = Reaction::of(&seen, ms(100), ms(100));
         assert_eq!(reaction.all(), [Some(ms(50)), Some(ms(300)), Some(ms(200)), Some(ms(800))]);
-        assert_eq!(Reaction::of(&seen, ms(1000)).all(), [None; 4]);
+        assert_eq!(Reaction::of(&seen, ms(1000), ms(1000)).all(), [None; 4]);
+        // The verdict was less before the stall.
+        let foreseen = Reaction::of(&seen, ms(100), ms(200)).all();
+        assert_eq!(foreseen, [Some(ms(0)), Some(ms(200)), Some(ms(100)), Some(ms(700))]);
     }
 }

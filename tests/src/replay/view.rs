@@ -212,7 +212,7 @@ fn row(nights: &[&Night]) -> String {
 fn out_after(night: &Night) -> Option<Duration> {
     let from = phases(night)[2].1;
     let until = night.relieved.checked_sub(from)?;
-    Reaction::of(&night.seen[0], from).balancer_none.filter(|took| *took <= until)
+    Reaction::of(&night.seen[0], night.disturbed, from).balancer_none.filter(|took| *took <= until)
 }
 
 /// Least, median and most, in seconds.
@@ -252,7 +252,7 @@ pub fn tables(nights: &[Night]) -> String {
         let nights = of(plot);
         let reactions: Vec<_> = nights
             .iter()
-            .filter_map(|n| Some(Reaction::of(&n.seen[0], n.stall()?).all()))
+            .filter_map(|n| Some(Reaction::of(&n.seen[0], n.disturbed, n.stall()?).all()))
             .collect();
         for (step, name) in STEPS.iter().enumerate() {
             let times: Vec<_> = reactions.iter().filter_map(|r| r[step]).collect();
