@@ -138,10 +138,12 @@ fn configuration(way: Way) -> Result<String> {
             put(LEASTCONN, ROUNDROBIN)?;
         }
         Way::Unchecked => {
-            put("    option httpchk GET /\n", "")?;
-            put(&format!("    default-server check inter 2s fall 2 rise 2 {AGENT}\n"), "")?;
-            put("    default-server check inter 2s fall 2 rise 2\n", "")?;
             put(LEASTCONN, ROUNDROBIN)?;
+            let asks = |l: &&str| {
+                ["option httpchk", "default-server check"].iter().any(|w| l.trim().starts_with(w))
+            };
+            let rest = text.lines().filter(|l| !asks(l));
+            text = rest.flat_map(|l| [l, "\n"]).collect();
         }
     }
     Ok(text)
@@ -164,7 +166,8 @@ mod tests {
         assert_eq!(changed(Way::Leastconn), [""; 0]);
         let lines = changed(Way::Memsensor);
         assert!(lines.len() == 1 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
-        assert!(!configuration(Way::Unchecked).expect("made").contains(" check"));
+        let unchecked = configuration(Way::Unchecked).expect("made");
+        assert!(!unchecked.contains("httpchk") && !unchecked.contains("server check"));
         assert!(!configuration(Way::Check).expect("made").contains("agent-check agent"));
     }
 
