@@ -5,6 +5,7 @@
 //! * [`test`]: the levels of tests; [`libtest`] reads their results.
 //! * [`ci`]: all that must hold before a commit is merged.
 //! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
+//! * [`replay`]: the night of web-01 with real programs.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
@@ -19,6 +20,7 @@ mod dist;
 mod exec;
 mod libtest;
 mod readme;
+mod replay;
 mod run;
 mod setup;
 mod survey;
@@ -56,6 +58,8 @@ enum Chore {
     Ci,
     /// Measure what memsensor costs
     Bench(bench::Args),
+    /// Replay the night of web-01: HAProxy, nginx, a leak, and what users meet
+    Replay(replay::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -80,6 +84,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Vm(args) => vm::run(&args),
         Chore::Ci => ci::run(),
         Chore::Bench(args) => bench::run(&args).map(done),
+        Chore::Replay(args) => replay::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

@@ -50,6 +50,7 @@ struct Files {
     above: Vec<Level>,
     kills: Option<Text>,
     pressure: Option<Text>,
+    io_pressure: Option<Text>,
 }
 
 /// Files are opened anew after this: a group above may have got a limit, and there may be others below.
@@ -128,7 +129,8 @@ impl Group {
         let above = above.filter_map(|mut level| is_limited(&mut level).then_some(level)).collect();
         // With psi=0 the file is there and cannot be read.
         let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
-        let pressure = unified.and_then(|dir| Text::readable(&dir.join("memory.pressure")));
+        let psi = |name: &str| Text::readable(&unified.as_ref()?.join(name));
+        let (pressure, io_pressure) = (psi("memory.pressure"), psi("io.pressure"));
         let kills = if v1 { "memory.oom_control" } else { "memory.events" };
         let ids = walkdir::WalkDir::new(&dir)
             .into_iter()
@@ -137,7 +139,7 @@ impl Group {
             .take(MAX_BELOW);
         let ids = ids.collect();
         let kills = Text::open(&dir.join(kills)).ok();
-        Ok(Files { ids, opened_ns: now_ns, own, above, kills, pressure })
+        Ok(Files { ids, opened_ns: now_ns, own, above, kills, pressure, io_pressure })
     }
 }
 
@@ -169,6 +171,9 @@ impl Files {
         }
         if let Some(pressure) = &mut self.pressure {
             pressure::parse(pressure.read()?)?.fill(reading);
+        }
+        if let Some(pressure) = &mut self.io_pressure {
+            reading.io_full_ns = Some(pressure::parse(pressure.read()?)?.full_ns);
         }
         Ok(())
     }
@@ -308,7 +313,8 @@ impl Stat {
             shmem: shmem.unwrap_or(0),
             slab: slab.unwrap_or(0),
             refaulted: anon.map(|a| a.saturating_add(cache.unwrap_or(0))).or(cache),
-            swapped_in,
+            // pswpin is of 6.13; what was evicted and is read again comes from swap, if it is not a file.
+            swapped_in: swapped_in.or(anon),
             swapped_out,
             scanned,
             reclaimed,

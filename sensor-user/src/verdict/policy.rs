@@ -66,6 +66,19 @@ pub const RULES: &[Rule] = &[
         because: "what is evicted is needed again at once: the working set no longer fits",
     },
     Rule {
+        name: "swapping",
+        level: Level::Draining,
+        when: &[
+            when(S::IoFull1s, 0.5),
+            when(S::IoFull10s, 0.1),
+            when(S::SwapIns10s, 50.0),
+            when(S::Available, 0.1),
+        ],
+        without_psi: false,
+        because: "nothing is left, and everybody waits for the disk while pages come back from swap: PSI of \
+                  memory counts only part of these waits (mm/page_io.c: those of the working set)",
+    },
+    Rule {
         name: "out_of_memory",
         level: Level::Draining,
         when: &[when(S::OomKills60s, 2.0)],
@@ -122,6 +135,13 @@ pub const RULES: &[Rule] = &[
         when: &[when(S::Refault10s, 0.01), when(S::Full10s, 0.04)],
         without_psi: false,
         because: "the working set begins not to fit, and tasks wait for it",
+    },
+    Rule {
+        name: "swapping_back",
+        level: Level::Degraded,
+        when: &[when(S::IoFull10s, 0.1), when(S::SwapIns10s, 50.0)],
+        without_psi: false,
+        because: "pages come back from a slow swap, and requests wait for them",
     },
     Rule {
         name: "hard_reclaim",

@@ -52,11 +52,12 @@ signals! {
     Full1s "full_share_1s" Up "share of a second in which all non-idle tasks waited for memory (PSI)";
     Full10s "full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for memory (PSI)";
     Full60s "full_share_60s" Up "share of a minute in which all non-idle tasks waited for memory (PSI)";
+    IoFull1s "io_full_share_1s" Up "share of a second in which all non-idle tasks waited for I/O (PSI)";
     IoFull10s "io_full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for I/O (PSI)";
     Stalled1s "stalled_tasks_1s" Up "tasks in reclaim, compaction or throttling, on average of a second";
     Stalled10s "stalled_tasks_10s" Up "tasks in reclaim, compaction or throttling, on average of ten seconds";
     Refault10s "refault_ratio_10s" Up "part of the memory that was evicted and read again, per second";
-    SwapIn10s "swap_in_ratio_10s" Up "part of the memory that was swapped in, per second";
+    SwapIns10s "swap_ins_10s" Up "pages read from swap, per second";
     ScanEfficiency10s "scan_efficiency_10s" Down "pages freed per page that reclaim looked at";
     Priority "reclaim_priority" Down "the hardest that reclaim tried: 12 is easy, 0 is the whole LRU";
     NoProgress "no_progress_loops" Up "most rounds of one allocation that freed nothing; above 16 is OOM";
@@ -96,6 +97,9 @@ const MINUTE: u64 = 60 * SECOND;
 const SPACING_NS: u64 = SECOND / 20;
 /// More are never kept.
 const MAX_KEPT: usize = 64;
+
+/// Bytes of what is counted as a page: 4 KiB, whatever the kernel's is, so that thresholds mean the same.
+const PAGE: f64 = 4096.0;
 
 /// Pages that reclaim must have looked at before its efficiency means anything.
 const MIN_SCANNED: u64 = 512;
@@ -206,11 +210,12 @@ impl Past {
             (Signal::Full1s, share(1, |r| r.full_ns)),
             (Signal::Full10s, share(10, |r| r.full_ns)),
             (Signal::Full60s, share(60, |r| r.full_ns)),
+            (Signal::IoFull1s, share(1, |r| r.io_full_ns)),
             (Signal::IoFull10s, share(10, |r| r.io_full_ns)),
             (Signal::Stalled1s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Stalled10s, rate(10, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
-            (Signal::SwapIn10s, rate(10, |r| r.swapped_in_bytes).and_then(of_total)),
+            (Signal::SwapIns10s, rate(10, |r| r.swapped_in_bytes).map(|b| b / PAGE)),
             (Signal::ScanEfficiency10s, self.efficiency(now)),
             (Signal::Priority, now.priority.map(f64::from)),
             (Signal::NoProgress, now.no_progress.map(f64::from)),

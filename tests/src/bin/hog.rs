@@ -2,6 +2,8 @@
 //!
 //! `hog anon MIB [THEN]` touches so many MiB of anonymous memory, then: `exit` (the default),
 //! `hold` (sleep for a minute), `loop SECONDS` (touch all of it again and again).
+//! `hog leak MIB RATE` takes RATE MiB more each second until it has so many, and uses all that it has
+//! again and again.
 //! `hog file PATH MIB PASSES` reads or writes a file of so many MiB, so many times.
 //! `hog forks N MIB` starts N children that hold MIB each, then waits for them.
 //! `hog threads N MIB` holds MIB from each of N threads.
@@ -54,6 +56,7 @@ fn run() -> Result<()> {
             let seconds = seconds.parse()?;
             anon(mib.parse()?, |memory| touch_for(memory, Duration::from_secs(seconds)))
         }
+        ["leak", mib, rate] => leak(mib.parse()?, rate.parse()?),
         ["file", path, mib, passes] => file(path, mib.parse()?, passes.parse()?),
         ["forks", n, mib] => forks(n.parse()?, mib),
         ["threads", n, mib] => threads(n.parse()?, mib.parse()?),
@@ -99,6 +102,20 @@ fn touch_for(memory: &mut [u8], time: Duration) {
 
 fn hold() {
     std::thread::sleep(Duration::from_mins(1));
+}
+
+fn leak(mib: usize, rate: usize) -> Result<()> {
+    // Ten small steps a second, and all in one allocation: the kernel gives pages as they are touched.
+    let mut memory = vec![0u8; mib * MIB];
+    let started = Instant::now();
+    let mut step = 1;
+    loop {
+        let has = (step * rate * MIB / 10).min(memory.len());
+        touch(&mut memory[..has]);
+        step += 1;
+        let next = Duration::from_millis(100 * u64::try_from(step)?);
+        std::thread::sleep(next.saturating_sub(started.elapsed()));
+    }
 }
 
 fn file(path: &str, mib: usize, passes: usize) -> Result<()> {

@@ -6,6 +6,7 @@ mod formats;
 mod frozen;
 mod limits;
 mod outside;
+mod replay;
 mod verdict;
 
 use sensor_tests::daemon::Daemon;

@@ -21,8 +21,8 @@ impl HaProxy {
                 put(text, "192.0.2.", "127.2.0.");
                 put(text, "bind :80", &format!("bind {addr}"));
                 put(text, "agent-send \"host?", &format!("agent-send \"{scope}?"));
-                let inter = "agent-inter 1s\n";
-                put(text, inter, &format!("agent-inter 1s agent-send \"{scope}\\n\"\n"));
+                let inter = "agent-inter 250ms";
+                put(text, inter, &format!("{inter} agent-send \"{scope}\\n\""));
                 let socket = dir.join("stats");
                 let global = format!("global\n    stats socket {} level admin\n", socket.display());
                 text.insert_str(0, &global);
