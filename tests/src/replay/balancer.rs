@@ -15,7 +15,7 @@ use super::Way;
 
 const SHIPPED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/haproxy.cfg"));
-const AGENT: &str = "agent-inter 250ms\n";
+const AGENT: &str = "agent-inter 250ms";
 const LEASTCONN: &str = "balance leastconn";
 /// HAProxy's default.
 const ROUNDROBIN: &str = "balance roundrobin";
@@ -131,7 +131,7 @@ fn configuration(way: Way) -> Result<String> {
     };
     if way == Way::Memsensor {
         // A host's scope here is the group of its web server; on a host of its own it is the host.
-        put(&mut text, AGENT, &format!("{AGENT} agent-send \"web\\n\"\n"))?;
+        put(&mut text, AGENT, &format!("{AGENT} agent-send \"web\\n\""))?;
         put(&mut text, "agent-send \"host?", "agent-send \"web?")?;
         return Ok(text);
     }
