@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod count;
 pub mod daemon;
+pub mod scenarios;
 pub mod scope;
 pub mod swap;
 pub mod undo;

@@ -6,6 +6,7 @@
 //! * [`ci`]: all that must hold before a commit is merged.
 //! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
+//! * [`scenarios`]: whether the verdict is right.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -20,6 +21,7 @@ mod exec;
 mod libtest;
 mod readme;
 mod run;
+mod scenarios;
 mod setup;
 mod survey;
 mod test;
@@ -56,6 +58,8 @@ enum Chore {
     Ci,
     /// Measure what memsensor costs
     Bench(bench::Args),
+    /// Measure what the verdict finds, and what it does not
+    Scenarios(scenarios::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -80,6 +84,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Vm(args) => vm::run(&args),
         Chore::Ci => ci::run(),
         Chore::Bench(args) => bench::run(&args).map(done),
+        Chore::Scenarios(args) => scenarios::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }
