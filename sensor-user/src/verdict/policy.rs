@@ -66,6 +66,14 @@ pub const RULES: &[Rule] = &[
         because: "what is evicted is needed again at once: the working set no longer fits",
     },
     Rule {
+        name: "rereading",
+        level: Level::Draining,
+        when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015)],
+        without_psi: false,
+        because: "nobody gets anything done for waiting for the disk, and what is read was evicted; PSI of \
+                  memory counts few waits for a slow swap",
+    },
+    Rule {
         name: "out_of_memory",
         level: Level::Draining,
         when: &[when(S::OomKills60s, 2.0)],
@@ -122,6 +130,13 @@ pub const RULES: &[Rule] = &[
         when: &[when(S::Refault10s, 0.01), when(S::Full10s, 0.04)],
         without_psi: false,
         because: "the working set begins not to fit, and tasks wait for it",
+    },
+    Rule {
+        name: "rereading_begins",
+        level: Level::Degraded,
+        when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.001)],
+        without_psi: false,
+        because: "the disk is waited for, and what is read was evicted; first reads alone do not refault",
     },
     Rule {
         name: "hard_reclaim",
