@@ -134,7 +134,7 @@ pub struct Scopes {
     /// What wakes us when there is pressure anywhere: that of a cgroup is part of the host's. One on
     /// the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is being polled
     /// frees what the poller waits on (`psi_trigger_destroy`, kernel/sched/psi.c; a 5.10 warns).
-    trigger: Option<File>,
+    triggers: Vec<File>,
 }
 
 impl Scopes {
@@ -155,12 +155,14 @@ impl Scopes {
                 "no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock stands in for it"
             );
         }
-        let trigger = memory.has_psi().then(|| {
-            let trigger = pressure::trigger(&root.join("proc/pressure/memory"));
-            trigger.inspect_err(|e| info!("pressure is noticed at the next sample only: {e:#}"))
-        });
-        let trigger = trigger.and_then(Result::ok);
-        Ok(Self { memory, host: (HOST.into(), judge()), groups, kills, trigger })
+        let triggers = if memory.has_psi() {
+            pressure::triggers(&root.join("proc/pressure"))
+        } else {
+            Vec::new()
+        };
+        let late = |e: &anyhow::Error| info!("pressure is noticed at the next sample only: {e:#}");
+        let triggers = triggers.into_iter().filter_map(|t| t.inspect_err(late).ok()).collect();
+        Ok(Self { memory, host: (HOST.into(), judge()), groups, kills, triggers })
     }
 
     /// Goes on from where an earlier daemon left them.
@@ -180,9 +182,9 @@ impl Scopes {
         groups.filter(|group| group.lacks_psi()).flat_map(Group::ids).copied().collect()
     }
 
-    /// A file that is ready for `PRI` when there is pressure.
-    pub fn trigger(&self) -> Option<&File> {
-        self.trigger.as_ref()
+    /// Files that are ready for `PRI` when there is pressure.
+    pub fn triggers(&self) -> &[File] {
+        &self.triggers
     }
 
     /// Looks at every scope and judges it, the host first.

@@ -57,6 +57,9 @@ const CGROUPS_EVERY: u64 = 10;
 /// A share of time that is pressure enough to look more often.
 const PRESSED: f64 = 0.02;
 
+/// The same for I/O, of which a healthy disk has some at any time.
+const PRESSED_IO: f64 = 0.1;
+
 /// Ends our threads, the sensing one also while it waits.
 #[derive(Debug)]
 pub struct Wake {
@@ -123,6 +126,7 @@ impl Sampler {
             judged.verdict.position.state != State::Ready
                 || signal(Signal::Some1s)
                 || signal(Signal::Stalled1s)
+                || judged.verdict.signals.get(Signal::IoFull1s).is_some_and(|v| v >= PRESSED_IO)
         });
         self.published.store(Some(Arc::new(snapshot)));
         Ok(pressed)
@@ -202,13 +206,13 @@ impl Sampler {
     /// Waits for the next sample, or for pressure.
     fn wait(&self, pressed: bool) {
         let interval = self.intervals[usize::from(pressed)];
-        // While there is pressure, the trigger says nothing new.
-        let Some(trigger) = self.scopes.trigger().filter(|_| !pressed) else {
-            return self.wake.wait(interval);
-        };
+        // While there is pressure, the triggers say nothing new.
+        let triggers = if pressed { &[] } else { self.scopes.triggers() };
         let Ok(timeout) = Timespec::try_from(interval) else { return };
         let stop = PollFd::new(&self.wake.event, PollFlags::IN);
+        let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
+        let mut all: Vec<_> = std::iter::once(stop).chain(triggers).collect();
         // Interrupted: one sample more.
-        let _ = poll(&mut [stop, PollFd::new(trigger, PollFlags::PRI)], Some(&timeout));
+        let _ = poll(&mut all, Some(&timeout));
     }
 }

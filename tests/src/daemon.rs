@@ -21,6 +21,11 @@ use crate::scope::program;
 /// How long anything may take to be seen: many sampling intervals.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Any free ports.
+const LOCAL: [&str; 2] = ["127.0.0.1:0"; 2];
+/// Tests do not wait for a second.
+const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
+
 /// A running `memsensor run`.
 #[derive(Debug)]
 pub struct Daemon {
@@ -41,13 +46,19 @@ impl Daemon {
 
     /// The same with its rules on.
     pub fn judging(config: &str) -> Result<Self> {
-        Self::listening_on(["127.0.0.1:0", "127.0.0.1:0"], config)
+        Self::listening_on(LOCAL, &format!("{OFTEN}{config}"))
     }
 
     /// The same at the usual ports of an address of this machine, which no other may have.
     pub fn at(ip: &str, config: &str) -> Result<Self> {
-        Self::listening_on([&format!("{ip}:9817"), &format!("{ip}:9818")], config)
+        let usual = [&*format!("{ip}:9817"), &*format!("{ip}:9818")];
+        Self::listening_on(usual, &format!("{OFTEN}{config}"))
             .context("start a daemon at the usual ports (is memsensor running on this machine?)")
+    }
+
+    /// With its rules on, and at its work as often as it is by default.
+    pub fn as_shipped(config: &str) -> Result<Self> {
+        Self::listening_on(LOCAL, config)
     }
 
     fn listening_on([http, agent]: [&str; 2], config: &str) -> Result<Self> {
@@ -61,7 +72,7 @@ impl Daemon {
             &file,
             format!(
                 "listen = [\"{http}\"]\nagent_listen = \"{agent}\"\n\
-                 socket = \"{}\"\ninterval = \"100ms\"\nstale_after = \"2s\"\n{config}\n",
+                 socket = \"{}\"\n{config}\n",
                 socket.display()
             ),
         )?;

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod count;
 pub mod daemon;
 pub mod replay;
+pub mod scenarios;
 pub mod scope;
 pub mod swap;
 pub mod undo;

@@ -24,6 +24,10 @@ pub const MIB: u64 = 1 << 20;
 pub struct Scope {
     /// The group that memory is charged to, first; on a hybrid host a v2 group beside it, and others.
     groups: Vec<PathBuf>,
+    /// Groups of the scope above, that who enters this one enters too.
+    above: Vec<PathBuf>,
+    /// Below the hierarchies' roots.
+    path: PathBuf,
     v1: bool,
 }
 
@@ -32,12 +36,7 @@ impl Scope {
     /// not the host has any.
     pub fn new(name: &str, limit: u64) -> Result<Self> {
         let scope = Self::with_swap(name, limit)?;
-        let (file, value) =
-            if scope.v1 { ("memory.memsw.limit_in_bytes", limit) } else { ("memory.swap.max", 0) };
-        // Absent where the kernel does not account for swap, and then there is none to keep out.
-        if scope.memory().join(file).exists() {
-            scope.write(file, &value.to_string())?;
-        }
+        scope.set_swap_limit(limit, 0)?;
         Ok(scope)
     }
 
@@ -46,7 +45,12 @@ impl Scope {
         let v1 = cgroup::memory_on_v1();
         let root = cgroup::memory_root().context("no hierarchy with the memory controller")?;
         let name = format!("memsensor-test-{}-{name}", std::process::id());
-        let mut scope = Self { groups: vec![root.join(&name)], v1 };
+        let mut scope = Self {
+            groups: vec![root.join(&name)],
+            above: Vec::new(),
+            path: name.clone().into(),
+            v1,
+        };
         if v1 && let Some(unified) = unified_root() {
             scope.groups.push(unified.join(&name));
         }
@@ -54,17 +58,56 @@ impl Scope {
             // Without the controller in the parent, the group would have no limit file.
             scope.enable("memory")?;
         }
-        for group in &scope.groups {
-            fs::create_dir(group).with_context(|| format!("mkdir {}", group.display()))?;
-        }
+        scope.make()?;
         scope.set_limit(limit)?;
         Ok(scope)
+    }
+
+    /// Makes a group below this one, without a limit of its own. To be dropped before this one.
+    pub fn child(&self, name: &str) -> Result<Self> {
+        if !self.v1 {
+            let control = self.memory().join("cgroup.subtree_control");
+            fs::write(&control, "+memory")
+                .with_context(|| format!("enable memory in {}", control.display()))?;
+        }
+        // Groups of other controllers are not hierarchical on v1: those below share them.
+        let (own, above): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.groups.iter().cloned().partition(|group| self.has_memory_or_psi(group));
+        let groups = own.iter().map(|group| group.join(name)).collect();
+        let child = Self { groups, above, path: self.path.join(name), v1: self.v1 };
+        child.make()?;
+        Ok(child)
+    }
+
+    fn has_memory_or_psi(&self, group: &Path) -> bool {
+        group == self.memory() || unified_root().is_some_and(|root| group.starts_with(root))
+    }
+
+    fn make(&self) -> Result<()> {
+        for group in &self.groups {
+            fs::create_dir(group).with_context(|| format!("mkdir {}", group.display()))?;
+        }
+        Ok(())
     }
 
     /// Sets the limit; lowering it makes the kernel reclaim at once.
     pub fn set_limit(&self, limit: u64) -> Result<()> {
         let file = if self.v1 { "memory.limit_in_bytes" } else { "memory.max" };
         self.write(file, &limit.to_string())
+    }
+
+    /// Sets how much of it may be swapped; v1 wants to know the memory limit, too.
+    pub fn set_swap_limit(&self, limit: u64, swap: u64) -> Result<()> {
+        let (file, value) = if self.v1 {
+            ("memory.memsw.limit_in_bytes", limit.saturating_add(swap))
+        } else {
+            ("memory.swap.max", swap)
+        };
+        // Absent where the kernel does not account for swap, and then there is none to keep out.
+        if self.memory().join(file).exists() {
+            self.write(file, &value.to_string())?;
+        }
+        Ok(())
     }
 
     /// Writes a file of the memory group.
@@ -95,7 +138,7 @@ impl Scope {
             options.split(',').any(|o| o == controller).then(|| PathBuf::from(at))
         });
         let root = root.with_context(|| format!("no v1 hierarchy of {controller}"))?;
-        let group = root.join(self.memory().file_name().unwrap_or_default());
+        let group = root.join(&self.path);
         fs::create_dir(&group).with_context(|| format!("mkdir {}", group.display()))?;
         self.groups.push(group.clone());
         Ok(group)
@@ -123,7 +166,7 @@ impl Scope {
 
     /// Its path as events name it.
     pub fn path(&self) -> String {
-        format!("/{}", self.memory().file_name().unwrap_or_default().to_string_lossy())
+        format!("/{}", self.path.display())
     }
 
     /// A command that enters the scope before it runs `program`.
@@ -132,6 +175,7 @@ impl Scope {
         let enter: Vec<_> = self
             .groups
             .iter()
+            .chain(&self.above)
             .map(|g| format!("echo $$ > '{}/cgroup.procs'", g.display()))
             .collect();
         command.arg("-c").arg(format!("{} && exec \"$@\"", enter.join(" && ")));

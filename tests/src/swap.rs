@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::Write as _,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -22,6 +22,8 @@ use crate::{
 pub struct Swap {
     dir: PathBuf,
     device: PathBuf,
+    /// Of who may only read slowly, on v1.
+    throttled: Option<PathBuf>,
     undo: Undo,
 }
 
@@ -48,7 +50,7 @@ impl Swap {
         succeed(Command::new("mkswap").arg(&device), "the kernel's log says why")?;
         let mut swapon = Command::new("swapon");
         succeed(swapon.args(["-p", "32767"]).arg(&device), "the kernel's log says why")?;
-        Ok(Self { dir, device, undo })
+        Ok(Self { dir, device, throttled: None, undo })
     }
 
     /// A directory of ours on the same disk, removed with the swap.
@@ -63,13 +65,29 @@ impl Swap {
         let number = Path::new("/sys/block").join(name).join("dev");
         let number =
             fs::read_to_string(&number).with_context(|| format!("read {}", number.display()))?;
-        let number = number.trim();
+        self.throttle(scope, number.trim(), reads_per_second)
+    }
+
+    /// The same for the disk that [`dir`](Self::dir) is on, if that is on a whole one.
+    pub fn slow_disk(&mut self, scope: &mut Scope, reads_per_second: u32) -> Result<()> {
+        let device = fs::metadata(&self.dir)?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        self.throttle(scope, &format!("{major}:{minor}"), reads_per_second)
+            .with_context(|| format!("{} must be on a disk without partitions", self.dir.display()))
+    }
+
+    fn throttle(&mut self, scope: &mut Scope, number: &str, reads_per_second: u32) -> Result<()> {
         if !scope.is_v1() {
             scope.enable("io")?;
             return scope.write("io.max", &format!("{number} riops={reads_per_second}"));
         }
-        let group = scope.add_v1_group("blkio")?;
-        self.undo.remove_group(&group)?;
+        let group = if let Some(group) = &self.throttled {
+            group.clone()
+        } else {
+            let group = scope.add_v1_group("blkio")?;
+            self.undo.remove_group(&group)?;
+            self.throttled.insert(group).clone()
+        };
         let file = group.join("blkio.throttle.read_iops_device");
         fs::write(&file, format!("{number} {reads_per_second}"))
             .with_context(|| format!("write {}", file.display()))

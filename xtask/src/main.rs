@@ -7,6 +7,7 @@
 //! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
 //! * [`replay`]: the night of web-01 with real programs.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
+//! * [`scenarios`]: whether the verdict is right.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -22,6 +23,7 @@ mod libtest;
 mod readme;
 mod replay;
 mod run;
+mod scenarios;
 mod setup;
 mod survey;
 mod test;
@@ -60,6 +62,8 @@ enum Chore {
     Bench(bench::Args),
     /// Replay the night of web-01: HAProxy, nginx, a leak, and what users meet
     Replay(replay::Args),
+    /// Measure what the verdict finds, and what it does not
+    Scenarios(scenarios::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -85,6 +89,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Ci => ci::run(),
         Chore::Bench(args) => bench::run(&args).map(done),
         Chore::Replay(args) => replay::run(&args).map(done),
+        Chore::Scenarios(args) => scenarios::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

@@ -53,25 +53,30 @@ impl Totals {
     }
 }
 
-/// What wakes us: 50 ms of stall in half a second, which is a tenth of the time. A kernel that does
-/// not let us have that (no CAP_SYS_RESOURCE) gives windows of two seconds only.
-const TRIGGERS: [&[u8]; 2] = [b"some 50000 500000\0", b"some 100000 2000000\0"];
+/// What wakes us: a tenth of half a second in which some task waits for memory, or a fifth in which all
+/// tasks wait for I/O, which is how waits for a slow swap show. A kernel that does not let us have that
+/// (no CAP_SYS_RESOURCE) gives windows of two seconds only.
+const TRIGGERS: [(&str, [&[u8]; 2]); 2] = [
+    ("memory", [b"some 50000 500000\0", b"some 100000 2000000\0"]),
+    ("io", [b"full 100000 500000\0", b"full 200000 2000000\0"]),
+];
 
-/// Asks the kernel to wake whoever polls this file for `PRI` when there is pressure. For /proc/pressure
+/// Asks the kernel to wake whoever polls these files for `PRI` when there is pressure. For /proc/pressure
 /// only: see [`crate::scopes::Scopes`].
-pub fn trigger(path: &Path) -> Result<File> {
-    let open = || {
+pub fn triggers(dir: &Path) -> Vec<Result<File>> {
+    let ask = |path: &Path, trigger: &[u8]| -> Result<File> {
         let mut options = OpenOptions::new();
         let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits())?;
         let file = options.read(true).write(true).custom_flags(nonblock).open(path);
-        file.with_context(|| format!("open {} for writing", path.display()))
-    };
-    let ask = |trigger: &[u8]| -> Result<File> {
-        let mut file = open()?;
+        let mut file = file.with_context(|| format!("open {} for writing", path.display()))?;
         file.write_all(trigger).with_context(|| format!("set a trigger on {}", path.display()))?;
         Ok(file)
     };
-    ask(TRIGGERS[0]).or_else(|_| ask(TRIGGERS[1]))
+    let of = |(name, [short, long]): (&str, [&[u8]; 2])| {
+        let path = dir.join(name);
+        ask(&path, short).or_else(|_| ask(&path, long))
+    };
+    TRIGGERS.into_iter().map(of).collect()
 }
 
 #[cfg(test)]

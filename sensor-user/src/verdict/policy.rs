@@ -71,12 +71,20 @@ pub const RULES: &[Rule] = &[
         when: &[
             when(S::IoFull1s, 0.5),
             when(S::IoFull10s, 0.1),
-            when(S::SwapIns10s, 50.0),
+            when(S::Refaults10s, 50.0),
             when(S::Available, 0.1),
         ],
         without_psi: false,
         because: "nothing is left, and everybody waits for the disk while pages come back from swap: PSI of \
                   memory counts only part of these waits (mm/page_io.c: those of the working set)",
+    },
+    Rule {
+        name: "rereading",
+        level: Level::Draining,
+        when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015)],
+        without_psi: false,
+        because: "nobody gets anything done for waiting for the disk, and what is read was evicted; PSI of \
+                  memory counts few waits for a slow swap",
     },
     Rule {
         name: "out_of_memory",
@@ -142,6 +150,13 @@ pub const RULES: &[Rule] = &[
         when: &[when(S::IoFull10s, 0.1), when(S::SwapIns10s, 50.0)],
         without_psi: false,
         because: "pages come back from a slow swap, and requests wait for them",
+    },
+    Rule {
+        name: "rereading_begins",
+        level: Level::Degraded,
+        when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.001)],
+        without_psi: false,
+        because: "the disk is waited for, and what is read was evicted; first reads alone do not refault",
     },
     Rule {
         name: "hard_reclaim",

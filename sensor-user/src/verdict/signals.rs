@@ -57,6 +57,7 @@ signals! {
     Stalled1s "stalled_tasks_1s" Up "tasks in reclaim, compaction or throttling, on average of a second";
     Stalled10s "stalled_tasks_10s" Up "tasks in reclaim, compaction or throttling, on average of ten seconds";
     Refault10s "refault_ratio_10s" Up "part of the memory that was evicted and read again, per second";
+    Refaults10s "refaults_10s" Up "pages that were evicted and read again, per second";
     SwapIns10s "swap_ins_10s" Up "pages read from swap, per second";
     ScanEfficiency10s "scan_efficiency_10s" Down "pages freed per page that reclaim looked at";
     Priority "reclaim_priority" Down "the hardest that reclaim tried: 12 is easy, 0 is the whole LRU";
@@ -215,6 +216,7 @@ impl Past {
             (Signal::Stalled1s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Stalled10s, rate(10, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
+            (Signal::Refaults10s, rate(10, |r| r.refaulted_bytes).map(|b| b / PAGE)),
             (Signal::SwapIns10s, rate(10, |r| r.swapped_in_bytes).map(|b| b / PAGE)),
             (Signal::ScanEfficiency10s, self.efficiency(now)),
             (Signal::Priority, now.priority.map(f64::from)),

@@ -338,7 +338,7 @@ fn some_signals() -> impl Strategy<Value = Signals> {
 /// Values about the thresholds.
 fn scale(signal: Signal) -> f64 {
     match signal {
-        Signal::Exhaustion | Signal::SwapIns10s => 100.0,
+        Signal::Exhaustion | Signal::Refaults10s | Signal::SwapIns10s => 100.0,
         Signal::NoProgress | Signal::Priority => 16.0,
         Signal::OomKills60s | Signal::Stalled1s | Signal::Stalled10s => 3.0,
         Signal::Refault10s => 0.05,
