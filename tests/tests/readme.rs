@@ -98,6 +98,7 @@ fn judged() -> Judged {
         reclaimed_pages: Some(0),
         oom_kills: Some(0),
         total_bytes: Some(1 << 30),
+        unused_bytes: Some(1),
         available_bytes: Some((120 - second) << 20),
         swap_free_bytes: Some(0),
         above_low_bytes: Some(0),

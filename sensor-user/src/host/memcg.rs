@@ -154,11 +154,13 @@ impl Files {
         let on_host = Room {
             total: host.total_bytes,
             free: host.available_bytes,
+            unused: host.unused_bytes,
             swap_free: host.swap_free_bytes,
         };
         let room = room.within(on_host);
         reading.total_bytes = room.total;
         reading.available_bytes = room.free;
+        reading.unused_bytes = room.unused;
         // Without any on the host, what the group might have of it is nothing.
         reading.swap_free_bytes = host.swap_free_bytes.and(room.swap_free);
         let page = rustix::param::page_size() as u64;
@@ -193,7 +195,9 @@ struct Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Room {
     total: Option<u64>,
+    /// With what can be dropped.
     free: Option<u64>,
+    unused: Option<u64>,
     swap_free: Option<u64>,
 }
 
@@ -204,6 +208,7 @@ impl Room {
         Self {
             total: least(self.total, other.total),
             free: least(self.free, other.free),
+            unused: least(self.unused, other.unused),
             swap_free: least(self.swap_free, other.swap_free),
         }
     }
@@ -256,7 +261,7 @@ impl Level {
             // v1 limits memory and swap together.
             swap_free = Some(if v1 { left.saturating_sub(unused.unwrap_or(0)) } else { left });
         }
-        Ok(Room { total, free, swap_free })
+        Ok(Room { total, free, unused, swap_free })
     }
 }
 
@@ -343,6 +348,7 @@ mod tests {
         oom_kills: None,
         total_bytes: Some(1 << 30),
         available_bytes: Some(512 << 20),
+        unused_bytes: Some(256 << 20),
         swap_free_bytes: Some(64 << 20),
         above_low_bytes: None,
         priority: None,
@@ -389,6 +395,7 @@ mod tests {
         group.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.total_bytes, Some(100 * MIB));
         assert_eq!(reading.available_bytes, Some(40 * MIB), "20 free, 20 of cache that can go");
+        assert_eq!(reading.unused_bytes, Some(20 * MIB));
         assert_eq!(reading.swap_free_bytes, Some(64 * MIB), "the host's");
         assert_eq!(reading.full_ns, Some(5000));
         assert_eq!(reading.oom_kills, Some(0), "what was before us is not ours");

@@ -93,10 +93,11 @@ fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
 }
 
 fn parse_meminfo(text: &str, reading: &mut Reading) {
-    let found = numbers(text, ["MemTotal", "MemAvailable", "SwapFree"]);
-    let [total, available, swap] = found.map(|kib| kib.map(|n| n.saturating_mul(1024)));
+    let found = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree"]);
+    let [total, available, unused, swap] = found.map(|kib| kib.map(|n| n.saturating_mul(1024)));
     reading.total_bytes = total;
     reading.available_bytes = available;
+    reading.unused_bytes = unused;
     reading.swap_free_bytes = swap;
 }
 
@@ -165,9 +166,13 @@ mod tests {
     #[test]
     fn meminfo_is_in_kib() {
         let mut reading = Reading::default();
-        parse_meminfo("MemTotal: 100 kB\nMemAvailable:  50 kB\nSwapFree: 0 kB\n", &mut reading);
+        parse_meminfo(
+            "MemTotal: 100 kB\nMemFree: 5 kB\nMemAvailable:  50 kB\nSwapFree: 0 kB\n",
+            &mut reading,
+        );
         assert_eq!(reading.total_bytes, Some(102_400));
         assert_eq!(reading.available_bytes, Some(51_200));
+        assert_eq!(reading.unused_bytes, Some(5120));
         assert_eq!(reading.swap_free_bytes, Some(0));
     }
 

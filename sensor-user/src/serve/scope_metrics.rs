@@ -31,7 +31,7 @@ fn number(n: Option<u64>) -> Option<f64> {
     n.map(|n| n as f64)
 }
 
-fn values() -> [Value; 10] {
+fn values() -> [Value; 11] {
     let counter = |name, help, unit, of| Value { name, help, unit, kind: MetricType::Counter, of };
     let gauge =
         |name, help, of| Value { name, help, unit: Some(Unit::Bytes), kind: MetricType::Gauge, of };
@@ -70,6 +70,9 @@ fn values() -> [Value; 10] {
         gauge("memsensor_memory_total", "Memory that the scope may use", |r| number(r.total_bytes)),
         gauge("memsensor_memory_available", "Memory that can be had without swapping", |r| {
             number(r.available_bytes)
+        }),
+        gauge("memsensor_memory_unused", "Memory that nothing uses, not even page cache", |r| {
+            number(r.unused_bytes)
         }),
         gauge("memsensor_swap_free", "Free swap that the scope may use", |r| {
             number(r.swap_free_bytes)

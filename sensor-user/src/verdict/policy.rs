@@ -81,7 +81,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "rereading",
         level: Level::Draining,
-        when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015)],
+        when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015), when(S::Unused, 0.05)],
         without_psi: false,
         because: "nobody gets anything done for waiting for the disk, and what is read was evicted; PSI of \
                   memory counts few waits for a slow swap",

@@ -37,6 +37,8 @@ pub struct Reading {
     /// What could be allocated without swapping: MemAvailable, or up to the limit what is free and
     /// what is clean page cache.
     pub available_bytes: Option<u64>,
+    /// Memory that nothing uses, not even page cache: MemFree, or what is left up to a cgroup's limit.
+    pub unused_bytes: Option<u64>,
     /// Free swap that the scope may use.
     pub swap_free_bytes: Option<u64>,
     /// Free memory above the zones' low watermarks, where kswapd wakes; negative below.

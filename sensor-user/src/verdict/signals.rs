@@ -63,6 +63,7 @@ signals! {
     Priority "reclaim_priority" Down "the hardest that reclaim tried: 12 is easy, 0 is the whole LRU";
     NoProgress "no_progress_loops" Up "most rounds of one allocation that freed nothing; above 16 is OOM";
     Available "available_ratio" Down "part of the memory that can be had without swapping";
+    Unused "unused_ratio" Down "part of the memory that nothing uses, not even page cache";
     AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
     OomKills60s "oom_kills_60s" Up "OOM kills in the last minute; those within a second are one";
     Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
@@ -222,6 +223,7 @@ impl Past {
             (Signal::Priority, now.priority.map(f64::from)),
             (Signal::NoProgress, now.no_progress.map(f64::from)),
             (Signal::Available, now.available_bytes.and_then(|b| of_total(b as f64))),
+            (Signal::Unused, now.unused_bytes.and_then(|b| of_total(b as f64))),
             (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
             (Signal::OomKills60s, now.oom_kills.map(|_| self.kills.len() as f64)),
             (Signal::Exhaustion, forecast::exhaustion_seconds(self.room())),

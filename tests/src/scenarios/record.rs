@@ -75,7 +75,8 @@ macro_rules! counters {
 // What there is of a cgroup.
 counters! {
     some_ns full_ns io_full_ns stall_ns refaulted_bytes swapped_in_bytes swapped_out_bytes scanned_pages
-    reclaimed_pages oom_kills total_bytes available_bytes swap_free_bytes
+    reclaimed_pages oom_kills total_bytes available_bytes unused_bytes
+    swap_free_bytes
 }
 
 impl Record {
