@@ -154,7 +154,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "rereading_begins",
         level: Level::Degraded,
-        when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.001)],
+        when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.002)],
         without_psi: false,
         because: "the disk is waited for, and what is read was evicted; first reads alone do not refault",
     },
