@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long, value_parser = ["none", "fast", "slow"])]
     form: Vec<String>,
     /// Only this way to decide where requests go
-    #[arg(long, value_parser = ["unchecked", "check", "leastconn", "memsensor"])]
+    #[arg(long, value_parser = ["unchecked", "check", "unsensed", "memsensor"])]
     way: Vec<String>,
     /// Only this: a leak on web-01, on both hosts, or web-01 frozen
     #[arg(long, value_parser = ["night", "fleet", "freeze"])]

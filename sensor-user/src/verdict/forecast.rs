@@ -13,7 +13,7 @@ const MIN_SPAN_SECONDS: f64 = 4.0;
 const MAX_SECONDS: f64 = 3600.0;
 
 /// Seconds until nothing is left, from points of (seconds, bytes left), oldest first.
-pub fn exhaustion_seconds(points: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
+pub fn seconds_until_none(points: impl Iterator<Item = (f64, f64)>) -> Option<f64> {
     let all: Vec<_> = points.collect();
     let points: Vec<_> = thinned(&all).collect();
     let (first, last) = (points.first()?, points.last()?);
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn a_steady_leak_ends_when_it_does() {
-        let left = exhaustion_seconds(line(30, GIB, -GIB / 100.0)).expect("a trend");
+        let left = seconds_until_none(line(30, GIB, -GIB / 100.0)).expect("a trend");
         assert!((left - 71.0).abs() < 0.5, "{left}");
     }
 
@@ -75,7 +75,7 @@ mod tests {
                 (0..60).map(|t| (f64::from(t), GIB - f64::from(t % 2) * 1e8)).collect(),
             ),
         ] {
-            assert_eq!(exhaustion_seconds(points.into_iter()), None, "{what}");
+            assert_eq!(seconds_until_none(points.into_iter()), None, "{what}");
         }
     }
 
@@ -83,13 +83,13 @@ mod tests {
         #[test]
         fn noise_moves_it_little(noise in prop::collection::vec(-1e6..1e6f64, 60)) {
             let points = line(60, GIB, -GIB / 200.0).zip(noise).map(|((t, b), n)| (t, b + n));
-            let left = exhaustion_seconds(points).expect("a trend");
+            let left = seconds_until_none(points).expect("a trend");
             prop_assert!((left - 141.0).abs() < 10.0, "{left}");
         }
 
         #[test]
         fn it_never_panics_nor_goes_below_zero(points in prop::collection::vec((0.0..1e9f64, 0.0..1e12f64), 0..100)) {
-            if let Some(left) = exhaustion_seconds(points.into_iter()) {
+            if let Some(left) = seconds_until_none(points.into_iter()) {
                 prop_assert!((0.0..=MAX_SECONDS).contains(&left));
             }
         }

@@ -66,6 +66,19 @@ pub const RULES: &[Rule] = &[
         because: "what is evicted is needed again at once: the working set no longer fits",
     },
     Rule {
+        name: "overflowing",
+        level: Level::Draining,
+        when: &[
+            when(S::Filled, 5.0),
+            when(S::Available, 0.02),
+            when(S::Refault1s, 0.005),
+            when(S::Full1s, 0.02),
+        ],
+        without_psi: false,
+        because: "memory has just filled up, what was evicted for it comes back, and tasks wait already: \
+                  it gets worse with each second",
+    },
+    Rule {
         name: "swapping",
         level: Level::Draining,
         when: &[
@@ -171,6 +184,14 @@ pub const RULES: &[Rule] = &[
         when: &[when(S::OomKills60s, 1.0)],
         without_psi: false,
         because: "something was killed for memory in the last minute: it may have been the service",
+    },
+    Rule {
+        name: "filling",
+        level: Level::Degraded,
+        when: &[when(S::Filled, 5.0), when(S::Available, 0.15)],
+        without_psi: false,
+        because: "in five seconds whatever is allocated must be evicted for; seeing it and halving the \
+                  weight takes four",
     },
     Rule {
         name: "exhaustion",

@@ -56,6 +56,7 @@ signals! {
     IoFull10s "io_full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for I/O (PSI)";
     Stalled1s "stalled_tasks_1s" Up "tasks in reclaim, compaction or throttling, on average of a second";
     Stalled10s "stalled_tasks_10s" Up "tasks in reclaim, compaction or throttling, on average of ten seconds";
+    Refault1s "refault_ratio_1s" Up "part of the memory that was evicted and read again in the last second";
     Refault10s "refault_ratio_10s" Up "part of the memory that was evicted and read again, per second";
     Refaults10s "refaults_10s" Up "pages that were evicted and read again, per second";
     SwapIns10s "swap_ins_10s" Up "pages read from swap, per second";
@@ -66,6 +67,7 @@ signals! {
     Unused "unused_ratio" Down "part of the memory that nothing uses, not even page cache";
     AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
     OomKills60s "oom_kills_60s" Up "OOM kills in the last minute; those within a second are one";
+    Filled "filled_seconds" Down "seconds until nothing is left without swapping, by the last ten seconds";
     Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
 }
 
@@ -216,6 +218,7 @@ impl Past {
             (Signal::IoFull10s, share(10, |r| r.io_full_ns)),
             (Signal::Stalled1s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Stalled10s, rate(10, |r| r.stall_ns).map(|ns| ns / 1e9)),
+            (Signal::Refault1s, rate(1, |r| r.refaulted_bytes).and_then(of_total)),
             (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
             (Signal::Refaults10s, rate(10, |r| r.refaulted_bytes).map(|b| b / PAGE)),
             (Signal::SwapIns10s, rate(10, |r| r.swapped_in_bytes).map(|b| b / PAGE)),
@@ -226,7 +229,8 @@ impl Past {
             (Signal::Unused, now.unused_bytes.and_then(|b| of_total(b as f64))),
             (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
             (Signal::OomKills60s, now.oom_kills.map(|_| self.kills.len() as f64)),
-            (Signal::Exhaustion, forecast::exhaustion_seconds(self.room())),
+            (Signal::Filled, forecast::seconds_until_none(self.available(now.at_ns, 10 * SECOND))),
+            (Signal::Exhaustion, forecast::seconds_until_none(self.room())),
         ] {
             signals.set(signal, value);
         }
@@ -241,14 +245,26 @@ impl Past {
         (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
     }
 
-    /// Available memory and swap over time, in seconds and bytes, oldest first.
+    /// Available memory and swap over the last minute, in seconds and bytes, oldest first.
     fn room(&self) -> impl Iterator<Item = (f64, f64)> {
-        let newest = self.seconds.back().map_or(0, |r| r.at_ns);
-        let later = self.recent.iter().filter(move |r| r.at_ns > newest);
-        self.seconds.iter().chain(later).filter_map(|r| {
+        self.readings().filter_map(|r| {
             let bytes = r.available_bytes?.saturating_add(r.swap_free_bytes.unwrap_or(0));
             Some((r.at_ns as f64 / 1e9, bytes as f64))
         })
+    }
+
+    /// Available memory over a window, as [`Self::room`].
+    fn available(&self, now: u64, window: u64) -> impl Iterator<Item = (f64, f64)> {
+        let within = move |r: &&Reading| r.at_ns >= now.saturating_sub(window);
+        self.readings()
+            .filter(within)
+            .filter_map(|r| Some((r.at_ns as f64 / 1e9, r.available_bytes? as f64)))
+    }
+
+    /// One a second, and those after the last of them.
+    fn readings(&self) -> impl Iterator<Item = &Reading> {
+        let newest = self.seconds.back().map_or(0, |r| r.at_ns);
+        self.seconds.iter().chain(self.recent.iter().filter(move |r| r.at_ns > newest))
     }
 }
 

@@ -10,7 +10,7 @@ use sensor_tests::replay::{
     view,
 };
 
-const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|check|leastconn|memsensor] \
+const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|check|unsensed|memsensor] \
                      [--variant night|fleet|freeze] [--rounds N]; form, way and variant may be given \
                      several times";
 
@@ -69,7 +69,7 @@ fn plots(forms: &[Form], ways: &[Way], variants: &[Variant]) -> Vec<Plot> {
         for form in own_forms {
             let own_ways = match variant {
                 _ if !ways.is_empty() => ways,
-                // leastconn is of interest where hosts are slow and not dead.
+                // Looking at open requests is of interest where hosts are slow and not dead.
                 Variant::Night if *form != Form::Slow => {
                     &[Way::Unchecked, Way::Check, Way::Memsensor]
                 }

@@ -16,7 +16,7 @@ use super::Way;
 const SHIPPED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/haproxy.cfg"));
 const AGENT: &str = "agent-inter 250ms";
-const LEASTCONN: &str = "balance leastconn";
+const OPEN_REQUESTS: &str = "balance random(5)";
 /// HAProxy's default.
 const ROUNDROBIN: &str = "balance roundrobin";
 
@@ -135,8 +135,8 @@ fn configuration(way: Way) -> Result<String> {
         put(&mut text, "agent-send \"host?", "agent-send \"web?")?;
         return Ok(text);
     }
-    if way != Way::Leastconn {
-        put(&mut text, LEASTCONN, ROUNDROBIN)?;
+    if way != Way::Unsensed {
+        put(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
     }
     let lines = text.lines().filter_map(|line| {
         let asks = ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
@@ -163,7 +163,7 @@ mod tests {
         let check = "    default-server check inter 1s fastinter 500ms fall 2 rise 2";
         assert_eq!(changed(Way::Unchecked), turns);
         assert_eq!(changed(Way::Check), [turns[0], check, turns[1]]);
-        assert_eq!(changed(Way::Leastconn), [check]);
+        assert_eq!(changed(Way::Unsensed), [check]);
         let lines = changed(Way::Memsensor);
         assert!(lines.len() == 2 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
         assert!(lines[1].ends_with(r#"agent-send "web?fail_on=maintenance\n""#), "{lines:?}");

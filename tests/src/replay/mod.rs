@@ -28,8 +28,8 @@ pub enum Way {
     Unchecked,
     /// HAProxy's plain check of the web server, in turns.
     Check,
-    /// The shipped configuration without memsensor: the check, and whoever has the fewest open.
-    Leastconn,
+    /// The shipped configuration without memsensor: the check, and whoever has fewer open.
+    Unsensed,
     /// The shipped configuration: memsensor and the plain check.
     Memsensor,
 }
@@ -70,7 +70,7 @@ macro_rules! words {
     };
 }
 
-words!(Way: Unchecked "unchecked", Check "check", Leastconn "leastconn", Memsensor "memsensor");
+words!(Way: Unchecked "unchecked", Check "check", Unsensed "unsensed", Memsensor "memsensor");
 words!(Form: None "none", Fast "fast", Slow "slow");
 words!(Variant: Night "night", Fleet "fleet", Freeze "freeze");
 
