@@ -147,7 +147,11 @@ impl Pace {
                 self.at.state = State::Degraded;
                 self.at.weight = FIRST_WEIGHT;
             }
-            State::Degraded if fires >= Level::Degraded => self.towards(half, elapsed),
+            // What fires takes weight, and gives none: a scope that comes back while its pages are still
+            // in a slow swap waits where it is.
+            State::Degraded if fires >= Level::Degraded => {
+                self.towards(half.min(self.at.weight), elapsed);
+            }
             // What only holds on takes nothing more; and is no worse than what gives half.
             State::Degraded if holds >= Level::Degraded => {
                 self.towards(half.max(self.at.weight), elapsed);

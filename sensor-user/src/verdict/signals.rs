@@ -67,7 +67,7 @@ signals! {
     Unused "unused_ratio" Down "part of the memory that nothing uses, not even page cache";
     AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
     OomKills60s "oom_kills_60s" Up "OOM kills in the last minute; those within a second are one";
-    Filled "filled_seconds" Down "seconds until nothing is left without swapping, by the last ten seconds";
+    Filled "filled_seconds" Down "seconds until nothing is left without swapping, by the last six seconds";
     Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
 }
 
@@ -104,6 +104,9 @@ const MAX_KEPT: usize = 64;
 
 /// Bytes of what is counted as a page: 4 KiB, whatever the kernel's is, so that thresholds mean the same.
 const PAGE: f64 = 4096.0;
+
+/// Over which it is seen whether memory fills up: four seconds in which it does are a trend then.
+const FILLING_NS: u64 = 6 * SECOND;
 
 /// Pages that reclaim must have looked at before its efficiency means anything.
 const MIN_SCANNED: u64 = 512;
@@ -229,7 +232,7 @@ impl Past {
             (Signal::Unused, now.unused_bytes.and_then(|b| of_total(b as f64))),
             (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
             (Signal::OomKills60s, now.oom_kills.map(|_| self.kills.len() as f64)),
-            (Signal::Filled, forecast::seconds_until_none(self.available(now.at_ns, 10 * SECOND))),
+            (Signal::Filled, forecast::seconds_until_none(self.available(now.at_ns, FILLING_NS))),
             (Signal::Exhaustion, forecast::seconds_until_none(self.room())),
         ] {
             signals.set(signal, value);

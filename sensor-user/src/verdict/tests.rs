@@ -134,6 +134,42 @@ fn a_leak_takes_weight_before_memory_is_gone() {
     assert!(left(degraded) > GIB / 50, "{degraded} s");
 }
 
+/// With fast swap PSI is next to silent while memory fills up and what was evicted comes back.
+#[test]
+fn a_host_that_overflows_into_fast_swap_is_left_within_a_second() {
+    let mut host = Host::new();
+    host.reading.swap_free_bytes = Some(4 * GIB);
+    host.seconds(60, CALM);
+    let of = |percent: u64| GIB * percent / 100;
+    let weights = [40, 30, 20, 12, 5].map(|left| {
+        let (state, weight) = host.second(Second { available: of(left), ..CALM });
+        (state, (weight * 100.0).round())
+    });
+    let (ready, less) = ((State::Ready, 100.0), |weight| (State::Degraded, weight));
+    assert_eq!(weights, [ready, ready, ready, less(75.0), less(50.0)]);
+    let full = Second { full_percent: 3, available: of(1), refaulted: of(1), kills: 0 };
+    assert_eq!(host.second(full), (State::Draining, 0.0));
+
+    // The same in a group that has long been full: it swaps a little, and that is all.
+    let mut host = Host::new();
+    let full = Second { refaulted: of(1) / 2, ..full };
+    assert_eq!(host.seconds(120, Second { refaulted: 0, ..full }), (State::Ready, 1.0));
+    assert_eq!(host.seconds(120, full), (State::Ready, 1.0), "and nothing is filling up");
+}
+
+#[test]
+fn what_fires_on_the_way_back_stops_it() {
+    let mut pace = Pace::new(Settings::default());
+    let weight_after = |pace: &mut Pace, seconds: std::ops::Range<u64>, level| {
+        seconds.for_each(|second| pace.step(second * SECOND, level, level));
+        (pace.position().weight * 100.0).round()
+    };
+    weight_after(&mut pace, 1..3, Level::Draining);
+    assert_eq!(weight_after(&mut pace, 3..16, Level::Calm), 15.0);
+    assert_eq!(weight_after(&mut pace, 16..300, Level::Degraded), 15.0, "pages are still in swap");
+    assert_eq!(weight_after(&mut pace, 300..340, Level::Calm), 100.0);
+}
+
 #[test]
 fn what_is_only_a_little_better_does_not_end_a_drain() {
     let mut host = Host::new();
@@ -338,10 +374,10 @@ fn some_signals() -> impl Strategy<Value = Signals> {
 /// Values about the thresholds.
 fn scale(signal: Signal) -> f64 {
     match signal {
-        Signal::Exhaustion | Signal::Refaults10s | Signal::SwapIns10s => 100.0,
+        Signal::Exhaustion | Signal::Filled | Signal::Refaults10s | Signal::SwapIns10s => 100.0,
         Signal::NoProgress | Signal::Priority => 16.0,
         Signal::OomKills60s | Signal::Stalled1s | Signal::Stalled10s => 3.0,
-        Signal::Refault10s => 0.05,
+        Signal::Refault1s | Signal::Refault10s => 0.05,
         _ => 1.0,
     }
 }

@@ -37,7 +37,7 @@ pub enum Way {
 /// What there is when memory runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// No swap: page cache goes, then the kernel kills.
+    /// No swap, and a tired disk: page cache goes and is read again, then the kernel kills.
     None,
     /// Swap as fast as memory.
     Fast,

@@ -90,31 +90,30 @@ struct Stage {
     webs: [Web; 2],
     _dir: Dir,
     // After the scopes: their limits would leave swapoff no room.
-    _swap: Option<Swap>,
+    _swap: Swap,
 }
 
 impl Stage {
     fn set(plot: Plot) -> Result<Self> {
         let mut dir = Dir::new()?;
-        let mut swap = (plot.form != Form::None)
-            .then(|| Swap::new(512))
-            .transpose()
-            .context("make swap to replay with")?;
+        // Without any for the hosts, a little of it is made all the same: it knows their disk.
+        let mib = if plot.form == Form::None { 16 } else { 512 };
+        let mut swap = Swap::new(mib).context("make swap to replay with")?;
         let nets = net::lay(2)?;
         let mut webs = Vec::new();
         for (number, net) in (0u8..).zip(nets) {
             let name = format!("web-0{}", number + 1);
-            let mut scope = match swap {
-                Some(_) => Scope::with_swap(&name, scale::LIMIT)?,
-                None => Scope::new(&name, scale::LIMIT)?,
+            let mut scope = match plot.form {
+                Form::None => Scope::new(&name, scale::LIMIT)?,
+                Form::Fast | Form::Slow => Scope::with_swap(&name, scale::LIMIT)?,
             };
             for group in scope.groups() {
                 dir.undo.remove_group(group)?;
             }
-            if plot.form == Form::Slow
-                && let Some(swap) = &mut swap
-            {
-                swap.slow(&mut scope, scale::TIRED)?;
+            match plot.form {
+                Form::None => swap.slow_disk(&mut scope, scale::TIRED)?,
+                Form::Fast => {}
+                Form::Slow => swap.slow(&mut scope, scale::TIRED)?,
             }
             webs.push(Web::start(scope, net, number, &dir.path, plot.way == Way::Memsensor)?);
         }

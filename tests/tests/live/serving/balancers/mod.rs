@@ -178,10 +178,15 @@ impl Balancer {
 
     /// Who answers so many requests: the number of the first's, and that of failures.
     fn ask(&self, n: u32) -> (u32, u32) {
+        self.ask_at_once(ASKERS, n)
+    }
+
+    /// The same, so many at a time.
+    fn ask_at_once(&self, askers: usize, n: u32) -> (u32, u32) {
         let (left, first, failed) = (AtomicU32::new(n), AtomicU32::new(0), AtomicU32::new(0));
         let more = || left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
         std::thread::scope(|threads| {
-            for _ in 0..ASKERS {
+            for _ in 0..askers {
                 threads.spawn(|| {
                     while more() {
                         match get(self.addr, "/", "") {
