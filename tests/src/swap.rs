@@ -111,3 +111,11 @@ fn succeed(command: &mut Command, remedy: &str) -> Result<String> {
     ensure!(out.status.success(), "{name}: {}; {remedy}", said.trim());
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
+
+/// A file that is on disk only: who reads it first is charged for it.
+pub fn cold(path: &Path, mib: u64) -> Result<()> {
+    fill(path, mib)?;
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .with_context(|| format!("drop {} from memory", path.display()))
+}

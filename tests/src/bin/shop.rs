@@ -47,6 +47,8 @@ fn run() -> Result<()> {
         dice: AtomicU64::new(1),
     });
     let blocks = shop.file.metadata()?.len() / PAGE as u64;
+    // As warm as after a day of customers.
+    std::io::copy(&mut &shop.file, &mut std::io::sink()).with_context(|| format!("read {file}"))?;
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     let worker = |_| {
         let (shop, listener) = (Arc::clone(&shop), listener.try_clone()?);

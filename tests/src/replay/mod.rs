@@ -100,9 +100,11 @@ pub mod scale {
     pub const GOODS: u64 = 48;
     /// See [`GOODS`].
     pub const FILE: u64 = 32;
-    /// What the agent takes in all, in MiB, and each second.
+    /// What the agent takes in all, in MiB: with swap it never has enough.
     pub const AGENT: u64 = 200;
-    /// See [`AGENT`].
+    /// Without swap: less than would be killed for, and too much for the file to stay in memory.
+    pub const AGENT_NO_SWAP: u64 = 92;
+    /// How much more it takes each second.
     pub const AGENT_RATE: u64 = 12;
     /// Reads per second of the tired disk.
     pub const TIRED: u32 = 300;

@@ -152,9 +152,10 @@ impl Stage {
     }
 
     fn disturb(&mut self) -> Result<()> {
+        let agent = if self.plot.form == Form::None { scale::AGENT_NO_SWAP } else { scale::AGENT };
         match self.plot.variant {
-            Variant::Night => self.webs[0].install_agent(),
-            Variant::Fleet => self.webs.iter_mut().try_for_each(Web::install_agent),
+            Variant::Night => self.webs[0].install_agent(agent),
+            Variant::Fleet => self.webs.iter_mut().try_for_each(|web| web.install_agent(agent)),
             Variant::Freeze => self.webs[0].freeze(true),
         }
     }

@@ -54,7 +54,8 @@ impl Web {
         let dir = dir.join(format!("web-0{}", number + 1));
         fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
         let file = dir.join("goods");
-        swap::fill(&file, scale::FILE)?;
+        // Not warm by us: whose cgroup reads it first is charged for it.
+        swap::cold(&file, scale::FILE)?;
         let scope = Arc::new(scope);
         let mut web =
             Self { scope, net, number, dir, sensor: None, servers: Vec::new(), agent: None };
@@ -173,10 +174,10 @@ impl Web {
         ask_agent(self.port(9818))
     }
 
-    /// Installs the agent: one that is killed is started again.
-    pub fn install_agent(&mut self) -> Result<()> {
+    /// Installs the agent, which takes so many MiB in all: one that is killed is started again.
+    pub fn install_agent(&mut self, mib: u64) -> Result<()> {
         let hog = program("hog")?;
-        let (mib, rate) = (scale::AGENT.to_string(), scale::AGENT_RATE.to_string());
+        let (mib, rate) = (mib.to_string(), scale::AGENT_RATE.to_string());
         let removed = Arc::new(AtomicBool::new(false));
         let starts = Arc::new(AtomicU32::new(0));
         let scope = Arc::clone(&self.scope);

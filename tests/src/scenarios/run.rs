@@ -30,7 +30,7 @@ use super::{
 use crate::{
     daemon::Daemon,
     scope::{MIB, Scope},
-    swap::{Swap, fill},
+    swap::{Swap, cold},
     undo::Undo,
 };
 
@@ -247,14 +247,6 @@ impl Drop for Arena {
         // Its pages are charged to the cgroup: before that goes.
         let _ = fs::remove_dir_all(&self.tmpfs);
     }
-}
-
-/// A file that is on disk only: who reads it first is charged for it.
-fn cold(path: &Path, mib: u64) -> Result<()> {
-    fill(path, mib)?;
-    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
-        .with_context(|| format!("drop {} from memory", path.display()))
 }
 
 fn look(stop: &AtomicBool, path: &str) -> Result<Vec<Look>> {
