@@ -247,12 +247,13 @@ fn fitness(
     on_blind: OnBlind,
 ) -> Fitness {
     let none = |standing| Fitness { standing, weight: 0.0 };
+    // First of all: it holds whatever is sensed, and a last resort asks for nothing else.
+    if drained {
+        return none(Standing::Maintenance);
+    }
     let Some(snapshot) = snapshot else { return none(Standing::Starting) };
     if Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns)) > stale_after {
         return none(Standing::Stale);
-    }
-    if drained {
-        return none(Standing::Maintenance);
     }
     let Some(judged) = snapshot.scopes.get(scope) else { return none(Standing::Starting) };
     let position = judged.verdict.position;
@@ -339,10 +340,11 @@ mod tests {
         let (sees, blind) = (snapshot(false), snapshot(true));
         for (snapshot, now_s, drained, on_blind, standing, weight) in [
             (None, 1, false, OnBlind::Pass, Standing::Starting, 0.0),
+            (None, 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&sees), 1, false, OnBlind::Pass, Standing::Ready, 1.0),
             (Some(&sees), 6, false, OnBlind::Fail, Standing::Ready, 1.0),
             (Some(&sees), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
-            (Some(&sees), 7, true, OnBlind::Pass, Standing::Stale, 0.0),
+            (Some(&sees), 7, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&sees), 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&blind), 1, false, OnBlind::Pass, Standing::Blind, 1.0),
             (Some(&blind), 1, false, OnBlind::Fail, Standing::Blind, 0.0),
@@ -350,6 +352,8 @@ mod tests {
         ] {
             let found = at(snapshot, now_s, drained, on_blind);
             assert_eq!(found, Fitness { standing, weight }, "{now_s} {drained} {on_blind:?}");
+            // A last resort serves with all but those.
+            assert_eq!(found.on(FailOn::Maintenance).takes_traffic(), !drained, "{standing:?}");
         }
     }
 }
