@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{
+    Level, State,
     pace::{Pace, Position, Settings},
     policy::{Evidence, Policy},
     reading::Reading,
-    signals::{Past, Signals},
+    signals::{Past, Signal, Signals},
 };
 
 /// What was decided, and from what.
@@ -34,6 +35,8 @@ pub struct Judge {
     pace: Pace,
     signals: Signals,
     evidence: Evidence,
+    /// Where it stood when stalls could no longer be told; none while they can.
+    unseeing: Option<State>,
     since_ns: Option<u64>,
     transitions: [[u64; 3]; 3],
 }
@@ -47,6 +50,7 @@ impl Judge {
             pace: Pace::new(settings),
             signals: Signals::default(),
             evidence: Evidence::default(),
+            unseeing: None,
             since_ns: None,
             transitions: [[0; 3]; 3],
         }
@@ -63,7 +67,13 @@ impl Judge {
         if let Some(signals) = self.past.push(reading) {
             self.signals = signals;
             self.evidence = self.policy.weigh(&signals);
-            self.pace.step(now, self.evidence.fires, self.evidence.holds);
+            let unseeing = (!tells_stalls(&signals)).then(|| self.unseeing.unwrap_or(before));
+            self.unseeing = unseeing;
+            if unseeing.is_none_or(|from| from == State::Ready) {
+                self.pace.step(now, self.evidence.fires, self.evidence.holds);
+            } else {
+                self.stay_or_fall(now);
+            }
         }
         let state = self.pace.position().state;
         if state != before {
@@ -82,6 +92,22 @@ impl Judge {
         self.verdict(now_ns)
     }
 
+    /// What brought it here may go on unseen, so it does not get better. What else speaks against
+    /// traffic, as a kill does, still makes it worse.
+    fn stay_or_fall(&mut self, now_ns: u64) {
+        let stood = self.pace.position();
+        let holds = match stood.state {
+            State::Ready => Level::Calm,
+            State::Degraded => Level::Degraded,
+            State::Draining => Level::Draining,
+        };
+        self.pace.step(now_ns, self.evidence.fires, holds);
+        // A rule that holds lets a weight climb to what degraded gives.
+        if self.pace.position().weight > stood.weight {
+            self.pace.resume(stood);
+        }
+    }
+
     fn verdict(&mut self, now_ns: u64) -> Verdict {
         Verdict {
             position: self.pace.position(),
@@ -90,6 +116,82 @@ impl Judge {
             signals: self.signals,
             recover_after: self.pace.recover_after(),
             transitions: self.transitions,
+        }
+    }
+}
+
+/// Whether PSI or the stall clock tells who stalls.
+fn tells_stalls(signals: &Signals) -> bool {
+    let clock = signals.get(Signal::Stalled1s).or(signals.get(Signal::Stalled10s));
+    signals.has_psi() || clock.is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A scope of which nothing can be told but kills.
+    fn unseeing(at_s: u64, kills: u64) -> Reading {
+        Reading { at_ns: at_s * SECOND, oom_kills: Some(kills), ..Reading::default() }
+    }
+
+    fn seeing(at_s: u64, full_ns: u64) -> Reading {
+        Reading { full_ns: Some(full_ns), ..unseeing(at_s, 0) }
+    }
+
+    fn left_at(state: State, weight: f64) -> Judge {
+        let mut judge = Judge::new(Arc::default(), Settings::default());
+        judge.resume(Position { state, weight, drained_until_ns: Some(1), relapses: 0 });
+        judge
+    }
+
+    #[test]
+    fn who_cannot_see_stays_as_it_was() {
+        for (state, weight) in [
+            (State::Draining, 0.0),
+            (State::Degraded, 0.05),
+            (State::Degraded, 0.5),
+            (State::Degraded, 0.8),
+            (State::Ready, 1.0),
+        ] {
+            let mut judge = left_at(state, weight);
+            for at in 1..1000 {
+                let found = judge.judge(unseeing(at, 0)).position;
+                assert_eq!((found.state, found.weight), (state, weight), "at {at} s");
+            }
+        }
+    }
+
+    #[test]
+    fn who_goes_blind_while_drained_must_be_seen_calm_anew() {
+        let mut judge = left_at(State::Ready, 1.0);
+        // Everything is lost from the tenth second to the twentieth.
+        let lost = |at: u64| at.clamp(10, 20) * SECOND;
+        let at = |judge: &mut Judge, at: u64| judge.judge(seeing(at, lost(at))).position.state;
+        (1..20).for_each(|s| _ = at(&mut judge, s));
+        assert_eq!(at(&mut judge, 20), State::Draining);
+        for s in 21..300 {
+            assert_eq!(judge.judge(unseeing(s, 0)).position.state, State::Draining, "at {s} s");
+        }
+        assert_eq!((300..310).map(|s| at(&mut judge, s)).max(), Some(State::Draining));
+        assert!((310..400).any(|s| at(&mut judge, s) == State::Ready), "and it does come back");
+    }
+
+    #[test]
+    fn who_cannot_see_stalls_still_sees_kills() {
+        // One kill in the second second, another in the twelfth.
+        let kills = |at: u64| u64::from(at >= 2) + u64::from(at >= 12);
+        for (weight, recovers) in [(1.0, true), (0.8, false)] {
+            let state = if recovers { State::Ready } else { State::Degraded };
+            let mut judge = left_at(state, weight);
+            let mut at = |s| judge.judge(unseeing(s, kills(s))).position;
+            let found: Vec<_> = (1..500).map(&mut at).collect();
+            assert_eq!((found[8].state, found[8].weight), (State::Degraded, 0.5), "after one");
+            assert_eq!(found[20].state, State::Draining, "after two");
+            // Kills alone brought it down, and that there are no more can be seen.
+            assert_eq!(found[498].state == State::Ready, recovers, "{state:?}");
         }
     }
 }
