@@ -1,6 +1,6 @@
 //! Readings in, verdicts out, for one scope.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Level, State,
@@ -22,7 +22,7 @@ pub struct Verdict {
     /// The numbers.
     pub signals: Signals,
     /// How long it must be calm before it gets better.
-    pub recover_after: std::time::Duration,
+    pub recover_after: Duration,
     /// Changes of state so far, from row to column, by [`State`].
     pub transitions: [[u64; 3]; 3],
 }
@@ -37,9 +37,14 @@ pub struct Judge {
     evidence: Evidence,
     /// Where it stood when stalls could no longer be told; none while they can.
     unseeing: Option<State>,
+    last_ns: Option<u64>,
+    gap_ns: u64,
     since_ns: Option<u64>,
     transitions: [[u64; 3]; 3],
 }
+
+/// Readings that are further apart than this leave out what was between; see [`Judge::with_gap`].
+const GAP: Duration = Duration::from_secs(5);
 
 impl Judge {
     /// Knows nothing yet, and takes the scope to be ready.
@@ -51,9 +56,18 @@ impl Judge {
             signals: Signals::default(),
             evidence: Evidence::default(),
             unseeing: None,
+            last_ns: None,
+            gap_ns: nanos(GAP),
             since_ns: None,
             transitions: [[0; 3]; 3],
         }
+    }
+
+    /// How far apart readings may be for the time between them to count as seen: what is served is
+    /// stale after that.
+    #[must_use]
+    pub fn with_gap(self, gap: Duration) -> Self {
+        Self { gap_ns: nanos(gap), ..self }
     }
 
     /// Goes on from where an earlier judge left the scope.
@@ -67,6 +81,10 @@ impl Judge {
         if let Some(signals) = self.past.push(reading) {
             self.signals = signals;
             self.evidence = self.policy.weigh(&signals);
+            // A host that froze was not calm meanwhile. Counters are compared over it all the same.
+            if self.last_ns.replace(now).is_some_and(|last| now - last > self.gap_ns) {
+                self.pace.pause();
+            }
             let unseeing = (!tells_stalls(&signals)).then(|| self.unseeing.unwrap_or(before));
             self.unseeing = unseeing;
             if unseeing.is_none_or(|from| from == State::Ready) {
@@ -118,6 +136,10 @@ impl Judge {
             transitions: self.transitions,
         }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Whether PSI or the stall clock tells who stalls.
@@ -177,6 +199,27 @@ mod tests {
         }
         assert_eq!((300..310).map(|s| at(&mut judge, s)).max(), Some(State::Draining));
         assert!((310..400).any(|s| at(&mut judge, s) == State::Ready), "and it does come back");
+    }
+
+    #[test]
+    fn a_gap_is_not_calm() {
+        // Calm from the second second on; ten seconds of it are needed.
+        for (gap, back_at) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
+            let mut judge = left_at(State::Draining, 0.0);
+            let mut at = |s| judge.judge(seeing(s, 0)).position.state;
+            (1..=6).for_each(|s| _ = at(s));
+            let back = (6 + gap..5000).find(|s| at(*s) != State::Draining);
+            assert_eq!(back, Some(back_at), "after a gap of {gap} s");
+        }
+        let mut judge = left_at(State::Degraded, 0.05);
+        judge.judge(seeing(1, 0));
+        let climbs = judge.judge(seeing(2, 0)).position;
+        assert!(climbs.weight > 0.05);
+        let later = judge.judge(seeing(60, 0)).position;
+        assert_eq!(later, climbs, "it does not climb while nobody looks");
+        let mut judge = left_at(State::Draining, 0.0).with_gap(Duration::from_mins(1));
+        (1..=2).for_each(|s| _ = judge.judge(seeing(s, 0)));
+        assert_eq!(judge.judge(seeing(60, 0)).position.state, State::Degraded, "as configured");
     }
 
     #[test]
