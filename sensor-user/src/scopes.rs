@@ -2,6 +2,7 @@
 //! what files and probes tell of each, and keeps its judge.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::Path,
     sync::{
@@ -178,8 +179,9 @@ impl Scopes {
         }
     }
 
-    /// The ids of the groups that do not tell who stalls: the stall clock stands in.
-    pub fn without_psi(&self) -> Vec<u64> {
+    /// The ids of the groups that do not tell who stalls: the stall clock stands in. One of a group
+    /// within another's is there once.
+    pub fn without_psi(&self) -> BTreeSet<u64> {
         let groups = self.groups.iter().map(|named| &named.group);
         groups.filter(|group| group.lacks_psi()).flat_map(Group::ids).copied().collect()
     }
