@@ -29,6 +29,7 @@ use crate::{
     kernel::load::{Coverage, ProbeState},
     resume::Positions,
     snapshot::Snapshot,
+    stall_clock::StallClock,
     verdict::{
         judge::{Judge, Verdict},
         policy::Policy,
@@ -102,27 +103,7 @@ struct Named {
     scope: Arc<str>,
     judge: Judge,
     group: Group,
-    clock: Clock,
-}
-
-/// The stall clock of a cgroup, over what the kernel half may forget of it.
-#[derive(Debug, Default)]
-struct Clock {
-    before: u64,
-    peak: u64,
-}
-
-impl Clock {
-    /// Never falls. A stall that is just being charged may be missing from `now`; one that is far below
-    /// is of a group that was forgotten or made anew, and counts from 0.
-    fn see(&mut self, now: u64) -> u64 {
-        if now < self.peak / 2 {
-            self.before = self.before.saturating_add(self.peak);
-            self.peak = 0;
-        }
-        self.peak = self.peak.max(now);
-        self.before.saturating_add(self.peak)
-    }
+    clock: StallClock,
 }
 
 /// All scopes.
@@ -149,7 +130,7 @@ impl Scopes {
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
             let group = Group::new(roots, &scope.cgroup);
             let scope = Arc::from(scope.name.as_str());
-            Named { scope, judge: judge(), group, clock: Clock::default() }
+            Named { scope, judge: judge(), group, clock: StallClock::default() }
         });
         let groups: Vec<_> = groups.collect();
         let memory = Memory::open(root);
@@ -211,9 +192,9 @@ impl Scopes {
                     let kills = noted.count.load(Ordering::Relaxed);
                     found.oom_kills = Some(found.oom_kills.map_or(kills, |n| n.max(kills)));
                     if named.group.lacks_psi() && clock_runs {
-                        let stalls = ids.iter().filter_map(|id| snapshot.stalls.get(id));
-                        let ns = stalls.copied().fold(0, u64::saturating_add);
-                        found.stall_ns = Some(named.clock.see(ns));
+                        let stalls = ids.iter().filter_map(|id| snapshot.stalls.get_key_value(id));
+                        let stalls = stalls.map(|(id, ns)| (*id, *ns));
+                        found.stall_ns = Some(named.clock.see(found.at_ns, stalls));
                     }
                     (named.judge.judge(found), no_stalls(&found))
                 }
@@ -277,13 +258,6 @@ mod tests {
     use super::*;
     use crate::kernel::{load::State, read::Inside};
     use sensor_ebpf::spec::ROW_WORDS;
-
-    #[test]
-    fn a_clock_goes_on_over_what_is_forgotten() {
-        let mut clock = Clock::default();
-        let seen = [100, 90, 110, 5, 30, 25, 40].map(|now| clock.see(now));
-        assert_eq!(seen, [100, 100, 110, 115, 140, 140, 150]);
-    }
 
     #[test]
     fn what_the_rules_need_of_the_probes_is_there() {
