@@ -123,9 +123,7 @@ impl Scopes {
     /// Opens the host's files; groups need not be there yet.
     pub fn open(config: &Config, root: &Path, kills: Arc<Kills>) -> Result<Self> {
         let policy = Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?);
-        let judge = || {
-            Judge::new(Arc::clone(&policy), config.verdict).with_gap(config.stale_after)
-        };
+        let judge = || Judge::new(Arc::clone(&policy), config.verdict).with_gap(config.stale_after);
         let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
             let group = Group::new(roots, &scope.cgroup);
