@@ -70,7 +70,10 @@ pub fn run(config: &Config) -> Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(config, loaded))
+    let ended = runtime.block_on(serve(config, loaded));
+    // A drain may still be waiting for the disk.
+    runtime.shutdown_timeout(http::GOODBYE);
+    ended
 }
 
 /// Loads the probes; with `allow_degraded`, a host where nothing loads is served blind.

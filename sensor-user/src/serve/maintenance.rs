@@ -4,7 +4,7 @@
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -32,7 +32,8 @@ pub struct Drain {
 #[derive(Debug)]
 pub struct Maintenance {
     drain: ArcSwapOption<Drain>,
-    file: StateFile,
+    /// One writes at a time, and writes what holds by then: the file is never behind for good.
+    file: Mutex<StateFile>,
 }
 
 impl Maintenance {
@@ -40,7 +41,7 @@ impl Maintenance {
     pub fn beside(socket: &Path) -> Self {
         let file = StateFile::beside(socket, "drain.json");
         let drain = ArcSwapOption::new(file.read().map(Arc::new));
-        let maintenance = Self { drain, file };
+        let maintenance = Self { drain, file: Mutex::new(file) };
         if let Some(drain) = maintenance.drain().as_deref().and_then(Option::as_ref) {
             info!("still drained by an operator: {}", drain.reason);
         }
@@ -54,28 +55,38 @@ impl Maintenance {
         holds.then_some(drain)
     }
 
-    /// Begins one, or replaces the one that holds.
-    pub fn begin(&self, reason: &str, lasts: Option<Duration>) -> Result<()> {
+    /// Begins one, or replaces the one that holds. What is asked for holds at once, even if it cannot
+    /// be kept.
+    pub fn begin(&self, reason: &str, lasts: Option<Duration>) {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let reason = reason.chars().map(plain).take(MAX_REASON).collect();
         let until_unix = lasts.map(|lasts| now_unix() + lasts.as_secs_f64());
         let drain = Drain { reason, until_unix };
         info!("drained by an operator: {}", drain.reason);
-        let drain = Arc::new(drain);
-        // What is asked for holds, even if it cannot be kept.
-        self.drain.store(Some(Arc::clone(&drain)));
-        self.file.write(&*drain).context("it holds, but not beyond a restart")
+        self.drain.store(Some(Arc::new(drain)));
     }
 
     /// Ends it; returns whether one held.
-    pub fn end(&self) -> Result<bool> {
+    pub fn end(&self) -> bool {
         let held = self.drain().is_some();
         self.drain.store(None);
         if held {
             info!("no longer drained by an operator");
         }
-        self.file.remove().context("it is ended, but would be back after a restart")?;
-        Ok(held)
+        held
+    }
+
+    /// Keeps what holds now over a restart. On a thread of its own: the disk of a host that thrashes
+    /// may take its time, and whoever serves must not wait for it.
+    pub async fn keep(self: Arc<Self>) -> Result<()> {
+        let write = move || {
+            let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            match self.drain.load().as_deref() {
+                Some(drain) => file.write(drain).context("it holds, but not beyond a restart"),
+                None => file.remove().context("it is ended, but would be back after a restart"),
+            }
+        };
+        tokio::task::spawn_blocking(write).await.context("write what is to be kept")?
     }
 }
 
@@ -87,23 +98,54 @@ fn now_unix() -> f64 {
 mod tests {
     use super::*;
 
-    #[test]
-    fn it_outlives_the_daemon_and_ends_by_itself() {
+    #[tokio::test]
+    async fn it_outlives_the_daemon_and_ends_by_itself() {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
         let reason = |m: &Maintenance| m.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
-        let first = Maintenance::beside(&socket);
+        let daemon = || Arc::new(Maintenance::beside(&socket));
+        let first = daemon();
         assert_eq!(reason(&first), None);
-        first.begin("kernel update\n", None).expect("kept");
+        first.begin("kernel update\n", None);
         assert_eq!(reason(&first).as_deref(), Some("kernel update "));
-        let second = Maintenance::beside(&socket);
+        first.keep().await.expect("kept");
+        let second = daemon();
         assert_eq!(reason(&second).as_deref(), Some("kernel update "));
-        assert!(second.end().expect("removed"));
-        assert!(!second.end().expect("nothing to remove"));
-        assert_eq!(reason(&Maintenance::beside(&socket)), None);
-        second.begin("short", Some(Duration::from_millis(50))).expect("kept");
+        assert!(second.end());
+        Arc::clone(&second).keep().await.expect("removed");
+        assert!(!second.end());
+        Arc::clone(&second).keep().await.expect("nothing to remove");
+        assert_eq!(reason(&daemon()), None);
+        second.begin("short", Some(Duration::from_millis(50)));
         assert_eq!(reason(&second).as_deref(), Some("short"));
+        Arc::clone(&second).keep().await.expect("kept");
         std::thread::sleep(Duration::from_millis(60));
-        assert_eq!((reason(&second), reason(&Maintenance::beside(&socket))), (None, None));
+        assert_eq!((reason(&second), reason(&daemon())), (None, None));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_nobody() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let maintenance = Arc::new(Maintenance::beside(&socket));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        let hangs = maintenance.file.lock().expect("nobody else");
+        let (one, two) = runtime.block_on(async {
+            maintenance.begin("one", None);
+            let one = tokio::spawn(Arc::clone(&maintenance).keep());
+            // The only thread that serves goes on.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert!(maintenance.drain().is_some() && !one.is_finished());
+            maintenance.begin("two", None);
+            (one, tokio::spawn(Arc::clone(&maintenance).keep()))
+        });
+        drop(hangs);
+        for write in [one, two] {
+            runtime.block_on(write).expect("no panic").expect("kept");
+        }
+        let after = Maintenance::beside(&socket);
+        let reason = after.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
+        assert_eq!(reason.as_deref(), Some("two"), "in whatever order they were written");
     }
 }
