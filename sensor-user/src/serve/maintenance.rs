@@ -5,7 +5,7 @@
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -13,7 +13,10 @@ use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use crate::host::state_file::StateFile;
+use crate::host::{
+    clock::{boot_id, since_boot_ns},
+    state_file::StateFile,
+};
 
 /// Longer reasons are cut: they are shown in one line.
 const MAX_REASON: usize = 200;
@@ -23,15 +26,25 @@ const MAX_REASON: usize = 200;
 pub struct Drain {
     /// What the operator said.
     pub reason: String,
-    /// When it ends by itself: seconds since 1970.
+    /// Of which boot it is.
+    boot: String,
+    /// When it ends by itself: CLOCK_BOOTTIME, which nobody can set and which does not stop when the
+    /// host sleeps.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub until_unix: Option<f64>,
+    until_ns: Option<u64>,
+}
+
+impl Drain {
+    fn holds(&self, now_ns: u64) -> bool {
+        self.until_ns.is_none_or(|until| now_ns < until)
+    }
 }
 
 /// Whether an operator has drained this host.
 #[derive(Debug)]
 pub struct Maintenance {
     drain: ArcSwapOption<Drain>,
+    boot: String,
     /// One writes at a time, and writes what holds by then: the file is never behind for good.
     file: Mutex<StateFile>,
 }
@@ -40,8 +53,10 @@ impl Maintenance {
     /// As it was left, by the file beside the socket.
     pub fn beside(socket: &Path) -> Self {
         let file = StateFile::beside(socket, "drain.json");
-        let drain = ArcSwapOption::new(file.read().map(Arc::new));
-        let maintenance = Self { drain, file: Mutex::new(file) };
+        let boot = boot_id();
+        let left = file.read().filter(|drain: &Drain| drain.boot == boot);
+        let drain = ArcSwapOption::new(left.map(Arc::new));
+        let maintenance = Self { drain, boot, file: Mutex::new(file) };
         if let Some(drain) = maintenance.drain().as_deref().and_then(Option::as_ref) {
             info!("still drained by an operator: {}", drain.reason);
         }
@@ -51,8 +66,7 @@ impl Maintenance {
     /// The drain that holds now. Does not allocate.
     pub fn drain(&self) -> Option<arc_swap::Guard<Option<Arc<Drain>>>> {
         let drain = self.drain.load();
-        let holds = drain.as_ref()?.until_unix.is_none_or(|until| now_unix() < until);
-        holds.then_some(drain)
+        drain.as_ref()?.holds(since_boot_ns()).then_some(drain)
     }
 
     /// Begins one, or replaces the one that holds. What is asked for holds at once, even if it cannot
@@ -60,8 +74,11 @@ impl Maintenance {
     pub fn begin(&self, reason: &str, lasts: Option<Duration>) {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let reason = reason.chars().map(plain).take(MAX_REASON).collect();
-        let until_unix = lasts.map(|lasts| now_unix() + lasts.as_secs_f64());
-        let drain = Drain { reason, until_unix };
+        let until = |lasts: Duration| {
+            let ns = u64::try_from(lasts.as_nanos()).unwrap_or(u64::MAX);
+            since_boot_ns().saturating_add(ns)
+        };
+        let drain = Drain { reason, boot: self.boot.clone(), until_ns: lasts.map(until) };
         info!("drained by an operator: {}", drain.reason);
         self.drain.store(Some(Arc::new(drain)));
     }
@@ -88,10 +105,6 @@ impl Maintenance {
         };
         tokio::task::spawn_blocking(write).await.context("write what is to be kept")?
     }
-}
-
-fn now_unix() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 #[cfg(test)]
@@ -147,5 +160,29 @@ mod tests {
         let after = Maintenance::beside(&socket);
         let reason = after.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
         assert_eq!(reason.as_deref(), Some("two"), "in whatever order they were written");
+    }
+    #[test]
+    fn it_ends_by_a_clock_that_nobody_sets_and_with_its_boot() {
+        let second = 1_000_000_000;
+        let drain = |until_ns| Drain { reason: "r".into(), boot: boot_id(), until_ns };
+        for (until_ns, now_ns, holds) in [
+            (None, u64::MAX, true),
+            (Some(30 * second), 29 * second, true),
+            (Some(30 * second), 30 * second, false),
+        ] {
+            assert_eq!(drain(until_ns).holds(now_ns), holds, "{until_ns:?} {now_ns}");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("socket");
+        let maintenance = Maintenance::beside(&socket);
+        maintenance.begin("r", Some(Duration::from_mins(30)));
+        let until_ns = maintenance.drain().and_then(|d| d.as_ref().and_then(|d| d.until_ns));
+        let left = until_ns.expect("it ends").saturating_sub(since_boot_ns());
+        assert!((1790 * second..=1800 * second).contains(&left), "{left}");
+        for (boot, holds) in [(boot_id(), true), ("another".into(), false)] {
+            let file = StateFile::beside(&socket, "drain.json");
+            file.write(&Drain { boot, ..drain(None) }).expect("written");
+            assert_eq!(Maintenance::beside(&socket).drain().is_some(), holds);
+        }
     }
 }
