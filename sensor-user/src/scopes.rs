@@ -97,12 +97,45 @@ impl Kills {
     }
 }
 
+/// Kills as a group's file and the ring buffer tell of them. Either may miss one, and of the same kill
+/// one may tell a little later: so the larger rise counts, from when both were last still.
+#[derive(Debug, Default)]
+struct Tally {
+    sum: u64,
+    from: [u64; 2],
+    last: [u64; 2],
+    moved_ns: u64,
+}
+
+/// The later of the two has told by then.
+const LATE_NS: u64 = 5_000_000_000;
+
+impl Tally {
+    /// Kills so far; none if nobody counts.
+    fn see(&mut self, now_ns: u64, told: [Option<u64>; 2]) -> Option<u64> {
+        let now = [0, 1].map(|i| told[i].unwrap_or(self.last[i]));
+        let rose = |from: [u64; 2], to: [u64; 2]| {
+            to[0].saturating_sub(from[0]).max(to[1].saturating_sub(from[1]))
+        };
+        if now_ns.saturating_sub(self.moved_ns) >= LATE_NS {
+            self.sum = self.sum.saturating_add(rose(self.from, self.last));
+            self.from = self.last;
+        }
+        if now != self.last {
+            (self.last, self.moved_ns) = (now, now_ns);
+        }
+        let counted = told.iter().any(Option::is_some);
+        counted.then(|| self.sum.saturating_add(rose(self.from, now)))
+    }
+}
+
 /// A cgroup that has a verdict of its own.
 #[derive(Debug)]
 struct Named {
     scope: Arc<str>,
     judge: Judge,
     group: Group,
+    kills: Tally,
     clock: StallClock,
 }
 
@@ -128,7 +161,8 @@ impl Scopes {
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
             let group = Group::new(roots, &scope.cgroup);
             let scope = Arc::from(scope.name.as_str());
-            Named { scope, judge: judge(), group, clock: StallClock::default() }
+            let (kills, clock) = (Tally::default(), StallClock::default());
+            Named { scope, judge: judge(), group, kills, clock }
         });
         let groups: Vec<_> = groups.collect();
         let memory = Memory::open(root);
@@ -181,14 +215,15 @@ impl Scopes {
         let mut all = Vec::with_capacity(1 + self.groups.len());
         all.push(host);
         let clock_runs = reading.stall_ns.is_some();
+        let rings = measures(coverage, Id::oom_kill);
         for (named, noted) in self.groups.iter_mut().zip(&self.kills.0) {
             let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
             let (verdict, blind) = match named.group.read(&mut found, &reading) {
                 Ok(()) => {
                     let ids = named.group.ids();
                     noted.id.store(ids.first().copied().unwrap_or(0), Ordering::Relaxed);
-                    let kills = noted.count.load(Ordering::Relaxed);
-                    found.oom_kills = Some(found.oom_kills.map_or(kills, |n| n.max(kills)));
+                    let ring = rings.then(|| noted.count.load(Ordering::Relaxed));
+                    found.oom_kills = named.kills.see(found.at_ns, [found.oom_kills, ring]);
                     if named.group.lacks_psi() && clock_runs {
                         let stalls = ids.iter().filter_map(|id| snapshot.stalls.get_key_value(id));
                         let stalls = stalls.map(|(id, ns)| (*id, *ns));
@@ -209,9 +244,13 @@ fn no_stalls(reading: &Reading) -> Option<Arc<str>> {
     (!told).then(|| "neither PSI nor a probe tells who stalls".into())
 }
 
+fn measures(coverage: &Coverage, id: Id) -> bool {
+    coverage.probes.get(id as usize).is_some_and(ProbeState::measures)
+}
+
 /// What the probes tell of the host.
 fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) {
-    let measures = |id: Id| coverage.probes.get(id as usize).is_some_and(ProbeState::measures);
+    let measures = |id: Id| measures(coverage, id);
     let shape = |id: Id, name: &str| {
         let metrics = probes::ALL[id as usize].metrics;
         metrics.iter().find(|m| m.name == name).map(|m| m.shape)
@@ -256,6 +295,38 @@ mod tests {
     use super::*;
     use crate::kernel::{load::State, read::Inside};
     use sensor_ebpf::spec::ROW_WORDS;
+
+    #[test]
+    fn a_kill_that_one_of_two_misses_is_counted_once() {
+        let (file, ring) = (|n| [Some(n), None], |n| [None, Some(n)]);
+        let both = |f, r| [Some(f), Some(r)];
+        for (what, looks, expected) in [
+            (
+                "the ring misses one, then only it sees the next",
+                &[(1, both(1, 0)), (20, both(1, 1))][..],
+                2,
+            ),
+            ("and the other way round", &[(1, both(0, 1)), (20, both(1, 1))], 2),
+            ("the ring tells a little later", &[(1, both(1, 0)), (2, both(1, 1))], 1),
+            ("the file does", &[(1, both(0, 1)), (2, both(1, 1)), (30, both(1, 1))], 1),
+            ("two at once", &[(1, both(1, 2)), (2, both(2, 2))], 2),
+            (
+                "one after the other, each late",
+                &[(1, both(1, 0)), (2, both(2, 1)), (3, both(2, 2))],
+                2,
+            ),
+            ("no probe", &[(1, file(1)), (20, file(2))], 2),
+            ("no file", &[(1, ring(1)), (20, ring(2))], 2),
+            ("the file cannot be read once", &[(1, both(2, 1)), (2, ring(1)), (3, both(2, 1))], 2),
+        ] {
+            let mut tally = Tally::default();
+            assert_eq!(tally.see(0, [None, None]), None, "nobody counts");
+            let seen: Vec<_> =
+                looks.iter().map(|(s, told)| tally.see(s * 1_000_000_000, *told)).collect();
+            assert!(seen.is_sorted(), "{what}: {seen:?}");
+            assert_eq!(seen.last(), Some(&Some(expected)), "{what}");
+        }
+    }
 
     #[test]
     fn what_the_rules_need_of_the_probes_is_there() {
