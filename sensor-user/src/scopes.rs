@@ -275,7 +275,7 @@ fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         && let Some(Shape::Lowest { at, len, calm }) =
             shape(Id::reclaim_scan, "reclaim_priority_min")
     {
-        let lowest = snapshot.lowest_moved(Id::reclaim_scan as usize, at, len);
+        let lowest = snapshot.recently(Id::reclaim_scan as usize, at, len).lowest();
         let priority = lowest.map_or(Ok(calm), u32::try_from);
         reading.priority = priority.ok().and_then(|p| u8::try_from(p).ok());
     }
@@ -283,7 +283,7 @@ fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         && let Some(Shape::Highest { at, len }) =
             shape(Id::alloc_retry, "alloc_no_progress_loops_max")
     {
-        let highest = snapshot.highest_moved(Id::alloc_retry as usize, at, len).unwrap_or(0);
+        let highest = snapshot.recently(Id::alloc_retry as usize, at, len).highest().unwrap_or(0);
         reading.no_progress = u8::try_from(highest).ok();
     }
 }
@@ -335,7 +335,9 @@ mod tests {
             taken_ns: 1,
             taken_unix: 0.0,
             rows,
-            window_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
+            // What moved in the gauges' window only is no evidence.
+            window_start: Arc::new(vec![[0; ROW_WORDS]; probes::ALL.len() + 1]),
+            recent_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: BTreeMap::new(),
@@ -359,5 +361,8 @@ mod tests {
         assert_eq!(reading.oom_kills, Some(3));
         assert_eq!(reading.priority, Some(0));
         assert_eq!(reading.no_progress, Some(18));
+        let calm = Snapshot { recent_start: Arc::clone(&snapshot.rows), ..snapshot };
+        from_probes(&calm, &coverage, &mut reading);
+        assert_eq!((reading.priority, reading.no_progress), (Some(12), Some(0)));
     }
 }

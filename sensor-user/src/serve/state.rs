@@ -288,6 +288,7 @@ mod tests {
             taken_unix: 0.0,
             rows: Arc::default(),
             window_start: Arc::default(),
+            recent_start: Arc::default(),
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: std::collections::BTreeMap::new(),
