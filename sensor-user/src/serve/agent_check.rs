@@ -16,7 +16,10 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::state::{FailOn, Fitness, Standing, State};
+use super::{
+    askers::{Asking, Protocol},
+    state::{FailOn, Fitness, Standing, State},
+};
 use crate::config::MAX_SCOPE_NAME;
 
 /// A client that does not take its line within this is dropped; HAProxy's own default is 2 s.
@@ -96,19 +99,19 @@ pub async fn answer(mut stream: TcpStream, state: State) {
         let mut buffer = [0; MAX_QUESTION];
         let patience = if state.scopes.len() > 1 { QUESTION_OF_SCOPES } else { QUESTION };
         let asked = question(&mut stream, &mut buffer, patience).await;
-        let mut buffer = [0; MAX_LINE];
-        let line = if let Some((scope, fail_on)) = understand(asked, &state) {
-            let fitness = state.fitness(scope).on(fail_on);
-            if let Some(addr) = peer {
-                state.told(addr, fitness);
-            }
-            line(fitness, &mut buffer)
-        } else {
+        let Some((scope, fail_on)) = understand(asked, &state) else {
             state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
-            NO_CHANGE
+            stream.write_all(NO_CHANGE).await?;
+            return stream.shutdown().await;
         };
-        stream.write_all(line).await?;
-        stream.shutdown().await
+        let fitness = state.fitness(scope).on(fail_on);
+        stream.write_all(line(fitness, &mut [0; MAX_LINE])).await?;
+        stream.shutdown().await?;
+        // Only now: who hung up has heard nothing.
+        if let Some(addr) = peer {
+            state.told(Asking { addr, scope, fail_on, by: Protocol::Agent }, fitness);
+        }
+        Ok(())
     })
     .await;
 }

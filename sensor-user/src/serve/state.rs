@@ -1,10 +1,13 @@
 //! What all readers share, and the answer to "is this scope fit for traffic" that follows from it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{askers::Askers, maintenance::Maintenance};
+use super::{
+    askers::{Askers, Asking},
+    maintenance::Maintenance,
+};
 use crate::{
     config::OnBlind,
     events::Log,
@@ -178,8 +181,8 @@ impl State {
     }
 
     /// Somebody was told so.
-    pub fn told(&self, addr: IpAddr, fitness: Fitness) {
-        self.askers.note(addr, monotonic_ns(), fitness.standing == Standing::Maintenance);
+    pub fn told(&self, asking: Asking, fitness: Fitness) {
+        self.askers.note(asking, monotonic_ns(), fitness.standing == Standing::Maintenance);
     }
 
     fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> Fitness {
