@@ -12,13 +12,22 @@ set -eu
 file=$1
 shift
 
-# The weight in percent that memsensor says, or nothing if nobody answers: then nginx must find out itself.
-weight() {
+check() {
     url=${1#*@}
     [ "$url" != "$1" ] || url=http://${1%:*}:9817
-    said=$(memsensor check --url "$url" --scope "${MEMSENSOR_SCOPE:-}" --timeout 1s) || true
+    shift
+    memsensor check --url "$url" --scope "${MEMSENSOR_SCOPE:-}" --timeout 1s "$@"
+}
+
+# The weight in percent that memsensor says, or nothing if nobody answers: then nginx must find out itself.
+weight() {
+    said=$(check "$1") || true
     said=${said##*weight=}
     case $said in [0-9]*%*) echo "${said%%%*}" ;; esac
+}
+
+equal() {
+    echo "server ${1%@*} max_fails=2 fail_timeout=5s;"
 }
 
 servers() {
@@ -36,11 +45,27 @@ servers() {
     [ $left = 1 ] || return 1
 }
 
+# A spike of memory may hit every host at once, and a slow answer is better than none; but nobody is to
+# get what an operator has drained, as long as there is another.
+last_resort() {
+    left=0
+    for server; do
+        if check "$server" --fail-on maintenance >/dev/null; then
+            left=1
+            equal "$server"
+        else
+            echo "server ${server%@*} down;"
+        fi
+    done
+    [ $left = 1 ] || return 1
+}
+
+all() {
+    for server; do equal "$server"; done
+}
+
 while :; do
-    # A spike of memory may hit every host at once. A slow answer is better than none.
-    if ! now=$(servers "$@"); then
-        now=$(for server; do echo "server ${server%@*} max_fails=2 fail_timeout=5s;"; done)
-    fi
+    now=$(servers "$@") || now=$(last_resort "$@") || now=$(all "$@")
     if [ "$now" != "$(cat "$file" 2>/dev/null)" ]; then
         printf '%s\n' "$now" >"$file.new"
         mv "$file.new" "$file"

@@ -29,4 +29,5 @@ pub mod scopes;
 pub mod sense;
 pub mod serve;
 pub mod snapshot;
+pub mod stall_clock;
 pub mod verdict;

@@ -1,19 +1,28 @@
 //! Where each scope stood, kept over a restart of the daemon: one that is updated while its host
 //! recovers must neither call it ready at once nor forget how often it relapsed.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::{
-    host::state_file::StateFile,
+    host::{
+        clock::{boot_id, since_boot_ns},
+        state_file::StateFile,
+    },
     sense::{Published, Wake},
     verdict::{State, pace::Position},
 };
 
-/// How often what is kept is looked at; it is written only if it changed.
+/// How often what is kept is looked at; it is written if it changed.
 const EVERY: Duration = Duration::from_secs(1);
+/// And anew after this, so that its time is that of the daemon's end, however it ended.
+const ANEW: Duration = Duration::from_mins(1);
 
 /// By scope.
 pub type Positions = BTreeMap<String, Position>;
@@ -22,23 +31,40 @@ pub type Positions = BTreeMap<String, Position>;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
     boot: String,
+    /// CLOCK_BOOTTIME: a host that slept for a night is not as it was.
+    at_ns: u64,
     scopes: Positions,
 }
 
-fn boot() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
+impl Kept {
+    fn now(scopes: Positions) -> Self {
+        Self { boot: boot_id(), at_ns: since_boot_ns(), scopes }
+    }
+
+    /// What still means something. After a while without a daemon nobody knows how a scope stands, and
+    /// a fresh daemon takes no weight; how often it relapsed, and when, is as true as before.
+    fn still_true(self, now_ns: u64, lasts: Duration) -> Positions {
+        let age_ns = now_ns.saturating_sub(self.at_ns);
+        let is_old = Duration::from_nanos(age_ns) > lasts.saturating_add(ANEW);
+        let mut positions = if self.boot == boot_id() { self.scopes } else { Positions::new() };
+        positions.retain(|_, position| position.is_sound());
+        for position in positions.values_mut().filter(|_| is_old) {
+            let Position { state, weight, .. } = Position::default();
+            *position = Position { state, weight, ..*position };
+        }
+        positions
+    }
 }
 
 fn file(socket: &Path) -> StateFile {
     StateFile::beside(socket, "verdict.json")
 }
 
-/// What an earlier daemon of this boot left.
-pub fn read(socket: &Path) -> Positions {
+/// What an earlier daemon of this boot left; where the scopes stood only if that is not longer ago than
+/// `lasts`.
+pub fn read(socket: &Path, lasts: Duration) -> Positions {
     let kept: Option<Kept> = file(socket).read();
-    let mut positions = kept.filter(|k| k.boot == boot()).map(|k| k.scopes).unwrap_or_default();
-    positions.retain(|_, position| position.is_sound());
+    let positions = kept.map(|kept| kept.still_true(since_boot_ns(), lasts)).unwrap_or_default();
     for (scope, position) in positions.iter().filter(|(_, p)| p.state != State::Ready) {
         let (state, percent) = (position.state.label(), position.weight * 100.0);
         info!(scope, "goes on from {state}, weight {percent:.0}%");
@@ -51,6 +77,7 @@ pub fn read(socket: &Path) -> Positions {
 pub fn keep(socket: &Path, published: &Published, wake: &Wake) {
     let file = file(socket);
     let mut last = None;
+    let mut written = Instant::now();
     let mut failing = false;
     loop {
         let stopping = wake.is_stopped();
@@ -58,9 +85,9 @@ pub fn keep(socket: &Path, published: &Published, wake: &Wake) {
             let scopes = snapshot.scopes.iter();
             let scopes: Positions =
                 scopes.map(|j| (j.scope.to_string(), j.verdict.position)).collect();
-            if last.as_ref() != Some(&scopes) {
-                match file.write(&Kept { boot: boot(), scopes: scopes.clone() }) {
-                    Ok(()) => (last, failing) = (Some(scopes), false),
+            if stopping || last.as_ref() != Some(&scopes) || written.elapsed() >= ANEW {
+                match file.write(&Kept::now(scopes.clone())) {
+                    Ok(()) => (last, written, failing) = (Some(scopes), Instant::now(), false),
                     Err(e) if !failing => {
                         warn!("a restart will not know of a drain: {e:#}");
                         failing = true;
@@ -87,9 +114,32 @@ mod tests {
         let draining = Position { state: State::Draining, weight: 0.0, ..Position::default() };
         let odd = Position { state: State::Ready, weight: 0.1, ..Position::default() };
         let scopes = Positions::from([("host".into(), draining), ("web".into(), odd)]);
-        file(&socket).write(&Kept { boot: boot(), scopes: scopes.clone() }).expect("written");
-        assert_eq!(read(&socket), Positions::from([("host".into(), draining)]));
-        file(&socket).write(&Kept { boot: "another".into(), scopes }).expect("written");
-        assert_eq!(read(&socket), Positions::new());
+        let lasts = Duration::from_mins(10);
+        file(&socket).write(&Kept::now(scopes.clone())).expect("written");
+        assert_eq!(read(&socket, lasts), Positions::from([("host".into(), draining)]));
+        let another = Kept { boot: "another".into(), ..Kept::now(scopes) };
+        file(&socket).write(&another).expect("written");
+        assert_eq!(read(&socket, lasts), Positions::new());
+    }
+
+    #[test]
+    fn where_it_stood_is_soon_forgotten_and_relapses_are_not() {
+        let ready = Position { drained_until_ns: Some(7), relapses: 3, ..Position::default() };
+        let draining = Position { state: State::Draining, weight: 0.0, ..ready };
+        let coming_back = Position { state: State::Degraded, weight: 0.1, ..ready };
+        let (lasts, soon, late) = (Duration::ZERO, ANEW / 2, ANEW * 2);
+        for (stood, since, found) in [
+            (draining, soon, draining),
+            (coming_back, soon, coming_back),
+            (draining, late, ready),
+            (coming_back, late, ready),
+            (ready, late, ready),
+        ] {
+            let kept = Kept::now(Positions::from([("host".into(), stood)]));
+            let since_ns = u64::try_from(since.as_nanos()).expect("short");
+            let now_ns = kept.at_ns + since_ns;
+            let positions = kept.still_true(now_ns, lasts);
+            assert_eq!(positions.get("host"), Some(&found), "{stood:?} {since:?}");
+        }
     }
 }

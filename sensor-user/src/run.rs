@@ -70,7 +70,10 @@ pub fn run(config: &Config) -> Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(config, loaded))
+    let ended = runtime.block_on(serve(config, loaded));
+    // A drain may still be waiting for the disk.
+    runtime.shutdown_timeout(http::GOODBYE);
+    ended
 }
 
 /// Loads the probes; with `allow_degraded`, a host where nothing loads is served blind.
@@ -120,7 +123,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     // Triggers with short windows need CAP_SYS_RESOURCE.
     let kills = Arc::new(Kills::new(config));
     let mut scopes = Scopes::open(config, Path::new("/"), Arc::clone(&kills))?;
-    scopes.resume(&resume::read(Path::new(&config.socket)));
+    scopes.resume(&resume::read(Path::new(&config.socket), config.verdict.relapse_within));
     let kept = privilege::drop_all(|| reader.as_ref().is_none_or(|r| r.rows().is_ok()))?;
     info!("capabilities kept: {kept}");
     for probe in &coverage.probes {

@@ -2,6 +2,7 @@
 //! what files and probes tell of each, and keeps its judge.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     path::Path,
     sync::{
@@ -28,6 +29,7 @@ use crate::{
     kernel::load::{Coverage, ProbeState},
     resume::Positions,
     snapshot::Snapshot,
+    stall_clock::StallClock,
     verdict::{
         judge::{Judge, Verdict},
         policy::Policy,
@@ -95,33 +97,46 @@ impl Kills {
     }
 }
 
+/// Kills as a group's file and the ring buffer tell of them. Either may miss one, and of the same kill
+/// one may tell a little later: so the larger rise counts, from when both were last still.
+#[derive(Debug, Default)]
+struct Tally {
+    sum: u64,
+    from: [u64; 2],
+    last: [u64; 2],
+    moved_ns: u64,
+}
+
+/// The later of the two has told by then.
+const LATE_NS: u64 = 5_000_000_000;
+
+impl Tally {
+    /// Kills so far; none if nobody counts.
+    fn see(&mut self, now_ns: u64, told: [Option<u64>; 2]) -> Option<u64> {
+        let now = [0, 1].map(|i| told[i].unwrap_or(self.last[i]));
+        let rose = |from: [u64; 2], to: [u64; 2]| {
+            to[0].saturating_sub(from[0]).max(to[1].saturating_sub(from[1]))
+        };
+        if now_ns.saturating_sub(self.moved_ns) >= LATE_NS {
+            self.sum = self.sum.saturating_add(rose(self.from, self.last));
+            self.from = self.last;
+        }
+        if now != self.last {
+            (self.last, self.moved_ns) = (now, now_ns);
+        }
+        let counted = told.iter().any(Option::is_some);
+        counted.then(|| self.sum.saturating_add(rose(self.from, now)))
+    }
+}
+
 /// A cgroup that has a verdict of its own.
 #[derive(Debug)]
 struct Named {
     scope: Arc<str>,
     judge: Judge,
     group: Group,
-    clock: Clock,
-}
-
-/// The stall clock of a cgroup, over what the kernel half may forget of it.
-#[derive(Debug, Default)]
-struct Clock {
-    before: u64,
-    peak: u64,
-}
-
-impl Clock {
-    /// Never falls. A stall that is just being charged may be missing from `now`; one that is far below
-    /// is of a group that was forgotten or made anew, and counts from 0.
-    fn see(&mut self, now: u64) -> u64 {
-        if now < self.peak / 2 {
-            self.before = self.before.saturating_add(self.peak);
-            self.peak = 0;
-        }
-        self.peak = self.peak.max(now);
-        self.before.saturating_add(self.peak)
-    }
+    kills: Tally,
+    clock: StallClock,
 }
 
 /// All scopes.
@@ -141,12 +156,13 @@ impl Scopes {
     /// Opens the host's files; groups need not be there yet.
     pub fn open(config: &Config, root: &Path, kills: Arc<Kills>) -> Result<Self> {
         let policy = Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?);
-        let judge = || Judge::new(Arc::clone(&policy), config.verdict);
+        let judge = || Judge::new(Arc::clone(&policy), config.verdict).with_gap(config.stale_after);
         let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
             let group = Group::new(roots, &scope.cgroup);
             let scope = Arc::from(scope.name.as_str());
-            Named { scope, judge: judge(), group, clock: Clock::default() }
+            let (kills, clock) = (Tally::default(), StallClock::default());
+            Named { scope, judge: judge(), group, kills, clock }
         });
         let groups: Vec<_> = groups.collect();
         let memory = Memory::open(root);
@@ -176,8 +192,9 @@ impl Scopes {
         }
     }
 
-    /// The ids of the groups that do not tell who stalls: the stall clock stands in.
-    pub fn without_psi(&self) -> Vec<u64> {
+    /// The ids of the groups that do not tell who stalls: the stall clock stands in. One of a group
+    /// within another's is there once.
+    pub fn without_psi(&self) -> BTreeSet<u64> {
         let groups = self.groups.iter().map(|named| &named.group);
         groups.filter(|group| group.lacks_psi()).flat_map(Group::ids).copied().collect()
     }
@@ -198,18 +215,19 @@ impl Scopes {
         let mut all = Vec::with_capacity(1 + self.groups.len());
         all.push(host);
         let clock_runs = reading.stall_ns.is_some();
+        let rings = measures(coverage, Id::oom_kill);
         for (named, noted) in self.groups.iter_mut().zip(&self.kills.0) {
             let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
             let (verdict, blind) = match named.group.read(&mut found, &reading) {
                 Ok(()) => {
                     let ids = named.group.ids();
                     noted.id.store(ids.first().copied().unwrap_or(0), Ordering::Relaxed);
-                    let kills = noted.count.load(Ordering::Relaxed);
-                    found.oom_kills = Some(found.oom_kills.map_or(kills, |n| n.max(kills)));
+                    let ring = rings.then(|| noted.count.load(Ordering::Relaxed));
+                    found.oom_kills = named.kills.see(found.at_ns, [found.oom_kills, ring]);
                     if named.group.lacks_psi() && clock_runs {
-                        let stalls = ids.iter().filter_map(|id| snapshot.stalls.get(id));
-                        let ns = stalls.copied().fold(0, u64::saturating_add);
-                        found.stall_ns = Some(named.clock.see(ns));
+                        let stalls = ids.iter().filter_map(|id| snapshot.stalls.get_key_value(id));
+                        let stalls = stalls.map(|(id, ns)| (*id, *ns));
+                        found.stall_ns = Some(named.clock.see(found.at_ns, stalls));
                     }
                     (named.judge.judge(found), no_stalls(&found))
                 }
@@ -226,9 +244,13 @@ fn no_stalls(reading: &Reading) -> Option<Arc<str>> {
     (!told).then(|| "neither PSI nor a probe tells who stalls".into())
 }
 
+fn measures(coverage: &Coverage, id: Id) -> bool {
+    coverage.probes.get(id as usize).is_some_and(ProbeState::measures)
+}
+
 /// What the probes tell of the host.
 fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) {
-    let measures = |id: Id| coverage.probes.get(id as usize).is_some_and(ProbeState::measures);
+    let measures = |id: Id| measures(coverage, id);
     let shape = |id: Id, name: &str| {
         let metrics = probes::ALL[id as usize].metrics;
         metrics.iter().find(|m| m.name == name).map(|m| m.shape)
@@ -253,7 +275,7 @@ fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         && let Some(Shape::Lowest { at, len, calm }) =
             shape(Id::reclaim_scan, "reclaim_priority_min")
     {
-        let lowest = snapshot.lowest_moved(Id::reclaim_scan as usize, at, len);
+        let lowest = snapshot.recently(Id::reclaim_scan as usize, at, len).lowest();
         let priority = lowest.map_or(Ok(calm), u32::try_from);
         reading.priority = priority.ok().and_then(|p| u8::try_from(p).ok());
     }
@@ -261,7 +283,7 @@ fn from_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         && let Some(Shape::Highest { at, len }) =
             shape(Id::alloc_retry, "alloc_no_progress_loops_max")
     {
-        let highest = snapshot.highest_moved(Id::alloc_retry as usize, at, len).unwrap_or(0);
+        let highest = snapshot.recently(Id::alloc_retry as usize, at, len).highest().unwrap_or(0);
         reading.no_progress = u8::try_from(highest).ok();
     }
 }
@@ -275,10 +297,35 @@ mod tests {
     use sensor_ebpf::spec::ROW_WORDS;
 
     #[test]
-    fn a_clock_goes_on_over_what_is_forgotten() {
-        let mut clock = Clock::default();
-        let seen = [100, 90, 110, 5, 30, 25, 40].map(|now| clock.see(now));
-        assert_eq!(seen, [100, 100, 110, 115, 140, 140, 150]);
+    fn a_kill_that_one_of_two_misses_is_counted_once() {
+        let (file, ring) = (|n| [Some(n), None], |n| [None, Some(n)]);
+        let both = |f, r| [Some(f), Some(r)];
+        for (what, looks, expected) in [
+            (
+                "the ring misses one, then only it sees the next",
+                &[(1, both(1, 0)), (20, both(1, 1))][..],
+                2,
+            ),
+            ("and the other way round", &[(1, both(0, 1)), (20, both(1, 1))], 2),
+            ("the ring tells a little later", &[(1, both(1, 0)), (2, both(1, 1))], 1),
+            ("the file does", &[(1, both(0, 1)), (2, both(1, 1)), (30, both(1, 1))], 1),
+            ("two at once", &[(1, both(1, 2)), (2, both(2, 2))], 2),
+            (
+                "one after the other, each late",
+                &[(1, both(1, 0)), (2, both(2, 1)), (3, both(2, 2))],
+                2,
+            ),
+            ("no probe", &[(1, file(1)), (20, file(2))], 2),
+            ("no file", &[(1, ring(1)), (20, ring(2))], 2),
+            ("the file cannot be read once", &[(1, both(2, 1)), (2, ring(1)), (3, both(2, 1))], 2),
+        ] {
+            let mut tally = Tally::default();
+            assert_eq!(tally.see(0, [None, None]), None, "nobody counts");
+            let seen: Vec<_> =
+                looks.iter().map(|(s, told)| tally.see(s * 1_000_000_000, *told)).collect();
+            assert!(seen.is_sorted(), "{what}: {seen:?}");
+            assert_eq!(seen.last(), Some(&Some(expected)), "{what}");
+        }
     }
 
     #[test]
@@ -288,7 +335,9 @@ mod tests {
             taken_ns: 1,
             taken_unix: 0.0,
             rows,
-            window_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
+            // What moved in the gauges' window only is no evidence.
+            window_start: Arc::new(vec![[0; ROW_WORDS]; probes::ALL.len() + 1]),
+            recent_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: BTreeMap::new(),
@@ -312,5 +361,8 @@ mod tests {
         assert_eq!(reading.oom_kills, Some(3));
         assert_eq!(reading.priority, Some(0));
         assert_eq!(reading.no_progress, Some(18));
+        let calm = Snapshot { recent_start: Arc::clone(&snapshot.rows), ..snapshot };
+        from_probes(&calm, &coverage, &mut reading);
+        assert_eq!((reading.priority, reading.no_progress), (Some(12), Some(0)));
     }
 }

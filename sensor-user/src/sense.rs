@@ -29,7 +29,7 @@ use crate::{
         read::{Cost, Inside, Reader},
     },
     scopes::Scopes,
-    snapshot::{History, Snapshot},
+    snapshot::{History, Settled, Snapshot},
     verdict::{State, signals::Signal},
 };
 
@@ -164,7 +164,8 @@ impl Sampler {
         inside: Inside,
         costs: Vec<Cost>,
     ) -> Snapshot {
-        let (rows, window_start) = self.history.settle(taken_ns, rows, &inside);
+        let Settled { rows, window_start, recent_start } =
+            self.history.settle(taken_ns, rows, &inside);
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let taken_unix = since.unwrap_or_default().as_secs_f64();
         Snapshot {
@@ -172,6 +173,7 @@ impl Sampler {
             taken_unix,
             rows,
             window_start,
+            recent_start,
             inside,
             costs,
             stalls: BTreeMap::new(),

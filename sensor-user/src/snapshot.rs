@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub rows: Arc<Vec<Row>>,
     /// The same at the beginning of the window, for `_min` and `_max` gauges.
     pub window_start: Arc<Vec<Row>>,
+    /// The same [`RECENT`] ago, for the verdict.
+    pub recent_start: Arc<Vec<Row>>,
     /// Who is inside what.
     pub inside: Inside,
     /// What the programs cost; empty while BPF statistics are off.
@@ -39,20 +41,51 @@ pub struct Snapshot {
     pub scopes: Vec<Judged>,
 }
 
+/// How far back the verdict looks for what moved, whatever the gauges' window is: what was a minute ago
+/// is no evidence of now.
+const RECENT: Duration = Duration::from_secs(10);
+
 impl Snapshot {
-    /// Lowest index of `len` words that moved in the window.
-    pub fn lowest_moved(&self, probe: usize, at: usize, len: usize) -> Option<usize> {
-        (0..len).find(|i| self.moved(probe, at + i))
+    /// Words of a probe's row that moved in the gauges' window.
+    pub fn in_window(&self, probe: usize, at: usize, len: usize) -> Moved<'_> {
+        Moved::between(&self.window_start[probe], &self.rows[probe], at, len)
     }
 
-    /// Highest index of `len` words that moved in the window.
-    pub fn highest_moved(&self, probe: usize, at: usize, len: usize) -> Option<usize> {
-        (0..len).rev().find(|i| self.moved(probe, at + i))
+    /// The same in the last seconds.
+    pub fn recently(&self, probe: usize, at: usize, len: usize) -> Moved<'_> {
+        Moved::between(&self.recent_start[probe], &self.rows[probe], at, len)
+    }
+}
+
+/// Counters of a row, then and now.
+#[derive(Debug, Clone, Copy)]
+pub struct Moved<'a>(&'a [u64], &'a [u64]);
+
+impl<'a> Moved<'a> {
+    fn between(then: &'a Row, now: &'a Row, at: usize, len: usize) -> Self {
+        Self(&then[at..at + len], &now[at..at + len])
     }
 
-    fn moved(&self, probe: usize, word: usize) -> bool {
-        self.rows[probe][word] > self.window_start[probe][word]
+    /// The lowest index that moved.
+    pub fn lowest(self) -> Option<usize> {
+        (0..self.0.len()).find(|i| self.1[*i] > self.0[*i])
     }
+
+    /// The highest.
+    pub fn highest(self) -> Option<usize> {
+        (0..self.0.len()).rev().find(|i| self.1[*i] > self.0[*i])
+    }
+}
+
+/// Rows as published, and those before that they are compared with.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Now.
+    pub rows: Arc<Vec<Row>>,
+    /// At the beginning of the gauges' window.
+    pub window_start: Arc<Vec<Row>>,
+    /// At the beginning of what is recent.
+    pub recent_start: Arc<Vec<Row>>,
 }
 
 /// What one sample needs to know of those before it.
@@ -64,23 +97,17 @@ pub struct History {
 }
 
 impl History {
-    /// Looks back over `window`, of which it keeps one sample per `spacing`, and the last.
+    /// Looks back over `window`, and over what is recent; keeps one sample per `spacing`, and the last.
     pub fn new(window: Duration, spacing: Duration) -> Self {
         Self { window, spacing, past: VecDeque::new() }
     }
 
-    /// Turns rows as read into rows as published, and returns them with those of the window's
-    /// start: adds what is under way, and never lets a counter fall.
+    /// Turns rows as read into rows as published, and returns them with those before: adds what is under way, and never lets a counter fall.
     ///
     /// A stall under way is added to the ended ones of its cause. When it ends, it moves from one to
     /// the other, and rows are read before the table of who is inside; so one that ends in between
     /// is in neither, and the sum would fall for one sample if it were not held.
-    pub fn settle(
-        &mut self,
-        now_ns: u64,
-        mut rows: Vec<Row>,
-        inside: &Inside,
-    ) -> (Arc<Vec<Row>>, Arc<Vec<Row>>) {
+    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, inside: &Inside) -> Settled {
         for (row, probe) in rows.iter_mut().zip(probes::ALL) {
             for metric in probe.metrics {
                 add_under_way(row, metric.shape, inside);
@@ -95,18 +122,24 @@ impl History {
         }
         let rows = Arc::new(rows);
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        let (window_ns, spacing_ns) = (nanos(self.window), nanos(self.spacing));
+        let (window_ns, recent_ns) = (nanos(self.window), nanos(RECENT));
+        let spacing_ns = nanos(self.spacing);
         let before_last = self.past.iter().nth_back(1);
         if before_last.is_some_and(|(t, _)| now_ns < t + spacing_ns) {
             self.past.pop_back();
         }
         self.past.push_back((now_ns, Arc::clone(&rows)));
-        // Keep one sample at or before the window's start: it is what "since" compares with.
-        while self.past.len() > 2 && self.past[1].0 + window_ns <= now_ns {
+        // Keep one sample at or before the longer one's start: it is what "since" compares with.
+        let kept_ns = window_ns.max(recent_ns);
+        while self.past.len() > 2 && self.past[1].0 + kept_ns <= now_ns {
             self.past.pop_front();
         }
-        let start = self.past.front().map_or_else(|| Arc::clone(&rows), |(_, r)| Arc::clone(r));
-        (rows, start)
+        let start = |ns: u64| {
+            let before = self.past.iter().rev().find(|(t, _)| t + ns <= now_ns);
+            before.or(self.past.front()).map_or_else(|| Arc::clone(&rows), |(_, r)| Arc::clone(r))
+        };
+        let (window_start, recent_start) = (start(window_ns), start(recent_ns));
+        Settled { rows, window_start, recent_start }
     }
 }
 
@@ -156,7 +189,7 @@ mod tests {
     #[test]
     fn a_stall_under_way_counts_already() {
         let mut history = History::new(Duration::from_secs(30), Duration::ZERO);
-        let (now, _) = history.settle(1, rows(100), &inside(50));
+        let now = history.settle(1, rows(100), &inside(50)).rows;
         assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
     }
 
@@ -166,7 +199,7 @@ mod tests {
             let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
             let mut last = 0;
             for (t, (ended, under_way)) in (1u64..).zip(samples) {
-                let (now, _) = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way));
+                let now = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way)).rows;
                 let stall = now[Id::direct_reclaim as usize][stall_word()];
                 prop_assert!(stall >= last && stall >= ended + under_way);
                 last = stall;
@@ -179,7 +212,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut history = History::new(30 * second, second);
         for t in 1..10_000u64 {
-            let (_, start) = history.settle(t * 10_000_000, rows(t), &inside(0));
+            let start = history.settle(t * 10_000_000, rows(t), &inside(0)).window_start;
             let then = start[Id::direct_reclaim as usize][stall_word()];
             assert!(
                 then >= t.saturating_sub(3200) && (then <= t.saturating_sub(3000).max(1)),
@@ -190,14 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn the_window_looks_back_as_far_as_it_says() {
-        let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
+    fn each_looks_back_as_far_as_it_says() {
         let second = 1_000_000_000;
-        for t in 1..=10u64 {
-            let (now, start) = history.settle(t * second, rows(t), &inside(0));
-            let word = |rows: &[Row]| rows[Id::direct_reclaim as usize][stall_word()];
-            assert_eq!(word(&now), t);
-            assert_eq!(word(&start), t.saturating_sub(3).max(1), "at {t}");
+        for window in [3, 10, 60] {
+            let mut history = History::new(Duration::from_secs(window), Duration::ZERO);
+            for t in 1..=100u64 {
+                let settled = history.settle(t * second, rows(t), &inside(0));
+                let word = |rows: &[Row]| rows[Id::direct_reclaim as usize][stall_word()];
+                assert_eq!(word(&settled.rows), t);
+                let ago = |seconds| t.saturating_sub(seconds).max(1);
+                assert_eq!(word(&settled.window_start), ago(window), "at {t}, {window} s");
+                assert_eq!(word(&settled.recent_start), ago(10), "at {t}, {window} s");
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -100,9 +100,8 @@ impl Daemon {
             let addrs =
                 log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
             self.listening = addrs.collect();
-            let has_begun =
-                || self.get("/readyz", "").is_ok_and(|a| !a.body.contains("\"starting\""));
-            if self.listening.len() == 2 && has_begun() {
+            // Not by `/readyz`: `drain --wait` would wait for us to ask again.
+            if self.listening.len() == 2 && self.sample_time().is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -164,6 +163,8 @@ impl Daemon {
         stream.set_read_timeout(Some(PATIENCE))?;
         if !scope.is_empty() {
             stream.write_all(scope.as_bytes())?;
+            // The end of the question, also without that of the line.
+            stream.shutdown(Shutdown::Write)?;
         }
         let mut line = String::new();
         stream.read_to_string(&mut line)?;

@@ -3,7 +3,7 @@
 //! Maps are read as arrays of words; what a word means is in the probes' specs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{Program, RawTracePoint},
 };
 use sensor_ebpf::{
@@ -65,15 +65,19 @@ impl Inside {
     }
 }
 
-/// What the table still holds of a cgroup's stalls: ended ones that were not charged yet, and those under
-/// way.
-fn unsettled(slots: &[Slot], cgroup: u64, now: u64) -> u64 {
-    let own = slots.iter().filter(|s| s.aux == cgroup && s.cause().is_some());
-    let ns = own.map(|s| {
-        let under_way = if s.active() { s.exclusive_ns(now) } else { 0 };
-        s.unsettled_ns.saturating_add(under_way)
-    });
-    ns.fold(0, u64::saturating_add)
+/// What the table still holds of each cgroup's stalls: ended ones that were not charged yet, and those
+/// under way. One pass, for there may be thousands of slots and hundreds of cgroups.
+fn unsettled(slots: &[Slot], now: u64) -> BTreeMap<u64, u64> {
+    let mut by_cgroup = BTreeMap::<u64, u64>::new();
+    for slot in slots.iter().filter(|s| s.cause().is_some()) {
+        let under_way = if slot.active() { slot.exclusive_ns(now) } else { 0 };
+        let ns = slot.unsettled_ns.saturating_add(under_way);
+        if ns > 0 {
+            let sum = by_cgroup.entry(slot.aux).or_default();
+            *sum = sum.saturating_add(ns);
+        }
+    }
+    by_cgroup
 }
 
 /// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
@@ -170,14 +174,28 @@ impl Reader {
     }
 
     /// Nanoseconds that tasks of each of these cgroups spent stalled, stalls under way included, as far
-    /// as the kernel half remembers the cgroup. `slots` are those of `now`.
-    pub fn stalls_of(&self, cgroups: &[u64], slots: &[Slot], now: u64) -> BTreeMap<u64, u64> {
+    /// as the kernel half remembers the cgroup. `slots` are those of `now`. One that could not be read
+    /// now is not in the answer.
+    pub fn stalls_of(
+        &self,
+        cgroups: &BTreeSet<u64>,
+        slots: &[Slot],
+        now: u64,
+    ) -> BTreeMap<u64, u64> {
+        if cgroups.is_empty() {
+            return BTreeMap::new();
+        }
+        let unsettled = unsettled(slots, now);
         let of = |cgroup: &u64| {
-            let ended = self.stalls.get(cgroup, 0).unwrap_or_default();
-            let ended = ended.into_iter().fold(0, u64::saturating_add);
-            (*cgroup, ended.saturating_add(unsettled(slots, *cgroup, now)))
+            let ended = match self.stalls.get(cgroup, 0) {
+                Ok(by_cause) => by_cause.into_iter().fold(0, u64::saturating_add),
+                Err(MapError::KeyNotFound) => 0,
+                Err(_) => return None,
+            };
+            let more = unsettled.get(cgroup).copied().unwrap_or(0);
+            Some((*cgroup, ended.saturating_add(more)))
         };
-        cgroups.iter().map(of).collect()
+        cgroups.iter().filter_map(of).collect()
     }
 
     /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; 0 before 5.12, which does not
@@ -247,8 +265,8 @@ mod tests {
             slot(3, Kind::Direct, 100, 8, 0),
             slot(4, Kind::Kswapd, 100, 7, 0),
         ];
-        assert_eq!(unsettled(&slots, 7, 200), 5 + 90 + 1000);
-        assert_eq!(unsettled(&slots, 9, 200), 0);
+        let by_cgroup = BTreeMap::from([(7, 5 + 90 + 1000), (8, 90)]);
+        assert_eq!(unsettled(&slots, 200), by_cgroup);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
         net::UnixStream as StdUnixStream,
     },
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -141,8 +142,8 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
             let answer = match question {
                 Question::Events { .. } => return,
                 Question::Explain { scope } => explained(&scope, &state),
-                Question::Drain { reason, seconds } => drain(&reason, seconds, &state),
-                Question::Undrain => undrain(&state),
+                Question::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
+                Question::Undrain => undrain(&state).await,
                 Question::Heard => Ok(Answer::Heard(state.askers.heard(monotonic_ns()))),
             };
             let answer = answer.unwrap_or_else(|e| Answer::Error { error: format!("{e:#}") });
@@ -173,14 +174,16 @@ fn explained(scope: &str, state: &State) -> Result<Answer> {
     Ok(Answer::Explanation(Box::new(why)))
 }
 
-fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {
+async fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {
     let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
-    state.maintenance.begin(reason, lasts.context("how long")?)?;
+    state.maintenance.begin(reason, lasts.context("how long")?);
+    Arc::clone(&state.maintenance).keep().await?;
     Ok(Answer::Done { done: "drained".to_owned() })
 }
 
-fn undrain(state: &State) -> Result<Answer> {
-    let held = state.maintenance.end()?;
+async fn undrain(state: &State) -> Result<Answer> {
+    let held = state.maintenance.end();
+    Arc::clone(&state.maintenance).keep().await?;
     let done = if held { "no longer drained" } else { "it was not drained" };
     Ok(Answer::Done { done: done.to_owned() })
 }

@@ -12,11 +12,14 @@ use std::{io::Write as _, sync::atomic::Ordering, time::Duration};
 
 use clap::ValueEnum as _;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::state::{FailOn, Fitness, Standing, State};
+use super::{
+    askers::{Asking, Protocol},
+    state::{FailOn, Fitness, Standing, State},
+};
 use crate::config::MAX_SCOPE_NAME;
 
 /// A client that does not take its line within this is dropped; HAProxy's own default is 2 s.
@@ -59,6 +62,26 @@ pub fn line(fitness: Fitness, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     &buffer[..MAX_LINE - left]
 }
 
+/// The line that is asked; what has come of it if it has no end after so long. A part of a line may be
+/// another scope's name.
+async fn question<'a>(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &'a mut [u8; MAX_QUESTION],
+    patience: Duration,
+) -> &'a [u8] {
+    let mut len = 0;
+    let line = async {
+        while len < buffer.len() && !buffer[..len].contains(&b'\n') {
+            match from.read(&mut buffer[len..]).await {
+                Ok(more) if more > 0 => len += more,
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(patience, line).await;
+    buffer[..len].split(|byte| *byte == b'\n').next().unwrap_or_default()
+}
+
 /// Which scope is asked for, and how.
 fn understand(asked: &[u8], state: &State) -> Option<(usize, FailOn)> {
     let asked = std::str::from_utf8(asked).ok()?.trim();
@@ -73,23 +96,22 @@ fn understand(asked: &[u8], state: &State) -> Option<(usize, FailOn)> {
 pub async fn answer(mut stream: TcpStream, state: State) {
     let peer = stream.peer_addr().ok().map(|addr| addr.ip());
     let _ = tokio::time::timeout(DEADLINE, async {
-        let mut asked = [0; MAX_QUESTION];
+        let mut buffer = [0; MAX_QUESTION];
         let patience = if state.scopes.len() > 1 { QUESTION_OF_SCOPES } else { QUESTION };
-        let read = tokio::time::timeout(patience, stream.read(&mut asked)).await;
-        let len = read.ok().and_then(Result::ok).unwrap_or(0);
-        let mut buffer = [0; MAX_LINE];
-        let line = if let Some((scope, fail_on)) = understand(&asked[..len], &state) {
-            let fitness = state.fitness(scope).on(fail_on);
-            if let Some(addr) = peer {
-                state.told(addr, fitness);
-            }
-            line(fitness, &mut buffer)
-        } else {
+        let asked = question(&mut stream, &mut buffer, patience).await;
+        let Some((scope, fail_on)) = understand(asked, &state) else {
             state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
-            NO_CHANGE
+            stream.write_all(NO_CHANGE).await?;
+            return stream.shutdown().await;
         };
-        stream.write_all(line).await?;
-        stream.shutdown().await
+        let fitness = state.fitness(scope).on(fail_on);
+        stream.write_all(line(fitness, &mut [0; MAX_LINE])).await?;
+        stream.shutdown().await?;
+        // Only now: who hung up has heard nothing.
+        if let Some(addr) = peer {
+            state.told(Asking { addr, scope, fail_on, by: Protocol::Agent }, fitness);
+        }
+        Ok(())
     })
     .await;
 }
@@ -115,5 +137,34 @@ mod tests {
             let line = line(Fitness { standing, weight }, &mut buffer);
             assert_eq!(std::str::from_utf8(line), Ok(says));
         }
+    }
+    #[tokio::test]
+    async fn a_line_may_come_in_parts() {
+        let soon = Duration::from_millis(50);
+        for (parts, hangs_up, asked) in [
+            (&["web\n"][..], false, "web"),
+            (&["web", "2?fail_on=", "maintenance\r\n"], false, "web2?fail_on=maintenance\r"),
+            (&["web\nmore"], false, "web"),
+            (&["web"], true, "web"),
+            (&["web"], false, "web"),
+            (&[], true, ""),
+            (&[], false, ""),
+        ] {
+            let (mut client, mut server) = tokio::io::duplex(MAX_QUESTION);
+            let write = async move {
+                for part in parts {
+                    client.write_all(part.as_bytes()).await.expect("written");
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                (!hangs_up).then_some(client)
+            };
+            let mut buffer = [0; MAX_QUESTION];
+            let (_open, found) = tokio::join!(write, question(&mut server, &mut buffer, soon));
+            assert_eq!(std::str::from_utf8(found), Ok(asked), "{parts:?}");
+        }
+        let endless = [b'a'; MAX_QUESTION + 1];
+        let mut buffer = [0; MAX_QUESTION];
+        let found = question(&mut &endless[..], &mut buffer, Duration::from_mins(1)).await;
+        assert_eq!(found.len(), MAX_QUESTION);
     }
 }

@@ -31,6 +31,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
+    askers::{Asking, Protocol},
     classic,
     metrics::Renderer,
     state::{FailOn, Standing, State},
@@ -175,7 +176,7 @@ fn ready(state: &State, scope: &str, ask: &Ask, from: From) -> Response {
     let degraded = readiness.state == Standing::Degraded;
     let fitness = readiness.fitness().on(ask.fail_on);
     if let Some(Extension(Peer(addr))) = from {
-        state.told(addr, fitness);
+        state.told(Asking { addr, scope, fail_on: ask.fail_on, by: Protocol::Http }, fitness);
     }
     let fit = fitness.takes_traffic();
     let status = if fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

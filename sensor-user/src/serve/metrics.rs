@@ -164,11 +164,11 @@ impl Exposition {
                 gauge(encoder, &vec![("kind", label.to_owned())], f64::from(tasks))
             }
             Shape::Lowest { at, len, calm } => {
-                let lowest = snapshot.lowest_moved(probe, at, len);
+                let lowest = snapshot.in_window(probe, at, len).lowest();
                 gauge(encoder, &Labels::new(), lowest.map_or(f64::from(calm), |i| i as f64))
             }
             Shape::Highest { at, len } => {
-                let highest = snapshot.highest_moved(probe, at, len).unwrap_or(0);
+                let highest = snapshot.in_window(probe, at, len).highest().unwrap_or(0);
                 gauge(encoder, &Labels::new(), highest as f64)
             }
         }

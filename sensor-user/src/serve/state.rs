@@ -1,10 +1,13 @@
 //! What all readers share, and the answer to "is this scope fit for traffic" that follows from it.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{askers::Askers, maintenance::Maintenance};
+use super::{
+    askers::{Askers, Asking},
+    maintenance::Maintenance,
+};
 use crate::{
     config::OnBlind,
     events::Log,
@@ -178,8 +181,8 @@ impl State {
     }
 
     /// Somebody was told so.
-    pub fn told(&self, addr: IpAddr, fitness: Fitness) {
-        self.askers.note(addr, monotonic_ns(), fitness.standing == Standing::Maintenance);
+    pub fn told(&self, asking: Asking, fitness: Fitness) {
+        self.askers.note(asking, monotonic_ns(), fitness.standing == Standing::Maintenance);
     }
 
     fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> Fitness {
@@ -247,12 +250,13 @@ fn fitness(
     on_blind: OnBlind,
 ) -> Fitness {
     let none = |standing| Fitness { standing, weight: 0.0 };
+    // First of all: it holds whatever is sensed, and a last resort asks for nothing else.
+    if drained {
+        return none(Standing::Maintenance);
+    }
     let Some(snapshot) = snapshot else { return none(Standing::Starting) };
     if Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns)) > stale_after {
         return none(Standing::Stale);
-    }
-    if drained {
-        return none(Standing::Maintenance);
     }
     let Some(judged) = snapshot.scopes.get(scope) else { return none(Standing::Starting) };
     let position = judged.verdict.position;
@@ -287,6 +291,7 @@ mod tests {
             taken_unix: 0.0,
             rows: Arc::default(),
             window_start: Arc::default(),
+            recent_start: Arc::default(),
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: std::collections::BTreeMap::new(),
@@ -339,10 +344,11 @@ mod tests {
         let (sees, blind) = (snapshot(false), snapshot(true));
         for (snapshot, now_s, drained, on_blind, standing, weight) in [
             (None, 1, false, OnBlind::Pass, Standing::Starting, 0.0),
+            (None, 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&sees), 1, false, OnBlind::Pass, Standing::Ready, 1.0),
             (Some(&sees), 6, false, OnBlind::Fail, Standing::Ready, 1.0),
             (Some(&sees), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
-            (Some(&sees), 7, true, OnBlind::Pass, Standing::Stale, 0.0),
+            (Some(&sees), 7, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&sees), 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
             (Some(&blind), 1, false, OnBlind::Pass, Standing::Blind, 1.0),
             (Some(&blind), 1, false, OnBlind::Fail, Standing::Blind, 0.0),
@@ -350,6 +356,8 @@ mod tests {
         ] {
             let found = at(snapshot, now_s, drained, on_blind);
             assert_eq!(found, Fitness { standing, weight }, "{now_s} {drained} {on_blind:?}");
+            // A last resort serves with all but those.
+            assert_eq!(found.on(FailOn::Maintenance).takes_traffic(), !drained, "{standing:?}");
         }
     }
 }

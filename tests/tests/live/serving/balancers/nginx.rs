@@ -75,4 +75,10 @@ fn nginx_follows_the_weights_and_serves_when_every_host_drains() {
     wait_until("both drained", || says("server 127.2.0.11:8080 max_fails"));
     wait_until("both serve", || (1..20).contains(&nginx.ask(20).0));
     nginx.expect_share(35..=65);
+
+    // But not who is to be left alone.
+    hosts[0].daemon.ask(&["drain", "--reason", "update"]).expect("drain");
+    wait_until("left alone", || says("server 127.2.0.11:8080 down;"));
+    nginx.wait_for_share(false);
+    nginx.expect_share(0..=0);
 }

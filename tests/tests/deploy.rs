@@ -1,0 +1,70 @@
+//! The scripts in `deploy/`, with a memsensor that says what the test wants. What they do to the programs
+//! that they are for is in `live/serving/balancers`.
+
+use std::{
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const SCRIPT: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/nginx-upstream.sh");
+
+/// Says the weight that the URL names, and with `--fail-on maintenance` whether it names a drain.
+const MEMSENSOR: &str = r#"#!/bin/sh
+case "$*" in
+*gone*) exit 3 ;;
+*"--fail-on maintenance"*) case "$*" in *drained*) exit 2 ;; *) exit 0 ;; esac ;;
+*weight-50*) echo "MEMSENSOR WARNING | weight=50%;;;0;100"; exit 1 ;;
+*weight-100*) echo "MEMSENSOR OK | weight=100%;;;0;100" ;;
+*) echo "MEMSENSOR CRITICAL | weight=0%;;;0;100"; exit 2 ;;
+esac
+"#;
+
+/// What the script writes of servers whose memsensors are at these URLs.
+fn upstream(dir: &Path, urls: &[&str]) -> String {
+    let file: PathBuf = dir.join("upstream.conf");
+    let _ = std::fs::remove_file(&file);
+    let servers = urls.iter().enumerate().map(|(n, url)| format!("s{n}:80@http://{url}"));
+    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default());
+    let mut script = Command::new(SCRIPT)
+        .arg(&file)
+        .args(servers)
+        .env("PATH", path)
+        .env("RELOAD", "true")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("start the script");
+    let end = Instant::now() + Duration::from_secs(20);
+    while !file.exists() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = script.kill();
+    let _ = script.wait();
+    let text = std::fs::read_to_string(&file).expect("the upstream");
+    let short = |line: &str| {
+        let rest = line.strip_prefix("server ").expect("a server");
+        let rest = rest.replace(" max_fails=2 fail_timeout=5s", "");
+        rest.trim_end_matches(';').to_owned()
+    };
+    text.lines().map(short).collect::<Vec<_>>().join(", ")
+}
+
+#[test]
+fn nginx_s_last_resort_leaves_out_what_an_operator_drained() {
+    let dir = std::env::temp_dir().join(format!("memsensor-deploy-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("mkdir");
+    let memsensor = dir.join("memsensor");
+    std::fs::write(&memsensor, MEMSENSOR).expect("write");
+    std::fs::set_permissions(&memsensor, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+    for (urls, expected) in [
+        (["weight-100", "weight-50", "draining"], "s0:80 weight=4, s1:80 weight=2, s2:80 down"),
+        (["gone", "drained", "draining"], "s0:80 weight=4, s1:80 down, s2:80 down"),
+        (["draining", "drained", "draining"], "s0:80, s1:80 down, s2:80"),
+        (["drained", "drained", "drained"], "s0:80, s1:80, s2:80"),
+    ] {
+        assert_eq!(upstream(&dir, &urls), expected, "{urls:?}");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
