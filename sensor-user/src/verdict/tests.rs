@@ -160,14 +160,14 @@ fn a_host_that_overflows_into_fast_swap_is_left_within_a_second() {
 #[test]
 fn what_fires_on_the_way_back_stops_it() {
     let mut pace = Pace::new(Settings::default());
-    let weight_after = |pace: &mut Pace, seconds: std::ops::Range<u64>, level| {
+    let after = |pace: &mut Pace, seconds: std::ops::Range<u64>, level| {
         seconds.for_each(|second| pace.step(second * SECOND, level, level));
-        (pace.position().weight * 100.0).round()
+        format!("{:.0} %", pace.position().weight * 100.0)
     };
-    weight_after(&mut pace, 1..3, Level::Draining);
-    assert_eq!(weight_after(&mut pace, 3..16, Level::Calm), 15.0);
-    assert_eq!(weight_after(&mut pace, 16..300, Level::Degraded), 15.0, "pages are still in swap");
-    assert_eq!(weight_after(&mut pace, 300..340, Level::Calm), 100.0);
+    assert_eq!(after(&mut pace, 1..3, Level::Draining), "0 %");
+    assert_eq!(after(&mut pace, 3..16, Level::Calm), "15 %");
+    assert_eq!(after(&mut pace, 16..300, Level::Degraded), "15 %", "pages are still in swap");
+    assert_eq!(after(&mut pace, 300..340, Level::Calm), "100 %");
 }
 
 #[test]

@@ -71,7 +71,10 @@ fn haproxy_follows_the_verdict_and_always_serves() {
     haproxy.0.expect_share(25..=45);
     // Also while nothing else is open, which leastconn takes for a reason to forget weights.
     let (first, failed) = haproxy.0.ask_at_once(1, 200);
-    assert!((40..=90).contains(&first) && failed == 0, "{first} of 200 one by one, {failed} failed");
+    assert!(
+        (40..=90).contains(&first) && failed == 0,
+        "{first} of 200 one by one, {failed} failed"
+    );
 
     // None.
     hosts[0].kill();
