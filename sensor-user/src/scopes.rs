@@ -100,7 +100,7 @@ impl Kills {
 /// Kills as a group's file and the ring buffer tell of them. Either may miss one, and of the same kill
 /// one may tell a little later: so the larger rise counts, from when both were last still.
 #[derive(Debug, Default)]
-struct Tally {
+struct KillCount {
     sum: u64,
     from: [u64; 2],
     last: [u64; 2],
@@ -110,7 +110,7 @@ struct Tally {
 /// The later of the two has told by then.
 const LATE_NS: u64 = 5_000_000_000;
 
-impl Tally {
+impl KillCount {
     /// Kills so far; none if nobody counts.
     fn see(&mut self, now_ns: u64, told: [Option<u64>; 2]) -> Option<u64> {
         let now = [0, 1].map(|i| told[i].unwrap_or(self.last[i]));
@@ -135,7 +135,7 @@ struct Named {
     scope: Arc<str>,
     judge: Judge,
     group: Group,
-    kills: Tally,
+    kills: KillCount,
     clock: StallClock,
 }
 
@@ -161,7 +161,7 @@ impl Scopes {
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
             let group = Group::new(roots, &scope.cgroup);
             let scope = Arc::from(scope.name.as_str());
-            let (kills, clock) = (Tally::default(), StallClock::default());
+            let (kills, clock) = (KillCount::default(), StallClock::default());
             Named { scope, judge: judge(), group, kills, clock }
         });
         let groups: Vec<_> = groups.collect();
@@ -319,7 +319,7 @@ mod tests {
             ("no file", &[(1, ring(1)), (20, ring(2))], 2),
             ("the file cannot be read once", &[(1, both(2, 1)), (2, ring(1)), (3, both(2, 1))], 2),
         ] {
-            let mut tally = Tally::default();
+            let mut tally = KillCount::default();
             assert_eq!(tally.see(0, [None, None]), None, "nobody counts");
             let seen: Vec<_> =
                 looks.iter().map(|(s, told)| tally.see(s * 1_000_000_000, *told)).collect();

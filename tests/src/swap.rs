@@ -104,18 +104,18 @@ pub fn fill(path: &Path, mib: u64) -> Result<()> {
     file.sync_all().with_context(|| format!("write {} to disk", path.display()))
 }
 
-fn succeed(command: &mut Command, remedy: &str) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let out = command.output().with_context(|| format!("start {name} (install util-linux)"))?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    ensure!(out.status.success(), "{name}: {}; {remedy}", said.trim());
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-}
-
 /// A file that is on disk only: who reads it first is charged for it.
 pub fn cold(path: &Path, mib: u64) -> Result<()> {
     fill(path, mib)?;
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
         .with_context(|| format!("drop {} from memory", path.display()))
+}
+
+fn succeed(command: &mut Command, remedy: &str) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let out = command.output().with_context(|| format!("start {name} (install util-linux)"))?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{name}: {}; {remedy}", said.trim());
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

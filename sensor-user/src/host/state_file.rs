@@ -111,6 +111,7 @@ mod tests {
         let error = format!("{:#}", nowhere.write(&1).expect_err("no such directory"));
         assert!(error.contains("no/socket.a.json"), "{error}");
     }
+
     #[test]
     fn what_others_put_there_is_not_believed() {
         let dir = tempfile::tempdir().expect("a directory");

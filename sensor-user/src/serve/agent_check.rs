@@ -138,6 +138,7 @@ mod tests {
             assert_eq!(std::str::from_utf8(line), Ok(says));
         }
     }
+
     #[tokio::test]
     async fn a_line_may_come_in_parts() {
         let soon = Duration::from_millis(50);

@@ -161,6 +161,7 @@ mod tests {
         let reason = after.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
         assert_eq!(reason.as_deref(), Some("two"), "in whatever order they were written");
     }
+
     #[test]
     fn it_ends_by_a_clock_that_nobody_sets_and_with_its_boot() {
         let second = 1_000_000_000;

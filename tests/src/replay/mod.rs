@@ -37,7 +37,7 @@ pub enum Way {
 /// What there is when memory runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// No swap, and a tired disk: page cache goes and is read again, then the kernel kills.
+    /// No swap, and a tired disk: page cache goes and is read again, and nothing is killed.
     None,
     /// Swap as fast as memory.
     Fast,
