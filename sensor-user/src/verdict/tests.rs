@@ -152,7 +152,6 @@ fn a_host_that_overflows_into_fast_swap_is_left_within_a_second() {
 
     // The same in a group that has long been full: it swaps a little, and that is all.
     let mut host = Host::new();
-    let full = Second { refaulted: of(1) / 2, ..full };
     assert_eq!(host.seconds(120, Second { refaulted: 0, ..full }), (State::Ready, 1.0));
     assert_eq!(host.seconds(120, full), (State::Ready, 1.0), "and nothing is filling up");
 }
