@@ -16,7 +16,7 @@ use super::Way;
 const SHIPPED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/haproxy.cfg"));
 const AGENT: &str = "agent-inter 250ms";
-const OPEN_REQUESTS: &str = "balance random(5)";
+const OPEN_REQUESTS: &str = "balance random(10)";
 /// HAProxy's default.
 const ROUNDROBIN: &str = "balance roundrobin";
 
