@@ -25,6 +25,28 @@ pub struct Task {
     pub comm: [u8; COMM],
 }
 
+/// A process that has memory of its own, as the iterator over tasks writes it; not an event.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Process {
+    /// Who. `tid` differs from `tgid` where the main thread has ended and others go on: then each of
+    /// these is written, and all of them are one process.
+    pub task: Task,
+    /// When it was started, in CLOCK_BOOTTIME nanoseconds: with its id, what no other process has.
+    pub start_ns: u64,
+    /// Resident anonymous pages.
+    pub anon_pages: u64,
+    /// Resident file pages.
+    pub file_pages: u64,
+    /// Resident shared-memory pages.
+    pub shmem_pages: u64,
+    /// Swapped-out pages.
+    pub swap_pages: u64,
+    /// Page tables in bytes.
+    pub pgtables_bytes: u64,
+}
+
 /// Which kind of record follows; first word of each.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

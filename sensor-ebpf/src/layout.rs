@@ -30,6 +30,10 @@ fields! {
     TASK_COMM, OFF_TASK_COMM = "task_struct.comm";
     /// `PF_*` flags.
     TASK_FLAGS, OFF_TASK_FLAGS = "task_struct.flags";
+    /// The thread that the others of its process were started by.
+    TASK_LEADER, OFF_TASK_LEADER = "task_struct.group_leader";
+    /// When it was started, in CLOCK_BOOTTIME nanoseconds (5.5; it was called otherwise before).
+    TASK_START, OFF_TASK_START = "task_struct.start_boottime";
     /// Address space; null for a kernel thread and an exiting task.
     TASK_MM, OFF_TASK_MM = "task_struct.mm";
     /// Shared by the threads of a process.
@@ -80,6 +84,32 @@ fields! {
     /// `enum oom_constraint`: which part of the machine it may use.
     OOM_CONSTRAINT, OFF_OOM_CONSTRAINT = "oom_control.constraint";
 }
+
+/// What describing a task and the sizes of its address space needs.
+pub const TASK_AND_SIZES: [Field; 19] = {
+    let [a, b, c, d, e, f] = CGROUP_OF_TASK;
+    [
+        TASK_PID,
+        TASK_TGID,
+        TASK_COMM,
+        TASK_MM,
+        TASK_CRED,
+        CRED_UID,
+        TASK_SIGNAL,
+        SIGNAL_OOM_SCORE_ADJ,
+        MM_PGTABLES,
+        MM_FILE_PAGES,
+        MM_ANON_PAGES,
+        MM_SWAP_PAGES,
+        MM_SHMEM_PAGES,
+        a,
+        b,
+        c,
+        d,
+        e,
+        f,
+    ]
+};
 
 /// What every program that names a cgroup needs.
 pub const CGROUP_OF_TASK: [Field; 6] =

@@ -32,8 +32,8 @@ pub struct Probe {
 pub struct Program {
     /// Function name in the BPF object; at most 15 characters, the kernel cuts the rest.
     pub name: &'static str,
-    /// As bpftrace writes it: `system:event` of a tracepoint, `fentry:function`, `fexit:function` or
-    /// `kprobe:function`; see [`Program::hook`].
+    /// As bpftrace writes it: `system:event` of a tracepoint, `fentry:function`, `fexit:function`,
+    /// `kprobe:function` or `iter:what`; see [`Program::hook`].
     pub event: &'static str,
     /// Arguments that must be there, or the program is not attached. A kprobe reads none: there they
     /// are in registers, which differ by architecture.
@@ -58,6 +58,9 @@ pub enum Hook {
     /// The entry of a function by a breakpoint or ftrace, for functions that `fentry` cannot have:
     /// those with `...`. It costs several times as much.
     Kprobe(&'static str),
+    /// An iterator over all objects of a kind: it runs when user space reads it, and writes what is
+    /// read.
+    Iterator(&'static str),
 }
 
 impl Program {
@@ -67,6 +70,7 @@ impl Program {
             Some(("fentry", function)) => Hook::Fentry(function),
             Some(("fexit", function)) => Hook::Fexit(function),
             Some(("kprobe", function)) => Hook::Kprobe(function),
+            Some(("iter", kind)) => Hook::Iterator(kind),
             Some((_, event)) => Hook::Tracepoint(event),
             None => Hook::Tracepoint(self.event),
         }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
-use crate::serve::state::FailOn;
+use crate::{serve::state::FailOn, top::By};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -91,6 +91,21 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Show who has the memory and who took it lately, processes and cgroups, from the running daemon
+    Top {
+        /// How many of each
+        #[arg(long, short = 'n', value_name = "N", default_value_t = 15)]
+        most: usize,
+        /// Who comes first
+        #[arg(long, value_name = "BY", default_value = "memory")]
+        by: By,
+        /// JSON instead of tables
+        #[arg(long)]
+        json: bool,
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Show why the verdict is what it is: rules, numbers, thresholds, what would change it
     Explain {
         /// Of this scope instead of the host
@@ -146,13 +161,6 @@ pub enum Command {
         /// What to do with them.
         #[command(subcommand)]
         command: ConfigCommand,
-    },
-    /// Write man pages and shell completions into a directory
-    #[command(hide = true)]
-    Generate {
-        /// The directory
-        #[arg(long, value_name = "DIR")]
-        out: PathBuf,
     },
 }
 

@@ -165,16 +165,21 @@ pub fn decode(record: &[u8], page_bytes: u64) -> Option<(u64, What)> {
 }
 
 fn process(task: &event::Task) -> Process {
-    let end = task.comm.iter().position(|b| *b == 0).unwrap_or(task.comm.len());
     Process {
         pid: task.tgid,
         tid: task.tid,
-        comm: tame(&String::from_utf8_lossy(&task.comm[..end])),
+        comm: name(&task.comm),
         uid: task.uid,
         oom_score_adj: task.oom_score_adj,
         cgroup_id: task.cgroup,
         cgroup: None,
     }
+}
+
+/// The kernel's name of a task, [`tame`].
+pub fn name(comm: &[u8; event::COMM]) -> String {
+    let end = comm.iter().position(|b| *b == 0).unwrap_or(comm.len());
+    tame(&String::from_utf8_lossy(&comm[..end]))
 }
 
 /// A name without the control characters that JSON does not escape (DEL and C1).

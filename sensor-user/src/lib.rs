@@ -14,11 +14,15 @@
 //! * [`scopes`] are the host and the named cgroups; [`verdict`] judges each, without any I/O.
 //! * [`sense`] is the loop; it depends on nothing that serves.
 //! * [`serve`] reads what was published and never asks the kernel.
-//! * [`config`], [`cli`], [`report`], [`check`] are for people.
+//! * [`who`] has the memory, and took it lately; pure.
+//! * [`config`], [`cli`], [`report`], [`check`], [`top`] are for people.
+//! * [`host::survive`], [`deadlines`] and [`supervise`] keep it answering while the host thrashes, and
+//!   tell when it was late.
 
 pub mod check;
 pub mod cli;
 pub mod config;
+pub mod deadlines;
 pub mod events;
 pub mod host;
 pub mod kernel;
@@ -30,4 +34,8 @@ pub mod sense;
 pub mod serve;
 pub mod snapshot;
 pub mod stall_clock;
+pub mod supervise;
+pub mod threads;
+pub mod top;
 pub mod verdict;
+pub mod who;

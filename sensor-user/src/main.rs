@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::{CommandFactory as _, Parser as _};
+use clap::Parser as _;
 use sensor_user::{
     check::{self, Code},
     cli::{Cli, Command, ConfigArg, ConfigCommand, SocketArg},
     config::Config,
+    host::{cgroup, survive::Survival},
     kernel::{load, privilege},
     report,
     run::{self, Failure},
@@ -22,6 +23,13 @@ use sensor_user::{
         client,
         state::FailOn,
     },
+    top::By,
+};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// A mistake in the configuration.
@@ -56,19 +64,21 @@ fn main() -> ExitCode {
 }
 
 fn init_log(daemon: bool) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| if daemon { "info" } else { "warn" }.into());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let told = std::env::var("RUST_LOG").ok().and_then(|told| told.parse::<Targets>().ok());
+    let level = if daemon { LevelFilter::INFO } else { LevelFilter::WARN };
+    let targets = told.unwrap_or_else(|| Targets::new().with_default(level));
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         // It would report a log that nobody reads by eprintln!, which panics on the same: a daemon
         // must outlive its journal.
         .log_internal_errors(false);
     // journald adds the time itself and shows escape sequences as they are.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().with_ansi(false).init();
+        let log = log.without_time().with_ansi(false);
+        tracing_subscriber::registry().with(log.with_filter(targets)).init();
     } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
+        let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        tracing_subscriber::registry().with(log.with_filter(targets)).init();
     }
 }
 
@@ -87,6 +97,7 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Events { follow, json, socket } => {
             ask(&socket, &Question::Events { follow }, json)?;
         }
+        Command::Top { most, by, json, socket } => top(&socket, most, by, json)?,
         Command::Explain { scope, json, socket } => {
             ask(&socket, &Question::Explain { scope }, json)?;
         }
@@ -109,15 +120,6 @@ fn act(command: Command) -> Result<ExitCode> {
             show(&Config::default().to_toml()?)?;
         }
         Command::Config { command: ConfigCommand::Rules } => show(&report::rules())?,
-        Command::Generate { out } => {
-            std::fs::create_dir_all(&out)?;
-            clap_mangen::generate_to(Cli::command(), &out)?;
-            for shell in
-                [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
-            {
-                clap_complete::generate_to(shell, &mut Cli::command(), "memsensor", &out)?;
-            }
-        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -132,10 +134,13 @@ fn probes(config: &Config, json: bool) -> Result<ExitCode> {
     }
     let loaded = load::load(config).context(Failure::Unsupported)?;
     let required = &config.probes.required;
+    // As the daemon would, to tell what it would have.
+    let mut survival = Survival::prepare();
+    survival.lock();
     if json {
-        show(&format!("{:#}\n", report::json(&loaded.coverage, required)))?;
+        show(&format!("{:#}\n", report::json(&loaded.coverage, required, &survival)))?;
     } else {
-        show(&report::table(&loaded.coverage, required))?;
+        show(&report::table(&loaded.coverage, required, &survival))?;
     }
     let complete = loaded.coverage.missing_required(required).next().is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -150,12 +155,30 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
             Answer::Event(event) => writeln!(out, "{event}")?,
             Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
             Answer::Explanation(why) => write!(out, "{why}")?,
-            Answer::Heard(_) => {}
+            Answer::Heard(_) | Answer::Top(_) => {}
             Answer::Done { done } => writeln!(out, "{done}")?,
         }
         Ok(out.flush()?)
     });
     unless_nobody_reads(shown)
+}
+
+fn top(socket: &SocketArg, most: usize, by: By, json: bool) -> Result<()> {
+    let mut told = None;
+    admin::ask(&socket.socket, &Question::Top, |_, answer| {
+        match answer {
+            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
+            Answer::Top(top) => told = Some(top),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let mut top = told.context("the daemon did not answer")?;
+    top.first(most, by);
+    if let Some(root) = cgroup::memory_root() {
+        top.name_cgroups(&root);
+    }
+    show(&if json { serde_json::to_string(&top)? + "\n" } else { top.tables() })
 }
 
 /// Until whoever asks for readiness knows of the drain.

@@ -7,12 +7,13 @@ use sensor_ebpf::probes;
 use serde_json::{Value, json};
 
 use crate::{
+    host::survive::{Footprint, Survival},
     kernel::load::{Coverage, ProbeState},
     verdict::{Level, policy::RULES, signals::Worse},
 };
 
-/// The table, and a line on what it costs.
-pub fn table(coverage: &Coverage, required: &[String]) -> String {
+/// The table, and lines on what it costs and on what it has to survive with.
+pub fn table(coverage: &Coverage, required: &[String], survival: &Survival) -> String {
     let mut table = Table::new();
     table
         .load_preset(UTF8_FULL_CONDENSED)
@@ -36,11 +37,21 @@ pub fn table(coverage: &Coverage, required: &[String]) -> String {
     }
     let attached = coverage.probes.iter().filter(|p| p.measures()).count();
     let bytes: u64 = coverage.map_bytes.values().sum();
-    format!(
+    let mut text = format!(
         "{table}\n{attached} of {} probes attached; maps take {:.1} KiB of kernel memory\n",
         coverage.probes.len(),
         bytes as f64 / 1024.0
-    )
+    );
+    if let Some(Footprint { resident, locked }) = Footprint::now() {
+        let mib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
+        let (resident, locked) = (mib(resident), mib(locked));
+        let _ = writeln!(text, "this process takes {resident:.1} MiB; {locked:.1} MiB are locked");
+    }
+    let _ = writeln!(text, "to survive a host that thrashes: {survival}");
+    for missed in survival.missed() {
+        let _ = writeln!(text, "answers may be late there, without {missed}");
+    }
+    text
 }
 
 /// The verdict's rules as configuration, with what each says.
@@ -68,7 +79,7 @@ pub fn rules() -> String {
 }
 
 /// The same for programs.
-pub fn json(coverage: &Coverage, required: &[String]) -> Value {
+pub fn json(coverage: &Coverage, required: &[String], survival: &Survival) -> Value {
     let probes: Vec<_> = coverage
         .probes
         .iter()
@@ -97,7 +108,14 @@ pub fn json(coverage: &Coverage, required: &[String]) -> Value {
             })
         })
         .collect();
-    json!({ "probes": probes, "map_bytes": coverage.map_bytes })
+    let footprint = Footprint::now();
+    json!({
+        "probes": probes,
+        "map_bytes": coverage.map_bytes,
+        "resident_bytes": footprint.map(|f| f.resident),
+        "locked_bytes": footprint.map(|f| f.locked),
+        "survival_missing": survival.missed().collect::<Vec<_>>(),
+    })
 }
 
 fn is_required(state: &ProbeState, required: &[String]) -> bool {

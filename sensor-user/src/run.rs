@@ -8,13 +8,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwapOption;
-use aya::maps::{MapData, RingBuf};
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
@@ -24,24 +21,30 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    events::{self, Log, What},
-    host::{cgroup, clock::monotonic_ns},
+    deadlines::{Deadlines, TICK},
+    events::Log,
+    host::{
+        clock::monotonic_ns,
+        survive::{STACK_BYTES, Survival},
+    },
     kernel::{
         load::{self, Coverage, Loaded},
         privilege,
-        read::Reader,
     },
     resume,
     scopes::{HOST, Kills, Scopes},
-    sense::{Sampler, Wake},
     serve::{
         admin, agent_check, http, limits::accept_loop, maintenance::Maintenance, state::State,
     },
+    threads::Threads,
     verdict::policy::Policy,
 };
 
 /// An agent-check client holds its connection for at most two seconds; this many at a time.
 const MAX_AGENT_CLIENTS: usize = 64;
+
+/// Threads that wait for the disk while a drain is kept: an operator has two hands.
+const MAX_BLOCKING_THREADS: usize = 2;
 
 /// Why `run` ended with an error, for the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub fn run(config: &Config) -> Result<()> {
     let loaded = sense_or_go_blind(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES)
         .build()
         .context("start the runtime")?;
     let ended = runtime.block_on(serve(config, loaded));
@@ -116,7 +121,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         signal(SignalKind::terminate()).context("handle SIGTERM")?,
     );
 
-    let (coverage, mut reader, log) = match loaded {
+    let (coverage, reader, log) = match loaded {
         Ok(Loaded { coverage, reader, log, .. }) => (coverage, Some(reader), log),
         Err(blind) => (blind, None, None),
     };
@@ -124,7 +129,9 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     let kills = Arc::new(Kills::new(config));
     let mut scopes = Scopes::open(config, Path::new("/"), Arc::clone(&kills))?;
     scopes.resume(&resume::read(Path::new(&config.socket), config.verdict.relapse_within));
-    let kept = privilege::drop_all(|| reader.as_ref().is_none_or(|r| r.rows().is_ok()))?;
+    let mut survival = Survival::prepare();
+    let works = || reader.as_ref().is_none_or(|r| r.rows().is_ok());
+    let kept = privilege::drop_all(survival.needs(), works)?;
     info!("capabilities kept: {kept}");
     for probe in &coverage.probes {
         match probe.reason.as_str() {
@@ -145,31 +152,18 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         on_blind: config.on_blind,
         askers: Arc::default(),
         unknown_scopes: Arc::default(),
+        deadlines: Arc::new(Deadlines::new(config.interval)),
     };
-    let wake = Arc::new(Wake::new()?);
-    let ring = reader.as_mut().and_then(Reader::take_events);
-    let (coverage, published) = (Arc::clone(&state.coverage), Arc::clone(&state.published));
-    let sampler = Sampler::new(config, reader, coverage, scopes, published, Arc::clone(&wake));
-    let threads = Threads {
-        sense: spawn("sense", move || sampler.run())?,
-        events: ring
-            .map(|ring| {
-                let (wake, events) = (Arc::clone(&wake), Arc::clone(&state.events));
-                let coverage = Arc::clone(&state.coverage);
-                spawn("events", move || follow_events(ring, log, &coverage, &events, &kills, &wake))
-            })
-            .transpose()?,
-        keep: {
-            let (socket, published) = (config.socket.clone(), Arc::clone(&state.published));
-            let wake = Arc::clone(&wake);
-            spawn("keep", move || resume::keep(Path::new(&socket), &published, &wake))?
-        },
-        wake,
-    };
+    survival.lock();
+    info!("to survive a host that thrashes: {survival}");
+    for missed in survival.missed() {
+        warn!("answers may be late on a host that thrashes, without {missed}");
+    }
+    let threads = Threads::start(config, &state, reader, log, scopes, kills)?;
     let (stopping, stopped) = watch::channel(false);
     let told = state.clone();
     let connections = start_servers(config, state, http, agent, admin, &stopped);
-    let ended = wait_for_end(stops, &threads).await;
+    let ended = wait_for_end(stops, &threads, &told.deadlines).await;
     for (at, scope) in told.scopes.iter().enumerate() {
         let percent = told.fitness(at).weight * 100.0;
         if percent < 100.0 {
@@ -222,20 +216,26 @@ fn start_servers(
 }
 
 /// Waits for a signal, or for one of our threads to end, which none should: half a daemon is worse
-/// than one that its supervisor starts anew.
+/// than one that its supervisor starts anew. Meanwhile it notes when this loop is late.
 async fn wait_for_end(
     (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
     threads: &Threads,
+    deadlines: &Deadlines,
 ) -> Result<()> {
-    let mut look = tokio::time::interval(Duration::from_secs(1));
     loop {
+        let due = tokio::time::Instant::now() + TICK;
         let which = tokio::select! {
             _ = interrupt.recv() => "SIGINT",
             _ = terminate.recv() => "SIGTERM",
-            _ = look.tick() => match threads.ended() {
-                Some(name) => bail!("the thread {name} has ended: see the log"),
-                None => continue,
-            },
+            () = tokio::time::sleep_until(due) => {
+                let now = monotonic_ns();
+                let late = u64::try_from(due.elapsed().as_nanos())?;
+                deadlines.serve.turned(now, now.saturating_sub(late));
+                match threads.ended() {
+                    Some(name) => bail!("the thread {name} has ended: see the log"),
+                    None => continue,
+                }
+            }
         };
         info!("stopping on {which}");
         return Ok(());
@@ -270,96 +270,10 @@ fn in_use(error: anyhow::Error) -> anyhow::Error {
     if is_in_use(&error) { error.context(Failure::InUse) } else { error }
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(body)
-        .with_context(|| format!("start the thread {name}"))
-}
-
-struct Threads {
-    sense: JoinHandle<()>,
-    /// None on a host where nothing could be attached.
-    events: Option<JoinHandle<()>>,
-    keep: JoinHandle<()>,
-    wake: Arc<Wake>,
-}
-
-impl Threads {
-    /// A thread that has ended.
-    fn ended(&self) -> Option<String> {
-        let all = [Some(&self.sense), self.events.as_ref(), Some(&self.keep)];
-        let ended = all.into_iter().flatten().find(|t| t.is_finished())?;
-        Some(ended.thread().name().unwrap_or_default().to_owned())
-    }
-
-    fn join(self) {
-        self.wake.stop();
-        for thread in [Some(self.sense), self.events, Some(self.keep)].into_iter().flatten() {
-            if thread.join().is_err() {
-                warn!("a thread had panicked");
-            }
-        }
-    }
-}
-
 struct RemoveOnDrop(PathBuf);
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
-}
-
-/// How long the event thread sleeps between looks at the stop flag and the debug log.
-const EVENT_POLL: Duration = Duration::from_millis(200);
-
-/// Moves events from the ring buffer to the log until stopped.
-fn follow_events(
-    mut ring: RingBuf<MapData>,
-    mut log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
-    coverage: &Coverage,
-    events: &Log,
-    kills: &Kills,
-    wake: &Wake,
-) {
-    let root = cgroup::memory_root();
-    let page_bytes = rustix::param::page_size() as u64;
-    let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
-    while !wake.is_stopped() {
-        wait_readable(&ring);
-        // Victim and trigger, and the kills of a storm, mostly share their cgroup; and finding its
-        // path means a walk.
-        let mut last: Option<(u64, Option<String>)> = None;
-        while let Some(record) = ring.next() {
-            let Some((time_ns, mut what)) = events::decode(&record, page_bytes) else {
-                warn!("an event of unknown kind or size: {} bytes", record.len());
-                continue;
-            };
-            what.name_constraint(constraints);
-            for process in what.processes_mut() {
-                if let Some((_, path)) = last.as_ref().filter(|(id, _)| *id == process.cgroup_id) {
-                    process.cgroup.clone_from(path);
-                    continue;
-                }
-                let path = root.as_ref().and_then(|r| cgroup::path_of(r, process.cgroup_id));
-                process.cgroup = path.map(|p| events::tame(&p));
-                last = Some((process.cgroup_id, process.cgroup.clone()));
-            }
-            if let What::OomKill { victim, .. } = &what {
-                kills.note(victim);
-            }
-            events.push(time_ns, monotonic_ns(), what);
-        }
-        if let Some(log) = &mut log {
-            log.flush();
-        }
-    }
-}
-
-fn wait_readable(ring: &RingBuf<MapData>) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(EVENT_POLL.subsec_nanos()) };
-    // Interrupted or timed out: the loop looks anyway.
-    let _ = poll(&mut [PollFd::new(ring, PollFlags::IN)], Some(&timeout));
 }

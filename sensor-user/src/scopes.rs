@@ -342,6 +342,7 @@ mod tests {
             costs: Vec::new(),
             stalls: BTreeMap::new(),
             scopes: Vec::new(),
+            who: None,
         };
         let mut coverage = Coverage::blind("not yet");
         let mut reading = Reading::default();

@@ -16,6 +16,7 @@ use sensor_ebpf::{
 use crate::{
     kernel::read::{Cost, Inside},
     scopes::Judged,
+    who::Who,
 };
 
 /// All that was measured at one moment.
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub stalls: BTreeMap<u64, u64>,
     /// Each scope as judged, the host first.
     pub scopes: Vec<Judged>,
+    /// Who has the memory, at the last look, which is not as often; none if that cannot be told.
+    pub who: Option<Arc<Who>>,
 }
 
 /// How far back the verdict looks for what moved, whatever the gauges' window is: what was a minute ago

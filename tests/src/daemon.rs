@@ -61,7 +61,20 @@ impl Daemon {
         Self::listening_on(LOCAL, config)
     }
 
-    fn listening_on([http, agent]: [&str; 2], config: &str) -> Result<Self> {
+    /// As a service of systemd, which listens at `notify` and wants to hear of it within `watchdog`.
+    pub fn supervised(notify: &Path, watchdog: Duration) -> Result<Self> {
+        let env = [
+            ("NOTIFY_SOCKET", notify.display().to_string()),
+            ("WATCHDOG_USEC", watchdog.as_micros().to_string()),
+        ];
+        Self::with(LOCAL, OFTEN, &env)
+    }
+
+    fn listening_on(addrs: [&str; 2], config: &str) -> Result<Self> {
+        Self::with(addrs, config, &[])
+    }
+
+    fn with([http, agent]: [&str; 2], config: &str, env: &[(&str, String)]) -> Result<Self> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
@@ -76,7 +89,7 @@ impl Daemon {
                 socket.display()
             ),
         )?;
-        let (child, log) = spawn(&file)?;
+        let (child, log) = spawn(&file, env)?;
         let mut daemon = Self { child, dir, listening: Vec::new(), log };
         daemon.wait_until_ready()?;
         Ok(daemon)
@@ -85,7 +98,7 @@ impl Daemon {
     /// Stops it and starts it again, with the same configuration; its ports are others.
     pub fn restart(&mut self) -> Result<()> {
         self.stop(rustix::process::Signal::TERM)?;
-        (self.child, self.log) = spawn(&self.dir.join("config.toml"))?;
+        (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[])?;
         self.wait_until_ready()
     }
 
@@ -159,16 +172,7 @@ impl Daemon {
     /// One line of the agent-check, for the host or a scope.
     pub fn agent_check(&self, scope: &str) -> Result<String> {
         let addr = self.listening.get(1).context("not listening yet")?;
-        let mut stream = TcpStream::connect(addr)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        if !scope.is_empty() {
-            stream.write_all(scope.as_bytes())?;
-            // The end of the question, also without that of the line.
-            stream.shutdown(Shutdown::Write)?;
-        }
-        let mut line = String::new();
-        stream.read_to_string(&mut line)?;
-        Ok(line)
+        ask_agent(*addr, scope)
     }
 
     /// Runs a subcommand that asks it over its socket; its output and exit code.
@@ -236,10 +240,11 @@ impl Daemon {
 
 type Said = Arc<Mutex<String>>;
 
-fn spawn(config: &Path) -> Result<(Child, Said)> {
+fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Said)> {
     let mut child = Command::new(program("memsensor")?)
         .args(["run", "--config"])
         .arg(config)
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
         .spawn()
@@ -266,6 +271,20 @@ impl Drop for Daemon {
 }
 
 const SAMPLE_TIME: &str = "memsensor_last_sample_timestamp_seconds";
+
+/// What the agent-check at this address answers to a question, which may be none.
+pub fn ask_agent(addr: SocketAddr, question: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    if !question.is_empty() {
+        stream.write_all(question.as_bytes())?;
+        // The end of the question, also without that of the line.
+        stream.shutdown(Shutdown::Write)?;
+    }
+    let mut line = String::new();
+    stream.read_to_string(&mut line)?;
+    Ok(line)
+}
 
 /// An HTTP answer.
 #[derive(Debug, Clone)]

@@ -6,8 +6,11 @@
 pub mod bench;
 pub mod count;
 pub mod daemon;
+pub mod open_loop;
 pub mod replay;
 pub mod scenarios;
 pub mod scope;
+pub mod soak;
 pub mod swap;
+pub mod thrash;
 pub mod undo;

@@ -1,5 +1,5 @@
-//! The scripts in `deploy/`, with a memsensor that says what the test wants. What they do to the programs
-//! that they are for is in `live/serving/balancers`.
+//! The scripts in `deploy/`, with a memsensor that says what the test wants, and the unit as systemd's own
+//! tools see it. What they do to the programs that they are for is in `live/serving/balancers`.
 
 use std::{
     os::unix::fs::PermissionsExt as _,
@@ -65,6 +65,30 @@ fn nginx_s_last_resort_leaves_out_what_an_operator_drained() {
         (["drained", "drained", "drained"], "s0:80, s1:80, s2:80"),
     ] {
         assert_eq!(upstream(&dir, &urls), expected, "{urls:?}");
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+}
+
+/// systemd knows every setting, and finds that the service has few rights.
+#[test]
+fn the_unit_is_what_systemd_takes_it_for() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/memsensor.service");
+    let dir = std::env::temp_dir().join(format!("memsensor-unit-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("mkdir");
+    let file = dir.join("memsensor.service");
+    // It wants the program and the manual page to be there.
+    let text = std::fs::read_to_string(unit).expect("the unit");
+    assert!(text.contains("ExecStart=/usr/local/bin/memsensor run "));
+    let text = text.replace("/usr/local/bin/memsensor", "/bin/true");
+    let text = text.replace("Documentation=man:memsensor(1)\n", "");
+    std::fs::write(&file, text).expect("write");
+    // 3.0 of 10 on its scale of exposure: the network and CAP_SYS_ADMIN at the start are most of it.
+    for args in [&["verify"][..], &["security", "--offline=true", "--threshold=30", "--no-pager"]] {
+        let out = Command::new("systemd-analyze").args(args).arg(&file).output();
+        let out = out.expect("start systemd-analyze (cargo xtask setup --tests installs systemd)");
+        let said = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&out.stdout));
+        assert_eq!(said, "", "{args:?}");
     }
     let _ = std::fs::remove_dir_all(&dir);
 }

@@ -17,6 +17,7 @@ use sensor_ebpf::{
 };
 use sensor_user::{
     config::OnBlind,
+    deadlines::Deadlines,
     kernel::{
         load::{Coverage, ProbeState, ProgramState, State},
         read::{Cost, Inside},
@@ -44,6 +45,7 @@ fn exposition() -> String {
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),
         scopes: vec![judged()],
+        who: None,
     };
     let attached = |probe: &&Probe| ProbeState {
         name: probe.name,
@@ -78,6 +80,7 @@ fn exposition() -> String {
         on_blind: OnBlind::Pass,
         askers: Arc::default(),
         unknown_scopes: Arc::default(),
+        deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
     };
     Renderer::default().render(&state)
 }

@@ -37,7 +37,7 @@ const KERNELS: [&str; 8] = [
 type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 
 /// All programs there are; they are attached on every kernel, save for [`REFUSED`].
-const PROGRAMS: [(&str, &[&str]); 12] = [
+const PROGRAMS: [(&str, &[&str]); 13] = [
     ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
     ("direct_reclaim", &["direct_begin", "direct_end"]),
@@ -50,6 +50,7 @@ const PROGRAMS: [(&str, &[&str]); 12] = [
     ("alloc_retry", &["reclaim_retry", "compact_retry"]),
     ("alloc_failure", &["alloc_failed"]),
     ("kill_signal", &["kill_signal"]),
+    ("processes", &["process_table"]),
 ];
 
 /// Kernels (as a range of columns), the program, why.
@@ -89,7 +90,7 @@ const ARGS: Table<24> = [
 ];
 
 /// Offsets of members that are read on every kernel.
-const OFFSETS: Table<26> = [
+const OFFSETS: Table<28> = [
     ("OFF_TASK_PID", [2232, 2232, 2416, 2432, 2704, 2704, 2808, 2872]),
     ("OFF_TASK_TGID", [2236, 2236, 2420, 2436, 2708, 2708, 2812, 2876]),
     ("OFF_TASK_COMM", [2736, 2736, 2976, 2976, 3248, 3248, 3344, 3408]),
@@ -97,6 +98,8 @@ const OFFSETS: Table<26> = [
     ("OFF_TASK_MM", [2056, 2056, 2272, 2304, 2576, 2576, 2680, 2744]),
     ("OFF_TASK_SIGNAL", [2832, 2832, 3072, 3072, 3344, 3344, 3448, 3520]),
     ("OFF_TASK_CRED", [2720, 2720, 2960, 2960, 3232, 3232, 3328, 3392]),
+    ("OFF_TASK_LEADER", [2296, 2296, 2480, 2496, 2768, 2768, 2872, 2936]),
+    ("OFF_TASK_START", [2544, 2544, 2784, 2784, 3056, 3056, 3160, 3224]),
     ("OFF_TASK_NVCSW", [2520, 2520, 2760, 2760, 3032, 3032, 3136, 3200]),
     ("OFF_TASK_CGROUPS", [3328, 3328, 3600, 3584, 3872, 3880, 4000, 4072]),
     ("OFF_SIGNAL_LIVE", [4; 8]),

@@ -36,8 +36,43 @@ pub(crate) fn install(packages: &[&str]) -> Result<Vec<String>> {
         .chain(missing.iter().map(String::as_str))
         .collect();
     apt_get(root, &words)?;
+    disable_services(root, &missing)?;
     Ok(missing)
 }
+
+/// Services of packages that are there for tests must not begin with the machine's next start.
+fn disable_services(root: Root, packages: &[String]) -> Result<()> {
+    if in_path("systemctl").is_none() {
+        return Ok(());
+    }
+    let mut query = Command::new("dpkg-query");
+    let out = query.arg("--listfiles").args(packages).output().context("start dpkg-query")?;
+    let units = services(&String::from_utf8_lossy(&out.stdout));
+    if units.is_empty() {
+        return Ok(());
+    }
+    exec::run(root.command("systemctl").args(["disable", "--quiet"]).args(units))
+}
+
+/// Units among files, but not templates.
+fn services(files: &str) -> Vec<String> {
+    let mut units: Vec<_> = files
+        .lines()
+        .filter(|file| file.contains("/systemd/system/"))
+        .filter_map(|file| file.rsplit('/').next())
+        .filter(|unit| unit.ends_with(".service") && !unit.contains('@'))
+        .map(str::to_owned)
+        .collect();
+    units.sort();
+    units.dedup();
+    units
+}
+
+/// Runs its arguments, meanwhile forbidding packages to start their services (invoke-rc.d(8)): no sshd
+/// and no OOM killer begins to run because somebody wants to test memsensor.
+const START_NOTHING: &str = "p=/usr/sbin/policy-rc.d; \
+    if [ ! -e $p ]; then trap 'rm -f $p' EXIT; trap 'exit 1' INT TERM HUP; \
+    echo '#!/bin/sh' >$p && echo 'exit 101' >>$p && chmod 755 $p || exit 1; fi; \"$@\"";
 
 fn missing(packages: &[&str]) -> Result<Vec<String>> {
     let mut query = Command::new("dpkg-query");
@@ -54,8 +89,9 @@ fn not_installed(packages: &[&str], status: &str) -> Vec<String> {
 }
 
 pub(crate) fn apt_get(root: Root, words: &[&str]) -> Result<()> {
-    let mut command = root.command("env");
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    let mut command = root.command("sh");
+    command.args(["-c", START_NOTHING, "sh"]);
+    command.args(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     // Without a terminal of its own dpkg draws no progress into a log.
     command.args(["-o", "Dpkg::Use-Pty=0"]);
     // Another package manager at work is waited for, a while.
@@ -103,6 +139,14 @@ mod tests {
         let status = "zlib1g-dev installed\nbpftool config-files\n";
         let missing = not_installed(&["zlib1g-dev", "bpftool", "zlib1g"], status);
         assert_eq!(missing, ["bpftool", "zlib1g"]);
+    }
+
+    #[test]
+    fn templates_and_timers_are_no_services() {
+        let files = "/.\n/lib/systemd/system/ssh.service\n/lib/systemd/system/ssh@.service\n\
+                     /usr/lib/systemd/system/logs.timer\n/etc/init.d/ssh\n/usr/share/x.service\n\
+                     /usr/lib/systemd/system/earlyoom.service\n";
+        assert_eq!(services(files), ["earlyoom.service", "ssh.service"]);
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! `dist`: what a release holds, in one directory. The man pages and completions are memsensor's
-//! own (`memsensor generate`), so that they cannot differ from its command line.
+//! `dist`: what a release holds, in one directory. The man pages and completions are made from memsensor's
+//! own command line (by the example `manual` of sensor-user), so that they cannot differ from it.
 
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail};
@@ -38,14 +37,24 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for (path, _) in files(&deploy)? {
         copy(&path, &to.join(path.file_name().context("a file has a name")?))?;
     }
-    exec::run(Command::new(&binary).args(["generate", "--out"]).arg(&out))?;
+    let mut manual = exec::cargo();
+    manual.args([
+        "run",
+        "--release",
+        "--locked",
+        "--package",
+        "sensor-user",
+        "--example",
+        "manual",
+    ]);
+    exec::run(manual.arg("--").arg(&out))?;
 
     let files = files(&out)?;
     for (path, bytes) in &files {
         println!("{bytes:>10}  {}", path.display());
     }
     if !files.iter().any(|(path, _)| path.ends_with("memsensor.1")) {
-        bail!("`memsensor generate` left no memsensor.1 in {}", out.display());
+        bail!("the example `manual` left no memsensor.1 in {}", out.display());
     }
     Ok(())
 }

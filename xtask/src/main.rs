@@ -7,7 +7,8 @@
 //! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
 //! * [`replay`]: the night of web-01 with real programs.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
-//! * [`scenarios`]: whether the verdict is right.
+//! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
+//! * [`soak`]: whether what it takes stays what it is.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -25,8 +26,10 @@ mod replay;
 mod run;
 mod scenarios;
 mod setup;
+mod soak;
 mod survey;
 mod test;
+mod thrash;
 #[allow(dead_code, reason = "the build of the object is for sensor-user/build.rs")]
 mod toolchain;
 mod vm;
@@ -64,6 +67,10 @@ enum Chore {
     Replay(replay::Args),
     /// Measure what the verdict finds, and what it does not
     Scenarios(scenarios::Args),
+    /// Measure who still answers while a host thrashes
+    Thrash(thrash::Args),
+    /// Run memsensor under mixed load for long
+    Soak(soak::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -90,6 +97,8 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Bench(args) => bench::run(&args).map(done),
         Chore::Replay(args) => replay::run(&args).map(done),
         Chore::Scenarios(args) => scenarios::run(&args).map(done),
+        Chore::Thrash(args) => thrash::run(&args).map(done),
+        Chore::Soak(args) => soak::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

@@ -76,6 +76,14 @@ pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },
     Tool { name: "nginx", group: Group::Tests, source: Source::Apt("nginx-light") },
     Tool { name: "keepalived", group: Group::Tests, source: Source::Apt("keepalived") },
+    Tool {
+        name: "prometheus-node-exporter",
+        group: Group::Tests,
+        source: Source::Apt("prometheus-node-exporter"),
+    },
+    Tool { name: "sshd", group: Group::Tests, source: Source::Apt("openssh-server") },
+    Tool { name: "earlyoom", group: Group::Tests, source: Source::Apt("earlyoom") },
+    Tool { name: "systemd-analyze", group: Group::Tests, source: Source::Apt("systemd") },
     Tool { name: "ip", group: Group::Tests, source: Source::Apt("iproute2") },
     Tool {
         name: "envoy",

@@ -151,6 +151,18 @@ pub(crate) fn cgroup_of(task: u64) -> u64 {
     read(read(cgroup, &OFF_CGROUP_KN), &OFF_KERNFS_ID)
 }
 
+/// Pages of an address space. Such a counter may be a little below zero between per-CPU batches.
+#[inline(always)]
+pub(crate) fn pages(mm: u64, offset: &Global<u32>) -> u64 {
+    read::<i64>(mm, offset).max(0) as u64
+}
+
+/// Whether a task is a kernel thread.
+#[inline(always)]
+pub(crate) fn is_kernel(task: u64) -> bool {
+    read::<u32>(task, &OFF_TASK_FLAGS) & PF_KTHREAD != 0
+}
+
 /// Describes a task for an event.
 #[inline(always)]
 pub(crate) fn describe(task: u64) -> Task {

@@ -31,29 +31,10 @@ use crate::{
 };
 
 const FIELDS: [Field; 20] = {
-    let [a, b, c, d, e, f] = layout::CGROUP_OF_TASK;
-    [
-        layout::TASK_PID,
-        layout::TASK_TGID,
-        layout::TASK_COMM,
-        layout::TASK_MM,
-        layout::TASK_CRED,
-        layout::CRED_UID,
-        layout::TASK_SIGNAL,
-        layout::SIGNAL_OOM_SCORE_ADJ,
-        layout::MM_TOTAL_VM,
-        layout::MM_PGTABLES,
-        layout::MM_FILE_PAGES,
-        layout::MM_ANON_PAGES,
-        layout::MM_SWAP_PAGES,
-        layout::MM_SHMEM_PAGES,
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-    ]
+    let mut fields = [layout::MM_TOTAL_VM; 20];
+    let (_, rest) = fields.split_at_mut(1);
+    rest.copy_from_slice(&layout::TASK_AND_SIZES);
+    fields
 };
 
 /// Which part of the machine an allocation may use, and hence what ran out.
@@ -256,10 +237,10 @@ mod kernel {
             victim: task::describe(victim),
             trigger: task::describe(task::current()),
             total_vm_pages: task::read(mm, &OFF_MM_TOTAL_VM),
-            file_pages: pages(mm, &OFF_MM_FILE_PAGES),
-            anon_pages: pages(mm, &OFF_MM_ANON_PAGES),
-            swap_pages: pages(mm, &OFF_MM_SWAP_PAGES),
-            shmem_pages: pages(mm, &OFF_MM_SHMEM_PAGES),
+            file_pages: task::pages(mm, &OFF_MM_FILE_PAGES),
+            anon_pages: task::pages(mm, &OFF_MM_ANON_PAGES),
+            swap_pages: task::pages(mm, &OFF_MM_SWAP_PAGES),
+            shmem_pages: task::pages(mm, &OFF_MM_SHMEM_PAGES),
             pgtables_bytes: task::read(mm, &OFF_MM_PGTABLES),
             has_context: 0,
             order: 0,
@@ -276,11 +257,5 @@ mod kernel {
         debug!(&ctx, "OOM kill of {} by {}", event.victim.tgid, event.trigger.tgid);
         ring::send(event);
         0
-    }
-
-    /// A resident-size counter may be a little below zero between per-CPU batches.
-    #[inline(always)]
-    fn pages(mm: u64, offset: &aya_ebpf::Global<u32>) -> u64 {
-        task::read::<i64>(mm, offset).max(0) as u64
     }
 }

@@ -3,6 +3,7 @@
 //! A cgroup's id, as the kernel half reports it, is the inode number of its directory.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -51,15 +52,23 @@ fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
 
 /// The path of a cgroup below `root`, starting with `/`; `None` if it is gone.
 pub fn path_of(root: &Path, id: u64) -> Option<String> {
+    all_below(root).find(|(found, _)| *found == id).map(|(_, path)| path)
+}
+
+/// The paths of several, in one walk; those that are gone are not in the answer.
+pub fn paths_of(root: &Path, ids: &BTreeSet<u64>) -> BTreeMap<u64, String> {
+    all_below(root).filter(|(id, _)| ids.contains(id)).take(ids.len()).collect()
+}
+
+fn all_below(root: &Path) -> impl Iterator<Item = (u64, String)> {
     walkdir::WalkDir::new(root)
         .into_iter()
         .filter_entry(|entry| entry.file_type().is_dir())
         .take(MAX_WALK)
         .filter_map(Result::ok)
-        .find(|entry| entry.ino() == id)
-        .and_then(|entry| {
+        .filter_map(move |entry| {
             let below = entry.path().strip_prefix(root).ok()?;
-            Some(format!("/{}", below.to_string_lossy()))
+            Some((entry.ino(), format!("/{}", below.to_string_lossy())))
         })
 }
 
@@ -97,5 +106,9 @@ mod tests {
         let id = fs::metadata(&deep).expect("stat").ino();
         assert_eq!(path_of(dir.path(), id).as_deref(), Some("/system.slice/nginx.service"));
         assert_eq!(path_of(dir.path(), u64::MAX), None);
+        let root = fs::metadata(dir.path()).expect("stat").ino();
+        let found = paths_of(dir.path(), &BTreeSet::from([id, root, u64::MAX]));
+        let deep = "/system.slice/nginx.service".to_owned();
+        assert_eq!(found, BTreeMap::from([(root, "/".to_owned()), (id, deep)]));
     }
 }

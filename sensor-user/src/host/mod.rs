@@ -6,5 +6,7 @@ pub mod memcg;
 pub mod memory;
 pub mod pressure;
 pub mod process;
+pub mod process_walk;
 pub mod state_file;
+pub mod survive;
 pub mod text;

@@ -9,7 +9,9 @@ use prometheus_client::{
     registry::Unit,
 };
 
-/// Writes them; what cannot be read is left out.
+use super::survive::Footprint;
+
+/// Writes them, and how much of it is locked; what cannot be read is left out.
 pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let Ok(process) = Process::myself() else { return Ok(()) };
     let Ok(stat) = process.stat() else { return Ok(()) };
@@ -32,6 +34,15 @@ pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let bytes = Unit::Bytes;
     let resident = stat.rss * procfs::page_size();
     gauge("process_resident_memory", "Resident memory", Some(&bytes), resident as f64)?;
+    let locked = Footprint::now().map(|footprint| footprint.locked as f64);
+    if let Some(locked) = locked {
+        gauge(
+            "memsensor_locked_memory",
+            "Address space that stays in memory",
+            Some(&bytes),
+            locked,
+        )?;
+    }
     gauge("process_virtual_memory", "Address space", Some(&bytes), stat.vsize as f64)?;
     gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
     if let Ok(boot) = procfs::boot_time_secs() {

@@ -7,7 +7,7 @@ use std::{cell::LazyCell, io::ErrorKind, path::Path};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::{
     Btf, BtfError, Ebpf,
-    programs::{FEntry, FExit, KProbe, Program as Loaded, ProgramError, RawTracePoint},
+    programs::{FEntry, FExit, Iter, KProbe, Program as Loaded, ProgramError, RawTracePoint},
 };
 use sensor_ebpf::spec::{Hook, Program};
 use tracing::{debug, warn};
@@ -50,6 +50,12 @@ pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Resul
             let loaded: &mut KProbe = loaded.try_into()?;
             loaded.load().map_err(load_error)?;
             loaded.attach(function, 0).map(drop)
+        }
+        Hook::Iterator(kind) => {
+            let loaded: &mut Iter = loaded.try_into()?;
+            // Attached anew for each pass, see `read`.
+            loaded.load(kind, types()?).map_err(load_error)?;
+            Ok(())
         }
     }
     .map_err(|e| attach_error(program, e))?;
@@ -98,6 +104,7 @@ pub(super) fn detach(ebpf: &mut Ebpf, name: &str) {
         Some(Loaded::FEntry(program)) => program.unload(),
         Some(Loaded::FExit(program)) => program.unload(),
         Some(Loaded::KProbe(program)) => program.unload(),
+        Some(Loaded::Iter(program)) => program.unload(),
         _ => return,
     };
     if let Err(e) = unloaded {

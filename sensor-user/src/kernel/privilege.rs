@@ -53,10 +53,10 @@ pub(super) fn hint(error: &std::io::Error) -> String {
 
 /// Drops everything that serving does not need; returns what was kept.
 ///
-/// `works` reads a map. Since 5.19 that needs no capability for who holds the descriptor; before,
+/// `needs` is kept in any case. `works` reads a map. Since 5.19 that needs no capability for who holds the descriptor; before,
 /// with `kernel.unprivileged_bpf_disabled`, it needs CAP_BPF. Which it is here is tried, not
 /// guessed: first with nothing effective, and only if that fails with CAP_BPF.
-pub fn drop_all(works: impl Fn() -> bool) -> Result<&'static str> {
+pub fn drop_all(needs: CapabilitySet, works: impl Fn() -> bool) -> Result<String> {
     set_no_new_privs(true).context("set no_new_privs")?;
     clear_ambient_capability_set().context("clear the ambient capabilities")?;
     let permitted = capabilities(None).context("read our capabilities")?.permitted;
@@ -65,12 +65,16 @@ pub fn drop_all(works: impl Fn() -> bool) -> Result<&'static str> {
         set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
             .context("drop capabilities")
     };
-    set(CapabilitySet::empty(), permitted)?;
-    if works() {
-        set(CapabilitySet::empty(), CapabilitySet::empty())?;
-        return Ok("none");
+    let mut keep = permitted & needs;
+    set(keep, permitted)?;
+    let mut names = Vec::new();
+    if keep.contains(CapabilitySet::IPC_LOCK) {
+        names.push("CAP_IPC_LOCK (there is a limit on locked memory: LimitMEMLOCK=infinity)");
     }
-    let keep = permitted & CapabilitySet::BPF;
+    if !works() && permitted.contains(CapabilitySet::BPF) {
+        keep |= CapabilitySet::BPF;
+        names.push("CAP_BPF (this kernel wants it for reading maps)");
+    }
     set(keep, keep)?;
-    Ok("CAP_BPF (this kernel wants it for reading maps)")
+    Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })
 }

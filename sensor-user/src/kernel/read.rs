@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::Read as _,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
@@ -15,9 +16,10 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{Program, RawTracePoint},
+    programs::{Iter, Program, RawTracePoint},
 };
 use sensor_ebpf::{
+    event::Process,
     inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot},
     loss,
     probes::{self, Cause},
@@ -100,6 +102,12 @@ pub struct Cost {
     pub runs: u64,
 }
 
+/// The program that tells of processes.
+const TABLE: &str = probes::processes::PROBE.programs[0].name;
+
+/// The kernel hands out at most so much of an iterator at a time (8 pages, kernel/bpf/bpf_iter.c).
+const PAGE_BYTES: usize = 32 << 10;
+
 /// The maps of the loaded object, and the object itself: dropping it detaches everything.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Reader {
@@ -110,6 +118,8 @@ pub struct Reader {
     /// What the kernel says of each program, re-read from its beginning.
     infos: Vec<File>,
     ebpf: Ebpf,
+    /// What was read of a pass over the processes.
+    page: Box<[u8]>,
     /// While this is open, the kernel measures programs.
     stats: Option<OwnedFd>,
 }
@@ -127,6 +137,7 @@ impl Reader {
             events: Some(maps.3.try_into()?),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
             ebpf,
+            page: vec![0; PAGE_BYTES].into(),
             stats,
         })
     }
@@ -223,6 +234,34 @@ impl Reader {
                 })
             })
             .collect()
+    }
+
+    /// Goes through the processes that have memory, as [`probes::processes`] tells of them. Each pass is
+    /// a descriptor of its own, for the kernel's cannot be rewound.
+    pub fn processes(&mut self, mut each: impl FnMut(&Process)) -> Result<()> {
+        let program = self.ebpf.program_mut(TABLE).context("the object has no process table")?;
+        let program: &mut Iter = program.try_into()?;
+        let link = program.attach().context("begin a pass over the processes")?;
+        let mut file = program.take_link(link)?.into_file().context("open the processes")?;
+        let mut filled = 0;
+        loop {
+            let free = self.page.get_mut(filled..).context("a record larger than the buffer")?;
+            let more = file.read(free).context("read the processes")?;
+            if more == 0 {
+                break;
+            }
+            filled += more;
+            let whole =
+                self.page.get(..filled).unwrap_or_default().chunks_exact(size_of::<Process>());
+            let rest = whole.remainder().len();
+            for record in whole {
+                each(&bytemuck::pod_read_unaligned(record));
+            }
+            self.page.copy_within(filled - rest..filled, 0);
+            filled = rest;
+        }
+        anyhow::ensure!(filled == 0, "the kernel ended in the middle of a process");
+        Ok(())
     }
 
     /// A loaded program, for benchmarks that ask what it costs.

@@ -150,6 +150,8 @@ fn params(btf: &Btf, program: &Program) -> Result<Vec<Param>, String> {
         Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => {
             btf.function(name).ok_or_else(|| format!("this kernel has no function {name}"))?
         }
+        // It has one argument, which has one layout. Loading tells whether there is such a one.
+        Hook::Iterator(_) => Vec::new(),
     };
     if matches!(program.hook(), Hook::Fexit(_)) && btf.offset(SAFE_FEXIT).is_none() {
         return Err("this kernel may crash when an fexit program is detached".to_owned());

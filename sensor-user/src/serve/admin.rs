@@ -15,6 +15,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use sensor_ebpf::probes;
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
@@ -29,6 +30,8 @@ use super::{
 use crate::{
     events::Event,
     host::clock::monotonic_ns,
+    kernel::load,
+    top::Top,
     verdict::explain::{Explanation, explain},
 };
 
@@ -65,6 +68,8 @@ pub enum Question {
     Undrain,
     /// Who asks for readiness, and has been told of a drain.
     Heard,
+    /// Who has the memory.
+    Top,
 }
 
 /// One line of an answer.
@@ -82,6 +87,8 @@ pub enum Answer {
     Explanation(Box<Explanation>),
     /// Who has heard of a drain.
     Heard(Heard),
+    /// Who has the memory.
+    Top(Box<Top>),
     /// It is done.
     Done {
         /// What.
@@ -144,6 +151,7 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
                 Question::Explain { scope } => explained(&scope, &state),
                 Question::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
                 Question::Undrain => undrain(&state).await,
+                Question::Top => top(&state),
                 Question::Heard => Ok(Answer::Heard(state.askers.heard(monotonic_ns()))),
             };
             let answer = answer.unwrap_or_else(|e| Answer::Error { error: format!("{e:#}") });
@@ -172,6 +180,18 @@ fn explained(scope: &str, state: &State) -> Result<Answer> {
     let drain = state.maintenance.drain();
     why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
     Ok(Answer::Explanation(Box::new(why)))
+}
+
+fn top(state: &State) -> Result<Answer> {
+    let probe = state.coverage.probes.get(probes::Id::processes as usize);
+    if let Some(probe) = probe.filter(|probe| probe.state == load::State::Disabled) {
+        anyhow::bail!("who has the memory cannot be told here: {}", probe.reason);
+    }
+    let snapshot = state.published.load();
+    let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
+    let who = who.context("nobody has looked yet who has the memory")?.clone();
+    let seen_seconds_ago = monotonic_ns().saturating_sub(who.taken_ns) as f64 / 1e9;
+    Ok(Answer::Top(Box::new(Top { seen_seconds_ago, who })))
 }
 
 async fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {

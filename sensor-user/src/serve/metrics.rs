@@ -19,11 +19,11 @@ use prometheus_client::{
     registry::{Registry, Unit as OmUnit},
 };
 use sensor_ebpf::{
-    hist, loss, probes,
+    hist, probes,
     spec::{Label, MAX_NODES, Metric, Need, Row, Shape, Unit},
 };
 
-use super::{scope_metrics, state::State};
+use super::{scope_metrics, self_metrics, state::State};
 use crate::{kernel::load::ProbeState, snapshot::Snapshot};
 
 /// What every name begins with.
@@ -73,7 +73,12 @@ impl Collector for Exposition {
             scope_metrics::encode(&mut encoder, &snapshot.scopes, fitness)?;
         }
         self.about_probes(&mut encoder)?;
-        self.about_self(&mut encoder)?;
+        self_metrics::encode(
+            &mut encoder,
+            &self.state,
+            self.snapshot.as_deref(),
+            self.last_seconds,
+        )?;
         crate::host::process::encode(&mut encoder)
     }
 }
@@ -251,83 +256,6 @@ impl Exposition {
         }
         Ok(())
     }
-
-    fn about_self(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-        let seconds = OmUnit::Seconds;
-        if let Some(snapshot) = &self.snapshot {
-            about_sampling(encoder, snapshot)?;
-        }
-        let help = "How long rendering the previous answer took";
-        let mut scrape = encoder.encode_descriptor(
-            "memsensor_scrape",
-            help,
-            Some(&seconds),
-            MetricType::Gauge,
-        )?;
-        gauge(&mut scrape, &Labels::new(), self.last_seconds)?;
-        let help = "Questions about scopes that there are not, of balancers and people";
-        let mut unknown = encoder.encode_descriptor(
-            "memsensor_unknown_scope_requests",
-            help,
-            None,
-            MetricType::Counter,
-        )?;
-        let n = self.state.unknown_scopes.load(Ordering::Relaxed);
-        counter(&mut unknown, &Labels::new(), n as f64)?;
-        let help = "Whether an operator has drained this host";
-        let mut drained =
-            encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
-        let by_hand = self.state.maintenance.drain().is_some();
-        gauge(&mut drained, &Labels::new(), f64::from(u8::from(by_hand)))?;
-        let help = "What is running";
-        let mut build =
-            encoder.encode_descriptor("memsensor_build", help, None, MetricType::Info)?;
-        build.encode_info(&vec![
-            ("version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("revision", env!("MEMSENSOR_GIT_REVISION").to_owned()),
-        ])
-    }
-}
-
-fn about_sampling(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), Error> {
-    let seconds = OmUnit::Seconds;
-    let help = "When the kernel's counters were last read";
-    let mut when = encoder.encode_descriptor(
-        "memsensor_last_sample_timestamp",
-        help,
-        Some(&seconds),
-        MetricType::Gauge,
-    )?;
-    gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
-    if let Some(losses) = snapshot.rows.get(loss::ROW as usize) {
-        let help = "What the kernel half could not keep, by reason";
-        let mut lost =
-            encoder.encode_descriptor("memsensor_events_lost", help, None, MetricType::Counter)?;
-        for (reason, n) in loss::REASONS.iter().zip(losses) {
-            counter(&mut lost, &vec![("reason", (*reason).to_owned())], *n as f64)?;
-        }
-    }
-    if snapshot.costs.is_empty() {
-        return Ok(());
-    }
-    let help = "Time in our kernel programs (only while BPF statistics are on)";
-    let mut run = encoder.encode_descriptor(
-        "memsensor_bpf_run",
-        help,
-        Some(&seconds),
-        MetricType::Counter,
-    )?;
-    for cost in &snapshot.costs {
-        let labels = vec![("program", cost.program.to_owned())];
-        counter(&mut run, &labels, cost.run_ns as f64 / 1e9)?;
-    }
-    let help = "Runs of our kernel programs (only while BPF statistics are on)";
-    let mut runs =
-        encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
-    for cost in &snapshot.costs {
-        counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
-    }
-    Ok(())
 }
 
 /// A metric is measured if its probe is, and no program that it hangs on is missing.

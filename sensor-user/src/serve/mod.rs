@@ -19,4 +19,5 @@ pub mod limits;
 pub mod maintenance;
 pub mod metrics;
 mod scope_metrics;
+mod self_metrics;
 pub mod state;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     config::OnBlind,
+    deadlines::Deadlines,
     events::Log,
     host::clock::monotonic_ns,
     kernel::load::Coverage,
@@ -42,6 +43,8 @@ pub struct State {
     pub askers: Arc<Askers>,
     /// Questions about scopes that there are not.
     pub unknown_scopes: Arc<std::sync::atomic::AtomicU64>,
+    /// Whether our own loops are on time.
+    pub deadlines: Arc<Deadlines>,
 }
 
 /// How a scope stands, for those who send it traffic.
@@ -301,6 +304,7 @@ mod tests {
                 verdict: judge.judge(reading),
                 blind: blind.then(|| "no PSI".into()),
             }],
+            who: None,
         }
     }
 

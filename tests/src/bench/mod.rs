@@ -8,6 +8,7 @@
 //! * [`slowdown`]: the thrash itself, with and without us.
 //! * [`arena`]: the cgroup, the swap and the file that are thrashed, and their removal.
 //! * [`work`]: the workload, a process of its own.
+//! * [`table`]: a pass over the processes, beside a walk through /proc.
 //! * [`order`]: medians and what can be said of them.
 
 pub mod arena;
@@ -15,6 +16,7 @@ pub mod hot;
 pub mod order;
 pub mod situ;
 pub mod slowdown;
+pub mod table;
 pub mod work;
 
 use anyhow::{Result, anyhow};

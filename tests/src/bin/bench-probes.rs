@@ -10,6 +10,7 @@ use sensor_tests::bench::{
     arena::Arena,
     hot, situ,
     slowdown::{self, Slowdown},
+    table,
     work::{self, Load},
 };
 
@@ -30,9 +31,11 @@ fn run() -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         [] => bench(ROUNDS),
-        ["--rounds", n] => match n.parse() {
-            Ok(n @ 1..) => bench(n),
-            _ => bail!("--rounds {n}: it takes a number from 1"),
+        ["processes"] => show_processes(ROUNDS),
+        [ref what @ .., "--rounds", n] => match (what, n.parse()) {
+            ([], Ok(n @ 1..)) => bench(n),
+            (["processes"], Ok(n @ 1..)) => show_processes(n),
+            _ => bail!("cannot do {args:?}: --rounds takes a number from 1"),
         },
         // Our own child, in its cgroup.
         ["work", load, mib, passes, file] => {
@@ -43,8 +46,14 @@ fn run() -> Result<()> {
             println!("{ns}");
             Ok(())
         }
-        _ => bail!("cannot do {args:?}; usage: bench-probes [--rounds N]"),
+        _ => bail!("cannot do {args:?}; usage: bench-probes [processes] [--rounds N]"),
     }
+}
+
+fn show_processes(rounds: u32) -> Result<()> {
+    say("a pass over the processes");
+    print!("{}", table::run(rounds)?);
+    Ok(())
 }
 
 fn bench(rounds: u32) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{
     Form, Variant, Way,
     balancer::Balancer,
     net, reaction, scale,
-    traffic::{Request, Traffic},
+    traffic::{self, Request},
     watch::{Seen, Watch},
     web::Web,
 };
@@ -129,7 +129,7 @@ impl Stage {
         let sensors = sensed.then(|| [self.webs[0].port(9818), self.webs[1].port(9818)]);
         let watch = Watch::start(start, groups, sensors, self.balancer.socket())?;
         let www: SocketAddr = (IpAddr::from(net::BALANCER), 80).into();
-        let traffic = Traffic::start(www, start)?;
+        let traffic = traffic::begin(www, start)?;
 
         std::thread::sleep(self.plot.calm);
         let disturbed = start.elapsed();

@@ -1,91 +1,22 @@
-//! Users: so many requests a second, each on time whether or not the others have been answered, so
-//! that a slow answer delays nobody and hides nothing (no coordinated omission).
+//! Users of the shop, on time (see [`crate::open_loop`]).
 
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::scale::{PATIENCE, RATE};
+use crate::open_loop;
 
-/// What became of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Request {
-    /// When it was due, since the beginning.
-    pub at: Duration,
-    /// From when it was due until its answer, or until the user gave up.
-    pub took: Duration,
-    /// Which host answered (0 is web-01), or what went wrong.
-    pub outcome: Result<u8, &'static str>,
-}
+/// What became of a request: which host answered (0 is web-01), or what went wrong.
+pub type Request = open_loop::Request<u8>;
 
-/// Users who keep asking.
-#[derive(Debug)]
-pub struct Traffic {
-    stop: Arc<AtomicBool>,
-    users: Vec<JoinHandle<()>>,
-    done: Arc<Mutex<Vec<Request>>>,
-}
-
-impl Traffic {
-    /// Begins now, at `start`, from this thread's network.
-    pub fn start(address: SocketAddr, start: Instant) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let done = Arc::new(Mutex::new(Vec::new()));
-        let next = Arc::new(AtomicU64::new(0));
-        // Each user who is free takes the next moment that a request is due. There are enough for all
-        // that can be waiting at once, and so one is always free.
-        let enough = RATE * u32::try_from(PATIENCE.as_secs() + 1)?;
-        let user = |_| {
-            let (stop, done, next) = (Arc::clone(&stop), Arc::clone(&done), Arc::clone(&next));
-            let builder = std::thread::Builder::new().stack_size(128 << 10);
-            let ask_on_time = move || {
-                loop {
-                    let turn = next.fetch_add(1, Ordering::Relaxed);
-                    let at =
-                        Duration::from_secs(1) * u32::try_from(turn).unwrap_or(u32::MAX) / RATE;
-                    while let Some(wait) = (start + at).checked_duration_since(Instant::now()) {
-                        if stop.load(Ordering::Relaxed) {
-                            return;
-                        }
-                        std::thread::park_timeout(wait);
-                    }
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    let outcome = ask(address, start + at + PATIENCE);
-                    let request = Request { at, took: (start + at).elapsed(), outcome };
-                    done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
-                }
-            };
-            builder.spawn(ask_on_time).context("start a user's thread")
-        };
-        let users = (0..enough).map(user).collect::<Result<_>>()?;
-        Ok(Self { stop, users, done })
-    }
-
-    /// Ends it when all have their answers; the requests in the order they were due.
-    pub fn finish(self) -> Vec<Request> {
-        self.stop.store(true, Ordering::Relaxed);
-        for user in &self.users {
-            user.thread().unpark();
-        }
-        for user in self.users {
-            let _ = user.join();
-        }
-        let mut done =
-            std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
-        done.sort_by_key(|r| r.at);
-        done
-    }
+/// Begins now, at `start`, from this thread's network.
+pub fn begin(address: SocketAddr, start: Instant) -> Result<open_loop::Traffic<u8>> {
+    open_loop::Traffic::start(RATE, PATIENCE, start, move |end| ask(address, end))
 }
 
 /// One request, with a connection of its own; who has no whole answer at `end` gives up.

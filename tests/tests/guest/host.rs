@@ -70,12 +70,14 @@ fn append(line: &str) {
 
 /// Whether the kernel itself says that it has what a program attaches to.
 fn is_there(hook: &str) -> bool {
+    let has_function = |function: &str| {
+        let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
+        symbols.lines().any(|l| l.split_whitespace().nth(2) == Some(function))
+    };
     match hook.split_once(':') {
-        Some(("fentry" | "fexit" | "kprobe", function)) => {
-            let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
-            let is = |l: &str| l.split_whitespace().nth(2) == Some(function);
-            symbols.lines().any(is)
-        }
+        Some(("fentry" | "fexit" | "kprobe", function)) => has_function(function),
+        // As kernel/bpf/task_iter.c calls it.
+        Some(("iter", kind)) => has_function(&format!("{kind}_seq_show")),
         _ => has_event(hook).expect("tracefs"),
     }
 }

@@ -325,11 +325,9 @@ fn compaction() {
     cell("compaction", "verified", &format!("{n} compactions of a zone, {seconds:.3} s"));
 }
 
-#[test]
-fn alloc_retry() {
-    if is_missing("alloc_retry") {
-        return;
-    }
+/// Retries while memory runs out, and the most rounds of one allocation without progress, both as the
+/// kernel's trace has them.
+fn retries_until_a_kill() -> (f64, f64) {
     let watch = Watch::with("window = \"60s\"", &["oom:reclaim_retry_zone", "oom:compact_retry"]);
     out_of_memory();
     let (_, seen) = watch.stop();
@@ -341,7 +339,19 @@ fn alloc_retry() {
     assert!(n <= traced && n + skipped >= traced, "{n} of {traced}, {skipped} skipped");
     let loops = retries.into_iter().map(field("no_progress_loops")).fold(0.0, f64::max);
     assert_eq!(seen.after["memsensor_alloc_no_progress_loops_max"], loops, "most rounds");
-    assert!(n >= 1.0 && loops >= 1.0, "{n} retries, {loops} rounds without progress");
+    (n, loops)
+}
+
+#[test]
+fn alloc_retry() {
+    if is_missing("alloc_retry") {
+        return;
+    }
+    // Whether an allocation goes round without progress before a kill is luck.
+    let (n, loops) = (0..5)
+        .map(|_| retries_until_a_kill())
+        .find(|(n, loops)| *n >= 1.0 && *loops >= 1.0)
+        .expect("in one of five kills, rounds without progress");
     cell("alloc_retry", "verified", &format!("{n} retries, up to {loops} rounds without progress"));
 }
 

@@ -52,11 +52,11 @@ fn attachable() -> BTreeSet<String> {
     programs().filter(can).map(|program| program.name.to_owned()).collect()
 }
 
-/// The programs at functions. What a kernel lets attach there is in no list of it.
+/// The programs at functions, and iterators. What a kernel has of these is in no list of it.
 fn at_functions() -> BTreeSet<String> {
     let is = |program: &&Program| {
         let (system, _) = program.event.split_once(':').expect("system:event");
-        ["fentry", "fexit", "kprobe"].contains(&system)
+        ["fentry", "fexit", "kprobe", "iter"].contains(&system)
     };
     programs().filter(is).map(|program| program.name.to_owned()).collect()
 }
@@ -226,7 +226,8 @@ fn a_kernel_without_usable_btf_is_refused_and_not_guessed_at() {
 
 /// Sets of capabilities as /proc/PID/status has them.
 const NOTHING: &str = "0000000000000000";
-const ONLY_CAP_BPF: &str = "0000008000000000";
+const CAP_BPF: u64 = 1 << 39;
+const CAP_IPC_LOCK: u64 = 1 << 14;
 
 /// Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2) to others, since then only
 /// what makes maps and programs (kernel/bpf/syscall.c).
@@ -237,8 +238,12 @@ fn reading_maps_needs_cap_bpf() -> bool {
 
 #[test]
 fn privileges_are_dropped_once_attached() {
-    let kept = if reading_maps_needs_cap_bpf() { ONLY_CAP_BPF } else { NOTHING };
     let daemon = Daemon::start("").expect("daemon");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("limits");
+    let lock = limits.lines().find(|l| l.starts_with("Max locked memory")).expect("a limit");
+    let may_lock = if lock.contains("unlimited") { 0 } else { CAP_IPC_LOCK };
+    let kept = may_lock | if reading_maps_needs_cap_bpf() { CAP_BPF } else { 0 };
+    let kept = &*format!("{kept:016x}");
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {
         let status =
             std::fs::read_to_string(task.expect("thread").path().join("status")).expect("status");

@@ -6,6 +6,7 @@
 //!
 //! * [`oom`]: OOM kills.
 //! * [`reclaim`]: reclaim and compaction.
+//! * [`processes`]: who has the memory.
 //! * [`signals`]: SIGKILL by others.
 //! * [`host`]: what memsensor needs of the kernel, what it does without, and what it leaves behind.
 //! * [`serving`]: what consumers meet.
@@ -17,6 +18,7 @@
 
 mod host;
 mod oom;
+mod processes;
 mod reclaim;
 mod serving;
 mod signals;
@@ -114,7 +116,7 @@ fn config(name: &str, text: &str) -> std::path::PathBuf {
     path
 }
 
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;
     while !done() {
         assert!(std::time::Instant::now() < end, "never {what}");

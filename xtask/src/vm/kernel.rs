@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What a guest needs beyond what Debian builds in.
-const MODULES: [&str; 2] = ["virtio_pci", "virtio_blk"];
+const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "virtio_net"];
 
 /// A kernel that is ready to boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,13 +42,16 @@ pub(crate) fn fetch(
 ) -> Result<Kernel> {
     let release = newest(archive, machine.name, series)?;
     let dir = cache.join("kernels").join(&release);
-    if !dir.join("done").exists() {
+    // What an earlier version of us fetched may lack a module.
+    let done = fs::read_to_string(dir.join("done")).unwrap_or_default();
+    if done != MODULES.join(" ") {
+        let _ = fs::remove_dir_all(&dir);
         println!("vm: {series}: fetching {release}");
         let scratch = cache.join(format!("unpack-{release}-{}", std::process::id()));
         let made = make(archive, &release, machine, &scratch, &dir);
         let _ = fs::remove_dir_all(&scratch);
         made.with_context(|| format!("prepare the kernel {release}"))?;
-        fs::write(dir.join("done"), "")?;
+        fs::write(dir.join("done"), MODULES.join(" "))?;
     }
     let mut modules: Vec<_> = fs::read_dir(dir.join("modules"))
         .with_context(|| format!("list {}", dir.display()))?

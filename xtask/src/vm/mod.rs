@@ -1,12 +1,14 @@
 //! `vm`: the kernels that people run, booted in QEMU, with the same static binaries in each, and one
 //! table of what works where. [`suite`] says which guests, [`kernel`] and [`debian`] fetch kernels,
-//! [`image`] and [`qemu`] boot them, [`matrix`] makes the table.
+//! [`image`] and [`qemu`] boot them, [`matrix`] makes the table. [`outside`] is apart: one guest for
+//! `cargo xtask thrash`.
 
 mod debian;
 mod image;
 mod kernel;
 mod machine;
 mod matrix;
+pub(crate) mod outside;
 mod qemu;
 mod suite;
 

@@ -107,10 +107,23 @@ pub(crate) fn boot(
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-serial").arg(format!("file:{}", dir.join("console").display()));
     qemu.args(["-serial", "stdio"]);
-    for Disk { file, options, .. } in DISKS {
+    let tired = guest.iops.map(|n| format!(",throttling.iops-total={n}")).unwrap_or_default();
+    for (n, Disk { file, options, .. }) in DISKS.into_iter().enumerate() {
         let file = dir.join(file);
+        // The first is swap.
+        let options = if n == 0 { &tired } else { options };
         let options = format!("if=virtio,format=raw,cache=unsafe{options}");
         qemu.arg("-drive").arg(format!("file={},{options}", file.display()));
+    }
+    if let Some(image) = &guest.image {
+        qemu.arg("-drive")
+            .arg(format!("file={},if=virtio,format=raw,cache=unsafe{tired}", image.display()));
+    }
+    if !guest.ports.is_empty() {
+        let forward = |port| format!(",hostfwd=tcp:127.0.0.1:{port}-:{port}");
+        let forwards: String = guest.ports.iter().map(forward).collect();
+        qemu.arg("-netdev").arg(format!("user,id=net,restrict=on{forwards}"));
+        qemu.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
     }
     let mut child = qemu
         .stdin(Stdio::null())

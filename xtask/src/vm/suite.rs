@@ -1,6 +1,6 @@
 //! Which guests there are, and what each runs. Pure.
 
-use std::{cmp::Ordering, time::Duration};
+use std::{cmp::Ordering, path::PathBuf, time::Duration};
 
 use super::{
     kernel::{Kernel, natural},
@@ -43,12 +43,18 @@ pub(crate) struct Guest {
     pub(crate) limit: Duration,
     /// Whether every probe must have a cell in the table.
     pub(crate) is_column: bool,
+    /// TCP ports of it that this machine reaches at 127.0.0.1, if it is to have a network.
+    pub(crate) ports: &'static [u16],
+    /// What is on its fourth disk, if it is to have one.
+    pub(crate) image: Option<PathBuf>,
+    /// Reads and writes a second that its swap and its fourth disk can do, if they are tired.
+    pub(crate) iops: Option<u32>,
     /// Test binaries and their arguments.
     tests: Vec<String>,
 }
 
 impl Guest {
-    fn new(name: &'static str, kernel: usize) -> Self {
+    pub(crate) fn new(name: &'static str, kernel: usize) -> Self {
         Self {
             name,
             kernel,
@@ -58,12 +64,21 @@ impl Guest {
             boot_args: "",
             limit: Duration::from_mins(8),
             is_column: false,
+            ports: &[],
+            image: None,
+            iops: None,
             tests: Vec::new(),
         }
     }
 
     fn runs(mut self, tests: &[&str]) -> Self {
         self.tests.extend(tests.iter().map(|t| format!("{t} --test-threads=1")));
+        self
+    }
+
+    /// Has it run one program.
+    pub(crate) fn runs_only(mut self, step: String) -> Self {
+        self.tests = vec![step];
         self
     }
 

@@ -50,7 +50,7 @@ impl Wanted {
         let event = |hook| if let Hook::Tracepoint(event) = hook { Some(event) } else { None };
         let function = |hook| match hook {
             Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => Some(name),
-            Hook::Tracepoint(_) => None,
+            Hook::Tracepoint(_) | Hook::Iterator(_) => None,
         };
         Self {
             events: programs().filter_map(|p| event(p.hook())).collect(),

@@ -1,5 +1,8 @@
 //! A sensing thread that stands still: what is served must say so.
 
+use std::{os::unix::net::UnixDatagram, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 use sensor_tests::daemon::Daemon;
 
 use super::agent_check;
@@ -11,13 +14,7 @@ use crate::{unified::Unified, wait_until};
 fn a_frozen_sensor_is_not_ready() {
     let daemon = Daemon::start("").expect("daemon");
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
-    let threads = format!("/proc/{}/task", daemon.pid());
-    let sense = std::fs::read_dir(threads)
-        .expect("threads")
-        .map(|t| t.expect("thread").path())
-        .find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.trim() == "sense"))
-        .expect("the sensing loop has a thread of its own");
-    let tid = sense.file_name().expect("a tid").to_str().expect("digits").to_owned();
+    let tid = thread(&daemon, "sense");
 
     let freezer = Freezer::new(&daemon);
     freezer.freeze(&tid);
@@ -30,6 +27,51 @@ fn a_frozen_sensor_is_not_ready() {
     freezer.thaw();
     wait_until("ready again", || daemon.get("/readyz", "").expect("readyz").status == 200);
     assert_eq!(agent_check(&daemon), "up 100%\n");
+    let late = |series| daemon.metrics().expect("metrics")[series];
+    assert_eq!(late("memsensor_deadline_misses_total{loop=\"sense\"}"), 1.0);
+    let longest = late("memsensor_deadline_overrun_max_seconds{loop=\"sense\"}");
+    assert!(longest >= 1.5, "it stood for two seconds at least: {longest}");
+}
+
+/// It tells a supervisor that it is alive only while it is.
+#[test]
+fn a_supervisor_hears_of_a_frozen_sensor() {
+    let path = std::env::temp_dir().join(format!("memsensor-notify-{}", std::process::id()));
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
+    let hear = || {
+        let mut buffer = [0; 64];
+        let len = socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
+    };
+    let daemon = Daemon::supervised(&path, Duration::from_secs(1)).expect("daemon");
+    assert_eq!(hear().as_deref(), Some("READY=1"));
+    for _ in 0..5 {
+        assert_eq!(hear().as_deref(), Some("WATCHDOG=1"));
+    }
+    let freezer = Freezer::new(&daemon);
+    freezer.freeze(&thread(&daemon, "sense"));
+    // Some are under way, then there are none; a supervisor would act now.
+    let more = std::iter::from_fn(hear).take(10).count();
+    assert!(more < 10, "it says that it is alive while it stands still");
+    freezer.thaw();
+    assert_eq!(hear().as_deref(), Some("WATCHDOG=1"), "alive again");
+    let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("a pid");
+    kill_process(pid, Signal::TERM).expect("stop it");
+    let last = std::iter::from_fn(hear).take(10).last();
+    std::fs::remove_file(path).expect("remove");
+    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+}
+
+/// The id of a thread of the daemon, by name.
+fn thread(daemon: &Daemon, name: &str) -> String {
+    let threads = format!("/proc/{}/task", daemon.pid());
+    let found = std::fs::read_dir(threads)
+        .expect("threads")
+        .map(|t| t.expect("thread").path())
+        .find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.trim() == name))
+        .unwrap_or_else(|| panic!("{name} has no thread of its own"));
+    found.file_name().expect("a tid").to_str().expect("digits").to_owned()
 }
 
 /// A v2 group with the daemon in it and a threaded child that can be frozen.

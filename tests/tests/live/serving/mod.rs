@@ -7,6 +7,7 @@ mod frozen;
 mod limits;
 mod outside;
 mod replay;
+mod survive;
 mod verdict;
 
 use sensor_tests::daemon::Daemon;

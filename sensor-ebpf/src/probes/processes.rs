@@ -1,0 +1,109 @@
+//! Every process that has memory: how much of which kind, in which cgroup, since when.
+//!
+//! An iterator (kernel/bpf/task_iter.c, 5.8): the kernel walks its tasks and calls the program for each
+//! when user space reads, so one pass costs a few system calls where /proc costs several for each
+//! process. It shows the tasks of the reader's pid namespace.
+//!
+//! Sizes belong to the address space, and all threads have the same one: of a process only its main
+//! thread is written. Where that has ended, the threads that go on are (`Process::task`). Kernel threads
+//! have no memory of their own, a process that has given back its own (an exiting one, a zombie) has none
+//! any more: neither is written.
+//!
+//! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch per
+//! CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).
+
+use crate::{
+    layout,
+    spec::{Field, Need, Probe, Program},
+};
+
+const FIELDS: [Field; 22] = {
+    let mut fields = [layout::TASK_LEADER; 22];
+    fields[1] = layout::TASK_START;
+    fields[2] = layout::TASK_FLAGS;
+    let (_, rest) = fields.split_at_mut(3);
+    rest.copy_from_slice(&layout::TASK_AND_SIZES);
+    fields
+};
+
+/// See the module.
+pub const PROBE: Probe = Probe {
+    name: "processes",
+    about: "memory of every process: who has how much, in which cgroup, since when",
+    programs: &[Program {
+        name: "process_table",
+        event: "iter:task",
+        args: &[],
+        one_of: &[],
+        fields: &FIELDS,
+        need: Need::Required,
+    }],
+    metrics: &[],
+};
+
+#[cfg(any(target_arch = "bpf", kernel_check))]
+mod kernel {
+    use aya_ebpf::{
+        cty::c_void,
+        helpers::generated::bpf_seq_write,
+    };
+
+    use crate::{
+        bpf::task,
+        event::Process,
+        layout::{
+            OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
+            OFF_MM_SWAP_PAGES, OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START,
+            OFF_TASK_TGID,
+        },
+    };
+
+    /// `struct bpf_iter__task`.
+    #[repr(C)]
+    struct Context {
+        meta: *const Meta,
+        /// Null at the end.
+        task: *const c_void,
+    }
+
+    /// `struct bpf_iter_meta`: what is read goes to `seq`.
+    #[repr(C)]
+    struct Meta {
+        seq: *mut c_void,
+    }
+
+    /// Without a macro, for aya has none for iterators.
+    #[unsafe(no_mangle)]
+    #[unsafe(link_section = "iter/task")]
+    extern "C" fn process_table(ctx: *const Context) -> u32 {
+        // SAFETY: the kernel calls it with its own structure of this layout; the verifier checks it.
+        let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task as u64) };
+        if task == 0 || task::is_kernel(task) {
+            return 0;
+        }
+        let mm: u64 = task::read(task, &OFF_TASK_MM);
+        if mm == 0 {
+            return 0;
+        }
+        if task::read::<u32>(task, &OFF_TASK_PID) != task::read::<u32>(task, &OFF_TASK_TGID)
+            && task::read::<u64>(task::read(task, &OFF_TASK_LEADER), &OFF_TASK_MM) != 0
+        {
+            return 0;
+        }
+        let mut process = Process {
+            task: task::describe(task),
+            start_ns: task::read(task, &OFF_TASK_START),
+            anon_pages: task::pages(mm, &OFF_MM_ANON_PAGES),
+            file_pages: task::pages(mm, &OFF_MM_FILE_PAGES),
+            shmem_pages: task::pages(mm, &OFF_MM_SHMEM_PAGES),
+            swap_pages: task::pages(mm, &OFF_MM_SWAP_PAGES),
+            pgtables_bytes: task::read(mm, &OFF_MM_PGTABLES),
+        };
+        // SAFETY: `seq` comes from the kernel, and `process` is as large as told. Where the buffer is
+        // full, the kernel notes that itself and calls again for the same task.
+        unsafe {
+            bpf_seq_write((*meta).seq.cast(), (&raw mut process).cast(), size_of::<Process>() as u32);
+        }
+        0
+    }
+}

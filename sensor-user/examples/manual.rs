@@ -1,0 +1,17 @@
+//! Writes man pages and shell completions, made from the command line itself, into a directory. For
+//! `cargo xtask dist`; not part of the daemon, all of whose code is kept in memory.
+
+use std::{error::Error, path::PathBuf};
+
+use clap::CommandFactory as _;
+use sensor_user::cli::Cli;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let out = std::env::args().nth(1).map(PathBuf::from).ok_or("usage: manual DIRECTORY")?;
+    clap_mangen::generate_to(Cli::command(), &out)?;
+    for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish]
+    {
+        clap_complete::generate_to(shell, &mut Cli::command(), "memsensor", &out)?;
+    }
+    Ok(())
+}

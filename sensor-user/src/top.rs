@@ -1,0 +1,249 @@
+//! `memsensor top`: who has the memory, as the daemon last saw it, for people and for scripts.
+//!
+//! The daemon tells cgroups by id. Their paths are looked up here, so that it need not walk a tree that
+//! may be large and slow. Names are chosen by whoever runs a process or makes a cgroup: in the table
+//! they are escaped.
+
+use std::{cmp::Reverse, collections::BTreeSet, fmt::Write as _, path::Path};
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::cgroup,
+    who::{Growth, Who},
+};
+
+/// The daemon's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Top {
+    /// How old it is.
+    pub seen_seconds_ago: f64,
+    /// It.
+    #[serde(flatten)]
+    pub who: Who,
+}
+
+/// What comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum By {
+    /// Who has most
+    Memory,
+    /// Who took most within a minute
+    Minute,
+    /// Within ten minutes
+    TenMinutes,
+    /// Within an hour
+    Hour,
+}
+
+impl By {
+    fn of(self, own_bytes: u64, growth: Growth) -> i64 {
+        match self {
+            Self::Memory => i64::try_from(own_bytes).unwrap_or(i64::MAX),
+            Self::Minute => growth.minute_bytes,
+            Self::TenMinutes => growth.ten_minutes_bytes,
+            Self::Hour => growth.hour_bytes,
+        }
+    }
+}
+
+impl Top {
+    /// The first so many processes and cgroups by that.
+    pub fn first(&mut self, most: usize, by: By) {
+        self.who.processes.sort_by_key(|p| Reverse(by.of(p.own_bytes, p.growth)));
+        self.who.cgroups.sort_by_key(|g| Reverse(by.of(g.own_bytes, g.growth)));
+        self.who.processes.truncate(most);
+        self.who.cgroups.truncate(most);
+    }
+
+    /// Looks up the cgroups below `root`; one that is gone keeps its id alone.
+    pub fn name_cgroups(&mut self, root: &Path) {
+        let of_processes = self.who.processes.iter().map(|p| p.cgroup);
+        let ids: BTreeSet<_> =
+            of_processes.chain(self.who.cgroups.iter().map(|g| g.cgroup)).collect();
+        let paths = cgroup::paths_of(root, &ids);
+        for held in &mut self.who.processes {
+            held.cgroup_path = paths.get(&held.cgroup).cloned();
+        }
+        for group in &mut self.who.cgroups {
+            group.cgroup_path = paths.get(&group.cgroup).cloned();
+        }
+    }
+
+    /// Two tables: cgroups, and processes.
+    pub fn tables(&self) -> String {
+        let Self { seen_seconds_ago, who } = self;
+        let mut groups =
+            table(&["own MiB", "swap", "1 min", "10 min", "1 h", "processes", "cgroup"], 6);
+        for group in &who.cgroups {
+            let [minute, ten, hour] = grown(group.growth);
+            groups.add_row([
+                mib(group.own_bytes),
+                mib(group.swap_bytes),
+                minute,
+                ten,
+                hour,
+                group.processes.to_string(),
+                path(group.cgroup, group.cgroup_path.as_deref()),
+            ]);
+        }
+        let header = [
+            "own MiB", "swap", "file", "1 min", "10 min", "1 h", "pid", "age", "adj", "name",
+            "cgroup",
+        ];
+        let mut processes = table(&header, 9);
+        for held in &who.processes {
+            let [minute, ten, hour] = grown(held.growth);
+            processes.add_row([
+                mib(held.own_bytes),
+                mib(held.swap_bytes),
+                mib(held.file_bytes),
+                minute,
+                ten,
+                hour,
+                held.pid.to_string(),
+                age(held.age_seconds),
+                held.oom_score_adj.to_string(),
+                held.comm.escape_debug().to_string(),
+                path(held.cgroup, held.cgroup_path.as_deref()),
+            ]);
+        }
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "{} processes in {} cgroups, {seen_seconds_ago:.1} s ago{}. Own memory is anonymous and shared, \
+             in memory or in swap; 1 min, 10 min, 1 h: how much more than then.\n{groups}\n{processes}",
+            who.seen,
+            who.cgroups_seen,
+            if who.from_proc { ", read from /proc" } else { "" },
+        );
+        text
+    }
+}
+
+/// The first so many columns are numbers.
+fn table(header: &[&str], numbers: usize) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(UTF8_FULL_CONDENSED)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header);
+    for column in table.column_iter_mut().take(numbers) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1024.0 / 1024.0)
+}
+
+fn grown(growth: Growth) -> [String; 3] {
+    let Growth { minute_bytes, ten_minutes_bytes, hour_bytes } = growth;
+    [minute_bytes, ten_minutes_bytes, hour_bytes].map(|bytes| match bytes {
+        0 => String::new(),
+        bytes => format!("{:+.1}", bytes as f64 / 1024.0 / 1024.0),
+    })
+}
+
+fn age(seconds: u32) -> String {
+    // Two units say enough.
+    let units = [(86_400, 3600), (3600, 60)];
+    let unit = units.iter().find(|(from, _)| seconds >= *from).map_or(1, |(_, unit)| *unit);
+    let rounded = seconds / unit * unit;
+    let text =
+        humantime::format_duration(std::time::Duration::from_secs(rounded.into())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn path(id: u64, path: Option<&str>) -> String {
+    path.map_or_else(|| format!("(gone: {id})"), |path| path.escape_debug().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::who::{Group, Holder};
+
+    fn top() -> Top {
+        let growth =
+            |minute_bytes, hour_bytes| Growth { minute_bytes, ten_minutes_bytes: 0, hour_bytes };
+        let held = |pid, comm: &str, own_mib: u64, growth| Holder {
+            pid,
+            comm: comm.to_owned(),
+            uid: 0,
+            oom_score_adj: 0,
+            cgroup: u64::from(pid),
+            cgroup_path: None,
+            age_seconds: 90,
+            own_bytes: own_mib << 20,
+            swap_bytes: 0,
+            file_bytes: 0,
+            page_table_bytes: 0,
+            growth,
+        };
+        let group = Group {
+            cgroup: 1,
+            cgroup_path: Some("/\u{1b}]0;owned\u{7}".to_owned()),
+            processes: 1,
+            own_bytes: 3 << 20,
+            swap_bytes: 1 << 19,
+            growth: growth(-(1 << 20), 0),
+        };
+        let processes = vec![
+            held(1, "large", 900, growth(0, 0)),
+            held(2, "\u{1b}[31mleaks", 100, growth(50 << 20, 60 << 20)),
+            held(3, "grew", 200, growth(0, 190 << 20)),
+        ];
+        let who = Who {
+            taken_ns: 0,
+            from_proc: false,
+            seen: 3,
+            cgroups_seen: 1,
+            processes,
+            cgroups: vec![group],
+        };
+        Top { seen_seconds_ago: 0.25, who }
+    }
+
+    #[test]
+    fn it_is_sorted_by_what_was_asked_for() {
+        for (by, pids) in [
+            (By::Memory, [1, 3]),
+            (By::Minute, [2, 1]),
+            (By::TenMinutes, [1, 2]),
+            (By::Hour, [3, 2]),
+        ] {
+            let mut top = top();
+            top.first(2, by);
+            assert_eq!(top.who.processes.iter().map(|p| p.pid).collect::<Vec<_>>(), pids, "{by:?}");
+        }
+    }
+
+    #[test]
+    fn no_escape_sequence_reaches_a_terminal() {
+        let text = top().tables();
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
+        for part in ["\\u{1b}[31mleaks", "+50.0", "+190.0", "-1.0", "(gone: 2)", "1m 30s", "900.0"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let said = serde_json::to_string(&top()).expect("JSON");
+        let understood: Top = serde_json::from_str(&said).expect("the same");
+        assert_eq!(understood.who, top().who);
+    }
+
+    #[test]
+    fn an_age_has_two_units() {
+        for (seconds, text) in
+            [(0, "0s"), (59, "59s"), (90, "1m 30s"), (3_661, "1h 1m"), (90_061, "1day 1h")]
+        {
+            assert_eq!(age(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Who has the memory, and who took it lately: sizes of processes and of cgroups, and how they grew.
+//!
+//! Pure: a pass over the processes goes in ([`Pass`]), a [`Who`] comes out. What is kept is bounded,
+//! whatever there is: the [`MOST`] largest processes and cgroups are remembered, of the others only how
+//! many there were.
+//!
+//! *Own* memory is what a process has for itself and the kernel cannot simply drop: anonymous and
+//! shared-memory pages, in memory or in swap. Who grows by that is who fills a host. Pages of files are
+//! told apart. A cgroup's are the sums of its processes': memory that processes share counts for each,
+//! and what belongs to none (page cache, tmpfs, the kernel's) is not among it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sensor_ebpf::event::Process;
+use serde::{Deserialize, Serialize};
+
+/// Processes, and cgroups, that are remembered.
+pub const MOST: usize = 512;
+
+/// Cgroups that are added up in a pass; what is in others is left out, and counted.
+const MOST_SUMS: usize = 16_384;
+
+/// Processes without a main thread that are told apart.
+const MOST_HEADLESS: usize = 1024;
+
+/// Seconds that growth is told over.
+pub const HORIZONS: [u32; 3] = [60, 600, 3600];
+
+/// Points in a horizon.
+const POINTS: usize = 12;
+
+/// How many bytes more than so long ago; less if negative.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Growth {
+    /// A minute.
+    pub minute_bytes: i64,
+    /// Ten minutes.
+    pub ten_minutes_bytes: i64,
+    /// An hour.
+    pub hour_bytes: i64,
+}
+
+/// A process, and what it has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// The kernel's name of it; any bytes but control characters.
+    pub comm: String,
+    /// User id.
+    pub uid: u32,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Id of the cgroup that its memory is charged to.
+    pub cgroup: u64,
+    /// Its path, once somebody has looked it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_path: Option<String>,
+    /// Seconds since it was started.
+    pub age_seconds: u32,
+    /// Anonymous and shared memory, in memory or in swap.
+    pub own_bytes: u64,
+    /// Of that, in swap.
+    pub swap_bytes: u64,
+    /// Pages of files.
+    pub file_bytes: u64,
+    /// Page tables.
+    pub page_table_bytes: u64,
+    /// Of its own memory.
+    #[serde(flatten)]
+    pub growth: Growth,
+}
+
+/// A cgroup, and what its processes have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// Its id: the inode number of its directory.
+    pub cgroup: u64,
+    /// Its path, once somebody has looked it up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_path: Option<String>,
+    /// How many are in it, those of its children not among them.
+    pub processes: u32,
+    /// Their own memory.
+    pub own_bytes: u64,
+    /// Of that, in swap.
+    pub swap_bytes: u64,
+    /// Of their own memory.
+    #[serde(flatten)]
+    pub growth: Growth,
+}
+
+/// Who has the memory; largest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// When that was: CLOCK_MONOTONIC nanoseconds.
+    #[serde(skip)]
+    pub taken_ns: u64,
+    /// Read from /proc, for the kernel does not let us iterate.
+    pub from_proc: bool,
+    /// Processes that have memory, those that are not in the list among them.
+    pub seen: u32,
+    /// Cgroups that have such processes.
+    pub cgroups_seen: u32,
+    /// The largest processes.
+    pub processes: Vec<Holder>,
+    /// The largest cgroups.
+    pub cgroups: Vec<Group>,
+}
+
+/// What is added up of a cgroup, in pages.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    processes: u32,
+    own: u64,
+    swap: u64,
+}
+
+/// One pass over the processes.
+#[derive(Debug, Default)]
+pub struct Pass {
+    /// Not more than twice [`MOST`] at a time.
+    largest: Vec<Process>,
+    sums: BTreeMap<u64, Sum>,
+    /// A cgroup was not added up.
+    cut: bool,
+    headless: BTreeSet<u32>,
+    seen: u32,
+}
+
+impl Pass {
+    /// Adds one.
+    pub fn add(&mut self, process: &Process) {
+        let task = &process.task;
+        // Each thread of a process without a main thread is told.
+        if task.tid != task.tgid
+            && (self.headless.len() >= MOST_HEADLESS || !self.headless.insert(task.tgid))
+        {
+            return;
+        }
+        self.seen += 1;
+        let full = self.sums.len() >= MOST_SUMS;
+        match self.sums.get_mut(&task.cgroup) {
+            Some(sum) => sum.add(process),
+            None if full => self.cut = true,
+            None => self.sums.entry(task.cgroup).or_default().add(process),
+        }
+        self.largest.push(*process);
+        if self.largest.len() >= 2 * MOST {
+            self.keep_largest();
+        }
+    }
+
+    fn keep_largest(&mut self) {
+        // The same of two that are equal in each pass: the older one.
+        self.largest.sort_unstable_by_key(|p| (std::cmp::Reverse(own(p)), p.task.tgid));
+        self.largest.truncate(MOST);
+    }
+}
+
+impl Sum {
+    fn add(&mut self, process: &Process) {
+        self.processes += 1;
+        self.own = self.own.saturating_add(own(process));
+        self.swap = self.swap.saturating_add(process.swap_pages);
+    }
+}
+
+/// Pages of its own.
+fn own(process: &Process) -> u64 {
+    let resident = process.anon_pages.saturating_add(process.shmem_pages);
+    resident.saturating_add(process.swap_pages)
+}
+
+/// Sizes over time of one of them, in pages.
+#[derive(Debug, Clone)]
+struct Track {
+    /// For each horizon, oldest first: when, in seconds since boot, and how much.
+    points: [[(u32, u32); POINTS + 1]; HORIZONS.len()],
+    filled: [usize; HORIZONS.len()],
+}
+
+impl Track {
+    /// `born` is when it had nothing, if that is known.
+    fn new(now: u32, born: Option<u32>) -> Self {
+        let mut track =
+            Self { points: [[(0, 0); POINTS + 1]; HORIZONS.len()], filled: [0; HORIZONS.len()] };
+        for (i, horizon) in HORIZONS.iter().enumerate() {
+            if let Some(born) = born.filter(|born| now.saturating_sub(*born) <= *horizon) {
+                track.points[i][0] = (born, 0);
+                track.filled[i] = 1;
+            }
+        }
+        track
+    }
+
+    /// How much more it is now than each horizon ago, or than when it was first seen.
+    fn record(&mut self, now: u32, size: u64) -> [i64; HORIZONS.len()] {
+        // Of 4 KiB each, that is up to 16 TiB.
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let mut grown = [0; HORIZONS.len()];
+        for (i, horizon) in HORIZONS.iter().enumerate() {
+            let (points, filled) = (&mut self.points[i], &mut self.filled[i]);
+            let spacing = horizon / u32::try_from(POINTS).unwrap_or(u32::MAX);
+            let last = filled.checked_sub(1).and_then(|last| points.get(last));
+            if last.is_none_or(|(when, _)| now.saturating_sub(*when) >= spacing) {
+                if *filled == points.len() {
+                    points.rotate_left(1);
+                    *filled -= 1;
+                }
+                points[*filled] = (now, size);
+                *filled += 1;
+            }
+            let known = &points[..*filled];
+            let then = known.iter().rfind(|(when, _)| now.saturating_sub(*when) >= *horizon);
+            let then = then.or(known.first()).map_or(size, |(_, size)| *size);
+            grown[i] = i64::from(size) - i64::from(then);
+        }
+        grown
+    }
+}
+
+/// Remembers sizes from pass to pass.
+#[derive(Debug)]
+pub struct Memory {
+    page_bytes: u64,
+    /// By id and start: an id is used again, the pair is not.
+    processes: BTreeMap<(u32, u64), Track>,
+    cgroups: BTreeMap<u64, Track>,
+    /// When the last pass was, if it told of all cgroups.
+    whole: Option<u32>,
+}
+
+impl Memory {
+    /// Nothing is known yet.
+    pub fn new(page_bytes: u64) -> Self {
+        let (processes, cgroups) = (BTreeMap::new(), BTreeMap::new());
+        Self { page_bytes, processes, cgroups, whole: None }
+    }
+
+    /// Takes in a pass; `now` is seconds since boot.
+    pub fn update(&mut self, mut pass: Pass, now: u32) -> Who {
+        pass.keep_largest();
+        let mut groups: Vec<_> = pass.sums.iter().map(|(id, sum)| (*id, *sum)).collect();
+        groups.sort_unstable_by_key(|(id, sum)| (std::cmp::Reverse(sum.own), *id));
+        groups.truncate(MOST);
+
+        let mut before = std::mem::take(&mut self.processes);
+        let mut processes = Vec::with_capacity(pass.largest.len());
+        for process in &pass.largest {
+            let start = u32::try_from(process.start_ns / 1_000_000_000).unwrap_or(u32::MAX);
+            let key = (process.task.tgid, process.start_ns);
+            let mut track = before.remove(&key).unwrap_or_else(|| Track::new(now, Some(start)));
+            let grown = track.record(now, own(process));
+            self.processes.insert(key, track);
+            processes.push(self.holder(process, now.saturating_sub(start), grown));
+        }
+        let mut before = std::mem::take(&mut self.cgroups);
+        let mut cgroups = Vec::with_capacity(groups.len());
+        for (cgroup, sum) in groups {
+            // One that was not there is as new as the pass; one that was not told may be old.
+            let track = before.remove(&cgroup);
+            let mut track = track.unwrap_or_else(|| Track::new(now, self.whole));
+            let grown = track.record(now, sum.own);
+            self.cgroups.insert(cgroup, track);
+            cgroups.push(Group {
+                cgroup,
+                cgroup_path: None,
+                processes: sum.processes,
+                own_bytes: sum.own.saturating_mul(self.page_bytes),
+                swap_bytes: sum.swap.saturating_mul(self.page_bytes),
+                growth: self.growth(grown),
+            });
+        }
+        self.whole = (!pass.cut && pass.sums.len() <= MOST).then_some(now);
+        let cgroups_seen = u32::try_from(pass.sums.len()).unwrap_or(u32::MAX);
+        Who { taken_ns: 0, from_proc: false, seen: pass.seen, cgroups_seen, processes, cgroups }
+    }
+
+    fn holder(&self, process: &Process, age_seconds: u32, grown: [i64; 3]) -> Holder {
+        let bytes = |pages: u64| pages.saturating_mul(self.page_bytes);
+        let task = &process.task;
+        Holder {
+            pid: task.tgid,
+            comm: crate::events::name(&task.comm),
+            uid: task.uid,
+            oom_score_adj: task.oom_score_adj,
+            cgroup: task.cgroup,
+            cgroup_path: None,
+            age_seconds,
+            own_bytes: bytes(own(process)),
+            swap_bytes: bytes(process.swap_pages),
+            file_bytes: bytes(process.file_pages),
+            page_table_bytes: process.pgtables_bytes,
+            growth: self.growth(grown),
+        }
+    }
+
+    fn growth(&self, pages: [i64; 3]) -> Growth {
+        let page = self.page_bytes.cast_signed();
+        let [minute_bytes, ten_minutes_bytes, hour_bytes] = pages.map(|p| p.saturating_mul(page));
+        Growth { minute_bytes, ten_minutes_bytes, hour_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use sensor_ebpf::event::{COMM, Task};
+
+    use super::*;
+
+    const PAGE: u64 = 4096;
+
+    fn process(pid: u32, start: u64, cgroup: u64, anon_pages: u64) -> Process {
+        let comm = [0; COMM];
+        let task = Task { tgid: pid, tid: pid, uid: 0, oom_score_adj: 0, cgroup, comm };
+        Process {
+            task,
+            start_ns: start * 1_000_000_000,
+            anon_pages,
+            file_pages: 7,
+            shmem_pages: 0,
+            swap_pages: 0,
+            pgtables_bytes: 4096,
+        }
+    }
+
+    fn pass<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Pass {
+        let mut pass = Pass::default();
+        processes.into_iter().for_each(|p| pass.add(p));
+        pass
+    }
+
+    fn pages(growth: Growth) -> [i64; 3] {
+        let Growth { minute_bytes, ten_minutes_bytes, hour_bytes } = growth;
+        [minute_bytes, ten_minutes_bytes, hour_bytes].map(|b| b / PAGE.cast_signed())
+    }
+
+    #[test]
+    fn growth_is_told_over_each_horizon() {
+        // One that was there long before us, with a page more each second from 10,000 s on.
+        let mut memory = Memory::new(PAGE);
+        let mut grown = BTreeMap::new();
+        for now in (10_000..=14_000).step_by(10) {
+            let size = 1000 + u64::from(now - 10_000);
+            let who = memory.update(pass(&[process(1, 5, 9, size)]), now);
+            assert_eq!(who.processes[0].own_bytes, size * PAGE);
+            grown.insert(now - 10_000, pages(who.processes[0].growth));
+            assert_eq!(pages(who.cgroups[0].growth), grown[&(now - 10_000)]);
+        }
+        assert_eq!(grown[&0], [0, 0, 0]);
+        // Until the horizon is reached, since it was first seen.
+        assert_eq!(grown[&30], [30, 30, 30]);
+        assert_eq!(grown[&300], [60, 300, 300]);
+        // Points are a twelfth of a horizon apart.
+        let [minute, ten, hour] = grown[&4000];
+        assert_eq!(minute, 60);
+        assert!((600..650).contains(&ten), "{ten}");
+        assert!((3600..3900).contains(&hour), "{hour}");
+    }
+
+    #[test]
+    fn who_is_new_has_grown_from_nothing() {
+        let mut memory = Memory::new(PAGE);
+        let old = process(1, 5, 9, 100);
+        let who = memory.update(pass(&[old, process(2, 9_990, 9, 50)]), 10_000);
+        let of = |who: &Who, pid| {
+            let found = who.processes.iter().find(|p| p.pid == pid).expect("in the list");
+            (found.age_seconds, pages(found.growth))
+        };
+        assert_eq!(of(&who, 1), (9_995, [0, 0, 0]));
+        assert_eq!(of(&who, 2), (10, [50, 50, 50]));
+        // The same id again, another process: it has not the other's past. A cgroup that was not there.
+        let who = memory.update(pass(&[old, process(2, 10_005, 8, 70)]), 10_010);
+        assert_eq!(of(&who, 2), (5, [70, 70, 70]));
+        let group = |cgroup| who.cgroups.iter().find(|g| g.cgroup == cgroup).expect("in the list");
+        assert_eq!(pages(group(8).growth), [70, 70, 70]);
+        assert_eq!(pages(group(9).growth), [-50, -50, -50]);
+    }
+
+    #[test]
+    fn threads_without_a_main_thread_are_one_process() {
+        let mut one = process(5, 5, 9, 100);
+        one.task.tid = 6;
+        let mut other = one;
+        other.task.tid = 7;
+        let who = Memory::new(PAGE).update(pass(&[one, other]), 10);
+        assert_eq!((who.seen, who.processes.len()), (1, 1));
+        assert_eq!(who.cgroups[0].own_bytes, 100 * PAGE);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_largest() {
+        let mut memory = Memory::new(PAGE);
+        let all: Vec<_> = (1..=20_000).map(|i| process(i, 5, u64::from(i), u64::from(i))).collect();
+        for now in [100, 110] {
+            let who = memory.update(pass(&all), now);
+            assert_eq!((who.seen, who.processes.len()), (20_000, MOST));
+            assert_eq!(who.processes[0].pid, 20_000);
+            assert_eq!(who.processes[MOST - 1].own_bytes, (20_001 - MOST as u64) * PAGE);
+            assert_eq!(memory.processes.len(), MOST);
+            // The cgroups after the first so many are not known to have been small before.
+            assert_eq!((who.cgroups_seen as usize, who.cgroups.len()), (MOST_SUMS, MOST));
+            assert!(who.cgroups.iter().all(|g| g.growth == Growth::default()));
+        }
+    }
+
+    proptest! {
+        /// Whatever comes: as many as there are, in order, and no growth beyond what there is.
+        #[test]
+        fn a_pass_is_never_misread(
+            passes in proptest::collection::vec(
+                proptest::collection::btree_map(1u32..40, (0u64..50, 0u64..5, 0u64..1000), 0..40), 1..20),
+        ) {
+            let mut memory = Memory::new(PAGE);
+            for (i, all) in (0u32..).zip(passes) {
+                let all: Vec<_> =
+                    all.iter().map(|(pid, (start, group, size))| process(*pid, *start, *group, *size)).collect();
+                let who = memory.update(pass(&all), 60 + i * 7);
+                prop_assert_eq!(who.processes.len(), all.len());
+                prop_assert!(who.processes.is_sorted_by_key(|p| std::cmp::Reverse(p.own_bytes)));
+                let sum = |all: &mut dyn Iterator<Item = u64>| all.sum::<u64>();
+                prop_assert_eq!(
+                    sum(&mut who.processes.iter().map(|p| p.own_bytes)),
+                    sum(&mut who.cgroups.iter().map(|g| g.own_bytes))
+                );
+                for held in &who.processes {
+                    prop_assert!(pages(held.growth).iter().all(|g| *g <= (held.own_bytes / PAGE).cast_signed()));
+                }
+            }
+        }
+    }
+}

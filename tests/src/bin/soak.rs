@@ -1,0 +1,22 @@
+//! A long run under mixed load. `cargo xtask soak` builds and runs it; it needs root. Its argument is the
+//! number of minutes; the table goes to stdout.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let minutes: u64 = std::env::args().nth(1).context("usage: soak MINUTES")?.parse()?;
+    print!("{}", sensor_tests::soak::run(Duration::from_mins(minutes))?);
+    Ok(())
+}

@@ -1,0 +1,54 @@
+//! Who still answers while a host thrashes. `cargo xtask thrash` builds and runs it; it needs root. The
+//! tables go to stdout. With `--guest` it asks a virtual machine instead, what time it is there comes on
+//! stdin.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use sensor_tests::thrash::{
+    guest,
+    native::{self, Form},
+    table,
+};
+
+const USAGE: &str = "usage: thrash [--form fast|slow] [--seconds N] | thrash --guest";
+
+/// How it is before.
+const CALM: Duration = Duration::from_secs(10);
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let (mut forms, mut seconds) = (Vec::new(), 120);
+    let mut args = std::env::args().skip(1);
+    while let Some(option) = args.next() {
+        if option == "--guest" {
+            let (run, notes) = guest::run(std::io::stdin().lock())?;
+            println!("{}\n{}", table::tables(&run), notes.join("\n"));
+            return Ok(());
+        }
+        let value = args.next().context(USAGE)?;
+        match option.as_str() {
+            "--form" => {
+                forms.push(Form::ALL.into_iter().find(|f| f.name() == value).context(USAGE)?);
+            }
+            "--seconds" => seconds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,
+            _ => bail!(USAGE),
+        }
+    }
+    let forms = if forms.is_empty() { Form::ALL.to_vec() } else { forms };
+    for form in forms {
+        eprintln!("swap {}: {seconds} s of thrashing", form.name());
+        let run = native::run(form, CALM, Duration::from_secs(seconds))?;
+        println!("{}", table::tables(&run));
+    }
+    Ok(())
+}

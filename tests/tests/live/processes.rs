@@ -1,0 +1,204 @@
+//! The table of processes, beside what /proc says of each.
+
+use std::{
+    collections::BTreeMap,
+    process::{Command, Stdio},
+};
+
+use sensor_ebpf::event::Process;
+use sensor_tests::{
+    daemon::Daemon,
+    scope::{MIB, Scope, program},
+};
+use sensor_user::{
+    config::Config,
+    kernel::{load, read::Reader},
+    top::Top,
+};
+
+use crate::{hog, wait_for_line};
+
+fn reader() -> Reader {
+    load::load(&Config::default()).expect("load").reader
+}
+
+fn table(reader: &mut Reader) -> BTreeMap<u32, Process> {
+    let mut table = BTreeMap::new();
+    let twice = |p: &Process| p.task.tid == p.task.tgid;
+    reader
+        .processes(|process| {
+            let before = table.insert(process.task.tgid, *process);
+            assert!(before.as_ref().is_none_or(|p| !twice(p)), "twice: {before:?} {process:?}");
+        })
+        .expect("a pass");
+    table
+}
+
+/// Each process that /proc knows before and after is there, once, with what /proc says of it.
+#[test]
+fn it_agrees_with_proc() {
+    let mut reader = reader();
+    let page = procfs::page_size();
+    // A counter lags by a batch per CPU, and the rest of the machine goes on.
+    let slack = 2 * 64 * page * std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let known = |p: &procfs::process::Process| {
+        let (stat, status) = (p.stat().ok()?, p.status().ok()?);
+        Some(((p.pid().cast_unsigned(), stat.starttime), (stat.comm, status)))
+    };
+    let all = || procfs::process::all_processes().expect("/proc").flatten();
+    let before: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
+    let table = table(&mut reader);
+    let after: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
+    let ticks = procfs::ticks_per_second();
+    let mut seen = 0;
+    for ((pid, start), (comm, status)) in &before {
+        if !after.contains_key(&(*pid, *start)) {
+            continue;
+        }
+        // A machine may keep a process of its own from all that root looks at.
+        if std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_err() {
+            continue;
+        }
+        let Some(rss) = status.vmrss else {
+            assert!(!table.contains_key(pid), "without memory of its own: {pid}");
+            continue;
+        };
+        let found = table.get(pid).unwrap_or_else(|| panic!("not there: {status:?}"));
+        assert_eq!(u64::from(found.task.tgid), u64::from(*pid));
+        assert!((found.start_ns / (1_000_000_000 / ticks)).abs_diff(*start) <= 1, "{found:?}");
+        let name: Vec<_> = found.task.comm.iter().copied().take_while(|b| *b != 0).collect();
+        assert_eq!(String::from_utf8_lossy(&name), *comm);
+        assert_eq!(found.task.uid, status.ruid);
+        let resident = (found.anon_pages + found.file_pages + found.shmem_pages) * page;
+        assert!(resident.abs_diff(rss * 1024) <= slack, "{resident} bytes: {status:?}");
+        seen += 1;
+    }
+    assert!(seen >= 2, "only {seen} processes");
+}
+
+/// What is of which kind, whose cgroup it is, and threads as one.
+#[test]
+fn a_process_is_told_whole_and_once() {
+    let mut reader = reader();
+    let scope = Scope::new("table", 256 * MIB).expect("scope");
+    let mut held = hog(&scope, &["--adj", "123", "anon", "64", "hold"]);
+    let mut held = held.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut held);
+    let mut threads = hog(&scope, &["--comm-hex", "1b5b33316d", "threads", "4", "16"]);
+    let mut threads = threads.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut threads);
+    let pages = |mib: u64| mib * MIB / procfs::page_size();
+    // The kernel's counters lag: by a batch per CPU, before 6.2 by one per thread.
+    let all_64_mib = pages(52)..pages(76);
+    crate::wait_until("all four threads hold theirs", || {
+        table(&mut reader).get(&threads.id()).is_some_and(|p| all_64_mib.contains(&p.anon_pages))
+    });
+    let table = table(&mut reader);
+    let one = &table[&held.id()];
+    assert!(all_64_mib.contains(&one.anon_pages), "{one:?}");
+    // A program in a tmpfs is shared memory.
+    assert!(one.file_pages + one.shmem_pages > 0 && one.swap_pages == 0, "{one:?}");
+    assert!(one.pgtables_bytes >= 64 * MIB / 512, "{one:?}");
+    assert_eq!((one.task.oom_score_adj, one.task.tid), (123, held.id()));
+    assert_eq!(one.task.cgroup, scope.id().expect("its id"));
+    let other = &table[&threads.id()];
+    assert!(all_64_mib.contains(&other.anon_pages), "{other:?}");
+    assert_eq!(&other.task.comm[..6], b"\x1b[31m\0", "as it is, and escaped where it is shown");
+    for mut child in [held, threads] {
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+    let gone = self::table(&mut reader);
+    assert!(gone.values().all(|p| p.task.cgroup != one.task.cgroup), "nobody is left in there");
+}
+
+/// An operator asks who took it: the one that leaks, though others are larger, with its cgroup's path
+/// and a name that cannot write to the terminal.
+#[test]
+fn who_took_it_comes_first() {
+    let scope = Scope::new("leaks", 256 * MIB).expect("scope");
+    let large = Scope::new("large", 256 * MIB).expect("scope");
+    let mut held = hog(&large, &["anon", "50", "hold"]);
+    let mut held = held.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut held);
+    let daemon = Daemon::start("").expect("daemon");
+    let ask =
+        |words: &[&str]| daemon.ask(&[&["top", "--most", "100"], words].concat()).expect("top");
+    let first = |by: &str| -> Option<Top> {
+        let (said, code) = ask(&["--by", by, "--json"]);
+        assert_eq!(code, Some(0), "{said}");
+        serde_json::from_str(&said).ok()
+    };
+    crate::wait_until("the large one is seen", || {
+        first("memory").is_some_and(|top| top.who.processes.iter().any(|p| p.pid == held.id()))
+    });
+    let args = ["--comm-hex", "1b5b33316d", "leak", "100", "50"];
+    let mut leak = hog(&scope, &args).spawn().expect("start hog");
+    // Both are younger than a minute, and others on this machine may be as well.
+    let place = |top: &Top, pid| top.who.processes.iter().position(|p| p.pid == pid);
+    let comes_first = |top: &Top| {
+        place(top, leak.id()).zip(place(top, held.id())).is_some_and(|(leak, held)| leak < held)
+    };
+    let mut found = None;
+    crate::wait_until("the leak comes first", || {
+        found = first("minute").filter(comes_first);
+        found.is_some()
+    });
+    let who = found.expect("found").who;
+    let taken = 50 * MIB.cast_signed();
+    let process = who.processes.iter().find(|p| p.pid == leak.id()).expect("the leak");
+    assert!(process.growth.minute_bytes >= taken, "{process:?}");
+    assert_eq!(process.cgroup_path.as_deref(), Some(&*scope.path()));
+    let group = who.cgroups.iter().find(|g| g.cgroup == process.cgroup).expect("its cgroup");
+    assert_eq!((&group.cgroup_path, group.processes), (&process.cgroup_path, 1));
+    assert!(group.growth.minute_bytes >= taken, "{group:?}");
+    let (text, _) = ask(&["--by", "minute"]);
+    assert!(text.contains("\\u{1b}[31m") && !text.contains('\u{1b}'), "{text}");
+    for child in [&mut held, &mut leak] {
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+}
+
+/// Where it cannot be told, it is not made up.
+#[test]
+fn without_the_table_it_says_so() {
+    let daemon = Daemon::start("[probes]\ndisabled = [\"processes\"]\n").expect("daemon");
+    let (said, code) = daemon.ask(&["top"]).expect("top");
+    assert_ne!(code, Some(0), "{said}");
+    assert!(said.contains("switched off in the configuration"), "{said}");
+}
+
+/// Where the kernel does not let us iterate, /proc tells, and the answer says so.
+#[test]
+fn without_the_iterator_proc_tells() {
+    let dir = std::env::temp_dir().join(format!("memsensor-proc-{}", std::process::id()));
+    std::fs::create_dir(&dir).expect("mkdir");
+    let (config, socket) = (dir.join("config.toml"), dir.join("socket"));
+    let path = socket.to_str().expect("UTF-8");
+    std::fs::write(&config, format!("socket = {path:?}\ninterval = \"100ms\"")).expect("write");
+    let mut blind = Command::new("unshare")
+        .args(["-m", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"", "sh"])
+        .arg(program("memsensor").expect("memsensor"))
+        .args(["run", "--allow-degraded", "--listen", "127.0.0.1:0", "--agent-listen"])
+        .args(["127.0.0.1:0", "--config"])
+        .arg(&config)
+        .env("RUST_LOG", "off")
+        .spawn()
+        .expect("run");
+    let mut told = None;
+    crate::wait_until("it is told", || {
+        let mut top = Command::new(program("memsensor").expect("memsensor"));
+        let out = top.args(["top", "--json", "--most", "100", "--socket", path]).output();
+        told = serde_json::from_slice::<Top>(&out.expect("top").stdout).ok();
+        told.is_some()
+    });
+    let pid = rustix::process::Pid::from_child(&blind);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
+    assert!(blind.wait().expect("wait").success());
+    std::fs::remove_dir_all(dir).expect("remove");
+    let who = told.expect("told").who;
+    assert!(who.from_proc, "{who:?}");
+    let we = who.processes.iter().find(|p| p.pid == std::process::id()).expect("we");
+    assert!(we.own_bytes > 0 && we.cgroup_path.is_some(), "{we:?}");
+}
