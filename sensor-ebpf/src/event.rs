@@ -6,6 +6,9 @@
 /// Bytes of a task's name in the kernel, NUL included.
 pub const COMM: usize = 16;
 
+/// Bytes of a cgroup's path, NUL included. A Kubernetes container's has some 200; a longer one is cut.
+pub const PATH: usize = 256;
+
 /// A task that takes part in an event.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -25,16 +28,11 @@ pub struct Task {
     pub comm: [u8; COMM],
 }
 
-/// A process that has memory of its own, as the iterator over tasks writes it; not an event.
+/// What an address space holds.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
-pub struct Process {
-    /// Who. `tid` differs from `tgid` where the main thread has ended and others go on: then each of
-    /// these is written, and all of them are one process.
-    pub task: Task,
-    /// When it was started, in CLOCK_BOOTTIME nanoseconds: with its id, what no other process has.
-    pub start_ns: u64,
+pub struct Sizes {
     /// Resident anonymous pages.
     pub anon_pages: u64,
     /// Resident file pages.
@@ -47,6 +45,20 @@ pub struct Process {
     pub pgtables_bytes: u64,
 }
 
+/// A process that has memory of its own, as the iterator over tasks writes it; not an event.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct Process {
+    /// Who. `tid` differs from `tgid` where the main thread has ended and others go on: then each of
+    /// these is written, and all of them are one process.
+    pub task: Task,
+    /// When it was started, in CLOCK_BOOTTIME nanoseconds: with its id, what no other process has.
+    pub start_ns: u64,
+    /// What it has.
+    pub sizes: Sizes,
+}
+
 /// Which kind of record follows; first word of each.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +69,10 @@ pub enum Tag {
     VictimExit = 2,
     /// [`KillSignal`].
     KillSignal = 3,
+    /// [`CgroupMade`].
+    CgroupMade = 4,
+    /// [`CgroupGone`].
+    CgroupGone = 5,
 }
 
 /// The kernel's OOM killer killed a process.
@@ -74,18 +90,10 @@ pub struct OomKill {
     pub victim: Task,
     /// Whose allocation set it off.
     pub trigger: Task,
-    /// Address space in pages.
+    /// The victim's address space in pages.
     pub total_vm_pages: u64,
-    /// Resident file pages.
-    pub file_pages: u64,
-    /// Resident anonymous pages.
-    pub anon_pages: u64,
-    /// Swapped-out pages.
-    pub swap_pages: u64,
-    /// Resident shared-memory pages.
-    pub shmem_pages: u64,
-    /// Page tables in bytes.
-    pub pgtables_bytes: u64,
+    /// What the victim had.
+    pub sizes: Sizes,
     /// 1 if the members below are known.
     pub has_context: u32,
     /// Order of the allocation that could not be served; -1 for sysrq-f.
@@ -126,4 +134,33 @@ pub struct KillSignal {
     pub sender: Task,
     /// Who got it.
     pub target: Task,
+}
+
+/// A cgroup was made in the hierarchy that memory is charged to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct CgroupMade {
+    /// [`Tag::CgroupMade`].
+    pub tag: u32,
+    /// Bytes of the path with its NUL; as many as there is room for if it was cut. As an `i32`, below
+    /// zero if it could not be read.
+    pub path_len: u32,
+    /// Its id: the inode number of its directory.
+    pub id: u64,
+    /// From the root of the hierarchy, NUL-terminated. What follows the NUL is of other groups.
+    pub path: [u8; PATH],
+}
+
+/// A cgroup was removed.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
+pub struct CgroupGone {
+    /// [`Tag::CgroupGone`].
+    pub tag: u32,
+    /// 0.
+    pub unused: u32,
+    /// Its id.
+    pub id: u64,
 }

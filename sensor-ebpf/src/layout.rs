@@ -69,6 +69,8 @@ fields! {
     CSET_MEMORY, OFF_CSET_MEMORY = "css_set.subsys[memory_cgrp_id]";
     /// The cgroup that a controller's state belongs to.
     CSS_CGROUP, OFF_CSS_CGROUP = "cgroup_subsys_state.cgroup";
+    /// The hierarchy that the cgroup is in.
+    CGROUP_ROOT, OFF_CGROUP_ROOT = "cgroup.root";
     /// The cgroup's node in cgroupfs.
     CGROUP_KN, OFF_CGROUP_KN = "cgroup.kn";
     /// The node's id, which is also its inode number.

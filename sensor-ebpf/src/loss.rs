@@ -32,13 +32,15 @@ pub enum Loss {
     /// it (kernel/trace/bpf_trace.c, __bpf_trace_run). User space fills this in, by the kernel's own
     /// `recursion_misses` (5.12). Next to never before 7.x, where tracepoints became preemptible.
     Recursion = 10,
+    /// No room to tell that a cgroup was made or removed; its name is looked for when it is asked for.
+    CgroupNamesFull = 11,
 }
 
 /// Word of the row that counts cgroups ever added to the stall clock; no reason of its own.
 pub const CGROUPS_ADDED: usize = 64;
 
 /// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
-pub const REASONS: [&str; 11] = [
+pub const REASONS: [&str; 12] = [
     "ring_full",
     "unmatched_end",
     "unmatched_begin",
@@ -50,4 +52,5 @@ pub const REASONS: [&str; 11] = [
     "rate_limited",
     "cgroup_evicted",
     "recursion",
+    "cgroup_names_full",
 ];

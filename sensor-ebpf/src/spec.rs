@@ -110,7 +110,7 @@ pub struct Arg {
 pub enum ArgType {
     /// An integer, enum or bool.
     Int,
-    /// A pointer to the named structure.
+    /// A pointer to the named structure or integer.
     Ptr(&'static str),
 }
 

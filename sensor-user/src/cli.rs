@@ -91,6 +91,18 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Show all that is known of one kill: limits, who had the memory, who had taken it, who stalled
+    Event {
+        /// Which, as `events` shows it; the last one without
+        #[arg(default_value = "")]
+        id: String,
+        /// JSON instead of text
+        #[arg(long)]
+        json: bool,
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
+    },
     /// Show who has the memory and who took it lately, processes and cgroups, from the running daemon
     Top {
         /// How many of each

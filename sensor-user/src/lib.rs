@@ -19,12 +19,17 @@
 //! * [`host::survive`], [`deadlines`] and [`supervise`] keep it answering while the host thrashes, and
 //!   tell when it was late.
 
+pub mod census;
 pub mod check;
+pub mod circumstances;
 pub mod cli;
 pub mod config;
 pub mod deadlines;
+pub mod directory;
 pub mod events;
+pub mod follow;
 pub mod host;
+pub mod identity;
 pub mod kernel;
 pub mod report;
 pub mod resume;

@@ -13,7 +13,7 @@ use sensor_user::{
     check::{self, Code},
     cli::{Cli, Command, ConfigArg, ConfigCommand, SocketArg},
     config::Config,
-    host::{cgroup, survive::Survival},
+    host::survive::Survival,
     kernel::{load, privilege},
     report,
     run::{self, Failure},
@@ -97,6 +97,7 @@ fn act(command: Command) -> Result<ExitCode> {
         Command::Events { follow, json, socket } => {
             ask(&socket, &Question::Events { follow }, json)?;
         }
+        Command::Event { id, json, socket } => one_event(&socket, id, json)?,
         Command::Top { most, by, json, socket } => top(&socket, most, by, json)?,
         Command::Explain { scope, json, socket } => {
             ask(&socket, &Question::Explain { scope }, json)?;
@@ -163,6 +164,20 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
     unless_nobody_reads(shown)
 }
 
+fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
+    let mut told = String::new();
+    admin::ask(&socket.socket, &Question::Event { id }, |line, answer| {
+        match answer {
+            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
+            Answer::Event(_) if json => told = format!("{line}\n"),
+            Answer::Event(event) => told = event.whole(),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    show(&told)
+}
+
 fn top(socket: &SocketArg, most: usize, by: By, json: bool) -> Result<()> {
     let mut told = None;
     admin::ask(&socket.socket, &Question::Top, |_, answer| {
@@ -175,9 +190,6 @@ fn top(socket: &SocketArg, most: usize, by: By, json: bool) -> Result<()> {
     })?;
     let mut top = told.context("the daemon did not answer")?;
     top.first(most, by);
-    if let Some(root) = cgroup::memory_root() {
-        top.name_cgroups(&root);
-    }
     show(&if json { serde_json::to_string(&top)? + "\n" } else { top.tables() })
 }
 

@@ -24,7 +24,7 @@ use crate::{
     deadlines::{Deadlines, TICK},
     events::Log,
     host::{
-        clock::monotonic_ns,
+        clock::{boot_id, monotonic_ns},
         survive::{STACK_BYTES, Survival},
     },
     kernel::{
@@ -144,7 +144,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     let state = State {
         published: Arc::new(ArcSwapOption::empty()),
         coverage: Arc::new(coverage),
-        events: Arc::new(Log::default()),
+        events: Arc::new(Log::new(&boot_id())),
         maintenance: Arc::new(Maintenance::beside(Path::new(&config.socket))),
         policy: Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?),
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),

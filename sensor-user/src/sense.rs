@@ -17,27 +17,22 @@ use arc_swap::ArcSwapOption;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_ebpf::{
     loss::{self, Loss},
-    probes,
     spec::Row,
 };
 use tracing::{error, info};
 
 use crate::{
+    census::Census,
     config::Config,
     deadlines::Deadlines,
-    host::{
-        cgroup,
-        clock::{monotonic_ns, since_boot_ns},
-        process_walk::Walk,
-    },
+    host::clock::monotonic_ns,
     kernel::{
-        load::{self, Coverage},
+        load::Coverage,
         read::{Cost, Inside, Reader},
     },
     scopes::Scopes,
     snapshot::{History, Settled, Snapshot},
     verdict::{State, signals::Signal},
-    who::{Memory, Pass, Who},
 };
 
 /// Where the last snapshot is found; empty until the first.
@@ -59,20 +54,8 @@ pub struct Sampler {
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
     wake: Arc<Wake>,
-    memory: Memory,
-    who: Option<Arc<Who>>,
-    /// When to look who has the memory; never, if that cannot be told.
-    who_due_ns: Option<u64>,
-    /// The kernel tells of processes; else /proc does, and a walk may be under way.
-    iterates: bool,
-    walk: Option<Walk>,
+    census: Census,
 }
-
-/// Processes of /proc at a time: some ten milliseconds.
-const WALK_STEP: usize = 200;
-
-/// How often we look who has the memory: when it is calm, and under pressure.
-const WHO_EVERY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];
 
 /// Counting the cgroups of the stall clock takes two system calls for each: not at every sample.
 const CGROUPS_EVERY: u64 = 10;
@@ -122,14 +105,13 @@ impl Sampler {
     pub fn new(
         config: &Config,
         reader: Option<Reader>,
+        census: Census,
         coverage: Arc<Coverage>,
         scopes: Scopes,
         published: Published,
         deadlines: Arc<Deadlines>,
         wake: Arc<Wake>,
     ) -> Self {
-        let told = coverage.probes.get(probes::Id::processes as usize).map(|probe| probe.state);
-        let who_due_ns = (told != Some(load::State::Disabled)).then(monotonic_ns);
         Self {
             reader,
             coverage,
@@ -142,19 +124,15 @@ impl Sampler {
             cgroups_evicted: 0,
             intervals: [config.interval, config.pressed_interval.min(config.interval)],
             wake,
-            memory: Memory::new(procfs::page_size()),
-            who: None,
-            who_due_ns,
-            iterates: told.is_some_and(|state| state == load::State::Attached),
-            walk: None,
+            census,
         }
     }
 
     /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
     pub fn sample(&mut self) -> Result<bool> {
-        if self.who.is_none() {
+        if self.samples == 0 {
             // Only the first look comes before the verdict: somebody may ask as soon as we answer.
-            self.look_who(monotonic_ns(), false);
+            self.census.look(self.reader.as_mut(), monotonic_ns(), false);
         }
         let mut snapshot = self.look()?;
         snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage);
@@ -171,68 +149,22 @@ impl Sampler {
         let interval = self.intervals[usize::from(pressed)].as_nanos();
         self.due_ns = now.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX));
         // The verdict does not wait for it.
-        self.look_who(now, pressed);
+        self.census.look(self.reader.as_mut(), now, pressed);
         Ok(pressed)
-    }
-
-    /// Looks who has the memory, if it is time to.
-    fn look_who(&mut self, now: u64, pressed: bool) {
-        let Some(due) = self.who_due_ns else { return };
-        if let Some(walk) = &mut self.walk {
-            if let Some(pass) = walk.step(WALK_STEP) {
-                self.walk = None;
-                self.take_in(pass, now);
-            }
-            return;
-        }
-        let every = WHO_EVERY.map(|every| u64::try_from(every.as_nanos()).unwrap_or(u64::MAX));
-        // Pressure that has begun since need not wait.
-        if due.min(self.who_taken_ns().saturating_add(every[usize::from(pressed)])) > now {
-            return;
-        }
-        self.who_due_ns = Some(now.saturating_add(every[0]));
-        let mut pass = Pass::default();
-        let looked = match &mut self.reader {
-            Some(reader) if self.iterates => reader.processes(|process| pass.add(process)),
-            _ => {
-                let root = cgroup::memory_root().unwrap_or_default();
-                Walk::begin(&root).map(|walk| self.walk = Some(walk))
-            }
-        };
-        match looked {
-            Ok(()) if self.walk.is_none() => self.take_in(pass, now),
-            Ok(()) => {}
-            Err(e) => {
-                if self.who.take().is_some() {
-                    error!("it cannot be told who has the memory: {e:#}");
-                }
-            }
-        }
-    }
-
-    fn take_in(&mut self, pass: Pass, now: u64) {
-        let seconds = u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX);
-        let from_proc = !self.iterates;
-        let who = self.memory.update(pass, seconds);
-        self.who = Some(Arc::new(Who { taken_ns: now, from_proc, ..who }));
-    }
-
-    fn who_taken_ns(&self) -> u64 {
-        self.who.as_ref().map_or(0, |who| who.taken_ns)
     }
 
     /// What the kernel half counted, not yet judged.
     fn look(&mut self) -> Result<Snapshot> {
+        self.samples += 1;
         let Some(reader) = &self.reader else {
             return Ok(self.settled(monotonic_ns(), Vec::new(), Inside::default(), Vec::new()));
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
-        if self.samples.is_multiple_of(CGROUPS_EVERY) {
+        if self.samples % CGROUPS_EVERY == 1 {
             let added = rows[loss::ROW as usize][loss::CGROUPS_ADDED];
             self.cgroups_evicted = added.saturating_sub(reader.cgroups());
         }
-        self.samples += 1;
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
         losses[Loss::Recursion as usize] = reader.recursion_misses();
@@ -267,7 +199,7 @@ impl Sampler {
             costs,
             stalls: BTreeMap::new(),
             scopes: Vec::new(),
-            who: self.who.clone(),
+            who: self.census.last(),
         }
     }
 

@@ -1,18 +1,13 @@
 //! `memsensor top`: who has the memory, as the daemon last saw it, for people and for scripts.
 //!
-//! The daemon tells cgroups by id. Their paths are looked up here, so that it need not walk a tree that
-//! may be large and slow. Names are chosen by whoever runs a process or makes a cgroup: in the table
-//! they are escaped.
+//! Names are chosen by whoever runs a process or makes a cgroup: in the table they are escaped.
 
-use std::{cmp::Reverse, collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{cmp::Reverse, fmt::Write as _};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    host::cgroup,
-    who::{Growth, Who},
-};
+use crate::who::{Group, Growth, Holder, Who};
 
 /// The daemon's answer.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,20 +50,8 @@ impl Top {
         self.who.cgroups.sort_by_key(|g| Reverse(by.of(g.own_bytes, g.growth)));
         self.who.processes.truncate(most);
         self.who.cgroups.truncate(most);
-    }
-
-    /// Looks up the cgroups below `root`; one that is gone keeps its id alone.
-    pub fn name_cgroups(&mut self, root: &Path) {
-        let of_processes = self.who.processes.iter().map(|p| p.cgroup);
-        let ids: BTreeSet<_> =
-            of_processes.chain(self.who.cgroups.iter().map(|g| g.cgroup)).collect();
-        let paths = cgroup::paths_of(root, &ids);
-        for held in &mut self.who.processes {
-            held.cgroup_path = paths.get(&held.cgroup).cloned();
-        }
-        for group in &mut self.who.cgroups {
-            group.cgroup_path = paths.get(&group.cgroup).cloned();
-        }
+        self.who.processes.iter_mut().for_each(Holder::identify);
+        self.who.cgroups.iter_mut().for_each(Group::identify);
     }
 
     /// Two tables: cgroups, and processes.
@@ -85,7 +68,7 @@ impl Top {
                 ten,
                 hour,
                 group.processes.to_string(),
-                path(group.cgroup, group.cgroup_path.as_deref()),
+                group.place(),
             ]);
         }
         let header = [
@@ -106,7 +89,7 @@ impl Top {
                 age(held.age_seconds),
                 held.oom_score_adj.to_string(),
                 held.comm.escape_debug().to_string(),
-                path(held.cgroup, held.cgroup_path.as_deref()),
+                held.place(),
             ]);
         }
         let mut text = String::new();
@@ -157,14 +140,10 @@ fn age(seconds: u32) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-fn path(id: u64, path: Option<&str>) -> String {
-    path.map_or_else(|| format!("(gone: {id})"), |path| path.escape_debug().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::who::{Group, Holder};
+    use crate::identity::Identity;
 
     fn top() -> Top {
         let growth =
@@ -172,20 +151,16 @@ mod tests {
         let held = |pid, comm: &str, own_mib: u64, growth| Holder {
             pid,
             comm: comm.to_owned(),
-            uid: 0,
-            oom_score_adj: 0,
             cgroup: u64::from(pid),
-            cgroup_path: None,
             age_seconds: 90,
             own_bytes: own_mib << 20,
-            swap_bytes: 0,
-            file_bytes: 0,
-            page_table_bytes: 0,
             growth,
+            ..Holder::default()
         };
         let group = Group {
             cgroup: 1,
-            cgroup_path: Some("/\u{1b}]0;owned\u{7}".to_owned()),
+            cgroup_path: Some("/\u{1b}]0;owned\u{7}".into()),
+            identity: Identity::default(),
             processes: 1,
             own_bytes: 3 << 20,
             swap_bytes: 1 << 19,
@@ -225,8 +200,7 @@ mod tests {
     fn no_escape_sequence_reaches_a_terminal() {
         let text = top().tables();
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
-        for part in ["\\u{1b}[31mleaks", "+50.0", "+190.0", "-1.0", "(gone: 2)", "1m 30s", "900.0"]
-        {
+        for part in ["\\u{1b}[31mleaks", "+50.0", "+190.0", "-1.0", "(id 2)", "1m 30s", "900.0"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

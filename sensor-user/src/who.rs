@@ -9,10 +9,15 @@
 //! told apart. A cgroup's are the sums of its processes': memory that processes share counts for each,
 //! and what belongs to none (page cache, tmpfs, the kernel's) is not among it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use sensor_ebpf::event::Process;
 use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
 
 /// Processes, and cgroups, that are remembered.
 pub const MOST: usize = 512;
@@ -41,7 +46,7 @@ pub struct Growth {
 }
 
 /// A process, and what it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -53,9 +58,12 @@ pub struct Holder {
     pub oom_score_adj: i32,
     /// Id of the cgroup that its memory is charged to.
     pub cgroup: u64,
-    /// Its path, once somebody has looked it up.
+    /// Its path, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup_path: Option<String>,
+    pub cgroup_path: Option<Arc<str>>,
+    /// What people call it; filled in for the few that are shown.
+    #[serde(flatten)]
+    pub identity: Identity,
     /// Seconds since it was started.
     pub age_seconds: u32,
     /// Anonymous and shared memory, in memory or in swap.
@@ -72,13 +80,16 @@ pub struct Holder {
 }
 
 /// A cgroup, and what its processes have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Its id: the inode number of its directory.
     pub cgroup: u64,
-    /// Its path, once somebody has looked it up.
+    /// Its path, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup_path: Option<String>,
+    pub cgroup_path: Option<Arc<str>>,
+    /// What people call it; filled in for the few that are shown.
+    #[serde(flatten)]
+    pub identity: Identity,
     /// How many are in it, those of its children not among them.
     pub processes: u32,
     /// Their own memory.
@@ -106,6 +117,46 @@ pub struct Who {
     pub processes: Vec<Holder>,
     /// The largest cgroups.
     pub cgroups: Vec<Group>,
+}
+
+impl Who {
+    /// Fills in what the cgroups are called.
+    pub fn name(&mut self, path: impl Fn(u64) -> Option<Arc<str>>) {
+        for held in &mut self.processes {
+            held.cgroup_path = path(held.cgroup);
+        }
+        for group in &mut self.cgroups {
+            group.cgroup_path = path(group.cgroup);
+        }
+    }
+}
+
+impl Holder {
+    /// Fills in what people call its cgroup.
+    pub fn identify(&mut self) {
+        self.identity = self.cgroup_path.as_deref().map(Identity::of).unwrap_or_default();
+    }
+
+    /// Where it is, for a terminal.
+    pub fn place(&self) -> String {
+        place(self.cgroup, self.cgroup_path.as_deref())
+    }
+}
+
+impl Group {
+    /// Fills in what people call it.
+    pub fn identify(&mut self) {
+        self.identity = self.cgroup_path.as_deref().map(Identity::of).unwrap_or_default();
+    }
+
+    /// Which it is, for a terminal.
+    pub fn place(&self) -> String {
+        place(self.cgroup, self.cgroup_path.as_deref())
+    }
+}
+
+fn place(id: u64, path: Option<&str>) -> String {
+    path.map_or_else(|| format!("(id {id})"), |path| path.escape_debug().to_string())
 }
 
 /// What is added up of a cgroup, in pages.
@@ -162,14 +213,14 @@ impl Sum {
     fn add(&mut self, process: &Process) {
         self.processes += 1;
         self.own = self.own.saturating_add(own(process));
-        self.swap = self.swap.saturating_add(process.swap_pages);
+        self.swap = self.swap.saturating_add(process.sizes.swap_pages);
     }
 }
 
 /// Pages of its own.
 fn own(process: &Process) -> u64 {
-    let resident = process.anon_pages.saturating_add(process.shmem_pages);
-    resident.saturating_add(process.swap_pages)
+    let resident = process.sizes.anon_pages.saturating_add(process.sizes.shmem_pages);
+    resident.saturating_add(process.sizes.swap_pages)
 }
 
 /// Sizes over time of one of them, in pages.
@@ -266,6 +317,7 @@ impl Memory {
             cgroups.push(Group {
                 cgroup,
                 cgroup_path: None,
+                identity: Identity::default(),
                 processes: sum.processes,
                 own_bytes: sum.own.saturating_mul(self.page_bytes),
                 swap_bytes: sum.swap.saturating_mul(self.page_bytes),
@@ -287,11 +339,12 @@ impl Memory {
             oom_score_adj: task.oom_score_adj,
             cgroup: task.cgroup,
             cgroup_path: None,
+            identity: Identity::default(),
             age_seconds,
             own_bytes: bytes(own(process)),
-            swap_bytes: bytes(process.swap_pages),
-            file_bytes: bytes(process.file_pages),
-            page_table_bytes: process.pgtables_bytes,
+            swap_bytes: bytes(process.sizes.swap_pages),
+            file_bytes: bytes(process.sizes.file_pages),
+            page_table_bytes: process.sizes.pgtables_bytes,
             growth: self.growth(grown),
         }
     }
@@ -306,7 +359,7 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use sensor_ebpf::event::{COMM, Task};
+    use sensor_ebpf::event::{COMM, Sizes, Task};
 
     use super::*;
 
@@ -318,11 +371,13 @@ mod tests {
         Process {
             task,
             start_ns: start * 1_000_000_000,
-            anon_pages,
-            file_pages: 7,
-            shmem_pages: 0,
-            swap_pages: 0,
-            pgtables_bytes: 4096,
+            sizes: Sizes {
+                anon_pages,
+                file_pages: 7,
+                shmem_pages: 0,
+                swap_pages: 0,
+                pgtables_bytes: 4096,
+            },
         }
     }
 

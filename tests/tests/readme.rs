@@ -72,7 +72,7 @@ fn exposition() -> String {
     let state = serve::state::State {
         published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
         coverage: Arc::new(coverage),
-        events: Arc::default(),
+        events: Arc::new(sensor_user::events::Log::new("")),
         maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
         policy: Arc::default(),
         scopes: [HOST.to_owned()].into(),

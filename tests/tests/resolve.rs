@@ -37,7 +37,7 @@ const KERNELS: [&str; 8] = [
 type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 
 /// All programs there are; they are attached on every kernel, save for [`REFUSED`].
-const PROGRAMS: [(&str, &[&str]); 13] = [
+const PROGRAMS: [(&str, &[&str]); 14] = [
     ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
     ("direct_reclaim", &["direct_begin", "direct_end"]),
@@ -51,6 +51,7 @@ const PROGRAMS: [(&str, &[&str]); 13] = [
     ("alloc_failure", &["alloc_failed"]),
     ("kill_signal", &["kill_signal"]),
     ("processes", &["process_table"]),
+    ("cgroups", &["cgroup_made", "cgroup_gone"]),
 ];
 
 /// Kernels (as a range of columns), the program, why.
@@ -62,7 +63,7 @@ const REFUSED: [(std::ops::Range<usize>, &str, &str); 2] = [
 const NO: u32 = NO_ARG;
 
 /// Positions of arguments, `void *__data` not counted.
-const ARGS: Table<24> = [
+const ARGS: Table<27> = [
     ("ARG_OOM_SIG", [0; 8]),
     ("ARG_OOM_INFO", [1; 8]),
     ("ARG_OOM_TARGET", [2; 8]),
@@ -87,10 +88,13 @@ const ARGS: Table<24> = [
     ("ARG_KILL_INFO", [1; 8]),
     ("ARG_KILL_TASK", [2; 8]),
     ("ARG_KILL_RESULT", [4; 8]),
+    ("ARG_MADE_CGROUP", [0; 8]),
+    ("ARG_MADE_PATH", [1; 8]),
+    ("ARG_GONE_CGROUP", [0; 8]),
 ];
 
 /// Offsets of members that are read on every kernel.
-const OFFSETS: Table<28> = [
+const OFFSETS: Table<29> = [
     ("OFF_TASK_PID", [2232, 2232, 2416, 2432, 2704, 2704, 2808, 2872]),
     ("OFF_TASK_TGID", [2236, 2236, 2420, 2436, 2708, 2708, 2812, 2876]),
     ("OFF_TASK_COMM", [2736, 2736, 2976, 2976, 3248, 3248, 3344, 3408]),
@@ -113,6 +117,7 @@ const OFFSETS: Table<28> = [
     ("OFF_MM_SWAP_PAGES", [728, 728, 744, 912, 928, 1016, 1296, 1296]),
     ("OFF_MM_SHMEM_PAGES", [736, 736, 752, 952, 968, 1056, 1336, 1336]),
     ("OFF_CSET_DFL_CGRP", [120, 120, 128, 128, 128, 128, 128, 128]),
+    ("OFF_CGROUP_ROOT", [480, 480, 656, 720, 720, 720, 808, 808]),
     ("OFF_CGROUP_KN", [248, 248, 248, 256, 256, 256, 296, 296]),
     ("OFF_KERNFS_ID", [104, 104, 104, 96, 96, 96, 96, 96]),
     ("OFF_SIGINFO_CODE", [8; 8]),
@@ -429,7 +434,7 @@ fn functions_have_the_parameters_that_bpftool_shows() {
         let named = |list: &[(&str, Type)]| {
             list.iter().map(|(name, ty)| ((*name).to_owned(), ty.clone())).collect::<Vec<_>>()
         };
-        let expected = [("oc", to("oom_control")), ("message", Type::Other)];
+        let expected = [("oc", to("oom_control")), ("message", Type::PtrTo("char".to_owned()))];
         assert_eq!(params("oom_kill_process"), named(&expected), "{kernel}");
         let expected =
             [("gfp_mask", Type::Int), ("zonelist", to("zonelist")), ("nodemask", Type::Other)];

@@ -9,10 +9,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    event::{COMM, Task},
+    event::{COMM, Sizes, Task},
     layout::{
         OFF_CGROUP_KN, OFF_CRED_UID, OFF_CSET_DFL_CGRP, OFF_CSET_MEMORY, OFF_CSS_CGROUP,
-        OFF_KERNFS_ID, OFF_SIGNAL_ADJ, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
+        OFF_KERNFS_ID, OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
+        OFF_MM_SWAP_PAGES, OFF_SIGNAL_ADJ, OFF_TASK_CGROUPS, OFF_TASK_COMM, OFF_TASK_CRED,
         OFF_TASK_FLAGS, OFF_TASK_NVCSW, OFF_TASK_PID, OFF_TASK_SIGNAL, OFF_TASK_TGID,
     },
 };
@@ -106,12 +107,10 @@ pub(crate) fn current() -> u64 {
 /// Whether the current task is a kernel thread.
 #[inline(always)]
 pub(crate) fn is_kernel_thread() -> bool {
-    let flags = if HAVE_TASK_BTF.load() != 0 {
-        typed_u32(typed_current(), &OFF_TASK_FLAGS) as u32
-    } else {
-        read::<u32>(current(), &OFF_TASK_FLAGS)
-    };
-    flags & PF_KTHREAD != 0
+    if HAVE_TASK_BTF.load() != 0 {
+        return typed_u32(typed_current(), &OFF_TASK_FLAGS) as u32 & PF_KTHREAD != 0;
+    }
+    is_kernel(current())
 }
 
 /// How often the current task has gone to sleep.
@@ -139,21 +138,43 @@ pub(crate) fn current_cgroup() -> u64 {
     typed_u64(typed_u64(cgroup, &OFF_CGROUP_KN), &OFF_KERNFS_ID)
 }
 
-/// Id of the cgroup that a task's memory is charged to.
+/// Address of the cgroup that a task's memory is charged to.
 #[inline(always)]
-pub(crate) fn cgroup_of(task: u64) -> u64 {
+pub(crate) fn memory_cgroup(task: u64) -> u64 {
     let set: u64 = read(task, &OFF_TASK_CGROUPS);
-    let cgroup: u64 = if MEMORY_ON_V1.load() == 0 {
-        read(set, &OFF_CSET_DFL_CGRP)
-    } else {
-        read(read(set, &OFF_CSET_MEMORY), &OFF_CSS_CGROUP)
-    };
+    if MEMORY_ON_V1.load() == 0 {
+        return read(set, &OFF_CSET_DFL_CGRP);
+    }
+    read(read(set, &OFF_CSET_MEMORY), &OFF_CSS_CGROUP)
+}
+
+/// A cgroup's id.
+#[inline(always)]
+pub(crate) fn cgroup_id(cgroup: u64) -> u64 {
     read(read(cgroup, &OFF_CGROUP_KN), &OFF_KERNFS_ID)
 }
 
-/// Pages of an address space. Such a counter may be a little below zero between per-CPU batches.
+/// Id of the cgroup that a task's memory is charged to.
 #[inline(always)]
-pub(crate) fn pages(mm: u64, offset: &Global<u32>) -> u64 {
+pub(crate) fn cgroup_of(task: u64) -> u64 {
+    cgroup_id(memory_cgroup(task))
+}
+
+/// What an address space holds.
+#[inline(always)]
+pub(crate) fn sizes(mm: u64) -> Sizes {
+    Sizes {
+        anon_pages: pages(mm, &OFF_MM_ANON_PAGES),
+        file_pages: pages(mm, &OFF_MM_FILE_PAGES),
+        shmem_pages: pages(mm, &OFF_MM_SHMEM_PAGES),
+        swap_pages: pages(mm, &OFF_MM_SWAP_PAGES),
+        pgtables_bytes: read(mm, &OFF_MM_PGTABLES),
+    }
+}
+
+/// Such a counter may be a little below zero between per-CPU batches.
+#[inline(always)]
+fn pages(mm: u64, offset: &Global<u32>) -> u64 {
     read::<i64>(mm, offset).max(0) as u64
 }
 

@@ -38,6 +38,7 @@ probes! {
     alloc_failure,
     kill_signal,
     processes,
+    cgroups,
 }
 
 /// Kernel enums whose names are labels of metrics, or are shown in events.

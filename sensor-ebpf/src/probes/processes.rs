@@ -43,19 +43,12 @@ pub const PROBE: Probe = Probe {
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
 mod kernel {
-    use aya_ebpf::{
-        cty::c_void,
-        helpers::generated::bpf_seq_write,
-    };
+    use aya_ebpf::{cty::c_void, helpers::generated::bpf_seq_write};
 
     use crate::{
         bpf::task,
         event::Process,
-        layout::{
-            OFF_MM_ANON_PAGES, OFF_MM_FILE_PAGES, OFF_MM_PGTABLES, OFF_MM_SHMEM_PAGES,
-            OFF_MM_SWAP_PAGES, OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START,
-            OFF_TASK_TGID,
-        },
+        layout::{OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START, OFF_TASK_TGID},
     };
 
     /// `struct bpf_iter__task`.
@@ -93,16 +86,16 @@ mod kernel {
         let mut process = Process {
             task: task::describe(task),
             start_ns: task::read(task, &OFF_TASK_START),
-            anon_pages: task::pages(mm, &OFF_MM_ANON_PAGES),
-            file_pages: task::pages(mm, &OFF_MM_FILE_PAGES),
-            shmem_pages: task::pages(mm, &OFF_MM_SHMEM_PAGES),
-            swap_pages: task::pages(mm, &OFF_MM_SWAP_PAGES),
-            pgtables_bytes: task::read(mm, &OFF_MM_PGTABLES),
+            sizes: task::sizes(mm),
         };
         // SAFETY: `seq` comes from the kernel, and `process` is as large as told. Where the buffer is
         // full, the kernel notes that itself and calls again for the same task.
         unsafe {
-            bpf_seq_write((*meta).seq.cast(), (&raw mut process).cast(), size_of::<Process>() as u32);
+            bpf_seq_write(
+                (*meta).seq.cast(),
+                (&raw mut process).cast(),
+                size_of::<Process>() as u32,
+            );
         }
         0
     }

@@ -3,14 +3,13 @@
 //! A cgroup's id, as the kernel half reports it, is the inode number of its directory.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use walkdir::DirEntryExt as _;
 
-/// Directories looked at for one id: a bound, not an expectation.
+/// Directories looked at in one walk: a bound, not an expectation.
 const MAX_WALK: usize = 50_000;
 
 /// Whether the memory controller is on a v1 hierarchy of this host.
@@ -50,17 +49,8 @@ fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
     })
 }
 
-/// The path of a cgroup below `root`, starting with `/`; `None` if it is gone.
-pub fn path_of(root: &Path, id: u64) -> Option<String> {
-    all_below(root).find(|(found, _)| *found == id).map(|(_, path)| path)
-}
-
-/// The paths of several, in one walk; those that are gone are not in the answer.
-pub fn paths_of(root: &Path, ids: &BTreeSet<u64>) -> BTreeMap<u64, String> {
-    all_below(root).filter(|(id, _)| ids.contains(id)).take(ids.len()).collect()
-}
-
-fn all_below(root: &Path) -> impl Iterator<Item = (u64, String)> {
+/// Id and path below `root`, starting with `/`, of every cgroup there is; the root's own first.
+pub fn all_below(root: &Path) -> impl Iterator<Item = (u64, String)> {
     walkdir::WalkDir::new(root)
         .into_iter()
         .filter_entry(|entry| entry.file_type().is_dir())
@@ -74,7 +64,7 @@ fn all_below(root: &Path) -> impl Iterator<Item = (u64, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
+    use std::{collections::BTreeMap, os::unix::fs::MetadataExt as _};
 
     use super::*;
 
@@ -99,16 +89,17 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_found_by_inode() {
+    fn paths_are_found_by_inode() {
         let dir = tempfile::tempdir().expect("tempdir");
         let deep = dir.path().join("system.slice/nginx.service");
         fs::create_dir_all(&deep).expect("mkdir");
         let id = fs::metadata(&deep).expect("stat").ino();
-        assert_eq!(path_of(dir.path(), id).as_deref(), Some("/system.slice/nginx.service"));
-        assert_eq!(path_of(dir.path(), u64::MAX), None);
         let root = fs::metadata(dir.path()).expect("stat").ino();
-        let found = paths_of(dir.path(), &BTreeSet::from([id, root, u64::MAX]));
-        let deep = "/system.slice/nginx.service".to_owned();
-        assert_eq!(found, BTreeMap::from([(root, "/".to_owned()), (id, deep)]));
+        let found: BTreeMap<_, _> = all_below(dir.path()).collect();
+        assert_eq!(found.len(), 3);
+        assert_eq!(
+            (found[&root].as_str(), found[&id].as_str()),
+            ("/", "/system.slice/nginx.service")
+        );
     }
 }

@@ -266,7 +266,7 @@ impl Level {
 }
 
 /// `max` and v1's "no limit" are none.
-fn number(text: &str) -> Option<u64> {
+pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|n| *n < i64::MAX.cast_unsigned() / 2)
 }
 

@@ -2,8 +2,10 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod limits;
 pub mod memcg;
 pub mod memory;
+pub mod pods;
 pub mod pressure;
 pub mod process;
 pub mod process_walk;

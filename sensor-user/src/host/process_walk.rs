@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use procfs::{ProcError, process::Process as Entry};
-use sensor_ebpf::event::{COMM, Process, Task};
+use sensor_ebpf::event::{COMM, Process, Sizes, Task};
 
 use crate::who::Pass;
 
@@ -70,11 +70,13 @@ impl Walk {
         Ok(Some(Process {
             task,
             start_ns: stat.starttime.saturating_mul(1_000_000_000 / procfs::ticks_per_second()),
-            anon_pages: pages(status.rssanon),
-            file_pages: pages(status.rssfile),
-            shmem_pages: pages(status.rssshmem),
-            swap_pages: pages(status.vmswap),
-            pgtables_bytes: status.vmpte.unwrap_or_default().saturating_mul(1024),
+            sizes: Sizes {
+                anon_pages: pages(status.rssanon),
+                file_pages: pages(status.rssfile),
+                shmem_pages: pages(status.rssshmem),
+                swap_pages: pages(status.vmswap),
+                pgtables_bytes: status.vmpte.unwrap_or_default().saturating_mul(1024),
+            },
         }))
     }
 

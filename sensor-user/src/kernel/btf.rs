@@ -48,7 +48,7 @@ pub struct Param {
 pub enum Type {
     /// Integer, bool or enum.
     Int,
-    /// Pointer to the named structure.
+    /// Pointer to the named structure or integer.
     PtrTo(String),
     /// Anything else.
     Other,
@@ -282,7 +282,9 @@ impl Btf {
             Some(Kind::Ptr) => {
                 let target = plain.and_then(|h| self.get(self.plain(h.size_or_type)?));
                 match target.map(|t| (t.kind, self.name(t))) {
-                    Some((Kind::Struct | Kind::Union | Kind::Fwd, name)) if !name.is_empty() => {
+                    Some((Kind::Struct | Kind::Union | Kind::Fwd | Kind::Int, name))
+                        if !name.is_empty() =>
+                    {
                         Type::PtrTo(name.to_owned())
                     }
                     _ => Type::Other,

@@ -114,7 +114,7 @@ pub struct Reader {
     counters: PerCpuArray<MapData, Row>,
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
-    events: Option<RingBuf<MapData>>,
+    rings: Option<Rings>,
     /// What the kernel says of each program, re-read from its beginning.
     infos: Vec<File>,
     ebpf: Ebpf,
@@ -124,17 +124,28 @@ pub struct Reader {
     stats: Option<OwnedFd>,
 }
 
+/// The ring buffers.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Rings {
+    /// Rare events; wakes whoever polls it.
+    pub events: RingBuf<MapData>,
+    /// Cgroups that were made and removed; wakes nobody.
+    pub cgroups: RingBuf<MapData>,
+}
+
 impl Reader {
     pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
-        let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("EVENTS")?);
+        let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?);
+        let rings =
+            Rings { events: take("EVENTS")?.try_into()?, cgroups: take("CGROUPS")?.try_into()? };
         Ok(Self {
             counters: maps.0.try_into()?,
             inflight: maps.1.try_into()?,
             stalls: maps.2.try_into()?,
-            events: Some(maps.3.try_into()?),
+            rings: Some(rings),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
             ebpf,
             page: vec![0; PAGE_BYTES].into(),
@@ -142,9 +153,9 @@ impl Reader {
         })
     }
 
-    /// The ring buffer of rare events; can be taken once.
-    pub fn take_events(&mut self) -> Option<RingBuf<MapData>> {
-        self.events.take()
+    /// The ring buffers; can be taken once.
+    pub fn take_rings(&mut self) -> Option<Rings> {
+        self.rings.take()
     }
 
     /// One row per probe, then that of [`loss`], each summed over CPUs.

@@ -28,7 +28,7 @@ use super::{
     state::{Fitness, State},
 };
 use crate::{
-    events::Event,
+    events::{Event, What},
     host::clock::monotonic_ns,
     kernel::load,
     top::Top,
@@ -51,6 +51,11 @@ pub enum Question {
     Events {
         /// Stay and send new events as they happen.
         follow: bool,
+    },
+    /// One kill, with all that is known of it.
+    Event {
+        /// Its id; that of the last one if empty.
+        id: String,
     },
     /// Why a scope's verdict is what it is.
     Explain {
@@ -77,7 +82,7 @@ pub enum Question {
 #[serde(untagged)]
 pub enum Answer {
     /// An event.
-    Event(Box<Event>),
+    Event(Arc<Event>),
     /// The client was too slow; so many events are not shown.
     Missed {
         /// How many.
@@ -148,6 +153,7 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
         Ok(question) => {
             let answer = match question {
                 Question::Events { .. } => return,
+                Question::Event { id } => event(&id, &state),
                 Question::Explain { scope } => explained(&scope, &state),
                 Question::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
                 Question::Undrain => undrain(&state).await,
@@ -180,6 +186,22 @@ fn explained(scope: &str, state: &State) -> Result<Answer> {
     let drain = state.maintenance.drain();
     why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
     Ok(Answer::Explanation(Box::new(why)))
+}
+
+fn event(id: &str, state: &State) -> Result<Answer> {
+    let (kept, _) = state.events.follow();
+    let is_kill = |event: &Event| !matches!(event.what, What::VictimExit { .. });
+    if id.is_empty() {
+        let last = kept.into_iter().rfind(|event| is_kill(event));
+        return Ok(Answer::Event(
+            last.context("nothing has been killed since the daemon started")?,
+        ));
+    }
+    let found = kept.into_iter().find(|event| event.id == id);
+    let found = found.with_context(|| {
+        format!("no event {id:?} is kept (any more); `memsensor events` lists those that are")
+    })?;
+    Ok(Answer::Event(found))
 }
 
 fn top(state: &State) -> Result<Answer> {
@@ -224,7 +246,7 @@ async fn events(
 ) -> Result<()> {
     let (kept, mut feed) = state.events.follow();
     for event in kept {
-        send(write, &Answer::Event(Box::new(event))).await?;
+        send(write, &Answer::Event(event)).await?;
     }
     if !follow {
         return Ok(());
@@ -235,7 +257,7 @@ async fn events(
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         match next {
-            Ok(event) => send(write, &Answer::Event(Box::new(event))).await?,
+            Ok(event) => send(write, &Answer::Event(event)).await?,
             Err(RecvError::Lagged(missed)) => send(write, &Answer::Missed { missed }).await?,
             Err(RecvError::Closed) => return Ok(()),
         }

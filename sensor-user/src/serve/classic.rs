@@ -28,11 +28,26 @@ pub fn from_open_metrics(text: &str) -> String {
                 out.push_str(part);
             }
         } else if !line.starts_with("# UNIT ") && line != "# EOF" {
-            out.push_str(line);
+            out.push_str(without_exemplar(line));
             out.push('\n');
         }
     }
     out
+}
+
+/// A sample up to its exemplar, if it has one. What looks like one within a label's value is none.
+fn without_exemplar(line: &str) -> &str {
+    let (mut quoted, mut escaped) = (false, false);
+    let begin = line.bytes().position(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ => return byte == b'#' && !quoted,
+        }
+        false
+    });
+    begin.map_or(line, |begin| line[..begin].trim_end())
 }
 
 #[cfg(test)]
@@ -49,6 +64,15 @@ mod tests {
                        a_seconds_total{x=\"# EOF\"} 1.5\n\
                        # HELP b_info Build\n# TYPE b_info gauge\nb_info{v=\"1\"} 1\n\
                        # HELP c Now\n# TYPE c gauge\nc 3\n";
+        assert_eq!(from_open_metrics(open), classic);
+    }
+
+    #[test]
+    fn an_exemplar_goes_and_what_looks_like_one_stays() {
+        let open = "a_total{x=\"\\\\\\\" # {y=1} 2\"} 3 # {event_id=\"b-1\"} 1.0 1700000000.5\n\
+                    b_total 1 # {event_id=\"b-1\"} 1\n# HELP c #1\n# TYPE c gauge\nc{x=\" # {\"} 1\n";
+        let classic = "a_total{x=\"\\\\\\\" # {y=1} 2\"} 3\n\
+                       b_total 1\n# HELP c #1\n# TYPE c gauge\nc{x=\" # {\"} 1\n";
         assert_eq!(from_open_metrics(open), classic);
     }
 }

@@ -26,7 +26,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
@@ -36,7 +36,7 @@ use super::{
     metrics::Renderer,
     state::{FailOn, Standing, State},
 };
-use crate::config::Http;
+use crate::{config::Http, events::Event};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -59,6 +59,7 @@ pub fn router(state: State) -> Router {
         .route("/livez", get(|| async { text(StatusCode::OK, "alive\n") }))
         .route("/readyz", get(readyz))
         .route("/readyz/{scope}", get(readyz_of))
+        .route("/api/v1/events", get(events))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
         .with_state(Site { state, renderer: Arc::default() })
 }
@@ -115,7 +116,9 @@ async fn index() -> Response {
          /readyz/NAME       the same of a scope\n\
          ?fail_on=degraded     503 also if it should get less traffic\n\
          ?fail_on=maintenance  503 only if an operator drained it\n\
-         /livez    200 while this process answers\n",
+         /livez    200 while this process answers\n\
+         /api/v1/events     the latest OOM kills and kills by OOM daemons, oldest first, JSON\n\
+         ?id=ID    one of them\n",
     )
 }
 
@@ -143,6 +146,36 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
 struct Ask {
     #[serde(default)]
     fail_on: FailOn,
+}
+
+/// `?id=` of one event.
+#[derive(Debug, Default, Deserialize)]
+struct Which {
+    id: Option<String>,
+}
+
+/// Events in one answer.
+const MOST_EVENTS: usize = 100;
+
+async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Response {
+    let (mut kept, _) = site.state.events.follow();
+    if let Some(id) = which.id {
+        kept.retain(|event| event.id == id);
+        if kept.is_empty() {
+            return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
+        }
+    }
+    let latest = &kept[kept.len().saturating_sub(MOST_EVENTS)..];
+    let mut body = serde_json::to_string(&Events { events: latest }).unwrap_or_default();
+    body.push('\n');
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    (headers, body).into_response()
+}
+
+/// The answer of `/api/v1/events`.
+#[derive(Debug, Serialize)]
+struct Events<'a> {
+    events: &'a [Arc<Event>],
 }
 
 /// Envoy sends such a host less traffic, however the body reads.

@@ -9,13 +9,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, exemplar::CounterWithExemplar},
     registry::{Registry, Unit as OmUnit},
 };
 use sensor_ebpf::{
@@ -24,7 +24,7 @@ use sensor_ebpf::{
 };
 
 use super::{scope_metrics, self_metrics, state::State};
-use crate::{kernel::load::ProbeState, snapshot::Snapshot};
+use crate::{events::Scope, kernel::load::ProbeState, snapshot::Snapshot};
 
 /// What every name begins with.
 pub const PREFIX: &str = "memsensor_";
@@ -149,7 +149,10 @@ impl Exposition {
         match metric.shape {
             Shape::Counter { at } => {
                 for (labels, word) in self.series(metric, row, at) {
-                    counter(encoder, &labels, value(word))?;
+                    match self.exemplar(probe, &labels) {
+                        Some(kill) if word > 0 => with_exemplar(encoder, &labels, word, kill)?,
+                        _ => counter(encoder, &labels, value(word))?,
+                    }
                 }
                 Ok(())
             }
@@ -177,6 +180,14 @@ impl Exposition {
                 gauge(encoder, &Labels::new(), highest as f64)
             }
         }
+    }
+
+    /// The event behind the last count of OOM kills of a scope.
+    fn exemplar(&self, probe: usize, labels: &Labels) -> Option<(String, SystemTime)> {
+        let scopes = [Scope::Global, Scope::Memcg];
+        let scope = scopes.iter().find(|s| labels.contains(&("scope", s.label().to_owned())));
+        let of_kills = probe == probes::Id::oom_kill as usize;
+        scope.filter(|_| of_kills).and_then(|scope| self.state.events.last_kill(*scope))
     }
 
     /// A counter's series: labels and value for each of its words that has a name.
@@ -301,6 +312,19 @@ pub(super) fn counter(
         return encoder.encode_counter::<NoLabelSet, f64, f64>(&value, None);
     }
     encoder.encode_family(labels)?.encode_counter::<NoLabelSet, f64, f64>(&value, None)
+}
+
+/// Writes a counter, the last count of which was that event.
+fn with_exemplar(
+    encoder: &mut MetricEncoder,
+    labels: &Labels,
+    count: u64,
+    (id, time): (String, SystemTime),
+) -> Result<(), Error> {
+    let counter = CounterWithExemplar::<Labels>::default();
+    counter.inc_by(count - 1, None, None);
+    counter.inc_by(1, Some(vec![("event_id", id)]), Some(time));
+    counter.encode(encoder.encode_family(labels)?)
 }
 
 /// Writes a gauge.

@@ -114,7 +114,7 @@ fn victim_exit() {
     let is_exit = |w: &What| matches!(w, What::VictimExit { .. });
     let exits = watch.daemon.wait_for_events(1, is_exit).expect("exit");
     let (_, seen) = watch.stop();
-    let What::VictimExit { pid: gone, seconds } = exits[0].what else { panic!() };
+    let What::VictimExit { pid: gone, seconds, .. } = exits[0].what else { panic!() };
     assert_eq!((exits.len(), gone), (1, pid));
     assert_eq!(seen.went_up("memsensor_oom_victim_exit_seconds_count", &[]), 1.0);
     // Its memory is back before its parent hears of it, and after it was marked; the exit itself is

@@ -125,7 +125,7 @@ impl Bench {
     pub(crate) fn events(&mut self) -> Vec<What> {
         let mut all = Vec::new();
         while let Some(record) = self.events.next() {
-            all.push(events::decode(&record, 4096).expect("decodes").1);
+            all.push(events::decode(&record, 4096, "b").expect("decodes").1);
         }
         all
     }

@@ -7,6 +7,7 @@
 //! * [`oom`]: OOM kills.
 //! * [`reclaim`]: reclaim and compaction.
 //! * [`processes`]: who has the memory.
+//! * [`record`]: what is told of a kill.
 //! * [`signals`]: SIGKILL by others.
 //! * [`host`]: what memsensor needs of the kernel, what it does without, and what it leaves behind.
 //! * [`serving`]: what consumers meet.
@@ -20,6 +21,7 @@ mod host;
 mod oom;
 mod processes;
 mod reclaim;
+mod record;
 mod serving;
 mod signals;
 mod unified;

@@ -40,7 +40,7 @@ fn an_oom_kill_is_found_everywhere() {
     assert!(memory.page_tables_bytes > 0 && memory.page_tables_bytes < MIB, "{memory:?}");
     // Its memory came back, and the time is in the histogram.
     let exits = daemon.wait_for_events(1, |w| matches!(w, What::VictimExit { .. })).expect("exit");
-    let What::VictimExit { pid: gone, seconds } = exits[0].what else { panic!() };
+    let What::VictimExit { pid: gone, seconds, .. } = exits[0].what else { panic!() };
     assert_eq!(gone, pid);
     assert!(seconds > 0.0 && seconds < PATIENCE.as_secs_f64());
     let exits = delta(&before, &after, "memsensor_oom_victim_exit_seconds_count").expect("count");
@@ -105,7 +105,7 @@ fn parallel_kills_are_all_found_and_none_twice() {
     let found: BTreeMap<_, _> = events
         .iter()
         .map(|event| as_kill(&event.what).1)
-        .map(|victim| (victim.pid, victim.cgroup.clone().unwrap_or_default()))
+        .map(|victim| (victim.pid, victim.cgroup.as_deref().unwrap_or_default().to_owned()))
         .collect();
     assert!(found.iter().all(|(pid, path)| expected.get(pid) == Some(path)), "{found:?}");
     assert_eq!((found.len(), events.len()), (expected.len() - missing, found.len()), "none twice");

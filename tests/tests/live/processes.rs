@@ -24,11 +24,14 @@ fn reader() -> Reader {
 
 fn table(reader: &mut Reader) -> BTreeMap<u32, Process> {
     let mut table = BTreeMap::new();
-    let twice = |p: &Process| p.task.tid == p.task.tgid;
+    let has_main_thread = |p: &Process| p.task.tid == p.task.tgid;
     reader
         .processes(|process| {
             let before = table.insert(process.task.tgid, *process);
-            assert!(before.as_ref().is_none_or(|p| !twice(p)), "twice: {before:?} {process:?}");
+            assert!(
+                before.as_ref().is_none_or(|p| !has_main_thread(p)),
+                "twice: {before:?} {process:?}"
+            );
         })
         .expect("a pass");
     table
@@ -64,12 +67,12 @@ fn it_agrees_with_proc() {
             continue;
         };
         let found = table.get(pid).unwrap_or_else(|| panic!("not there: {status:?}"));
-        assert_eq!(u64::from(found.task.tgid), u64::from(*pid));
         assert!((found.start_ns / (1_000_000_000 / ticks)).abs_diff(*start) <= 1, "{found:?}");
         let name: Vec<_> = found.task.comm.iter().copied().take_while(|b| *b != 0).collect();
         assert_eq!(String::from_utf8_lossy(&name), *comm);
         assert_eq!(found.task.uid, status.ruid);
-        let resident = (found.anon_pages + found.file_pages + found.shmem_pages) * page;
+        let resident =
+            (found.sizes.anon_pages + found.sizes.file_pages + found.sizes.shmem_pages) * page;
         assert!(resident.abs_diff(rss * 1024) <= slack, "{resident} bytes: {status:?}");
         seen += 1;
     }
@@ -91,18 +94,23 @@ fn a_process_is_told_whole_and_once() {
     // The kernel's counters lag: by a batch per CPU, before 6.2 by one per thread.
     let all_64_mib = pages(52)..pages(76);
     crate::wait_until("all four threads hold theirs", || {
-        table(&mut reader).get(&threads.id()).is_some_and(|p| all_64_mib.contains(&p.anon_pages))
+        table(&mut reader)
+            .get(&threads.id())
+            .is_some_and(|p| all_64_mib.contains(&p.sizes.anon_pages))
     });
     let table = table(&mut reader);
     let one = &table[&held.id()];
-    assert!(all_64_mib.contains(&one.anon_pages), "{one:?}");
+    assert!(all_64_mib.contains(&one.sizes.anon_pages), "{one:?}");
     // A program in a tmpfs is shared memory.
-    assert!(one.file_pages + one.shmem_pages > 0 && one.swap_pages == 0, "{one:?}");
-    assert!(one.pgtables_bytes >= 64 * MIB / 512, "{one:?}");
+    assert!(
+        one.sizes.file_pages + one.sizes.shmem_pages > 0 && one.sizes.swap_pages == 0,
+        "{one:?}"
+    );
+    assert!(one.sizes.pgtables_bytes >= 64 * MIB / 512, "{one:?}");
     assert_eq!((one.task.oom_score_adj, one.task.tid), (123, held.id()));
     assert_eq!(one.task.cgroup, scope.id().expect("its id"));
     let other = &table[&threads.id()];
-    assert!(all_64_mib.contains(&other.anon_pages), "{other:?}");
+    assert!(all_64_mib.contains(&other.sizes.anon_pages), "{other:?}");
     assert_eq!(&other.task.comm[..6], b"\x1b[31m\0", "as it is, and escaped where it is shown");
     for mut child in [held, threads] {
         child.kill().expect("kill");

@@ -134,7 +134,8 @@ impl<'a> Trimmed<'a> {
         Ok(id)
     }
 
-    /// A pointer: to one of the structures that we keep, to the mere name of another, or to void.
+    /// A pointer: to one of the structures that we keep, to the mere name of another, to an integer, or to
+    /// void.
     fn pointer(&mut self, target: u32) -> Result<u32> {
         let full = self.full;
         let target = full.plain(target)?;
@@ -153,6 +154,7 @@ impl<'a> Trimmed<'a> {
                     self.keep(target)?
                 }
                 Some(info) if !name.is_empty() => self.forward(name, info)?,
+                _ if ty.kind() == INT => self.keep(target)?,
                 _ => 0,
             };
         }

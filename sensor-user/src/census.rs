@@ -1,0 +1,122 @@
+//! When to look who has the memory, and with what: the kernel's iterator, or /proc where it does not
+//! let us iterate.
+//!
+//! Not here: what follows from a look ([`who`](crate::who)).
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use sensor_ebpf::probes;
+use tracing::error;
+
+use crate::{
+    directory::Shared,
+    host::{cgroup, clock::since_boot_ns, process_walk::Walk},
+    kernel::{
+        load::{Coverage, State},
+        read::Reader,
+    },
+    who::{Memory, Pass, Who},
+};
+
+/// How often: when it is calm, and under pressure.
+const EVERY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];
+
+/// Processes of /proc at a time: some ten milliseconds.
+const STEP: usize = 200;
+
+/// Looks who has the memory.
+#[derive(Debug)]
+pub struct Census {
+    memory: Memory,
+    last: Option<Arc<Who>>,
+    /// When the last look began: CLOCK_MONOTONIC nanoseconds.
+    begun_ns: Option<u64>,
+    from: From,
+    directory: Shared,
+}
+
+#[derive(Debug)]
+enum From {
+    /// It is switched off.
+    Nowhere,
+    Kernel,
+    /// And a walk may be under way.
+    Proc(Option<Walk>),
+}
+
+impl Census {
+    /// Not yet.
+    pub fn new(coverage: &Coverage, directory: Shared) -> Self {
+        let probe = coverage.probes.get(probes::Id::processes as usize);
+        let from = match probe.map(|probe| probe.state) {
+            Some(State::Disabled) => From::Nowhere,
+            Some(State::Attached) => From::Kernel,
+            _ => From::Proc(None),
+        };
+        let memory = Memory::new(procfs::page_size());
+        Self { memory, last: None, begun_ns: None, from, directory }
+    }
+
+    /// What was found last.
+    pub fn last(&self) -> Option<Arc<Who>> {
+        self.last.clone()
+    }
+
+    /// Looks, if it is time to. A walk through /proc goes on by a step.
+    pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, pressed: bool) {
+        let every = u64::try_from(EVERY[usize::from(pressed)].as_nanos()).unwrap_or(u64::MAX);
+        let due = self.begun_ns.is_none_or(|begun| now >= begun.saturating_add(every));
+        let pass = match &mut self.from {
+            From::Kernel if due => {
+                self.begun_ns = Some(now);
+                iterate(reader).map(Some)
+            }
+            From::Proc(walk) if due || walk.is_some() => {
+                if walk.is_none() {
+                    self.begun_ns = Some(now);
+                }
+                step(walk)
+            }
+            _ => return,
+        };
+        match pass {
+            Ok(None) => {}
+            Ok(Some(pass)) => {
+                let seconds = u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX);
+                let from_proc = matches!(self.from, From::Proc(_));
+                let mut who = self.memory.update(pass, seconds);
+                // Whoever holds it may have to wait for a processor: then names come the next time.
+                if let Ok(directory) = self.directory.try_lock() {
+                    who.name(|id| directory.path(id));
+                }
+                self.last = Some(Arc::new(Who { taken_ns: now, from_proc, ..who }));
+            }
+            Err(e) => {
+                if self.last.take().is_some() {
+                    error!("it cannot be told who has the memory: {e:#}");
+                }
+            }
+        }
+    }
+}
+
+fn iterate(reader: Option<&mut Reader>) -> Result<Pass> {
+    let mut pass = Pass::default();
+    if let Some(reader) = reader {
+        reader.processes(|process| pass.add(process))?;
+    }
+    Ok(pass)
+}
+
+fn step(walk: &mut Option<Walk>) -> Result<Option<Pass>> {
+    let under_way = match walk {
+        Some(walk) => walk,
+        None => walk.insert(Walk::begin(&cgroup::memory_root().unwrap_or_default())?),
+    };
+    let pass = under_way.step(STEP);
+    if pass.is_some() {
+        *walk = None;
+    }
+    Ok(pass)
+}

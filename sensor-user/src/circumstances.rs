@@ -1,0 +1,282 @@
+//! What else was known at the moment of a kill: the limits above the victim, who had the memory and who
+//! had taken it lately, how long the host had been stalling. And what of it contradicts itself, which is
+//! shown as such and not smoothed over. Pure.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    events::{Scope, What},
+    verdict::reading::Reading,
+    who::{Group, Holder, Who},
+};
+
+/// Processes that are told as the largest.
+const LARGEST: usize = 10;
+
+/// Processes, and cgroups, that are told as the growers.
+const GROWERS: usize = 5;
+
+/// One cgroup's limits and use, at the moment of the event or shortly after.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// Its path.
+    pub path: String,
+    /// What it has, its children's among it.
+    pub current_bytes: Option<u64>,
+    /// `memory.max`; absent without a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// `memory.high`; absent without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high_bytes: Option<u64>,
+    /// What it has in swap; on v1 memory and swap together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_bytes: Option<u64>,
+    /// Its limit of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swap_max_bytes: Option<u64>,
+    /// Processes in it that the OOM killer killed, as it counts itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_kills: Option<u64>,
+}
+
+/// How long the host stalled within a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stalled {
+    /// Over so many seconds; less than a minute if we were started since.
+    pub within_seconds: f64,
+    /// In which some task waited for memory (PSI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub some_seconds: Option<f64>,
+    /// In which all did (PSI).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_seconds: Option<f64>,
+    /// That tasks spent in reclaim, compaction and throttling, summed over tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_seconds: Option<f64>,
+}
+
+/// What else was known.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Circumstances {
+    /// The victim's cgroup and those above it, its own first. One that was gone is not there.
+    pub cgroups: Vec<Level>,
+    /// How long before the event processes were looked at; below zero if that was after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub looked_seconds_before: Option<f64>,
+    /// The largest processes then.
+    pub largest: Vec<Holder>,
+    /// Who grew most within the ten minutes before.
+    pub growers: Vec<Holder>,
+    /// Cgroups that did.
+    pub growing_cgroups: Vec<Group>,
+    /// Of the minute before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<Stalled>,
+    /// What does not go together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contradictions: Vec<String>,
+}
+
+impl Circumstances {
+    /// Puts together what there is about an event of `time_ns` (CLOCK_MONOTONIC).
+    pub fn of(
+        what: &What,
+        time_ns: u64,
+        cgroups: Vec<Level>,
+        who: Option<&Who>,
+        stalled: Option<Stalled>,
+    ) -> Self {
+        let contradictions = contradictions(what, &cgroups, who);
+        let mut all = Self { cgroups, stalled, contradictions, ..Self::default() };
+        let Some(who) = who else { return all };
+        let before = |ns: u64| ns as f64 / 1e9;
+        all.looked_seconds_before = Some(before(time_ns) - before(who.taken_ns));
+        all.largest = who.processes.iter().take(LARGEST).cloned().collect();
+        all.growers = most_grown(&who.processes, |p| p.growth.ten_minutes_bytes);
+        all.growing_cgroups = most_grown(&who.cgroups, |g| g.growth.ten_minutes_bytes);
+        all.largest.iter_mut().chain(&mut all.growers).for_each(Holder::identify);
+        all.growing_cgroups.iter_mut().for_each(Group::identify);
+        all
+    }
+}
+
+fn most_grown<T: Clone>(all: &[T], grown: impl Fn(&T) -> i64) -> Vec<T> {
+    let mut grew: Vec<_> = all.iter().filter(|one| grown(one) > 0).collect();
+    grew.sort_by_key(|one| std::cmp::Reverse(grown(one)));
+    grew.into_iter().take(GROWERS).cloned().collect()
+}
+
+fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<String> {
+    let mut all = Vec::new();
+    let victim = match what {
+        What::OomKill { scope, victim, context, .. } => {
+            let memcg = *scope == Scope::Memcg;
+            if let Some(context) = context
+                && (context.constraint == "memcg") != memcg
+            {
+                all.push(format!(
+                    "the kernel names {:?} as what was constrained, and {} cgroup as out of memory",
+                    context.constraint,
+                    if memcg { "a" } else { "no" },
+                ));
+            }
+            let limited =
+                |level: &Level| level.max_bytes.is_some() || level.swap_max_bytes.is_some();
+            if memcg && !cgroups.is_empty() && !cgroups.iter().any(limited) {
+                all.push(
+                    "a cgroup was out of memory, but none of the victim's has a limit now".into(),
+                );
+            }
+            victim
+        }
+        What::KillSignal { target, .. } => target,
+        What::VictimExit { .. } => return all,
+    };
+    let known = who.and_then(|who| who.processes.iter().find(|p| p.pid == victim.pid));
+    if let Some(known) = known.filter(|known| known.comm != victim.comm) {
+        all.push(format!(
+            "process {} was {:?} when processes were looked at, and {:?} when it was killed: it \
+             has executed another program, or its id was used again",
+            victim.pid, known.comm, victim.comm,
+        ));
+    }
+    all
+}
+
+/// What a minute ago was, for [`Stalled`].
+#[derive(Debug, Default)]
+pub struct Minute(VecDeque<Reading>);
+
+/// A minute, in nanoseconds.
+const MINUTE_NS: u64 = 60_000_000_000;
+
+/// Readings are kept at least so far apart.
+const APART_NS: u64 = 1_000_000_000;
+
+impl Minute {
+    /// Notes the host's reading.
+    pub fn note(&mut self, reading: &Reading) {
+        let soon = |last: &Reading| reading.at_ns < last.at_ns.saturating_add(APART_NS);
+        if self.0.back().is_some_and(soon) {
+            return;
+        }
+        // One at or before the minute's begin stays.
+        let old = |r: &Reading| r.at_ns.saturating_add(MINUTE_NS) <= reading.at_ns;
+        while self.0.get(1).is_some_and(old) {
+            self.0.pop_front();
+        }
+        self.0.push_back(*reading);
+    }
+
+    /// How long the host stalled within the minute up to this reading.
+    pub fn stalled(&self, now: &Reading) -> Option<Stalled> {
+        let then = self.0.iter().rfind(|r| r.at_ns.saturating_add(MINUTE_NS) <= now.at_ns);
+        let then = then.or(self.0.front()).filter(|then| then.at_ns < now.at_ns)?;
+        let rose =
+            |of: fn(&Reading) -> Option<u64>| Some(of(now)?.saturating_sub(of(then)?) as f64 / 1e9);
+        Some(Stalled {
+            within_seconds: (now.at_ns - then.at_ns) as f64 / 1e9,
+            some_seconds: rose(|r| r.some_ns),
+            full_seconds: rose(|r| r.full_ns),
+            stall_seconds: rose(|r| r.stall_ns),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use sensor_ebpf::event::{self, Tag};
+
+    use super::*;
+    use crate::{events::decode, who::Growth};
+
+    fn kill(memcg: bool, constraint: Option<&str>) -> What {
+        let mut kill = event::OomKill { tag: Tag::OomKill as u32, ..event::OomKill::zeroed() };
+        kill.memcg = u32::from(memcg);
+        kill.has_context = u32::from(constraint.is_some());
+        kill.victim.tgid = 7;
+        kill.victim.comm[..3].copy_from_slice(b"php");
+        let (_, mut what) = decode(bytemuck::bytes_of(&kill), 4096, "b").expect("decodes");
+        if let Some(constraint) = constraint {
+            what.name_constraint(&[Some(constraint.to_owned())]);
+        }
+        what
+    }
+
+    fn holder(pid: u32, comm: &str, grown: i64) -> Holder {
+        Holder {
+            pid,
+            comm: comm.to_owned(),
+            growth: Growth { ten_minutes_bytes: grown, ..Growth::default() },
+            ..Holder::default()
+        }
+    }
+
+    fn who(processes: Vec<Holder>) -> Who {
+        Who { taken_ns: 3_000_000_000, processes, ..Who::default() }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_told() {
+        let limited = Level { max_bytes: Some(1), ..Level::default() };
+        let free = Level::default();
+        let as_known = who(vec![holder(7, "php", 0)]);
+        let other = who(vec![holder(7, "init", 0)]);
+        for (what, cgroups, who, wanted) in [
+            (kill(true, None), vec![free.clone(), limited.clone()], Some(&as_known), vec![]),
+            (kill(false, Some("none")), vec![free.clone()], None, vec![]),
+            (kill(true, Some("memcg")), vec![], None, vec![]),
+            (kill(true, None), vec![free.clone()], None, vec!["none of the victim's has a limit"]),
+            (kill(true, Some("none")), vec![limited.clone()], None, vec!["\"none\""]),
+            (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
+            (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was used again"]),
+        ] {
+            let found = Circumstances::of(&what, 0, cgroups, who, None).contradictions;
+            assert_eq!(found.len(), wanted.len(), "{found:?}");
+            for (found, wanted) in found.iter().zip(wanted) {
+                assert!(found.contains(wanted), "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_and_who_grew_are_told_apart() {
+        let all = (1..=20).map(|i| holder(i, "x", i64::from(i) - 10)).collect();
+        let told =
+            Circumstances::of(&kill(true, None), 5_500_000_000, vec![], Some(&who(all)), None);
+        assert_eq!(told.looked_seconds_before, Some(2.5));
+        let pids = |all: &[Holder]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
+        assert_eq!(pids(&told.largest), (1..=10).collect::<Vec<_>>(), "as they are sorted");
+        assert_eq!(pids(&told.growers), [20, 19, 18, 17, 16]);
+        let none = who(vec![holder(1, "x", 0), holder(2, "x", -5)]);
+        let told = Circumstances::of(&kill(true, None), 0, vec![], Some(&none), None);
+        assert_eq!(told.growers, []);
+    }
+
+    #[test]
+    fn a_minute_is_looked_back() {
+        let mut minute = Minute::default();
+        let at = |seconds: u64| Reading {
+            at_ns: seconds * 1_000_000_000,
+            some_ns: Some(seconds * 500_000_000),
+            ..Reading::default()
+        };
+        assert_eq!(minute.stalled(&at(1)), None);
+        for seconds in 1..=200 {
+            minute.note(&at(seconds));
+            // Ten samples a second under pressure.
+            minute.note(&Reading { at_ns: at(seconds).at_ns + 1, ..Reading::default() });
+        }
+        assert!(minute.0.len() <= 62, "{}", minute.0.len());
+        let stalled = minute.stalled(&at(200)).expect("told");
+        assert_eq!((stalled.within_seconds, stalled.some_seconds), (60.0, Some(30.0)));
+        assert_eq!((stalled.full_seconds, stalled.stall_seconds), (None, None));
+        let mut young = Minute::default();
+        young.note(&at(5));
+        assert_eq!(young.stalled(&at(15)).map(|s| s.within_seconds), Some(10.0));
+    }
+}

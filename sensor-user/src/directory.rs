@@ -1,0 +1,208 @@
+//! What each cgroup is called: its path by its id, and for a while after it is gone.
+//!
+//! Learnt from a walk at the start and from then on from the kernel half ([`Directory::take_in`]). An id
+//! that is not known (a path that was cut, a ring that was full, a kernel without the tracepoints) has the
+//! tree walked again, but not for every such id.
+//!
+//! Not here: what a path means to people ([`identity`](crate::identity)).
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use sensor_ebpf::event::{CgroupGone, CgroupMade, PATH, Tag};
+
+use crate::{
+    events::{record, tame},
+    host::cgroup,
+};
+
+/// Groups that are there and known. A path has some 100 bytes.
+const MOST: usize = 65_536;
+
+/// Groups that are gone and known; the one that went first is forgotten first.
+const MOST_GONE: usize = 4096;
+
+/// Between two walks.
+const WALK_EVERY_NS: u64 = 1_000_000_000;
+
+/// The paths of all cgroups in the hierarchy that memory is charged to.
+#[derive(Debug, Default)]
+pub struct Directory {
+    /// Where that is mounted; nowhere without the memory controller.
+    root: Option<PathBuf>,
+    live: HashMap<u64, Arc<str>>,
+    gone: HashMap<u64, Arc<str>>,
+    /// Ids in `gone`, oldest first.
+    left: VecDeque<u64>,
+    walked_ns: Option<u64>,
+}
+
+/// One directory for all threads. It is held for a moment at a time, but a thread that must not wait
+/// uses `try_lock`.
+pub type Shared = Arc<Mutex<Directory>>;
+
+impl Directory {
+    /// Knows nothing yet.
+    pub fn new(root: Option<PathBuf>) -> Self {
+        Self { root, ..Self::default() }
+    }
+
+    /// Learns all that there are now; `now` is CLOCK_MONOTONIC nanoseconds.
+    pub fn walk(&mut self, now: u64) {
+        self.walked_ns = Some(now);
+        let Some(root) = &self.root else { return };
+        let found = cgroup::all_below(root).map(|(id, path)| (id, Arc::from(tame(&path))));
+        let found: HashMap<u64, Arc<str>> = found.take(MOST).collect();
+        let before = std::mem::replace(&mut self.live, found);
+        for (id, path) in before {
+            if !self.live.contains_key(&id) {
+                self.leave(id, path);
+            }
+        }
+    }
+
+    /// Takes in a record of the kernel half; false if it is none.
+    pub fn take_in(&mut self, bytes: &[u8]) -> bool {
+        match record::<u32>(bytes) {
+            Some(tag) if tag == Tag::CgroupMade as u32 => {
+                let Some(made) = record::<CgroupMade>(bytes) else { return false };
+                // With its NUL. One that fills all the room may have been cut.
+                let len = usize::try_from(made.path_len).unwrap_or(PATH);
+                if (2..PATH).contains(&len) && self.live.len() < MOST {
+                    let path = String::from_utf8_lossy(&made.path[..len - 1]);
+                    self.live.insert(made.id, Arc::from(tame(&path)));
+                }
+                true
+            }
+            Some(tag) if tag == Tag::CgroupGone as u32 => {
+                let Some(gone) = record::<CgroupGone>(bytes) else { return false };
+                if let Some(path) = self.live.remove(&gone.id) {
+                    self.leave(gone.id, path);
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn leave(&mut self, id: u64, path: Arc<str>) {
+        if self.left.len() >= MOST_GONE
+            && let Some(oldest) = self.left.pop_front()
+        {
+            self.gone.remove(&oldest);
+        }
+        if self.gone.insert(id, path).is_none() {
+            self.left.push_back(id);
+        }
+    }
+
+    /// What is known.
+    pub fn path(&self, id: u64) -> Option<Arc<str>> {
+        self.live.get(&id).or_else(|| self.gone.get(&id)).cloned()
+    }
+
+    /// The same; if it is not known, after a walk.
+    pub fn find(&mut self, id: u64, now: u64) -> Option<Arc<str>> {
+        let known = self.path(id);
+        let walked = self.walked_ns.is_some_and(|then| now < then.saturating_add(WALK_EVERY_NS));
+        if known.is_some() || walked {
+            return known;
+        }
+        self.walk(now);
+        self.path(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt as _};
+
+    use bytemuck::{Zeroable as _, bytes_of};
+
+    use super::*;
+
+    fn made(id: u64, path: &[u8]) -> CgroupMade {
+        let mut made = CgroupMade { tag: Tag::CgroupMade as u32, id, ..CgroupMade::zeroed() };
+        let len = path.len().min(PATH - 1);
+        made.path[..len].copy_from_slice(&path[..len]);
+        made.path_len = u32::try_from(len + 1).expect("short");
+        made
+    }
+
+    fn gone(id: u64) -> CgroupGone {
+        CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id }
+    }
+
+    #[test]
+    fn a_group_has_its_name_also_when_it_is_gone() {
+        let mut directory = Directory::new(None);
+        assert!(directory.take_in(bytes_of(&made(7, b"/system.slice/a.service"))));
+        assert_eq!(directory.path(7).as_deref(), Some("/system.slice/a.service"));
+        assert!(directory.take_in(bytes_of(&gone(7))));
+        assert_eq!(directory.path(7).as_deref(), Some("/system.slice/a.service"));
+        // One that was never known.
+        assert!(directory.take_in(bytes_of(&gone(8))));
+        assert_eq!(directory.path(8), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_latest() {
+        let mut directory = Directory::new(None);
+        for id in 0..3 * MOST_GONE as u64 {
+            directory.take_in(bytes_of(&made(id, b"/a")));
+            directory.take_in(bytes_of(&gone(id)));
+        }
+        assert_eq!((directory.gone.len(), directory.left.len()), (MOST_GONE, MOST_GONE));
+        assert_eq!(directory.path(2 * MOST_GONE as u64 - 1), None);
+        assert!(directory.path(2 * MOST_GONE as u64).is_some());
+        for id in 0..2 * MOST as u64 {
+            directory.take_in(bytes_of(&made(id, b"/a")));
+        }
+        assert_eq!(directory.live.len(), MOST);
+    }
+
+    #[test]
+    fn a_path_that_was_cut_or_not_read_is_not_believed() {
+        let mut directory = Directory::new(None);
+        assert!(directory.take_in(bytes_of(&made(1, &[b'/'; 300]))));
+        let mut unread = made(2, b"/x");
+        unread.path_len = (-14i32).cast_unsigned();
+        assert!(directory.take_in(bytes_of(&unread)));
+        unread.path_len = 0;
+        assert!(directory.take_in(bytes_of(&unread)));
+        assert_eq!((directory.path(1), directory.path(2)), (None, None));
+        for junk in [&b""[..], b"abc", &[4, 0, 0, 0], &[9; 400]] {
+            assert!(!directory.take_in(junk), "{junk:?}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_name_has_no_control_characters_of_eight_bits() {
+        let mut directory = Directory::new(None);
+        directory.take_in(bytes_of(&made(1, b"/\xc2\x9b31m\x7f\xff")));
+        let path = directory.path(1).expect("known");
+        assert!(!path.chars().any(|c| c.is_control()), "{path:?}");
+    }
+
+    #[test]
+    fn what_is_not_known_is_looked_for_but_not_each_time() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let id_of = |name: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(&path).expect("mkdir");
+            fs::metadata(path).expect("stat").ino()
+        };
+        let mut directory = Directory::new(Some(dir.path().to_owned()));
+        let first = id_of("a/b");
+        assert_eq!(directory.find(first, 0).as_deref(), Some("/a/b"));
+        let second = id_of("a/c");
+        assert_eq!(directory.find(second, WALK_EVERY_NS - 1), None, "too early");
+        fs::remove_dir(dir.path().join("a/b")).expect("rmdir");
+        assert_eq!(directory.find(second, WALK_EVERY_NS).as_deref(), Some("/a/c"));
+        assert_eq!(directory.path(first).as_deref(), Some("/a/b"), "gone, and known");
+        assert!(directory.gone.contains_key(&first) && !directory.live.contains_key(&first));
+    }
+}

@@ -1,0 +1,193 @@
+//! The last events, for whoever asks later, and a feed of new ones.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use tokio::sync::broadcast;
+
+use super::{Event, Scope, What, id};
+use crate::{circumstances::Circumstances, host::clock::wall};
+
+/// Events kept, OOM kills and others apart: a flood of others, which any process can cause, must not
+/// push out a kill. The oldest of its kind goes first.
+const KEEP: usize = 1024;
+
+/// Of so many of each kind the circumstances are kept: some five KiB each.
+pub const WHOLE: usize = 128;
+
+/// Events that a slow follower may be behind before it misses some.
+const BEHIND: usize = 256;
+
+/// The last events, and whoever follows new ones.
+#[derive(Debug)]
+pub struct Log {
+    /// Of which boot our events are: a prefix of its id.
+    boot: String,
+    kept: Mutex<Kept>,
+    followers: broadcast::Sender<Arc<Event>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    seq: u64,
+    oom: VecDeque<Arc<Event>>,
+    others: VecDeque<Arc<Event>>,
+    last_kills: [Option<(String, SystemTime)>; 2],
+}
+
+impl Log {
+    /// An empty one of this boot, of whose id a few digits are enough.
+    pub fn new(boot_id: &str) -> Self {
+        let boot = boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
+        Self { boot, kept: Mutex::default(), followers: broadcast::channel(BEHIND).0 }
+    }
+
+    /// What the ids of our events begin with.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an event of `time_ns` (CLOCK_MONOTONIC).
+    pub fn push(
+        &self,
+        time_ns: u64,
+        now_ns: u64,
+        what: What,
+        circumstances: Option<Circumstances>,
+    ) {
+        let time = wall(time_ns, now_ns, SystemTime::now());
+        let id = id(&self.boot, time_ns);
+        let mut kept = self.kept();
+        kept.seq += 1;
+        match &what {
+            What::OomKill { scope, .. } => {
+                kept.last_kills[*scope as usize] = Some((id.clone(), time))
+            }
+            What::VictimExit { kill, seconds, .. } => kept.join(kill, *seconds),
+            What::KillSignal { .. } => {}
+        }
+        let time = humantime::format_rfc3339_millis(time).to_string();
+        let circumstances = circumstances.map(Arc::new);
+        let event = Arc::new(Event { id, seq: kept.seq, time, what, circumstances });
+        let queue = match event.what {
+            What::OomKill { .. } | What::VictimExit { .. } => &mut kept.oom,
+            What::KillSignal { .. } => &mut kept.others,
+        };
+        if queue.len() == KEEP {
+            queue.pop_front();
+        }
+        queue.push_back(Arc::clone(&event));
+        // The one before had its turn when it was the oldest but so many.
+        if let Some(old) = queue.len().checked_sub(WHOLE + 1).and_then(|at| queue.get_mut(at))
+            && old.circumstances.is_some()
+        {
+            Arc::make_mut(old).circumstances = None;
+        }
+        // Nobody following is no error.
+        let _ = self.followers.send(event);
+    }
+
+    /// The kept events, and a feed of those after them, without a gap between.
+    pub fn follow(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
+        let kept = self.kept();
+        let mut events: Vec<_> = kept.oom.iter().chain(&kept.others).cloned().collect();
+        let feed = self.followers.subscribe();
+        drop(kept);
+        events.sort_by_key(|event| event.seq);
+        (events, feed)
+    }
+
+    /// Id and time of the last OOM kill of that scope.
+    pub fn last_kill(&self, scope: Scope) -> Option<(String, SystemTime)> {
+        self.kept().last_kills[scope as usize].clone()
+    }
+}
+
+impl Kept {
+    /// Tells a kill how long its victim took.
+    fn join(&mut self, kill: &str, took: f64) {
+        let found = self.oom.iter_mut().rev().find(|event| event.id == kill);
+        if let Some(event) = found
+            && let What::OomKill { memory_back_seconds, .. } = &mut Arc::make_mut(event).what
+        {
+            *memory_back_seconds = Some(took);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytemuck::Zeroable as _;
+    use sensor_ebpf::event::{self, Tag};
+
+    use super::{
+        super::decode::{decode, process},
+        *,
+    };
+
+    fn exit(pid: u32, killed_ns: u64) -> What {
+        What::VictimExit { pid, seconds: 0.5, kill: id("b", killed_ns) }
+    }
+
+    fn kill(pid: u32) -> What {
+        let mut kill = event::OomKill { tag: Tag::OomKill as u32, ..event::OomKill::zeroed() };
+        kill.victim.tgid = pid;
+        decode(bytemuck::bytes_of(&kill), 4096, "b").expect("decodes").1
+    }
+
+    #[test]
+    fn the_log_is_bounded_and_followed_without_a_gap() {
+        let log = Log::new("");
+        for pid in 0..2000 {
+            log.push(0, 0, exit(pid, 0), None);
+        }
+        let (kept, _) = log.follow();
+        assert_eq!((kept.len(), kept[0].seq, kept[KEEP - 1].seq), (KEEP, 977, 2000));
+        let process = process(&bytemuck::Zeroable::zeroed());
+        for _ in 0..2000 {
+            let (sender, target) = (process.clone(), process.clone());
+            log.push(0, 0, What::KillSignal { sender, target }, None);
+        }
+        let (kept, _) = log.follow();
+        assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");
+        let (_, mut feed) = log.follow();
+        log.push(0, 0, exit(1, 0), None);
+        assert_eq!(feed.try_recv().expect("one more").seq, 4001);
+    }
+
+    #[test]
+    fn an_exit_is_told_to_its_own_kill() {
+        let log = Log::new("b");
+        // The same process id twice, as when it is used again.
+        log.push(100, 100, kill(7), None);
+        log.push(200, 200, kill(7), None);
+        log.push(300, 300, exit(7, 100), None);
+        let back = |id: &str| {
+            let kept = log.follow().0;
+            let kill = kept.iter().find(|event| event.id == id).expect("kept");
+            let What::OomKill { memory_back_seconds, .. } = kill.what else { panic!("{kill:?}") };
+            memory_back_seconds
+        };
+        assert_eq!((back("b-64"), back("b-c8")), (Some(0.5), None));
+        let (last, _) = log.last_kill(Scope::Global).expect("one");
+        assert_eq!((last.as_str(), log.last_kill(Scope::Memcg)), ("b-c8", None));
+    }
+
+    #[test]
+    fn only_the_latest_are_whole() {
+        let log = Log::new("b");
+        for pid in 0..300 {
+            log.push(pid.into(), 0, kill(pid), Some(Circumstances::default()));
+        }
+        let (kept, _) = log.follow();
+        let whole: Vec<_> = kept.iter().map(|event| event.circumstances.is_some()).collect();
+        assert!(whole[300 - WHOLE..].iter().all(|w| *w) && !whole[..300 - WHOLE].contains(&true));
+    }
+}

@@ -1,0 +1,168 @@
+//! The event thread: moves events from the ring buffer to the log, each with what is known of it.
+//!
+//! It may walk a tree of cgroups or read a few files of one; nothing that answers waits for it. Not here:
+//! what an event is ([`events`]), what belongs to its record ([`circumstances`](crate::circumstances)).
+
+use std::{
+    path::Path,
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tracing::warn;
+
+use crate::{
+    circumstances::{Circumstances, Minute},
+    directory::{Directory, Shared},
+    events::{self, Log, Process, What},
+    host::{clock::monotonic_ns, limits, memcg::Roots, pods},
+    identity::Identity,
+    kernel::{load::Coverage, read::Rings},
+    scopes::Kills,
+    sense::{Published, Wake},
+};
+
+/// How long the thread sleeps between looks at the stop flag, the cgroups and the debug log.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What the kernel half writes to our log.
+type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
+
+/// The event thread.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Follower {
+    rings: Rings,
+    debug: Option<DebugLog>,
+    coverage: Arc<Coverage>,
+    events: Arc<Log>,
+    kills: Arc<Kills>,
+    directory: Shared,
+    published: Published,
+    wake: Arc<Wake>,
+    /// None without the memory controller.
+    roots: Option<Roots>,
+    minute: Minute,
+    page_bytes: u64,
+}
+
+impl Follower {
+    /// Learns what cgroups there are already.
+    #[expect(clippy::too_many_arguments, reason = "it is called once, where all of these are made")]
+    pub fn new(
+        rings: Rings,
+        debug: Option<DebugLog>,
+        coverage: Arc<Coverage>,
+        events: Arc<Log>,
+        kills: Arc<Kills>,
+        directory: Shared,
+        published: Published,
+        wake: Arc<Wake>,
+    ) -> Self {
+        locked(&directory).walk(monotonic_ns());
+        Self {
+            rings,
+            debug,
+            coverage,
+            events,
+            kills,
+            directory,
+            published,
+            wake,
+            roots: Roots::find().ok(),
+            minute: Minute::default(),
+            page_bytes: rustix::param::page_size() as u64,
+        }
+    }
+
+    /// Until it is told to stop.
+    pub fn run(mut self) {
+        while !self.wake.is_stopped() {
+            self.wait();
+            // A group is made before anything happens in it: so names come first.
+            self.learn();
+            self.follow();
+            if let Some(log) = &mut self.debug {
+                log.flush();
+            }
+        }
+    }
+
+    fn wait(&self) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL.subsec_nanos()) };
+        // Interrupted or timed out: the loop looks anyway.
+        let _ = poll(&mut [PollFd::new(&self.rings.events, PollFlags::IN)], Some(&timeout));
+    }
+
+    fn learn(&mut self) {
+        let mut directory = locked(&self.directory);
+        while let Some(record) = self.rings.cgroups.next() {
+            if !directory.take_in(&record) {
+                warn!("a record of a cgroup of unknown kind or size: {} bytes", record.len());
+            }
+        }
+        drop(directory);
+        if let Some(snapshot) = &*self.published.load()
+            && let Some(host) = snapshot.scopes.first()
+        {
+            self.minute.note(&host.reading);
+        }
+    }
+
+    /// The next event, if there is one; none for a record that is none.
+    fn next(&mut self) -> Option<Option<(u64, What)>> {
+        let record = self.rings.events.next()?;
+        let decoded = events::decode(&record, self.page_bytes, self.events.boot());
+        if decoded.is_none() {
+            warn!("an event of unknown kind or size: {} bytes", record.len());
+        }
+        Some(decoded)
+    }
+
+    fn follow(&mut self) {
+        let coverage = Arc::clone(&self.coverage);
+        let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
+        while let Some(event) = self.next() {
+            let Some((time_ns, mut what)) = event else { continue };
+            what.name_constraint(constraints);
+            let now = monotonic_ns();
+            for process in what.processes_mut() {
+                name(process, &self.directory, now);
+            }
+            if let What::OomKill { victim, .. } = &what {
+                self.kills.note(victim);
+            }
+            let circumstances = self.circumstances(&what, time_ns);
+            self.events.push(time_ns, now, what, circumstances);
+        }
+    }
+
+    fn circumstances(&self, what: &What, time_ns: u64) -> Option<Circumstances> {
+        let victim = match what {
+            What::OomKill { victim, .. } => victim,
+            What::KillSignal { target, .. } => target,
+            What::VictimExit { .. } => return None,
+        };
+        let path = victim.cgroup.as_deref();
+        let levels = self.roots.as_ref().zip(path).map(|(roots, path)| limits::chain(roots, path));
+        let snapshot = self.published.load();
+        let host = snapshot.as_ref().and_then(|snapshot| snapshot.scopes.first());
+        let stalled = host.and_then(|host| self.minute.stalled(&host.reading));
+        let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
+        Some(Circumstances::of(what, time_ns, levels.unwrap_or_default(), who, stalled))
+    }
+}
+
+fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
+    directory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Adds what the process's cgroup is called.
+fn name(process: &mut Process, directory: &Shared, now: u64) {
+    process.cgroup = locked(directory).find(process.cgroup_id, now);
+    let Some(path) = &process.cgroup else { return };
+    process.identity = Identity::of(path);
+    if let Some(uid) = &process.identity.pod {
+        process.identity.pod_name = pods::name_of(Path::new(pods::LOGS), uid);
+    }
+}

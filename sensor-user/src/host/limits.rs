@@ -1,0 +1,107 @@
+//! The limits of a cgroup and of those above it, read at the moment of a kill.
+
+use std::{fs, path::Path};
+
+use super::{
+    memcg::{self, Roots},
+    text::numbers,
+};
+use crate::circumstances::Level;
+
+/// Groups above one: a bound, not an expectation.
+const MOST: usize = 32;
+
+/// Of the group of that path and all above it, its own first. One that is not there any more is left
+/// out; the root is, too, for it has no limits.
+pub fn chain(roots: &Roots, path: &str) -> Vec<Level> {
+    let above = Path::new(path).ancestors().filter(|path| path.parent().is_some());
+    above.take(MOST).filter_map(|path| level(roots, path)).collect()
+}
+
+fn level(roots: &Roots, path: &Path) -> Option<Level> {
+    let dir = roots.memory.join(path.strip_prefix("/").unwrap_or(path));
+    let number = |name: &str| memcg::number(&fs::read_to_string(dir.join(name)).ok()?);
+    let kills = |name: &str| {
+        let [kills] = numbers(&fs::read_to_string(dir.join(name)).ok()?, ["oom_kill"]);
+        kills
+    };
+    let path = path.to_string_lossy().into_owned();
+    let level = if roots.v1 {
+        Level {
+            path,
+            current_bytes: number("memory.usage_in_bytes"),
+            max_bytes: number("memory.limit_in_bytes"),
+            high_bytes: None,
+            swap_bytes: number("memory.memsw.usage_in_bytes"),
+            swap_max_bytes: number("memory.memsw.limit_in_bytes"),
+            oom_kills: kills("memory.oom_control"),
+        }
+    } else {
+        Level {
+            path,
+            current_bytes: number("memory.current"),
+            max_bytes: number("memory.max"),
+            high_bytes: number("memory.high"),
+            swap_bytes: number("memory.swap.current"),
+            swap_max_bytes: number("memory.swap.max"),
+            oom_kills: kills("memory.events"),
+        }
+    };
+    level.current_bytes.is_some().then_some(level)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn write(dir: &Path, path: &str, files: &[(&str, &str)]) {
+        let dir = dir.join(path);
+        fs::create_dir_all(&dir).expect("mkdir");
+        for (name, text) in files {
+            fs::write(dir.join(name), text).expect("write");
+        }
+    }
+
+    fn roots(dir: &Path, v1: bool) -> Roots {
+        Roots { memory: PathBuf::from(dir), v1, unified: None }
+    }
+
+    #[test]
+    fn each_group_tells_its_own_limits() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let events = "low 0\nhigh 5\nmax 7\noom 3\noom_kill 2\n";
+        write(
+            dir.path(),
+            "a.slice",
+            &[("memory.current", "500\n"), ("memory.max", "max\n"), ("memory.high", "600\n")],
+        );
+        let all = [
+            ("memory.current", "300\n"),
+            ("memory.max", "400\n"),
+            ("memory.swap.current", "9\n"),
+            ("memory.swap.max", "0\n"),
+            ("memory.events", events),
+        ];
+        write(dir.path(), "a.slice/b.service", &all);
+        let chain = chain(&roots(dir.path(), false), "/a.slice/b.service");
+        let [own, above] = &chain[..] else { panic!("{chain:?}") };
+        assert_eq!((own.path.as_str(), own.current_bytes), ("/a.slice/b.service", Some(300)));
+        assert_eq!((own.max_bytes, own.high_bytes, own.oom_kills), (Some(400), None, Some(2)));
+        assert_eq!((own.swap_bytes, own.swap_max_bytes), (Some(9), Some(0)));
+        assert_eq!((above.max_bytes, above.high_bytes), (None, Some(600)));
+    }
+
+    #[test]
+    fn a_group_that_is_gone_leaves_those_above() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let files =
+            [("memory.usage_in_bytes", "5"), ("memory.limit_in_bytes", "9223372036854771712")];
+        write(dir.path(), "a", &files);
+        let chain = chain(&roots(dir.path(), true), "/a/gone");
+        assert_eq!(chain.len(), 1);
+        assert_eq!((chain[0].current_bytes, chain[0].max_bytes), (Some(5), None));
+        assert_eq!(super::chain(&roots(dir.path(), true), "/"), []);
+    }
+}

@@ -1,0 +1,253 @@
+//! The record of a kill: whose it was, in which cgroup, also when that is gone, and what else was known.
+
+use std::{collections::BTreeSet, fs, process::Stdio, time::Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sensor_tests::{
+    daemon::{Daemon, delta},
+    scope::{MIB, Scope},
+};
+use sensor_user::events::{Event, What};
+
+use crate::{
+    OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, wait_for_line,
+};
+
+fn told(daemon: &Daemon, words: &[&str]) -> Event {
+    let (said, code) = daemon.ask(&[&["event", "--json"], words].concat()).expect("event");
+    assert_eq!(code, Some(0), "{said}");
+    serde_json::from_str(&said).expect("an event")
+}
+
+/// Nobody of ours runs while a cgroup is made, its process killed and the cgroup removed.
+fn killed_behind_our_back(daemon: &Daemon, name: &str) -> (u64, String) {
+    let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("its id");
+    kill_process(pid, Signal::STOP).expect("stop");
+    let scope = Scope::new(name, 16 * MIB).expect("scope");
+    killed(&scope, &["anon", "32"]);
+    let was = (scope.id().expect("id"), scope.path());
+    drop(scope);
+    kill_process(pid, Signal::CONT).expect("go on");
+    was
+}
+
+#[test]
+fn a_kill_in_a_cgroup_that_is_gone_still_has_its_name() {
+    let daemon = Daemon::start("").expect("daemon");
+    let before = daemon.metrics().expect("metrics");
+    let (id, path) = killed_behind_our_back(&daemon, "short-lived.service");
+    let events = daemon.wait_for_events(1, is_kill).expect("the kill");
+    let (_, victim, trigger) = as_kill(&events[0].what);
+    assert_eq!((victim.cgroup_id, victim.cgroup.as_deref()), (id, Some(path.as_str())));
+    assert_eq!(victim.identity.unit.as_deref(), Some(path.trim_start_matches('/')));
+    assert_eq!(trigger.cgroup, victim.cgroup);
+    let after = daemon.metrics().expect("metrics");
+    for series in ["memsensor_cgroups_created_total", "memsensor_cgroups_removed_total"] {
+        assert!(delta(&before, &after, series).expect("series") >= 1.0, "{series}");
+    }
+    assert_no_losses(&before, &after);
+}
+
+/// What the test above shows comes from the kernel's own word: without it there is no name, and none
+/// is made up.
+#[test]
+fn without_the_probe_a_cgroup_that_is_gone_has_no_name() {
+    let daemon = Daemon::start("[probes]\ndisabled = [\"cgroups\"]\n").expect("daemon");
+    let (id, _) = killed_behind_our_back(&daemon, "unseen.service");
+    let events = daemon.wait_for_events(1, is_kill).expect("the kill");
+    let (_, victim, _) = as_kill(&events[0].what);
+    assert_eq!((victim.cgroup_id, &victim.cgroup), (id, &None));
+    // One that is still there is looked for.
+    let scope = Scope::new("seen.service", 16 * MIB).expect("scope");
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    killed(&scope, &["anon", "32"]);
+    let events = daemon.wait_for_events(2, is_kill).expect("the kill");
+    assert_eq!(as_kill(&events[1].what).1.cgroup.as_deref(), Some(scope.path().as_str()));
+}
+
+/// At 3 a.m.: who was killed is not who took it. The one that leaks is protected, the victim is not.
+#[test]
+fn the_record_names_who_took_it() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("culprit.slice", 160 * MIB).expect("scope");
+    let service = scope.child("web.service").expect("child");
+    let mut victim = hog(&service, &["--adj", "900", "--comm-hex", "776562", "anon", "60", "hold"]);
+    let mut victim = victim.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut victim);
+    // Held until it has been seen, as what a night's leak has taken would be.
+    let agent = scope.child("agent.service").expect("child");
+    let mut leak = hog(&agent, &["--comm-hex", "6167656e74", "leak", "140", "20"]);
+    let mut leak = leak.stdout(Stdio::piped()).spawn().expect("start hog");
+    victim.wait().expect("the victim is killed");
+    let events = daemon.wait_for_events(1, is_kill).expect("the kill");
+    let (pid, agent_pid) = (victim.id(), leak.id());
+    crate::wait_until("its memory is back", || {
+        let event = told(&daemon, &[&events[0].id]);
+        matches!(event.what, What::OomKill { memory_back_seconds: Some(s), .. } if s > 0.0)
+    });
+    let event = told(&daemon, &[]);
+    let text = daemon.ask(&["event"]).expect("event").0;
+    leak.kill().expect("kill");
+    leak.wait().expect("wait");
+    assert_eq!(event.id, events[0].id, "the last one");
+    let (_, found, trigger) = as_kill(&event.what);
+    assert_eq!((found.pid, trigger.pid), (pid, agent_pid));
+    let all = event.circumstances.expect("its circumstances");
+    // The victim's group has no limit, the one above has.
+    let paths: Vec<_> = all.cgroups.iter().map(|l| l.path.clone()).collect();
+    assert_eq!(paths[..2], [service.path(), scope.path()]);
+    let limits: Vec<_> = all.cgroups.iter().map(|l| l.max_bytes).collect();
+    assert_eq!(limits[..2], [None, Some(160 * MIB)]);
+    assert!(all.contradictions.is_empty(), "{:?}", all.contradictions);
+    let stalled = all.stalled.expect("of the minute before");
+    assert!(stalled.within_seconds > 0.0 && stalled.within_seconds <= 61.0, "{stalled:?}");
+    // Under pressure it is looked at once a second, and the leak took three.
+    let leaked = all.growers.iter().find(|p| p.pid == agent_pid).expect("the one that leaks");
+    assert!(leaked.growth.ten_minutes_bytes > 10 * MIB.cast_signed(), "{leaked:?}");
+    assert_eq!(leaked.cgroup_path.as_deref(), Some(agent.path().as_str()));
+    assert_eq!(leaked.identity.unit.as_deref(), Some("agent.service"));
+    assert!(all.largest.iter().any(|p| p.pid == pid), "{:?}", all.largest);
+    for part in [&*event.id, "web", "agent", "160.0", "grew most", "memory back  after"] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(text.lines().count() <= 50, "no screenful:\n{text}");
+}
+
+/// The same by HTTP, and from a graph: the count of kills carries the event.
+#[test]
+fn the_event_is_found_from_the_metric() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("exemplar", 16 * MIB).expect("scope");
+    killed(&scope, &["anon", "32"]);
+    let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
+    let mut open = String::new();
+    crate::wait_until("the count has an exemplar", || {
+        open = daemon.get("/metrics", "application/openmetrics-text").expect("metrics").body;
+        open.contains(" # {")
+    });
+    let line = open.lines().find(|l| l.starts_with(OOM_KILLS[1])).expect("the count");
+    let (_, exemplar) = line.split_once(" # ").unwrap_or_else(|| panic!("{line}"));
+    assert!(exemplar.starts_with(&format!("{{event_id=\"{id}\"}} 1")), "{exemplar}");
+    let classic = daemon.get("/metrics", "text/plain").expect("metrics").body;
+    assert!(classic.contains(OOM_KILLS[1]) && !classic.contains(&id), "{classic}");
+    let one = daemon.get(&format!("/api/v1/events?id={id}"), "*/*").expect("events");
+    let one: serde_json::Value = serde_json::from_str(&one.body).expect("JSON");
+    assert_eq!(one["events"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        (&one["events"][0]["id"], &one["events"][0]["event"]),
+        (&id.into(), &"oom_kill".into())
+    );
+    let none = daemon.get("/api/v1/events?id=no", "*/*").expect("an answer");
+    assert_eq!(none.status, 404);
+}
+
+/// Names that would write to a terminal, close a quote or a tag, or end a line, in every output.
+#[test]
+fn hostile_names_are_harmless_everywhere() {
+    // The kernel refuses a line break.
+    const NAME: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\"<b>{}\\,#\t";
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new(NAME, 16 * MIB).expect("scope");
+    // ESC [ 2 J " < / s >
+    killed(&scope, &["--comm-hex", "1b5b324a223c2f733e", "anon", "32"]);
+    let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
+    let mut child = hog(&scope, &["--comm-hex", "1b5b324a223c2f733e", "anon", "4", "hold"]);
+    let mut child = child.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut child);
+    crate::wait_until("top knows it", || {
+        daemon.ask(&["top", "-n", "500"]).expect("top").0.contains("owned")
+    });
+    let mut outputs = vec![
+        daemon.get("/metrics", "application/openmetrics-text").expect("metrics").body,
+        daemon.get("/api/v1/events", "*/*").expect("events").body,
+    ];
+    for words in [
+        &["events"][..],
+        &["events", "--json"],
+        &["event", &id],
+        &["event", "--json"],
+        &["top", "-n", "500"],
+        &["top", "-n", "500", "--json"],
+    ] {
+        let (said, code) = daemon.ask(words).expect("an answer");
+        assert_eq!(code, Some(0), "{words:?}: {said}");
+        assert!(words.contains(&"--json") || said.contains("owned"), "{words:?}: {said}");
+        outputs.push(said);
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    for said in outputs {
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+    }
+}
+
+/// 200 kills in some two seconds: each is told, and each of its own process.
+#[test]
+fn a_storm_of_kills_is_told_whole() {
+    const KILLS: usize = 200;
+    let daemon = Daemon::start("").expect("daemon");
+    let scopes: Vec<_> =
+        (0..4).map(|i| Scope::new(&format!("storm{i}"), 4 * MIB).expect("scope")).collect();
+    let (before, kernel) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
+    let begun = Instant::now();
+    let mut pids = BTreeSet::new();
+    for round in 0..KILLS / scopes.len() {
+        let running = scopes.iter().map(|scope| {
+            let comm = format!("{:x}", 0x6161_u32 + u32::try_from(round).expect("small"));
+            (scope, hog(scope, &["--comm-hex", &comm, "anon", "8"]).spawn().expect("start hog"))
+        });
+        for (_, mut child) in running.collect::<Vec<_>>() {
+            child.wait().expect("wait");
+            pids.insert(child.id());
+        }
+    }
+    let took = begun.elapsed();
+    let killed = (oom_kills_of_vmstat() - kernel) as usize;
+    assert_eq!((killed, pids.len()), (KILLS, KILLS), "in {took:?}");
+    let events = daemon.wait_for_events(KILLS, is_kill).expect("the kills");
+    let after = daemon.metrics().expect("metrics");
+    let found: BTreeSet<_> = events.iter().map(|e| as_kill(&e.what).1.pid).collect();
+    assert_eq!((events.len(), found), (KILLS, pids), "in {took:?}");
+    assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), KILLS as f64);
+    assert_no_losses(&before, &after);
+    let paths: BTreeSet<_> = scopes.iter().map(Scope::path).collect();
+    let told: BTreeSet<_> = events
+        .iter()
+        .filter_map(|e| as_kill(&e.what).1.cgroup.as_deref().map(str::to_owned))
+        .collect();
+    assert_eq!(told, paths);
+    println!("{KILLS} kills in {took:?}");
+}
+
+/// A process id is used again, and a process becomes another by exec: each kill names who it was then.
+#[test]
+fn an_id_that_is_used_again_names_the_process_of_its_time() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("reuse", 16 * MIB).expect("scope");
+    let again = |name: &str, pid: Option<u32>| {
+        if let Some(pid) = pid {
+            // The next one that is made has the id after this.
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("ns_last_pid");
+        }
+        let hex: String = name.bytes().map(|b| format!("{b:02x}")).collect();
+        killed(&scope, &["--comm-hex", &hex, "anon", "32"])
+    };
+    let mut first = again("first", None);
+    // Others start processes as well: until one has the same id.
+    let mut same = false;
+    for _ in 0..50 {
+        let second = again("second", Some(first));
+        same = second == first;
+        if same {
+            break;
+        }
+        first = again("first", None);
+    }
+    assert!(same, "no process got the id of another in 50 attempts");
+    crate::wait_until("both are told", || {
+        let events = daemon.events().expect("events");
+        let kills = events.iter().filter(|e| is_kill(&e.what)).map(|e| as_kill(&e.what).1.clone());
+        let names: Vec<_> = kills.filter(|v| v.pid == first).map(|v| v.comm).collect();
+        names.ends_with(&["first".to_owned(), "second".to_owned()])
+    });
+}
