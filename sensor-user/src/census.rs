@@ -19,8 +19,26 @@ use crate::{
     who::{Memory, Pass, Who},
 };
 
-/// How often: when it is calm, and under pressure.
-const EVERY: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(1)];
+/// How soon to look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// Ten seconds after the last look.
+    Calm,
+    /// A second after it.
+    Pressed,
+    /// At once.
+    Now,
+}
+
+impl When {
+    const fn after(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Calm => 10,
+            Self::Pressed => 1,
+            Self::Now => 0,
+        })
+    }
+}
 
 /// Processes of /proc at a time: some ten milliseconds.
 const STEP: usize = 200;
@@ -64,8 +82,8 @@ impl Census {
     }
 
     /// Looks, if it is time to. A walk through /proc goes on by a step.
-    pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, pressed: bool) {
-        let every = u64::try_from(EVERY[usize::from(pressed)].as_nanos()).unwrap_or(u64::MAX);
+    pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, when: When) {
+        let every = u64::try_from(when.after().as_nanos()).unwrap_or(u64::MAX);
         let due = self.begun_ns.is_none_or(|begun| now >= begun.saturating_add(every));
         let pass = match &mut self.from {
             From::Kernel if due => {

@@ -89,11 +89,13 @@ impl Circumstances {
         who: Option<&Who>,
         stalled: Option<Stalled>,
     ) -> Self {
-        let contradictions = contradictions(what, &cgroups, who);
+        // After a kill another process may have the victim's id.
+        let before = who.filter(|who| who.taken_ns <= time_ns);
+        let contradictions = contradictions(what, &cgroups, before);
         let mut all = Self { cgroups, stalled, contradictions, ..Self::default() };
         let Some(who) = who else { return all };
-        let before = |ns: u64| ns as f64 / 1e9;
-        all.looked_seconds_before = Some(before(time_ns) - before(who.taken_ns));
+        let seconds = |ns: u64| ns as f64 / 1e9;
+        all.looked_seconds_before = Some(seconds(time_ns) - seconds(who.taken_ns));
         all.largest = who.processes.iter().take(LARGEST).cloned().collect();
         all.growers = most_grown(&who.processes, |p| p.growth.ten_minutes_bytes);
         all.growing_cgroups = most_grown(&who.cgroups, |g| g.growth.ten_minutes_bytes);
@@ -235,12 +237,16 @@ mod tests {
             (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
             (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was used again"]),
         ] {
-            let found = Circumstances::of(&what, 0, cgroups, who, None).contradictions;
+            let found = Circumstances::of(&what, 4_000_000_000, cgroups, who, None);
+            let found = found.contradictions;
             assert_eq!(found.len(), wanted.len(), "{found:?}");
             for (found, wanted) in found.iter().zip(wanted) {
                 assert!(found.contains(wanted), "{found}");
             }
         }
+        // Looked at afterwards: the id may have been used again since.
+        let later = Circumstances::of(&kill(false, None), 0, vec![], Some(&other), None);
+        assert_eq!(later.contradictions, [""; 0]);
     }
 
     #[test]

@@ -21,10 +21,17 @@ use crate::{
     kernel::{load::Coverage, read::Rings},
     scopes::Kills,
     sense::{Published, Wake},
+    snapshot::Snapshot,
 };
 
 /// How long the thread sleeps between looks at the stop flag, the cgroups and the debug log.
 const POLL: Duration = Duration::from_millis(200);
+
+/// A look at processes that is no older than this before a kill is good enough for its record.
+const FRESH_NS: u64 = 1_000_000_000;
+
+/// An event waits so long for a fresh look, and those behind it too: the ring has room for a thousand.
+const PATIENCE_NS: u64 = 300_000_000;
 
 /// What the kernel half writes to our log.
 type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
@@ -137,6 +144,26 @@ impl Follower {
         }
     }
 
+    /// The last snapshot, with a look at processes that is not old: when it is calm, nobody looks for ten
+    /// seconds, and a leak can be younger.
+    fn fresh(&self, time_ns: u64) -> Option<Arc<Snapshot>> {
+        let looked = |snapshot: &Option<Arc<Snapshot>>| {
+            let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_ref());
+            who.is_none_or(|who| who.taken_ns.saturating_add(FRESH_NS) >= time_ns)
+        };
+        let mut snapshot = self.published.load_full();
+        if looked(&snapshot) {
+            return snapshot;
+        }
+        self.wake.look();
+        let end = monotonic_ns().saturating_add(PATIENCE_NS);
+        while !looked(&snapshot) && monotonic_ns() < end && !self.wake.is_stopped() {
+            std::thread::sleep(Duration::from_millis(5));
+            snapshot = self.published.load_full();
+        }
+        snapshot
+    }
+
     fn circumstances(&self, what: &What, time_ns: u64) -> Option<Circumstances> {
         let victim = match what {
             What::OomKill { victim, .. } => victim,
@@ -145,7 +172,7 @@ impl Follower {
         };
         let path = victim.cgroup.as_deref();
         let levels = self.roots.as_ref().zip(path).map(|(roots, path)| limits::chain(roots, path));
-        let snapshot = self.published.load();
+        let snapshot = self.fresh(time_ns);
         let host = snapshot.as_ref().and_then(|snapshot| snapshot.scopes.first());
         let stalled = host.and_then(|host| self.minute.stalled(&host.reading));
         let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());

@@ -22,7 +22,7 @@ use sensor_ebpf::{
 use tracing::{error, info};
 
 use crate::{
-    census::Census,
+    census::{Census, When},
     config::Config,
     deadlines::Deadlines,
     host::clock::monotonic_ns,
@@ -66,10 +66,11 @@ const PRESSED: f64 = 0.02;
 /// The same for I/O, of which a healthy disk has some at any time.
 const PRESSED_IO: f64 = 0.1;
 
-/// Ends our threads, the sensing one also while it waits.
+/// Ends our threads, the sensing one also while it waits; and has that one look who has the memory.
 #[derive(Debug)]
 pub struct Wake {
     stop: AtomicBool,
+    look: AtomicBool,
     event: OwnedFd,
 }
 
@@ -77,7 +78,8 @@ impl Wake {
     /// Not yet.
     pub fn new() -> Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        Ok(Self { stop: AtomicBool::new(false), event: event.context("eventfd")? })
+        let no = || AtomicBool::new(false);
+        Ok(Self { stop: no(), look: no(), event: event.context("eventfd")? })
     }
 
     /// Whether it has been ended.
@@ -95,6 +97,26 @@ impl Wake {
     /// Ends it.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.rouse();
+    }
+
+    /// Has the sensing thread look who has the memory, now.
+    pub fn look(&self) {
+        self.look.store(true, Ordering::Relaxed);
+        self.rouse();
+    }
+
+    /// Whether it was asked to, once.
+    fn takes_look(&self) -> bool {
+        let asked = self.look.swap(false, Ordering::Relaxed);
+        if asked && !self.is_stopped() {
+            // Until it is read, it wakes everybody.
+            let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        }
+        asked
+    }
+
+    fn rouse(&self) {
         // It can only be full, and then it wakes as well.
         let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
     }
@@ -130,9 +152,11 @@ impl Sampler {
 
     /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
     pub fn sample(&mut self) -> Result<bool> {
-        if self.samples == 0 {
-            // Only the first look comes before the verdict: somebody may ask as soon as we answer.
-            self.census.look(self.reader.as_mut(), monotonic_ns(), false);
+        let asked = self.wake.takes_look();
+        if asked || self.samples == 0 {
+            // Only these looks come before the verdict. The first: somebody may ask as soon as we answer.
+            // After a kill: its record is waiting.
+            self.census.look(self.reader.as_mut(), monotonic_ns(), When::Now);
         }
         let mut snapshot = self.look()?;
         snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage);
@@ -149,7 +173,8 @@ impl Sampler {
         let interval = self.intervals[usize::from(pressed)].as_nanos();
         self.due_ns = now.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX));
         // The verdict does not wait for it.
-        self.census.look(self.reader.as_mut(), now, pressed);
+        let when = if pressed { When::Pressed } else { When::Calm };
+        self.census.look(self.reader.as_mut(), now, when);
         Ok(pressed)
     }
 

@@ -487,3 +487,31 @@ fn processes() {
     let mib = found.own_bytes as f64 / MIB as f64;
     cell("processes", "verified", &format!("{told} processes, one of them with {mib:.1} MiB"));
 }
+
+#[test]
+fn cgroups() {
+    if is_missing("cgroups") {
+        return;
+    }
+    let watch = Watch::start(&["cgroup:cgroup_mkdir", "cgroup:cgroup_rmdir"]);
+    for i in 0..20 {
+        let scope = Scope::new(&format!("named{i}"), 16 * MIB).expect("scope");
+        if i == 19 {
+            let mut limited = scope.command(program("hog").expect("hog"));
+            limited.args(["anon", "32"]).status().expect("hog");
+        }
+    }
+    let kills = watch.daemon.wait_for_events(1, |w| matches!(w, What::OomKill { .. }));
+    let (_, seen) = watch.stop();
+    let table = fs::read_to_string("/proc/cgroups").expect("/proc/cgroups");
+    let line = table.lines().find(|l| l.starts_with("memory\t")).expect("the memory controller");
+    let hierarchy: f64 = line.split('\t').nth(1).and_then(|id| id.parse().ok()).expect("its id");
+    let ours = |r: &Record| f64::from(u8::from(field("root")(r) == hierarchy));
+    let made = seen.assert_between("memsensor_cgroups_created_total", &[], "cgroup_mkdir", ours);
+    let gone = seen.assert_between("memsensor_cgroups_removed_total", &[], "cgroup_rmdir", ours);
+    assert!(made >= 20.0 && gone >= 20.0, "{made} made, {gone} removed");
+    let What::OomKill { victim, .. } = &kills.expect("the kill")[0].what else { panic!() };
+    let path = victim.cgroup.as_deref().unwrap_or_default();
+    assert!(path.ends_with("-named19"), "{path:?}");
+    cell("cgroups", "verified", &format!("{made} made, {gone} removed, and a kill's by name"));
+}
