@@ -10,6 +10,7 @@ use sensor_ebpf::{event::COMM, probes, spec::MAX_SENDERS};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cgroups::{self, table::Table},
     scopes::HOST,
     verdict::{
         pace::Settings,
@@ -21,6 +22,13 @@ use crate::{
 const MAX_SCOPES: usize = 32;
 /// What fits in an agent-check's line and a label.
 pub const MAX_SCOPE_NAME: usize = 64;
+
+/// Cgroups with metrics of their own: some six files of each are read every ten seconds.
+const MAX_CGROUPS: usize = 1000;
+/// Patterns of their paths: each path is compared with each.
+const MAX_CGROUP_PATHS: usize = 64;
+/// Processes that grow and have a metric.
+const MAX_GROWING: usize = 100;
 
 /// What the kernel half writes to our log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -103,6 +111,10 @@ pub struct Config {
     /// Changed thresholds: `[rules.stalled]` `full_share_10s = 0.3`, or `enabled = false`.
     /// `memsensor explain` shows the rules, `memsensor config rules` their thresholds.
     pub rules: Changes,
+    /// So many processes that grow fastest have a metric: each is a series, and they change.
+    pub growing_processes: usize,
+    /// Which cgroups have metrics of their own.
+    pub cgroups: cgroups::Settings,
     /// Cgroups with a verdict of their own, beside the host's.
     pub scope: Vec<ScopeConfig>,
 }
@@ -164,6 +176,8 @@ impl Default for Config {
             kill_senders: KillSenders::default(),
             verdict: Settings::default(),
             rules: Changes::new(),
+            growing_processes: 5,
+            cgroups: cgroups::Settings::default(),
             scope: Vec::new(),
         }
     }
@@ -250,6 +264,7 @@ impl Config {
             "http.max_connections: {} is not between 1 and 512",
             self.http.max_connections
         );
+        self.check_cgroups()?;
         self.check_verdict()?;
         let known: BTreeSet<_> = probes::ALL.iter().map(|p| p.name).collect();
         for (key, list) in
@@ -281,6 +296,26 @@ impl Config {
             );
             ensure!(seen.insert(name), "kill_senders: {name:?} twice");
         }
+        Ok(())
+    }
+
+    fn check_cgroups(&self) -> Result<()> {
+        let cgroups::Settings { paths, most } = &self.cgroups;
+        ensure!(*most <= MAX_CGROUPS, "cgroups.most: {most} is more than {MAX_CGROUPS}");
+        ensure!(
+            paths.len() <= MAX_CGROUP_PATHS,
+            "cgroups.paths: {} paths, at most {MAX_CGROUP_PATHS}",
+            paths.len()
+        );
+        if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
+            bail!("cgroups.paths: {path:?} does not begin with / as /system.slice/* does");
+        }
+        Table::new(&self.cgroups).context("cgroups.paths")?;
+        ensure!(
+            self.growing_processes <= MAX_GROWING,
+            "growing_processes: {} is more than {MAX_GROWING}",
+            self.growing_processes
+        );
         Ok(())
     }
 

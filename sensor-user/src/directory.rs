@@ -184,7 +184,7 @@ mod tests {
         let mut directory = Directory::new(None);
         directory.take_in(bytes_of(&made(1, b"/\xc2\x9b31m\x7f\xff")));
         let path = directory.path(1).expect("known");
-        assert!(!path.chars().any(|c| c.is_control()), "{path:?}");
+        assert!(!path.chars().any(char::is_control), "{path:?}");
     }
 
     #[test]

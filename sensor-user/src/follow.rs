@@ -16,11 +16,11 @@ use crate::{
     circumstances::{Circumstances, Minute},
     directory::{Directory, Shared},
     events::{self, Log, Process, What},
-    host::{clock::monotonic_ns, limits, memcg::Roots, pods},
+    host::{cgroup_files, clock::monotonic_ns, memcg::Roots, pods},
     identity::Identity,
-    kernel::{load::Coverage, read::Rings},
+    kernel::read::Rings,
     scopes::Kills,
-    sense::{Published, Wake},
+    sense::Common,
     snapshot::Snapshot,
 };
 
@@ -41,12 +41,10 @@ type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 pub struct Follower {
     rings: Rings,
     debug: Option<DebugLog>,
-    coverage: Arc<Coverage>,
+    common: Common,
     events: Arc<Log>,
     kills: Arc<Kills>,
     directory: Shared,
-    published: Published,
-    wake: Arc<Wake>,
     /// None without the memory controller.
     roots: Option<Roots>,
     minute: Minute,
@@ -55,27 +53,22 @@ pub struct Follower {
 
 impl Follower {
     /// Learns what cgroups there are already.
-    #[expect(clippy::too_many_arguments, reason = "it is called once, where all of these are made")]
     pub fn new(
         rings: Rings,
         debug: Option<DebugLog>,
-        coverage: Arc<Coverage>,
+        common: Common,
         events: Arc<Log>,
         kills: Arc<Kills>,
         directory: Shared,
-        published: Published,
-        wake: Arc<Wake>,
     ) -> Self {
         locked(&directory).walk(monotonic_ns());
         Self {
             rings,
             debug,
-            coverage,
+            common,
             events,
             kills,
             directory,
-            published,
-            wake,
             roots: Roots::find().ok(),
             minute: Minute::default(),
             page_bytes: rustix::param::page_size() as u64,
@@ -84,7 +77,7 @@ impl Follower {
 
     /// Until it is told to stop.
     pub fn run(mut self) {
-        while !self.wake.is_stopped() {
+        while !self.common.wake.is_stopped() {
             self.wait();
             // A group is made before anything happens in it: so names come first.
             self.learn();
@@ -109,28 +102,29 @@ impl Follower {
             }
         }
         drop(directory);
-        if let Some(snapshot) = &*self.published.load()
+        if let Some(snapshot) = &*self.common.published.load()
             && let Some(host) = snapshot.scopes.first()
         {
             self.minute.note(&host.reading);
         }
     }
 
-    /// The next event, if there is one; none for a record that is none.
-    fn next(&mut self) -> Option<Option<(u64, What)>> {
-        let record = self.rings.events.next()?;
-        let decoded = events::decode(&record, self.page_bytes, self.events.boot());
-        if decoded.is_none() {
+    /// The next event, if there is one.
+    fn next(&mut self) -> Option<(u64, What)> {
+        loop {
+            let record = self.rings.events.next()?;
+            let decoded = events::decode(&record, self.page_bytes, self.events.boot());
+            if decoded.is_some() {
+                return decoded;
+            }
             warn!("an event of unknown kind or size: {} bytes", record.len());
         }
-        Some(decoded)
     }
 
     fn follow(&mut self) {
-        let coverage = Arc::clone(&self.coverage);
+        let coverage = Arc::clone(&self.common.coverage);
         let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
-        while let Some(event) = self.next() {
-            let Some((time_ns, mut what)) = event else { continue };
+        while let Some((time_ns, mut what)) = self.next() {
             what.name_constraint(constraints);
             let now = monotonic_ns();
             for process in what.processes_mut() {
@@ -151,15 +145,15 @@ impl Follower {
             let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_ref());
             who.is_none_or(|who| who.taken_ns.saturating_add(FRESH_NS) >= time_ns)
         };
-        let mut snapshot = self.published.load_full();
+        let mut snapshot = self.common.published.load_full();
         if looked(&snapshot) {
             return snapshot;
         }
-        self.wake.look();
+        self.common.wake.look();
         let end = monotonic_ns().saturating_add(PATIENCE_NS);
-        while !looked(&snapshot) && monotonic_ns() < end && !self.wake.is_stopped() {
+        while !looked(&snapshot) && monotonic_ns() < end && !self.common.wake.is_stopped() {
             std::thread::sleep(Duration::from_millis(5));
-            snapshot = self.published.load_full();
+            snapshot = self.common.published.load_full();
         }
         snapshot
     }
@@ -171,7 +165,8 @@ impl Follower {
             What::VictimExit { .. } => return None,
         };
         let path = victim.cgroup.as_deref();
-        let levels = self.roots.as_ref().zip(path).map(|(roots, path)| limits::chain(roots, path));
+        let levels =
+            self.roots.as_ref().zip(path).map(|(roots, path)| cgroup_files::chain(roots, path));
         let snapshot = self.fresh(time_ns);
         let host = snapshot.as_ref().and_then(|snapshot| snapshot.scopes.first());
         let stalled = host.and_then(|host| self.minute.stalled(&host.reading));

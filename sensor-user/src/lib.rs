@@ -20,6 +20,7 @@
 //!   tell when it was late.
 
 pub mod census;
+pub mod cgroups;
 pub mod check;
 pub mod circumstances;
 pub mod cli;

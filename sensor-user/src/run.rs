@@ -144,6 +144,8 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     let state = State {
         published: Arc::new(ArcSwapOption::empty()),
         coverage: Arc::new(coverage),
+        cgroups: Arc::default(),
+        growing_processes: config.growing_processes,
         events: Arc::new(Log::new(&boot_id())),
         maintenance: Arc::new(Maintenance::beside(Path::new(&config.socket))),
         policy: Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?),

@@ -341,6 +341,7 @@ mod tests {
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: BTreeMap::new(),
+            stall_clock: Arc::default(),
             scopes: Vec::new(),
             who: None,
         };

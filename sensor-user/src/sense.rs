@@ -17,6 +17,7 @@ use arc_swap::ArcSwapOption;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_ebpf::{
     loss::{self, Loss},
+    probes::Cause,
     spec::Row,
 };
 use tracing::{error, info};
@@ -38,26 +39,37 @@ use crate::{
 /// Where the last snapshot is found; empty until the first.
 pub type Published = Arc<ArcSwapOption<Snapshot>>;
 
+/// What our threads have in common.
+#[derive(Debug, Clone)]
+pub struct Common {
+    /// What was measured last.
+    pub published: Published,
+    /// What is attached.
+    pub coverage: Arc<Coverage>,
+    /// Whether loops are on time.
+    pub deadlines: Arc<Deadlines>,
+    /// Ends them.
+    pub wake: Arc<Wake>,
+}
+
 /// Takes samples; owns the reader, and with it what is attached.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Sampler {
     reader: Option<Reader>,
-    coverage: Arc<Coverage>,
+    common: Common,
     scopes: Scopes,
     history: History,
-    published: Published,
-    deadlines: Arc<Deadlines>,
     /// When the next sample is due.
     due_ns: u64,
     samples: u64,
     cgroups_evicted: u64,
+    stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
-    wake: Arc<Wake>,
     census: Census,
 }
 
-/// Counting the cgroups of the stall clock takes two system calls for each: not at every sample.
+/// Reading the stall clock of all cgroups takes two system calls for each: not at every sample.
 const CGROUPS_EVERY: u64 = 10;
 
 /// A share of time that is pressure enough to look more often.
@@ -70,16 +82,16 @@ const PRESSED_IO: f64 = 0.1;
 #[derive(Debug)]
 pub struct Wake {
     stop: AtomicBool,
-    look: AtomicBool,
-    event: OwnedFd,
+    stop_event: OwnedFd,
+    look_event: OwnedFd,
 }
 
 impl Wake {
     /// Not yet.
     pub fn new() -> Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let no = || AtomicBool::new(false);
-        Ok(Self { stop: no(), look: no(), event: event.context("eventfd")? })
+        let event =
+            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd");
+        Ok(Self { stop: AtomicBool::new(false), stop_event: event()?, look_event: event()? })
     }
 
     /// Whether it has been ended.
@@ -91,35 +103,29 @@ impl Wake {
     pub fn wait(&self, time: Duration) {
         let Ok(timeout) = Timespec::try_from(time) else { return };
         // Interrupted: its caller looks once more.
-        let _ = poll(&mut [PollFd::new(&self.event, PollFlags::IN)], Some(&timeout));
+        let _ = poll(&mut [PollFd::new(&self.stop_event, PollFlags::IN)], Some(&timeout));
     }
 
     /// Ends it.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.rouse();
+        rouse(&self.stop_event);
     }
 
     /// Has the sensing thread look who has the memory, now.
     pub fn look(&self) {
-        self.look.store(true, Ordering::Relaxed);
-        self.rouse();
+        rouse(&self.look_event);
     }
 
-    /// Whether it was asked to, once.
+    /// Whether it was asked to.
     fn takes_look(&self) -> bool {
-        let asked = self.look.swap(false, Ordering::Relaxed);
-        if asked && !self.is_stopped() {
-            // Until it is read, it wakes everybody.
-            let _ = rustix::io::read(&self.event, &mut [0; 8]);
-        }
-        asked
+        rustix::io::read(&self.look_event, &mut [0; 8]).is_ok()
     }
+}
 
-    fn rouse(&self) {
-        // It can only be full, and then it wakes as well.
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-    }
+fn rouse(event: &OwnedFd) {
+    // It can only be full, and then it wakes as well.
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
 
 impl Sampler {
@@ -128,38 +134,33 @@ impl Sampler {
         config: &Config,
         reader: Option<Reader>,
         census: Census,
-        coverage: Arc<Coverage>,
         scopes: Scopes,
-        published: Published,
-        deadlines: Arc<Deadlines>,
-        wake: Arc<Wake>,
+        common: Common,
     ) -> Self {
         Self {
             reader,
-            coverage,
+            common,
             scopes,
             history: History::new(config.window, config.interval),
-            published,
-            deadlines,
             due_ns: monotonic_ns(),
             samples: 0,
             cgroups_evicted: 0,
+            stall_clock: Arc::default(),
             intervals: [config.interval, config.pressed_interval.min(config.interval)],
-            wake,
             census,
         }
     }
 
     /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
     pub fn sample(&mut self) -> Result<bool> {
-        let asked = self.wake.takes_look();
+        let asked = self.common.wake.takes_look();
         if asked || self.samples == 0 {
             // Only these looks come before the verdict. The first: somebody may ask as soon as we answer.
             // After a kill: its record is waiting.
             self.census.look(self.reader.as_mut(), monotonic_ns(), When::Now);
         }
         let mut snapshot = self.look()?;
-        snapshot.scopes = self.scopes.judge(&snapshot, &self.coverage);
+        snapshot.scopes = self.scopes.judge(&snapshot, &self.common.coverage);
         let pressed = snapshot.scopes.iter().any(|judged| {
             let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
             judged.verdict.position.state != State::Ready
@@ -167,9 +168,9 @@ impl Sampler {
                 || signal(Signal::Stalled1s)
                 || judged.verdict.signals.get(Signal::IoFull1s).is_some_and(|v| v >= PRESSED_IO)
         });
-        self.published.store(Some(Arc::new(snapshot)));
+        self.common.published.store(Some(Arc::new(snapshot)));
         let now = monotonic_ns();
-        self.deadlines.sense.turned(now, self.due_ns);
+        self.common.deadlines.sense.turned(now, self.due_ns);
         let interval = self.intervals[usize::from(pressed)].as_nanos();
         self.due_ns = now.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX));
         // The verdict does not wait for it.
@@ -188,7 +189,8 @@ impl Sampler {
         let mut rows = reader.rows()?;
         if self.samples % CGROUPS_EVERY == 1 {
             let added = rows[loss::ROW as usize][loss::CGROUPS_ADDED];
-            self.cgroups_evicted = added.saturating_sub(reader.cgroups());
+            self.stall_clock = reader.stall_clock().into();
+            self.cgroups_evicted = added.saturating_sub(self.stall_clock.len() as u64);
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
@@ -223,6 +225,7 @@ impl Sampler {
             inside,
             costs,
             stalls: BTreeMap::new(),
+            stall_clock: Arc::clone(&self.stall_clock),
             scopes: Vec::new(),
             who: self.census.last(),
         }
@@ -232,7 +235,7 @@ impl Sampler {
     /// leaves the last snapshot to go stale, which readiness then says.
     pub fn run(mut self) {
         let mut failing = false;
-        while !self.wake.is_stopped() {
+        while !self.common.wake.is_stopped() {
             let mut pressed = false;
             match self.sample() {
                 Ok(now) => {
@@ -258,9 +261,10 @@ impl Sampler {
         // While there is pressure, the triggers say nothing new.
         let triggers = if pressed { &[] } else { self.scopes.triggers() };
         let Ok(timeout) = Timespec::try_from(interval) else { return };
-        let stop = PollFd::new(&self.wake.event, PollFlags::IN);
+        let Wake { stop_event, look_event, .. } = &*self.common.wake;
+        let ours = [stop_event, look_event].map(|event| PollFd::new(event, PollFlags::IN));
         let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
-        let mut all: Vec<_> = std::iter::once(stop).chain(triggers).collect();
+        let mut all: Vec<_> = ours.into_iter().chain(triggers).collect();
         // Interrupted: one sample more.
         let _ = poll(&mut all, Some(&timeout));
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sensor_ebpf::{
-    probes,
+    probes::{self, Cause},
     spec::{ROW_WORDS, Row, Shape},
 };
 
@@ -38,6 +38,9 @@ pub struct Snapshot {
     pub costs: Vec<Cost>,
     /// Nanoseconds that tasks of a cgroup spent stalled, by its id: of scopes without PSI.
     pub stalls: BTreeMap<u64, u64>,
+    /// The stall clock by cgroup id and cause, in the order of ids: ended stalls, in nanoseconds. Read every
+    /// few samples.
+    pub stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
     /// Each scope as judged, the host first.
     pub scopes: Vec<Judged>,
     /// Who has the memory, at the last look, which is not as often; none if that cannot be told.

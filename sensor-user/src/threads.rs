@@ -13,14 +13,15 @@ use tracing::warn;
 
 use crate::{
     census::Census,
+    cgroups::{table::Table, watch::Watch},
     config::Config,
     directory::{Directory, Shared},
     follow::Follower,
-    host::{cgroup, survive::STACK_BYTES},
+    host::{cgroup, memcg::Roots, survive::STACK_BYTES},
     kernel::read::Reader,
     resume,
     scopes::{Kills, Scopes},
-    sense::{Sampler, Wake},
+    sense::{Common, Sampler, Wake},
     serve::state::State,
     supervise,
 };
@@ -31,6 +32,8 @@ pub struct Threads {
     sense: JoinHandle<()>,
     /// None on a host where nothing could be attached.
     events: Option<JoinHandle<()>>,
+    /// None without the memory controller.
+    cgroups: Option<JoinHandle<()>>,
     keep: JoinHandle<()>,
     /// None where nobody wants to be told.
     supervise: Option<JoinHandle<()>>,
@@ -49,40 +52,43 @@ impl Threads {
     ) -> Result<Self> {
         let wake = Arc::new(Wake::new()?);
         let rings = reader.as_mut().and_then(Reader::take_rings);
-        let shared = || {
-            let State { published, coverage, deadlines, .. } = state;
-            let published = Arc::clone(published);
-            (published, Arc::clone(coverage), Arc::clone(deadlines), Arc::clone(&wake))
-        };
-        let (published, coverage, deadlines, waker) = shared();
+        let State { published, coverage, deadlines, .. } = state.clone();
+        let common = Common { published, coverage, deadlines, wake: Arc::clone(&wake) };
         let directory = Shared::new(Mutex::new(Directory::new(cgroup::memory_root())));
-        let census = Census::new(&coverage, Arc::clone(&directory));
-        let sampler =
-            Sampler::new(config, reader, census, coverage, scopes, published, deadlines, waker);
+        let names = Arc::clone(&directory);
+        let census = Census::new(&common.coverage, Arc::clone(&directory));
+        let sampler = Sampler::new(config, reader, census, scopes, common.clone());
         let sense = spawn("sense", move || sampler.run())?;
         let follow = |rings| {
-            let (published, coverage, _, wake) = shared();
             let events = Arc::clone(&state.events);
-            let follower =
-                Follower::new(rings, log, coverage, events, kills, directory, published, wake);
+            let follower = Follower::new(rings, log, common.clone(), events, kills, directory);
             spawn("events", move || follower.run())
         };
         let events = rings.map(follow).transpose()?;
-        let (published, _, _, waker) = shared();
+        let watch = |roots| {
+            let events = Arc::clone(&state.events);
+            let (common, report) = (common.clone(), Arc::clone(&state.cgroups));
+            let table = Table::new(&config.cgroups)?;
+            let watch = Watch { common, directory: names, events, table, roots, report };
+            spawn("cgroups", move || watch.run())
+        };
+        // Without the memory controller there is nothing to tell.
+        let cgroups = Roots::find().ok().map(watch).transpose()?;
         let socket = PathBuf::from(&config.socket);
+        let Common { published, wake: waker, .. } = common.clone();
         let keep = spawn("keep", move || resume::keep(&socket, &published, &waker))?;
         let tell = || {
-            let (published, _, deadlines, wake) = shared();
+            let Common { published, deadlines, wake, .. } = common;
             spawn("supervise", move || supervise::tell(&deadlines, &published, &wake))
         };
         let supervise = supervise::is_wanted().then(tell).transpose()?;
-        Ok(Self { sense, events, keep, supervise, wake })
+        Ok(Self { sense, events, cgroups, keep, supervise, wake })
     }
 
     /// A thread that has ended.
     pub fn ended(&self) -> Option<String> {
-        let Self { sense, events, keep, supervise, .. } = self;
-        let all = [Some(sense), events.as_ref(), Some(keep), supervise.as_ref()];
+        let Self { sense, events, cgroups, keep, supervise, .. } = self;
+        let all = [Some(sense), events.as_ref(), cgroups.as_ref(), Some(keep), supervise.as_ref()];
         let ended = all.into_iter().flatten().find(|t| t.is_finished())?;
         Some(ended.thread().name().unwrap_or_default().to_owned())
     }
@@ -90,7 +96,7 @@ impl Threads {
     /// Ends them, and waits for that.
     pub fn join(self) {
         self.wake.stop();
-        let all = [Some(self.sense), self.events, Some(self.keep), self.supervise];
+        let all = [Some(self.sense), self.events, self.cgroups, Some(self.keep), self.supervise];
         for thread in all.into_iter().flatten() {
             if thread.join().is_err() {
                 warn!("a thread had panicked");

@@ -44,6 +44,7 @@ fn exposition() -> String {
         inside: Inside::default(),
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),
+        stall_clock: Arc::default(),
         scopes: vec![judged()],
         who: None,
     };
@@ -72,6 +73,8 @@ fn exposition() -> String {
     let state = serve::state::State {
         published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
         coverage: Arc::new(coverage),
+        cgroups: Arc::default(),
+        growing_processes: 5,
         events: Arc::new(sensor_user::events::Log::new("")),
         maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
         policy: Arc::default(),

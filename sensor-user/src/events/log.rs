@@ -68,7 +68,7 @@ impl Log {
         kept.seq += 1;
         match &what {
             What::OomKill { scope, .. } => {
-                kept.last_kills[*scope as usize] = Some((id.clone(), time))
+                kept.last_kills[*scope as usize] = Some((id.clone(), time));
             }
             What::VictimExit { kill, seconds, .. } => kept.join(kill, *seconds),
             What::KillSignal { .. } => {}
@@ -102,6 +102,13 @@ impl Log {
         drop(kept);
         events.sort_by_key(|event| event.seq);
         (events, feed)
+    }
+
+    /// Those after the one of that number, as far as they are kept; one kind after the other.
+    pub fn since(&self, seq: u64) -> Vec<Arc<Event>> {
+        let mut events = self.follow().0;
+        events.retain(|event| event.seq > seq);
+        events
     }
 
     /// Id and time of the last OOM kill of that scope.

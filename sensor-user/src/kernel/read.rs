@@ -226,9 +226,12 @@ impl Reader {
         self.infos.iter().filter_map(misses_in).sum()
     }
 
-    /// How many cgroups the kernel half remembers.
-    pub fn cgroups(&self) -> u64 {
-        self.stalls.keys().flatten().count() as u64
+    /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids: ended
+    /// stalls, in nanoseconds by cause.
+    pub fn stall_clock(&self) -> Vec<(u64, [u64; Cause::COUNT])> {
+        let mut clock: Vec<_> = self.stalls.iter().flatten().collect();
+        clock.sort_unstable_by_key(|(id, _)| *id);
+        clock
     }
 
     /// What the programs cost so far; empty while BPF statistics are off.

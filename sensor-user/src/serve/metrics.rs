@@ -23,7 +23,7 @@ use sensor_ebpf::{
     spec::{Label, MAX_NODES, Metric, Need, Row, Shape, Unit},
 };
 
-use super::{scope_metrics, self_metrics, state::State};
+use super::{cgroup_metrics, scope_metrics, self_metrics, state::State};
 use crate::{events::Scope, kernel::load::ProbeState, snapshot::Snapshot};
 
 /// What every name begins with.
@@ -71,6 +71,12 @@ impl Collector for Exposition {
             }
             let fitness = |scope| self.state.fitness(scope);
             scope_metrics::encode(&mut encoder, &snapshot.scopes, fitness)?;
+            if let Some(who) = &snapshot.who {
+                cgroup_metrics::growth(&mut encoder, who, self.state.growing_processes)?;
+            }
+        }
+        if let Some(report) = &*self.state.cgroups.load() {
+            cgroup_metrics::encode(&mut encoder, report)?;
         }
         self.about_probes(&mut encoder)?;
         self_metrics::encode(

@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod agent_check;
 pub mod askers;
+mod cgroup_metrics;
 pub mod classic;
 pub mod client;
 pub mod http;

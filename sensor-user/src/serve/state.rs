@@ -9,6 +9,7 @@ use super::{
     maintenance::Maintenance,
 };
 use crate::{
+    cgroups,
     config::OnBlind,
     deadlines::Deadlines,
     events::Log,
@@ -29,6 +30,10 @@ pub struct State {
     pub coverage: Arc<Coverage>,
     /// Rare events.
     pub events: Arc<Log>,
+    /// The cgroups that have metrics of their own.
+    pub cgroups: cgroups::Published,
+    /// How many processes that grow have a metric.
+    pub growing_processes: usize,
     /// An operator's drain.
     pub maintenance: Arc<Maintenance>,
     /// The rules, for explanations.
@@ -297,6 +302,7 @@ mod tests {
             recent_start: Arc::default(),
             inside: Inside::default(),
             costs: Vec::new(),
+            stall_clock: Arc::default(),
             stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {
                 scope: HOST.into(),

@@ -498,7 +498,7 @@ fn cgroups() {
         let scope = Scope::new(&format!("named{i}"), 16 * MIB).expect("scope");
         if i == 19 {
             let mut limited = scope.command(program("hog").expect("hog"));
-            limited.args(["anon", "32"]).status().expect("hog");
+            limited.args(["--adj", "500", "anon", "32"]).status().expect("hog");
         }
     }
     let kills = watch.daemon.wait_for_events(1, |w| matches!(w, What::OomKill { .. }));

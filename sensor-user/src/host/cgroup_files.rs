@@ -1,12 +1,14 @@
-//! The limits of a cgroup and of those above it, read at the moment of a kill.
+//! What the files of a cgroup tell: of one and all above it at the moment of a kill, and of those that
+//! have metrics. Opened for each look: either is rare, and there may be hundreds.
 
 use std::{fs, path::Path};
 
 use super::{
     memcg::{self, Roots},
+    pressure,
     text::numbers,
 };
-use crate::circumstances::Level;
+use crate::{cgroups::Found, circumstances::Level, verdict::reading::Reading};
 
 /// Groups above one: a bound, not an expectation.
 const MOST: usize = 32;
@@ -48,6 +50,52 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
         }
     };
     level.current_bytes.is_some().then_some(level)
+}
+
+/// What the files of the group of that path tell, those below it included; nothing if it is not there.
+pub fn found(roots: &Roots, path: &str) -> Found {
+    let below = path.trim_start_matches('/');
+    let dir = roots.memory.join(below);
+    let text = |dir: &Path, name: &str| fs::read_to_string(dir.join(name)).ok();
+    let number = |name: &str| memcg::number(&text(&dir, name)?);
+    let stat = text(&dir, "memory.stat").unwrap_or_default();
+    let refaults = if roots.v1 {
+        ["total_workingset_refault_anon", "total_workingset_refault_file"]
+    } else {
+        ["workingset_refault_anon", "workingset_refault_file"]
+    };
+    let [anon, file] = numbers(&stat, refaults);
+    let page = rustix::param::page_size() as u64;
+    let refaulted = anon.map_or(file, |anon| Some(anon.saturating_add(file.unwrap_or(0))));
+    let psi = || {
+        let text = text(&roots.unified.as_ref()?.join(below), "memory.pressure")?;
+        let mut reading = Reading::default();
+        pressure::parse(&text).ok()?.fill(&mut reading);
+        Some([reading.some_ns?, reading.full_ns?])
+    };
+    let found = Found {
+        refaulted_bytes: refaulted.map(|pages| pages.saturating_mul(page)),
+        pressure_ns: psi(),
+        ..Found::default()
+    };
+    if roots.v1 {
+        let [swap] = numbers(&stat, ["total_swap"]);
+        return Found {
+            memory_bytes: number("memory.usage_in_bytes"),
+            limit_bytes: number("memory.limit_in_bytes"),
+            swap_bytes: swap,
+            limit_hits: number("memory.failcnt"),
+            ..found
+        };
+    }
+    let [hits] = numbers(&text(&dir, "memory.events").unwrap_or_default(), ["max"]);
+    Found {
+        memory_bytes: number("memory.current"),
+        limit_bytes: number("memory.max"),
+        swap_bytes: number("memory.swap.current"),
+        limit_hits: hits,
+        ..found
+    }
 }
 
 #[cfg(test)]

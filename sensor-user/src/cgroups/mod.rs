@@ -1,0 +1,97 @@
+//! Which cgroups have metrics of their own, and what is told of each.
+//!
+//! A host may have ten thousand groups and make a hundred a minute; so the set is bounded, and what is
+//! not in it is one sum, `other`. Looked at every ten seconds by a thread of its own ([`watch`]); a scrape
+//! only writes down what was found.
+
+pub mod table;
+pub mod watch;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use sensor_ebpf::probes::Cause;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::Identity;
+
+/// Where the last report is found; empty until the first.
+pub type Published = Arc<ArcSwapOption<Report>>;
+
+/// Which groups.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Paths of groups that have metrics of their own; `*` is any name or part of one. A process counts
+    /// for the deepest group above it that is named here. The default covers services, pods and
+    /// the containers of systemd's drivers.
+    pub paths: Vec<String>,
+    /// At most so many of them, the largest; the others are one sum.
+    pub most: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let paths = ["/*", "/*/*", "/*/*/*", "/kubepods*/*/*/*"];
+        Self { paths: paths.map(str::to_owned).to_vec(), most: 200 }
+    }
+}
+
+/// What is counted for a group: since it is among those shown, or since the daemon started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Nanoseconds that its tasks spent stalled, by [`Cause`]; stalls that have ended.
+    pub stall_ns: [u64; Cause::COUNT],
+    /// Its processes that the OOM killer killed.
+    pub oom_kills: u64,
+}
+
+impl Totals {
+    fn add(&mut self, more: &Self) {
+        for (to, from) in self.stall_ns.iter_mut().zip(more.stall_ns) {
+            *to = to.saturating_add(from);
+        }
+        self.oom_kills = self.oom_kills.saturating_add(more.oom_kills);
+    }
+}
+
+/// What the files of a group tell, those below it among it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Found {
+    /// What it has.
+    pub memory_bytes: Option<u64>,
+    /// Its limit; none without one.
+    pub limit_bytes: Option<u64>,
+    /// What it has in swap.
+    pub swap_bytes: Option<u64>,
+    /// Bytes that were evicted and had to be read again.
+    pub refaulted_bytes: Option<u64>,
+    /// How often it was at its limit.
+    pub limit_hits: Option<u64>,
+    /// PSI `some` and `full`, nanoseconds.
+    pub pressure_ns: Option<[u64; 2]>,
+}
+
+/// One group that is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its path.
+    pub path: Arc<str>,
+    /// What people call it.
+    pub identity: Identity,
+    /// What is counted.
+    pub totals: Totals,
+    /// What its files tell.
+    pub found: Found,
+}
+
+/// All that is told of cgroups.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Those that are shown, by path.
+    pub shown: Vec<Shown>,
+    /// The sum of all others, also of those that were shown and are not any more.
+    pub other: Totals,
+    /// How many have processes and are not shown.
+    pub omitted: usize,
+}

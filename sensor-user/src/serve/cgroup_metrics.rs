@@ -1,0 +1,166 @@
+//! The part of `/metrics` that is per cgroup, and who grows. A counter of a group appears when it has
+//! first counted: most groups never stall, and a host has hundreds of them.
+
+use std::{collections::BTreeMap, fmt::Error};
+
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
+use sensor_ebpf::probes::Cause;
+
+use super::metrics::{Labels, counter, gauge};
+use crate::{
+    cgroups::{Found, Report, Totals},
+    who::Who,
+};
+
+/// The `cgroup` label of all that are not shown.
+const OTHER: &str = "other";
+
+fn label(path: &str) -> Labels {
+    vec![("cgroup", path.to_owned())]
+}
+
+/// A number of a group's files.
+struct Value {
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    kind: MetricType,
+    of: fn(&Found) -> Option<f64>,
+}
+
+fn values() -> [Value; 7] {
+    let bytes =
+        |name, help, of| Value { name, help, unit: Some(Unit::Bytes), kind: MetricType::Gauge, of };
+    let counter = |name, help, unit, of| Value { name, help, unit, kind: MetricType::Counter, of };
+    [
+        bytes("memsensor_cgroup_memory", "What the cgroup has, those below it included", |f| {
+            f.memory_bytes.map(|n| n as f64)
+        }),
+        bytes("memsensor_cgroup_memory_limit", "Its limit; absent without one", |f| {
+            f.limit_bytes.map(|n| n as f64)
+        }),
+        bytes("memsensor_cgroup_swap", "What it has in swap; absent if nothing", |f| {
+            f.swap_bytes.filter(|n| *n > 0).map(|n| n as f64)
+        }),
+        counter(
+            "memsensor_cgroup_refaulted",
+            "What was evicted and had to be read again; absent if nothing",
+            Some(Unit::Bytes),
+            |f| f.refaulted_bytes.filter(|n| *n > 0).map(|n| n as f64),
+        ),
+        counter(
+            "memsensor_cgroup_limit_hits",
+            "How often it was at its limit; absent if never",
+            None,
+            |f| f.limit_hits.filter(|n| *n > 0).map(|n| n as f64),
+        ),
+        counter(
+            "memsensor_cgroup_memory_some",
+            "Time in which some task waited for memory (PSI); absent if none",
+            Some(Unit::Seconds),
+            |f| f.pressure_ns.map(|[some, _]| some as f64 / 1e9).filter(|s| *s > 0.0),
+        ),
+        counter(
+            "memsensor_cgroup_memory_full",
+            "Time in which all non-idle tasks waited for memory (PSI); absent if none",
+            Some(Unit::Seconds),
+            |f| f.pressure_ns.map(|[_, full]| full as f64 / 1e9).filter(|s| *s > 0.0),
+        ),
+    ]
+}
+
+/// Writes what is told of cgroups.
+pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result<(), Error> {
+    let help = "Cgroups that have processes and are not shown by themselves, see [cgroups]";
+    let mut omitted =
+        encoder.encode_descriptor("memsensor_cgroups_omitted", help, None, MetricType::Gauge)?;
+    gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
+    let help = "What people call a cgroup";
+    let mut info = encoder.encode_descriptor("memsensor_cgroup", help, None, MetricType::Info)?;
+    for shown in &report.shown {
+        let mut labels = label(&shown.path);
+        let known = &shown.identity;
+        for (key, value) in [
+            ("unit", &known.unit),
+            ("container", &known.container),
+            ("runtime", &known.runtime),
+            ("pod", &known.pod),
+        ] {
+            labels.extend(value.clone().map(|value| (key, value)));
+        }
+        if labels.len() > 1 {
+            info.encode_info(&labels)?;
+        }
+    }
+    for Value { name, help, unit, kind, of } in values() {
+        if report.shown.iter().all(|shown| of(&shown.found).is_none()) {
+            continue;
+        }
+        let is_gauge = matches!(kind, MetricType::Gauge);
+        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for shown in &report.shown {
+            let Some(value) = of(&shown.found) else { continue };
+            let write = if is_gauge { gauge } else { counter };
+            write(&mut family, &label(&shown.path), value)?;
+        }
+    }
+    totals(encoder, report)
+}
+
+fn totals(encoder: &mut DescriptorEncoder, report: &Report) -> Result<(), Error> {
+    let shown = report.shown.iter().map(|shown| (&*shown.path, &shown.totals));
+    let all: Vec<(&str, &Totals)> = shown.chain([(OTHER, &report.other)]).collect();
+    let help = "Time that the cgroup's tasks spent stalled, by cause; absent if none";
+    let mut stalls = encoder.encode_descriptor(
+        "memsensor_cgroup_stall",
+        help,
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    for (path, totals) in &all {
+        for (cause, ns) in Cause::ALL.iter().zip(totals.stall_ns).filter(|(_, ns)| *ns > 0) {
+            let mut labels = label(path);
+            labels.push(("cause", cause.label().to_owned()));
+            counter(&mut stalls, &labels, ns as f64 / 1e9)?;
+        }
+    }
+    let help = "Processes of the cgroup that the OOM killer killed; absent if none";
+    let mut kills =
+        encoder.encode_descriptor("memsensor_cgroup_oom_kills", help, None, MetricType::Counter)?;
+    for (path, totals) in all.iter().filter(|(_, totals)| totals.oom_kills > 0) {
+        counter(&mut kills, &label(path), totals.oom_kills as f64)?;
+    }
+    Ok(())
+}
+
+/// Growth is told over a minute.
+const MINUTE: u32 = 60;
+
+/// Writes the so many processes that grew most within a minute.
+pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) -> Result<(), Error> {
+    let help = "How fast the processes that grew most within a minute took memory of their own; the \
+                few fastest";
+    let mut family = encoder.encode_descriptor(
+        "memsensor_process_growth_bytes_per_second",
+        help,
+        None,
+        MetricType::Gauge,
+    )?;
+    let mut fastest: Vec<_> = who.processes.iter().filter(|p| p.growth.minute_bytes > 0).collect();
+    fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
+    // Workers of one service have the same labels.
+    let mut series = BTreeMap::<(&str, &str), f64>::new();
+    for held in fastest {
+        let key = (held.comm.as_str(), held.cgroup_path.as_deref().unwrap_or_default());
+        if series.len() >= most && !series.contains_key(&key) {
+            continue;
+        }
+        let seconds = f64::from(held.age_seconds.clamp(1, MINUTE));
+        *series.entry(key).or_default() += held.growth.minute_bytes as f64 / seconds;
+    }
+    for ((comm, cgroup), speed) in series {
+        let labels = vec![("comm", comm.to_owned()), ("cgroup", cgroup.to_owned())];
+        gauge(&mut family, &labels, speed)?;
+    }
+    Ok(())
+}
