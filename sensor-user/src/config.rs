@@ -23,7 +23,7 @@ const MAX_SCOPES: usize = 32;
 /// What fits in an agent-check's line and a label.
 pub const MAX_SCOPE_NAME: usize = 64;
 
-/// Cgroups with metrics of their own: some six files of each are read every ten seconds.
+/// Cgroups with metrics of their own: some six files of each are read every few seconds.
 const MAX_CGROUPS: usize = 1000;
 /// Patterns of their paths: each path is compared with each.
 const MAX_CGROUP_PATHS: usize = 64;

@@ -107,12 +107,19 @@ impl Directory {
     /// The same; if it is not known, after a walk.
     pub fn find(&mut self, id: u64, now: u64) -> Option<Arc<str>> {
         let known = self.path(id);
-        let walked = self.walked_ns.is_some_and(|then| now < then.saturating_add(WALK_EVERY_NS));
-        if known.is_some() || walked {
+        if known.is_some() || !self.walk_if_due(now) {
             return known;
         }
-        self.walk(now);
         self.path(id)
+    }
+
+    /// Walks, unless that was done a moment ago.
+    pub fn walk_if_due(&mut self, now: u64) -> bool {
+        let due = self.walked_ns.is_none_or(|then| now >= then.saturating_add(WALK_EVERY_NS));
+        if due {
+            self.walk(now);
+        }
+        due
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sensor_ebpf::loss::{self, Loss};
 use tracing::warn;
 
 use crate::{
@@ -49,6 +50,8 @@ pub struct Follower {
     roots: Option<Roots>,
     minute: Minute,
     page_bytes: u64,
+    /// Names that had no room, when the tree was walked for them.
+    names_lost: u64,
 }
 
 impl Follower {
@@ -72,6 +75,7 @@ impl Follower {
             roots: Roots::find().ok(),
             minute: Minute::default(),
             page_bytes: rustix::param::page_size() as u64,
+            names_lost: 0,
         }
     }
 
@@ -101,10 +105,15 @@ impl Follower {
                 warn!("a record of a cgroup of unknown kind or size: {} bytes", record.len());
             }
         }
+        let Some(snapshot) = &*self.common.published.load() else { return };
+        let losses = snapshot.rows.get(loss::ROW as usize);
+        let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
+        // Some were made faster than we looked.
+        if lost > self.names_lost && directory.walk_if_due(monotonic_ns()) {
+            self.names_lost = lost;
+        }
         drop(directory);
-        if let Some(snapshot) = &*self.common.published.load()
-            && let Some(host) = snapshot.scopes.first()
-        {
+        if let Some(host) = snapshot.scopes.first() {
             self.minute.note(&host.reading);
         }
     }

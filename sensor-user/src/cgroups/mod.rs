@@ -1,7 +1,7 @@
 //! Which cgroups have metrics of their own, and what is told of each.
 //!
 //! A host may have ten thousand groups and make a hundred a minute; so the set is bounded, and what is
-//! not in it is one sum, `other`. Looked at every ten seconds by a thread of its own ([`watch`]); a scrape
+//! not in it is one sum, `other`. Looked at every few seconds by a thread of its own ([`watch`]); a scrape
 //! only writes down what was found.
 
 pub mod table;

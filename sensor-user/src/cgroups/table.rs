@@ -149,11 +149,13 @@ impl Table {
     }
 
     fn totals(&mut self, path: Option<&str>) -> &mut Totals {
-        let group = path.and_then(|path| self.group(path));
-        match group.and_then(|group| self.shown.get_mut(group)) {
-            Some(entry) => &mut entry.totals,
-            None => &mut self.other,
+        let Some(group) = path.and_then(|path| self.group(path)) else { return &mut self.other };
+        // One that was killed before anybody looked at it has its place as well.
+        if !self.shown.contains_key(group) && self.shown.len() < self.most {
+            let entry = Entry { totals: Totals::default(), seen: self.looks };
+            self.shown.insert(Arc::from(group), entry);
         }
+        self.shown.get_mut(group).map_or(&mut self.other, |entry| &mut entry.totals)
     }
 
     /// Those that are shown, by path.
@@ -230,6 +232,19 @@ mod tests {
             table.look([("/d", 1)]);
         }
         assert_eq!(paths(&table), ["/d"]);
+    }
+
+    #[test]
+    fn a_group_that_is_gone_tells_what_it_counted_for_a_while() {
+        let mut table = table(2);
+        table.look([("/a", 10)]);
+        table.kill(Some("/short"));
+        for _ in 0..LINGER {
+            table.look([("/a", 10)]);
+        }
+        assert_eq!(paths(&table), ["/a", "/short"]);
+        table.look([("/a", 10)]);
+        assert_eq!((paths(&table), table.other().oom_kills), (vec!["/a"], 1));
     }
 
     #[test]

@@ -5,20 +5,23 @@ use std::{
     time::Duration,
 };
 
-use super::{Published, Report, Shown, table::Table};
+use super::{Published, Report, Shown, Totals, table::Table};
 use crate::{
     directory,
     events::{Log, What},
     host::{cgroup_files, memcg::Roots},
     identity::Identity,
     sense::Common,
+    snapshot::Snapshot,
+    who::Who,
 };
 
-/// How often. Nobody acts on these numbers but people and alerts.
-const EVERY: Duration = Duration::from_secs(10);
+/// How often: after each look at processes, but not more often than this; nobody acts on these numbers but
+/// people and alerts.
+const EVERY: Duration = Duration::from_secs(5);
 
-/// After the first look, which may have been before anybody counted the processes.
-const SOON: Duration = Duration::from_secs(1);
+/// Between two questions whether processes have been looked at.
+const POLL: Duration = Duration::from_secs(1);
 
 /// Looks at cgroups.
 #[derive(Debug)]
@@ -40,20 +43,23 @@ pub struct Watch {
 impl Watch {
     /// Until it is told to stop.
     pub fn run(mut self) {
-        let (mut seq, mut wait) = (0, SOON);
+        let every = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
+        // Of the last event that was counted, and of the look at processes that was taken in.
+        let (mut seq, mut taken_ns) = (0, None);
         while !self.common.wake.is_stopped() {
-            if let Some(report) = self.look(&mut seq) {
+            if let Some(snapshot) = self.common.published.load_full()
+                && let Some(who) = snapshot.who.as_deref()
+                && taken_ns.is_none_or(|last: u64| who.taken_ns >= last.saturating_add(every))
+            {
+                taken_ns = Some(who.taken_ns);
+                let report = self.look(&snapshot, who, &mut seq);
                 self.report.store(Some(Arc::new(report)));
-                wait = EVERY;
             }
-            self.common.wake.wait(wait);
+            self.common.wake.wait(POLL);
         }
     }
 
-    /// `seq` is that of the last event that was counted. None before processes have been looked at.
-    fn look(&mut self, seq: &mut u64) -> Option<Report> {
-        let snapshot = self.common.published.load_full()?;
-        let who = snapshot.who.as_deref()?;
+    fn look(&mut self, snapshot: &Snapshot, who: &Who, seq: &mut u64) -> Report {
         let groups = who.cgroups.iter();
         let sizes = groups.filter_map(|g| Some((g.cgroup_path.as_deref()?, g.own_bytes)));
         self.table.look(sizes);
@@ -76,7 +82,9 @@ impl Watch {
         let mut gone = Vec::new();
         for (path, totals) in self.table.shown() {
             let found = cgroup_files::found(&self.roots, path);
-            if found.memory_bytes.is_none() {
+            // One that is gone still tells what it counted; a counter that dies with its container is of no
+            // use to whoever asks why it died.
+            if found.memory_bytes.is_none() && *totals == Totals::default() {
                 gone.push(Arc::clone(path));
                 continue;
             }
@@ -86,6 +94,6 @@ impl Watch {
         for path in gone {
             self.table.forget(&path);
         }
-        Some(Report { shown, other: self.table.other(), omitted: self.table.omitted() })
+        Report { shown, other: self.table.other(), omitted: self.table.omitted() }
     }
 }

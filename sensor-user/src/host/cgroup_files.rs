@@ -80,11 +80,13 @@ pub fn found(roots: &Roots, path: &str) -> Found {
     };
     if roots.v1 {
         let [swap] = numbers(&stat, ["total_swap"]);
+        // With a limit on memory and swap together, either may be the one that is hit.
+        let hits = ["memory.failcnt", "memory.memsw.failcnt"].into_iter().filter_map(number);
         return Found {
             memory_bytes: number("memory.usage_in_bytes"),
             limit_bytes: number("memory.limit_in_bytes"),
             swap_bytes: swap,
-            limit_hits: number("memory.failcnt"),
+            limit_hits: hits.reduce(u64::saturating_add),
             ..found
         };
     }

@@ -7,6 +7,7 @@
 //! * [`oom`]: OOM kills.
 //! * [`reclaim`]: reclaim and compaction.
 //! * [`processes`]: who has the memory.
+//! * [`cgroups`]: what is told of each cgroup.
 //! * [`record`]: what is told of a kill.
 //! * [`signals`]: SIGKILL by others.
 //! * [`host`]: what memsensor needs of the kernel, what it does without, and what it leaves behind.
@@ -17,6 +18,7 @@
 
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
+mod cgroups;
 mod host;
 mod oom;
 mod processes;
