@@ -52,6 +52,8 @@ pub struct Census {
     begun_ns: Option<u64>,
     from: From,
     directory: Shared,
+    /// Seconds since boot.
+    calm: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -73,7 +75,7 @@ impl Census {
             _ => From::Proc(None),
         };
         let memory = Memory::new(procfs::page_size());
-        Self { memory, last: None, begun_ns: None, from, directory }
+        Self { memory, last: None, begun_ns: None, from, directory, calm: None }
     }
 
     /// What was found last.
@@ -83,6 +85,9 @@ impl Census {
 
     /// Looks, if it is time to. A walk through /proc goes on by a step.
     pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, when: When) {
+        if when == When::Calm {
+            self.calm = Some(boot_seconds());
+        }
         let every = u64::try_from(when.after().as_nanos()).unwrap_or(u64::MAX);
         let due = self.begun_ns.is_none_or(|begun| now >= begun.saturating_add(every));
         let pass = match &mut self.from {
@@ -101,9 +106,11 @@ impl Census {
         match pass {
             Ok(None) => {}
             Ok(Some(pass)) => {
-                let seconds = u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX);
+                let seconds = boot_seconds();
                 let from_proc = matches!(self.from, From::Proc(_));
                 let mut who = self.memory.update(pass, seconds);
+                let calm = self.calm.map(|calm| seconds.saturating_sub(calm));
+                who.mark_new(calm.filter(|_| when != When::Calm));
                 // Whoever holds it may have to wait for a processor: then names come the next time.
                 if let Ok(directory) = self.directory.try_lock() {
                     who.name(|id| directory.path(id));
@@ -117,6 +124,10 @@ impl Census {
             }
         }
     }
+}
+
+fn boot_seconds() -> u32 {
+    u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
 fn iterate(reader: Option<&mut Reader>) -> Result<Pass> {

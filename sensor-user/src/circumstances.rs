@@ -2,7 +2,7 @@
 //! had taken it lately, how long the host had been stalling. And what of it contradicts itself, which is
 //! shown as such and not smoothed over. Pure.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,10 @@ pub struct Stalled {
 pub struct Circumstances {
     /// The victim's cgroup and those above it, its own first. One that was gone is not there.
     pub cgroups: Vec<Level>,
+    /// The one of them that was out of memory, as far as limits tell: the fullest. The processes below are
+    /// those in it then, else those of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ran_out: Option<String>,
     /// How long before the event processes were looked at; below zero if that was after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub looked_seconds_before: Option<f64>,
@@ -92,23 +96,45 @@ impl Circumstances {
         // After a kill another process may have the victim's id.
         let before = who.filter(|who| who.taken_ns <= time_ns);
         let contradictions = contradictions(what, &cgroups, before);
-        let mut all = Self { cgroups, stalled, contradictions, ..Self::default() };
+        let memcg = matches!(what, What::OomKill { scope: Scope::Memcg, .. });
+        let ran_out = memcg.then(|| fullest(&cgroups)).flatten();
+        let mut all = Self { cgroups, ran_out, stalled, contradictions, ..Self::default() };
         let Some(who) = who else { return all };
+        let inside = |path: &Option<Arc<str>>| {
+            let Some(group) = &all.ran_out else { return true };
+            let below = path.as_deref().and_then(|path| path.strip_prefix(group.as_str()));
+            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        };
+        let processes: Vec<_> = who.processes.iter().filter(|p| inside(&p.cgroup_path)).collect();
+        let cgroups: Vec<_> = who.cgroups.iter().filter(|g| inside(&g.cgroup_path)).collect();
         let seconds = |ns: u64| ns as f64 / 1e9;
         all.looked_seconds_before = Some(seconds(time_ns) - seconds(who.taken_ns));
-        all.largest = who.processes.iter().take(LARGEST).cloned().collect();
-        all.growers = most_grown(&who.processes, |p| p.growth.ten_minutes_bytes);
-        all.growing_cgroups = most_grown(&who.cgroups, |g| g.growth.ten_minutes_bytes);
+        all.largest = processes.iter().take(LARGEST).copied().cloned().collect();
+        all.growers = most_grown(processes, |p| p.growth.ten_minutes_bytes);
+        all.growing_cgroups = most_grown(cgroups, |g| g.growth.ten_minutes_bytes);
         all.largest.iter_mut().chain(&mut all.growers).for_each(Holder::identify);
         all.growing_cgroups.iter_mut().for_each(Group::identify);
         all
     }
 }
 
-fn most_grown<T: Clone>(all: &[T], grown: impl Fn(&T) -> i64) -> Vec<T> {
-    let mut grew: Vec<_> = all.iter().filter(|one| grown(one) > 0).collect();
+fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> {
+    grew.retain(|one| grown(one) > 0);
     grew.sort_by_key(|one| std::cmp::Reverse(grown(one)));
     grew.into_iter().take(GROWERS).cloned().collect()
+}
+
+/// The group that has most of what it may.
+fn fullest(cgroups: &[Level]) -> Option<String> {
+    let share = |used: Option<u64>, limit: Option<u64>| Some(used? as f64 / limit?.max(1) as f64);
+    let full = |level: &Level| {
+        let memory = share(level.current_bytes, level.max_bytes);
+        let swap = share(level.swap_bytes, level.swap_max_bytes);
+        memory.into_iter().chain(swap).reduce(f64::max)
+    };
+    let limited = cgroups.iter().filter_map(|level| Some((level, full(level)?)));
+    let fullest = limited.reduce(|a, b| if b.1 > a.1 { b } else { a });
+    fullest.map(|(level, _)| level.path.clone())
 }
 
 fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<String> {
@@ -261,6 +287,34 @@ mod tests {
         let none = who(vec![holder(1, "x", 0), holder(2, "x", -5)]);
         let told = Circumstances::of(&kill(true, None), 0, vec![], Some(&none), None);
         assert_eq!(told.growers, []);
+    }
+
+    #[test]
+    fn of_a_cgroup_that_ran_out_only_who_is_in_it_is_told() {
+        let level = |path: &str, current: u64, max: Option<u64>| Level {
+            path: path.into(),
+            current_bytes: Some(current),
+            max_bytes: max,
+            ..Level::default()
+        };
+        let cgroups = vec![
+            level("/a/b/c", 50, None),
+            level("/a/b", 60, Some(100)),
+            level("/a", 198, Some(200)),
+        ];
+        let placed =
+            |pid, path: &str| Holder { cgroup_path: Some(path.into()), ..holder(pid, "x", 1000) };
+        let processes =
+            vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), holder(4, "x", 9)];
+        let who = who(processes);
+        let told = |memcg| {
+            let told = Circumstances::of(&kill(memcg, None), 0, cgroups.clone(), Some(&who), None);
+            let pids: Vec<_> = told.largest.iter().map(|p| p.pid).collect();
+            assert_eq!(told.growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
+            (told.ran_out, pids)
+        };
+        assert_eq!(told(true), (Some("/a".to_owned()), vec![1, 2]));
+        assert_eq!(told(false), (None, vec![1, 2, 3, 4]));
     }
 
     #[test]

@@ -88,18 +88,22 @@ impl Top {
                 held.pid.to_string(),
                 age(held.age_seconds),
                 held.oom_score_adj.to_string(),
-                held.comm.escape_debug().to_string(),
+                format!("{}{}", if held.is_new { "*" } else { "" }, held.comm.escape_debug()),
                 held.place(),
             ]);
         }
         let mut text = String::new();
         let _ = writeln!(
             text,
-            "{} processes in {} cgroups, {seen_seconds_ago:.1} s ago{}. Own memory is anonymous and shared, \
+            "{} processes in {} cgroups, {seen_seconds_ago:.1} s ago{}{}. Own memory is anonymous and shared, \
              in memory or in swap; 1 min, 10 min, 1 h: how much more than then.\n{groups}\n{processes}",
             who.seen,
             who.cgroups_seen,
             if who.from_proc { ", read from /proc" } else { "" },
+            match who.calm_seconds_ago {
+                Some(ago) => format!("; the host was last calm {} ago, * is new since", age(ago)),
+                None => String::new(),
+            },
         );
         text
     }
@@ -171,14 +175,8 @@ mod tests {
             held(2, "\u{1b}[31mleaks", 100, growth(50 << 20, 60 << 20)),
             held(3, "grew", 200, growth(0, 190 << 20)),
         ];
-        let who = Who {
-            taken_ns: 0,
-            from_proc: false,
-            seen: 3,
-            cgroups_seen: 1,
-            processes,
-            cgroups: vec![group],
-        };
+        let (seen, cgroups_seen, cgroups) = (3, 1, vec![group]);
+        let who = Who { seen, cgroups_seen, processes, cgroups, ..Who::default() };
         Top { seen_seconds_ago: 0.25, who }
     }
 

@@ -66,6 +66,9 @@ pub struct Holder {
     pub identity: Identity,
     /// Seconds since it was started.
     pub age_seconds: u32,
+    /// Started since the host was last calm.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_new: bool,
     /// Anonymous and shared memory, in memory or in swap.
     pub own_bytes: u64,
     /// Of that, in swap.
@@ -109,6 +112,9 @@ pub struct Who {
     pub taken_ns: u64,
     /// Read from /proc, for the kernel does not let us iterate.
     pub from_proc: bool,
+    /// How long ago the host was last calm; absent if it is, or if it never was since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calm_seconds_ago: Option<u32>,
     /// Processes that have memory, those that are not in the list among them.
     pub seen: u32,
     /// Cgroups that have such processes.
@@ -120,6 +126,14 @@ pub struct Who {
 }
 
 impl Who {
+    /// Marks what was started since the host was last calm, so many seconds ago.
+    pub fn mark_new(&mut self, calm_seconds_ago: Option<u32>) {
+        self.calm_seconds_ago = calm_seconds_ago;
+        for held in &mut self.processes {
+            held.is_new = calm_seconds_ago.is_some_and(|ago| held.age_seconds < ago);
+        }
+    }
+
     /// Fills in what the cgroups are called.
     pub fn name(&mut self, path: impl Fn(u64) -> Option<Arc<str>>) {
         for held in &mut self.processes {
@@ -326,7 +340,7 @@ impl Memory {
         }
         self.whole = (!pass.cut && pass.sums.len() <= MOST).then_some(now);
         let cgroups_seen = u32::try_from(pass.sums.len()).unwrap_or(u32::MAX);
-        Who { taken_ns: 0, from_proc: false, seen: pass.seen, cgroups_seen, processes, cgroups }
+        Who { seen: pass.seen, cgroups_seen, processes, cgroups, ..Who::default() }
     }
 
     fn holder(&self, process: &Process, age_seconds: u32, grown: [i64; 3]) -> Holder {
@@ -341,6 +355,7 @@ impl Memory {
             cgroup_path: None,
             identity: Identity::default(),
             age_seconds,
+            is_new: false,
             own_bytes: bytes(own(process)),
             swap_bytes: bytes(process.sizes.swap_pages),
             file_bytes: bytes(process.sizes.file_pages),

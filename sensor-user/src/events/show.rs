@@ -174,7 +174,9 @@ impl Circumstances {
         }
         let Some(before) = self.looked_seconds_before else { return text };
         let when = if before < 0.0 { "after" } else { "before" };
-        let _ = writeln!(text, "\nlargest processes, {:.1} s {when}:", before.abs());
+        let inside = |path: &String| format!(" in {}", Printable(path));
+        let inside = self.ran_out.as_ref().map_or_else(String::new, inside);
+        let _ = writeln!(text, "\nlargest processes{inside}, {:.1} s {when}:", before.abs());
         let mut largest = table(&["own MiB", "10 min", "pid", "adj", "name", "cgroup"]);
         for held in &self.largest {
             largest.add_row([
