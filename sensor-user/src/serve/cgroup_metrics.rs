@@ -15,8 +15,14 @@ use crate::{
 /// The `cgroup` label of all that are not shown.
 const OTHER: &str = "other";
 
+/// A name that somebody chose, as a label: the format escapes quotes and line breaks, and lets all other
+/// control characters through, to whatever terminal shows them.
+fn harmless(name: &str) -> String {
+    name.replace(char::is_control, "\u{fffd}")
+}
+
 fn label(path: &str) -> Labels {
-    vec![("cgroup", path.to_owned())]
+    vec![("cgroup", harmless(path))]
 }
 
 /// A number of a group's files.
@@ -86,7 +92,7 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result
             ("runtime", &known.runtime),
             ("pod", &known.pod),
         ] {
-            labels.extend(value.clone().map(|value| (key, value)));
+            labels.extend(value.as_deref().map(|value| (key, harmless(value))));
         }
         if labels.len() > 1 {
             info.encode_info(&labels)?;
@@ -159,7 +165,7 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
         *series.entry(key).or_default() += held.growth.minute_bytes as f64 / seconds;
     }
     for ((comm, cgroup), speed) in series {
-        let labels = vec![("comm", comm.to_owned()), ("cgroup", cgroup.to_owned())];
+        let labels = vec![("comm", harmless(comm)), ("cgroup", harmless(cgroup))];
         gauge(&mut family, &labels, speed)?;
     }
     Ok(())

@@ -157,6 +157,9 @@ fn hostile_names_are_harmless_everywhere() {
     crate::wait_until("top knows it", || {
         daemon.ask(&["top", "-n", "500"]).expect("top").0.contains("owned")
     });
+    crate::wait_until("and so do the metrics", || {
+        daemon.get("/metrics", "").expect("metrics").body.contains("owned")
+    });
     let mut outputs = vec![
         daemon.get("/metrics", "application/openmetrics-text").expect("metrics").body,
         daemon.get("/api/v1/events", "*/*").expect("events").body,
