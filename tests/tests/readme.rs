@@ -16,8 +16,10 @@ use sensor_ebpf::{
     spec::{Probe, Row},
 };
 use sensor_user::{
+    cgroups::{Found, Report, Shown, Totals},
     config::OnBlind,
     deadlines::Deadlines,
+    identity::Identity,
     kernel::{
         load::{Coverage, ProbeState, ProgramState, State},
         read::{Cost, Inside},
@@ -26,6 +28,7 @@ use sensor_user::{
     serve::{self, maintenance::Maintenance, metrics::Renderer},
     snapshot::Snapshot,
     verdict::{judge::Judge, pace::Settings, reading::Reading},
+    who::{Growth, Holder, Who},
 };
 
 fn repository() -> &'static Path {
@@ -46,7 +49,7 @@ fn exposition() -> String {
         stalls: BTreeMap::new(),
         stall_clock: Arc::default(),
         scopes: vec![judged()],
-        who: None,
+        who: Some(Arc::new(who())),
     };
     let attached = |probe: &&Probe| ProbeState {
         name: probe.name,
@@ -73,7 +76,7 @@ fn exposition() -> String {
     let state = serve::state::State {
         published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
         coverage: Arc::new(coverage),
-        cgroups: Arc::default(),
+        cgroups: Arc::new(ArcSwapOption::from_pointee(cgroups())),
         growing_processes: 5,
         events: Arc::new(sensor_user::events::Log::new("")),
         maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
@@ -86,6 +89,37 @@ fn exposition() -> String {
         deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
     };
     Renderer::default().render(&state)
+}
+
+/// A process that grows.
+fn who() -> Who {
+    let growth = Growth { minute_bytes: 1, ..Growth::default() };
+    Who { processes: vec![Holder { growth, ..Holder::default() }], ..Who::default() }
+}
+
+/// A cgroup of which everything is told.
+fn cgroups() -> Report {
+    let some = |text: &str| Some(text.to_owned());
+    let identity = Identity {
+        unit: some("a.service"),
+        container: some("b"),
+        runtime: some("docker"),
+        pod: some("c"),
+        pod_name: None,
+    };
+    let found = Found {
+        memory_bytes: Some(1),
+        limit_bytes: Some(1),
+        swap_bytes: Some(1),
+        refaulted_bytes: Some(1),
+        limit_hits: Some(1),
+        pressure_ns: Some([1, 1]),
+    };
+    let totals = Totals { stall_ns: [1; 4], oom_kills: 1 };
+    Report {
+        shown: vec![Shown { path: "/a".into(), identity, totals, found }],
+        ..Report::default()
+    }
 }
 
 /// A host that tells everything, and has a minute left.

@@ -21,8 +21,8 @@ fn harmless(name: &str) -> String {
     name.replace(char::is_control, "\u{fffd}")
 }
 
-fn label(path: &str) -> Labels {
-    vec![("cgroup", harmless(path))]
+fn label(name: &str) -> Labels {
+    vec![("cgroup", name.to_owned())]
 }
 
 /// A number of a group's files.
@@ -83,8 +83,10 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
     let help = "What people call a cgroup";
     let mut info = encoder.encode_descriptor("memsensor_cgroup", help, None, MetricType::Info)?;
-    for shown in &report.shown {
-        let mut labels = label(&shown.path);
+    // Two names may be the same without what was harmful in them; two series may not.
+    let shown: BTreeMap<_, _> = report.shown.iter().map(|one| (harmless(&one.path), one)).collect();
+    for (name, shown) in &shown {
+        let mut labels = label(name);
         let known = &shown.identity;
         for (key, value) in [
             ("unit", &known.unit),
@@ -99,22 +101,26 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result
         }
     }
     for Value { name, help, unit, kind, of } in values() {
-        if report.shown.iter().all(|shown| of(&shown.found).is_none()) {
+        if shown.values().all(|shown| of(&shown.found).is_none()) {
             continue;
         }
         let is_gauge = matches!(kind, MetricType::Gauge);
         let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        for shown in &report.shown {
+        for (name, shown) in &shown {
             let Some(value) = of(&shown.found) else { continue };
             let write = if is_gauge { gauge } else { counter };
-            write(&mut family, &label(&shown.path), value)?;
+            write(&mut family, &label(name), value)?;
         }
     }
-    totals(encoder, report)
+    let totals = shown.iter().map(|(name, shown)| (name.as_str(), &shown.totals));
+    self::totals(encoder, totals, report)
 }
 
-fn totals(encoder: &mut DescriptorEncoder, report: &Report) -> Result<(), Error> {
-    let shown = report.shown.iter().map(|shown| (&*shown.path, &shown.totals));
+fn totals<'a>(
+    encoder: &mut DescriptorEncoder,
+    shown: impl Iterator<Item = (&'a str, &'a Totals)>,
+    report: &'a Report,
+) -> Result<(), Error> {
     let all: Vec<(&str, &Totals)> = shown.chain([(OTHER, &report.other)]).collect();
     let help = "Time that the cgroup's tasks spent stalled, by cause; absent if none";
     let mut stalls = encoder.encode_descriptor(
@@ -155,9 +161,10 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
     let mut fastest: Vec<_> = who.processes.iter().filter(|p| p.growth.minute_bytes > 0).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
-    let mut series = BTreeMap::<(&str, &str), f64>::new();
+    let mut series = BTreeMap::<(String, String), f64>::new();
     for held in fastest {
-        let key = (held.comm.as_str(), held.cgroup_path.as_deref().unwrap_or_default());
+        let cgroup = held.cgroup_path.as_deref().unwrap_or_default();
+        let key = (harmless(&held.comm), harmless(cgroup));
         if series.len() >= most && !series.contains_key(&key) {
             continue;
         }
@@ -165,8 +172,97 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
         *series.entry(key).or_default() += held.growth.minute_bytes as f64 / seconds;
     }
     for ((comm, cgroup), speed) in series {
-        let labels = vec![("comm", harmless(comm)), ("cgroup", harmless(cgroup))];
+        let labels = vec![("comm", comm), ("cgroup", cgroup)];
         gauge(&mut family, &labels, speed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
+
+    use super::*;
+    use crate::{
+        cgroups::Shown,
+        who::{Growth, Holder},
+    };
+
+    #[derive(Debug)]
+    struct Told(Report, Who);
+
+    impl Collector for Told {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+            super::encode(&mut encoder, &self.0)?;
+            growth(&mut encoder, &self.1, 2)
+        }
+    }
+
+    fn told(report: Report, processes: Vec<Holder>) -> Vec<String> {
+        let mut registry = Registry::default();
+        let who = Who { processes, ..Who::default() };
+        registry.register_collector(Box::new(Told(report, who)));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).expect("writes");
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.map(str::to_owned).collect()
+    }
+
+    fn shown(path: &str, totals: Totals) -> Shown {
+        let found = Found { memory_bytes: Some(5), ..Found::default() };
+        let identity = crate::identity::Identity::of(path);
+        Shown { path: path.into(), identity, totals, found }
+    }
+
+    #[test]
+    fn a_group_is_told_by_what_there_is_of_it() {
+        let stalled = Totals { stall_ns: [0, 1_500_000_000, 0, 0], oom_kills: 2 };
+        let shown = vec![shown("/a.service", Totals::default()), shown("/b", stalled)];
+        let other = Totals { oom_kills: 1, ..Totals::default() };
+        assert_eq!(
+            told(Report { shown, other, omitted: 3 }, Vec::new()),
+            [
+                "memsensor_cgroups_omitted 3.0",
+                "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
+                "memsensor_cgroup_memory_bytes{cgroup=\"/a.service\"} 5.0",
+                "memsensor_cgroup_memory_bytes{cgroup=\"/b\"} 5.0",
+                "memsensor_cgroup_stall_seconds_total{cgroup=\"/b\",cause=\"memcg_reclaim\"} 1.5",
+                "memsensor_cgroup_oom_kills_total{cgroup=\"/b\"} 2.0",
+                "memsensor_cgroup_oom_kills_total{cgroup=\"other\"} 1.0",
+            ]
+        );
+    }
+
+    #[test]
+    fn names_that_differ_in_what_is_harmful_are_one_series() {
+        let shown = ["/\u{1}", "/\u{2}"].map(|path| shown(path, Totals::default())).into();
+        let samples = told(Report { shown, ..Report::default() }, Vec::new());
+        let memory: Vec<_> = samples.iter().filter(|s| s.contains("memory_bytes")).collect();
+        assert_eq!(memory, ["memsensor_cgroup_memory_bytes{cgroup=\"/\u{fffd}\"} 5.0"]);
+    }
+
+    #[test]
+    fn the_few_that_grow_fastest_are_told() {
+        let held = |comm: &str, age_seconds, minute_bytes| Holder {
+            comm: comm.to_owned(),
+            age_seconds,
+            growth: Growth { minute_bytes, ..Growth::default() },
+            ..Holder::default()
+        };
+        let processes = vec![
+            held("slow", 600, 60),
+            held("worker", 600, 6000),
+            held("young", 10, 5000),
+            held("shrinks", 600, -9000),
+            held("worker", 600, 600),
+        ];
+        let name = "memsensor_process_growth_bytes_per_second";
+        assert_eq!(
+            told(Report::default(), processes)[1..],
+            [
+                format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),
+                format!("{name}{{comm=\"young\",cgroup=\"\"}} 500.0"),
+            ]
+        );
+    }
 }
