@@ -20,6 +20,7 @@ const GROWERS: usize = 5;
 
 /// One cgroup's limits and use, at the moment of the event or shortly after.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Level {
     /// Its path.
     pub path: String,
@@ -44,6 +45,7 @@ pub struct Level {
 
 /// How long the host stalled within a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stalled {
     /// Over so many seconds; less than a minute if we were started since.
     pub within_seconds: f64,
@@ -60,6 +62,7 @@ pub struct Stalled {
 
 /// What else was known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Circumstances {
     /// The victim's cgroup and those above it, its own first. One that was gone is not there.
     pub cgroups: Vec<Level>,

@@ -103,9 +103,13 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show who has the memory and who took it lately, processes and cgroups, from the running daemon
+    /// Show who has the memory and who took it lately, processes and cgroups, from the running daemon: live
+    /// on a terminal (h shows the keys), else once
     Top {
-        /// How many of each
+        /// Once, as tables
+        #[arg(long)]
+        once: bool,
+        /// How many of each, once
         #[arg(long, short = 'n', value_name = "N", default_value_t = 15)]
         most: usize,
         /// Who comes first

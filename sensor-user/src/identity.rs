@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A cgroup as people know it. What its path does not say is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Identity {
     /// systemd's unit of the host, e.g. `nginx.service`; none for a container, whose unit says nothing
     /// that its id does not.

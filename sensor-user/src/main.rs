@@ -1,7 +1,7 @@
 //! `memsensor`: parses the command line, does what it says, turns an error into one line and a code.
 
 use std::{
-    io::Write as _,
+    io::{IsTerminal as _, Write as _},
     net::IpAddr,
     process::ExitCode,
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use sensor_user::{
         client,
         state::FailOn,
     },
-    top::By,
+    top::{self, By, Top},
 };
 use tracing_subscriber::{
     Layer as _,
@@ -77,7 +77,7 @@ fn init_log(daemon: bool) {
         let log = log.without_time().with_ansi(false);
         tracing_subscriber::registry().with(log.with_filter(targets)).init();
     } else {
-        let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
+        let log = log.with_ansi(std::io::stderr().is_terminal());
         tracing_subscriber::registry().with(log.with_filter(targets)).init();
     }
 }
@@ -98,7 +98,14 @@ fn act(command: Command) -> Result<ExitCode> {
             ask(&socket, &Question::Events { follow }, json)?;
         }
         Command::Event { id, json, socket } => one_event(&socket, id, json)?,
-        Command::Top { most, by, json, socket } => top(&socket, most, by, json)?,
+        Command::Top { most, by, once, json, socket } => {
+            let live = !once && !json && std::io::stdout().is_terminal();
+            if live {
+                top::run(by, || ask_top(&socket))?;
+            } else {
+                show_top(ask_top(&socket)?, most, by, json)?;
+            }
+        }
         Command::Explain { scope, json, socket } => {
             ask(&socket, &Question::Explain { scope }, json)?;
         }
@@ -178,7 +185,7 @@ fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
     show(&told)
 }
 
-fn top(socket: &SocketArg, most: usize, by: By, json: bool) -> Result<()> {
+fn ask_top(socket: &SocketArg) -> Result<Top> {
     let mut told = None;
     admin::ask(&socket.socket, &Question::Top, |_, answer| {
         match answer {
@@ -188,7 +195,10 @@ fn top(socket: &SocketArg, most: usize, by: By, json: bool) -> Result<()> {
         }
         Ok(())
     })?;
-    let mut top = told.context("the daemon did not answer")?;
+    Ok(*told.context("the daemon did not answer")?)
+}
+
+fn show_top(mut top: Top, most: usize, by: By, json: bool) -> Result<()> {
     top.first(most, by);
     show(&if json { serde_json::to_string(&top)? + "\n" } else { top.tables() })
 }

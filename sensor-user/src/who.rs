@@ -36,6 +36,7 @@ const POINTS: usize = 12;
 
 /// How many bytes more than so long ago; less if negative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Growth {
     /// A minute.
     pub minute_bytes: i64,
@@ -47,6 +48,7 @@ pub struct Growth {
 
 /// A process, and what it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Holder {
     /// Process id in the initial pid namespace.
     pub pid: u32,
@@ -83,7 +85,8 @@ pub struct Holder {
 }
 
 /// A cgroup, and what its processes have.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Group {
     /// Its id: the inode number of its directory.
     pub cgroup: u64,
@@ -93,6 +96,10 @@ pub struct Group {
     /// What people call it; filled in for the few that are shown.
     #[serde(flatten)]
     pub identity: Identity,
+    /// Seconds that its tasks spent stalled since the daemon started, those of groups below it not among
+    /// them; filled in when somebody asks.
+    #[serde(default)]
+    pub stall_seconds: f64,
     /// How many are in it, those of its children not among them.
     pub processes: u32,
     /// Their own memory.
@@ -105,7 +112,7 @@ pub struct Group {
 }
 
 /// Who has the memory; largest first.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
     /// When that was: CLOCK_MONOTONIC nanoseconds.
     #[serde(skip)]
@@ -332,6 +339,7 @@ impl Memory {
                 cgroup,
                 cgroup_path: None,
                 identity: Identity::default(),
+                stall_seconds: 0.0,
                 processes: sum.processes,
                 own_bytes: sum.own.saturating_mul(self.page_bytes),
                 swap_bytes: sum.swap.saturating_mul(self.page_bytes),

@@ -216,6 +216,22 @@ fn with_section(readme: &str, name: &str, body: &str) -> String {
     format!("{before}{begin}{body}{end}{after}")
 }
 
+/// Programs that read events may rely on it.
+#[test]
+fn the_published_schema_is_that_of_events() {
+    let path = repository().join("docs/event.schema.json");
+    let schema = schemars::schema_for!(sensor_user::events::Event);
+    let made = serde_json::to_string_pretty(&schema).expect("JSON") + "\n";
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(&path, &made).expect("write the schema");
+    } else {
+        assert!(
+            std::fs::read_to_string(&path).is_ok_and(|published| published == made),
+            "docs/event.schema.json is not up to date: UPDATE_README=1 cargo test -p sensor-tests --test readme"
+        );
+    }
+}
+
 #[test]
 fn the_tables_of_the_readme_are_true() {
     let path = repository().join("README.md");

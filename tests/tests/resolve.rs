@@ -442,7 +442,7 @@ fn functions_have_the_parameters_that_bpftool_shows() {
         let expected = [
             ("gfp_mask", Type::Int),
             ("nodemask", Type::Other),
-            ("fmt", Type::Other),
+            ("fmt", Type::PtrTo("char".to_owned())),
             ("", Type::Other),
         ];
         assert_eq!(params("warn_alloc"), named(&expected), "{kernel}");

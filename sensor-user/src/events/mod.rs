@@ -18,6 +18,7 @@ use crate::{circumstances::Circumstances, identity::Identity};
 
 /// A process that takes part in an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Process {
     /// Process id, in the host's pid namespace.
     pub pid: u32,
@@ -41,6 +42,7 @@ pub struct Process {
 
 /// Memory of a victim when it was killed, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Memory {
     pub anon_bytes: u64,
@@ -53,6 +55,7 @@ pub struct Memory {
 
 /// What the allocation that could not be served asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Context {
     /// It wanted 2^order pages; -1 if it was no allocation but sysrq-f.
     pub order: i32,
@@ -65,6 +68,7 @@ pub struct Context {
 
 /// What ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
     /// The machine.
@@ -85,6 +89,7 @@ impl Scope {
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum What {
     /// The kernel killed a process.
@@ -124,6 +129,7 @@ pub enum What {
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Names it on this host, also after a restart of the daemon: of which boot it is, and when.
     pub id: String,

@@ -31,8 +31,11 @@ use crate::{
     events::{Event, What},
     host::clock::monotonic_ns,
     kernel::load,
-    top::Top,
-    verdict::explain::{Explanation, explain},
+    top::{Summary, Top},
+    verdict::{
+        explain::{Explanation, explain},
+        signals::Signal,
+    },
 };
 
 /// Clients at a time.
@@ -211,9 +214,21 @@ fn top(state: &State) -> Result<Answer> {
     }
     let snapshot = state.published.load();
     let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
-    let who = who.context("nobody has looked yet who has the memory")?.clone();
+    let mut who = who.context("nobody has looked yet who has the memory")?.clone();
+    let snapshot = snapshot.as_ref().context("no sample yet")?;
+    for group in &mut who.cgroups {
+        let clock = &snapshot.stall_clock;
+        if let Ok(at) = clock.binary_search_by_key(&group.cgroup, |(id, _)| *id) {
+            let ns = clock[at].1.into_iter().fold(0, u64::saturating_add);
+            group.stall_seconds = ns as f64 / 1e9;
+        }
+    }
+    let Fitness { standing, weight } = state.fitness(0);
+    let signals = snapshot.scopes.first().map(|host| &host.verdict.signals);
+    let signals = Signal::ALL.iter().filter_map(|s| Some((s.name().to_owned(), signals?.get(*s)?)));
+    let host = Summary { state: standing.label().to_owned(), weight, signals: signals.collect() };
     let seen_seconds_ago = monotonic_ns().saturating_sub(who.taken_ns) as f64 / 1e9;
-    Ok(Answer::Top(Box::new(Top { seen_seconds_ago, who })))
+    Ok(Answer::Top(Box::new(Top { host, seen_seconds_ago, who })))
 }
 
 async fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {

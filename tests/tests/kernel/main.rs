@@ -37,7 +37,7 @@ fn every_program_passes_the_verifier() {
         assert_eq!(loaded.info().expect("info").name_as_str(), Some(program.name));
         seen += 1;
     }
-    assert_eq!(seen, 19);
+    assert_eq!(seen, 21);
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod frozen;
 mod limits;
 mod outside;
 mod replay;
+mod screen;
 mod survive;
 mod verdict;
 

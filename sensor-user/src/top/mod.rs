@@ -2,16 +2,34 @@
 //!
 //! Names are chosen by whoever runs a process or makes a cgroup: in the table they are escaped.
 
-use std::{cmp::Reverse, fmt::Write as _};
+mod live;
+mod screen;
+
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 
 use crate::who::{Group, Growth, Holder, Who};
 
+pub use live::run;
+
+/// How the host is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// As balancers are told.
+    pub state: String,
+    /// Share of its usual traffic: 0 to 1.
+    pub weight: f64,
+    /// What the verdict follows from, by name.
+    pub signals: BTreeMap<String, f64>,
+}
+
 /// The daemon's answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Top {
+    /// The host.
+    pub host: Summary,
     /// How old it is.
     pub seen_seconds_ago: f64,
     /// It.
@@ -30,11 +48,24 @@ pub enum By {
     TenMinutes,
     /// Within an hour
     Hour,
+    /// Whose tasks stalled most: cgroups since the daemon started, processes by their cgroup
+    Stall,
 }
 
 impl By {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Minute => "what they took within a minute",
+            Self::TenMinutes => "what they took within ten minutes",
+            Self::Hour => "what they took within an hour",
+            Self::Stall => "how many of a cgroup's tasks are stalled",
+        }
+    }
+
     fn of(self, own_bytes: u64, growth: Growth) -> i64 {
         match self {
+            Self::Stall => 0,
             Self::Memory => i64::try_from(own_bytes).unwrap_or(i64::MAX),
             Self::Minute => growth.minute_bytes,
             Self::TenMinutes => growth.ten_minutes_bytes,
@@ -44,10 +75,23 @@ impl By {
 }
 
 impl Top {
+    fn sort(&mut self, by: By) {
+        let (processes, cgroups) = (&mut self.who.processes, &mut self.who.cgroups);
+        if by == By::Stall {
+            let stalled: BTreeMap<_, _> =
+                cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)).collect();
+            let of = |cgroup: u64| stalled.get(&cgroup).copied().unwrap_or(0.0);
+            cgroups.sort_by(|a, b| of(b.cgroup).total_cmp(&of(a.cgroup)));
+            processes.sort_by(|a, b| of(b.cgroup).total_cmp(&of(a.cgroup)));
+            return;
+        }
+        processes.sort_by_key(|p| Reverse(by.of(p.own_bytes, p.growth)));
+        cgroups.sort_by_key(|g| Reverse(by.of(g.own_bytes, g.growth)));
+    }
+
     /// The first so many processes and cgroups by that.
     pub fn first(&mut self, most: usize, by: By) {
-        self.who.processes.sort_by_key(|p| Reverse(by.of(p.own_bytes, p.growth)));
-        self.who.cgroups.sort_by_key(|g| Reverse(by.of(g.own_bytes, g.growth)));
+        self.sort(by);
         self.who.processes.truncate(most);
         self.who.cgroups.truncate(most);
         self.who.processes.iter_mut().for_each(Holder::identify);
@@ -56,9 +100,11 @@ impl Top {
 
     /// Two tables: cgroups, and processes.
     pub fn tables(&self) -> String {
-        let Self { seen_seconds_ago, who } = self;
-        let mut groups =
-            table(&["own MiB", "swap", "1 min", "10 min", "1 h", "processes", "cgroup"], 6);
+        let Self { seen_seconds_ago, who, .. } = self;
+        let mut groups = table(
+            &["own MiB", "swap", "1 min", "10 min", "1 h", "stalled s", "processes", "cgroup"],
+            7,
+        );
         for group in &who.cgroups {
             let [minute, ten, hour] = grown(group.growth);
             groups.add_row([
@@ -67,6 +113,7 @@ impl Top {
                 minute,
                 ten,
                 hour,
+                format!("{:.2}", group.stall_seconds),
                 group.processes.to_string(),
                 group.place(),
             ]);
@@ -149,7 +196,7 @@ mod tests {
     use super::*;
     use crate::identity::Identity;
 
-    fn top() -> Top {
+    pub(super) fn top() -> Top {
         let growth =
             |minute_bytes, hour_bytes| Growth { minute_bytes, ten_minutes_bytes: 0, hour_bytes };
         let held = |pid, comm: &str, own_mib: u64, growth| Holder {
@@ -165,6 +212,7 @@ mod tests {
             cgroup: 1,
             cgroup_path: Some("/\u{1b}]0;owned\u{7}".into()),
             identity: Identity::default(),
+            stall_seconds: 0.5,
             processes: 1,
             own_bytes: 3 << 20,
             swap_bytes: 1 << 19,
@@ -173,11 +221,13 @@ mod tests {
         let processes = vec![
             held(1, "large", 900, growth(0, 0)),
             held(2, "\u{1b}[31mleaks", 100, growth(50 << 20, 60 << 20)),
-            held(3, "grew", 200, growth(0, 190 << 20)),
+            Holder { is_new: true, ..held(3, "grew", 200, growth(0, 190 << 20)) },
         ];
         let (seen, cgroups_seen, cgroups) = (3, 1, vec![group]);
         let who = Who { seen, cgroups_seen, processes, cgroups, ..Who::default() };
-        Top { seen_seconds_ago: 0.25, who }
+        let signals = BTreeMap::from([("full_share_10s".to_owned(), 0.125)]);
+        let host = Summary { state: "degraded".to_owned(), weight: 0.35, signals };
+        Top { host, seen_seconds_ago: 0.25, who }
     }
 
     #[test]
@@ -187,6 +237,7 @@ mod tests {
             (By::Minute, [2, 1]),
             (By::TenMinutes, [1, 2]),
             (By::Hour, [3, 2]),
+            (By::Stall, [1, 2]),
         ] {
             let mut top = top();
             top.first(2, by);

@@ -1,0 +1,374 @@
+//! The live screen of `memsensor top`: what a key does, and what is drawn. No terminal here, so all of it
+//! is tested without one.
+
+use std::collections::BTreeMap;
+
+use ratatui::{
+    Frame,
+    crossterm::event::KeyCode,
+    layout::{Alignment, Constraint, Layout, Rect},
+    style::{Modifier, Style},
+    text::{Line, Span, Text},
+    widgets::{Cell, Paragraph, Row, Table},
+};
+
+use super::{By, Summary, Top, age, grown, mib};
+use crate::{
+    verdict::signals::Signal,
+    who::{Group, Holder},
+};
+
+/// What is listed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum View {
+    /// Processes.
+    #[default]
+    Processes,
+    /// Cgroups.
+    Cgroups,
+}
+
+/// What is shown, and how.
+#[derive(Debug)]
+pub(super) struct Screen {
+    pub(super) view: View,
+    pub(super) by: By,
+    /// The first row that is shown.
+    pub(super) from: usize,
+    pub(super) paused: bool,
+    help: bool,
+    /// Seconds that each cgroup had been stalled, and when: by the answer before.
+    before: (f64, BTreeMap<u64, f64>),
+    /// Tasks of each cgroup that were stalled, on average since then.
+    stalled: BTreeMap<u64, f64>,
+}
+
+const HELP: &str = "\
+Tab p c   processes, cgroups
+M         sort by memory of their own: anonymous and shared, in memory or in swap
+1 2 3     sort by what they took within a minute, ten minutes, an hour
+S         sort cgroups by how many of their tasks are stalled
+< >       sort by the column before, after
+Up Down PgUp PgDn Home End (k j g G)   move
+Space     stop and go on
+h ?       this
+q Esc     quit
+
+* was started since the host was last calm. 'stalled' is how many tasks of a cgroup were in reclaim,
+compaction or throttling, on average since the last answer; of those below it, nothing.";
+
+/// The columns that can be sorted by, in their order.
+const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];
+
+impl Screen {
+    pub(super) fn new(by: By) -> Self {
+        Self {
+            view: View::default(),
+            by,
+            from: 0,
+            paused: false,
+            help: false,
+            before: (0.0, BTreeMap::new()),
+            stalled: BTreeMap::new(),
+        }
+    }
+
+    /// What a key does; false to quit.
+    pub(super) fn key(&mut self, key: KeyCode, page: usize) -> bool {
+        let at = ORDER.iter().position(|by| *by == self.by).unwrap_or(0);
+        match key {
+            KeyCode::Char('q' | 'Q') | KeyCode::F(10) => return false,
+            KeyCode::Esc if !self.help => return false,
+            KeyCode::Char('h' | '?') | KeyCode::F(1) => self.help = !self.help,
+            KeyCode::Esc => self.help = false,
+            KeyCode::Tab => {
+                let other =
+                    if self.view == View::Processes { View::Cgroups } else { View::Processes };
+                self.show(other);
+            }
+            KeyCode::Char('p') => self.show(View::Processes),
+            KeyCode::Char('c') => self.show(View::Cgroups),
+            KeyCode::Char('M' | 'm') => self.sort(By::Memory),
+            KeyCode::Char('1') => self.sort(By::Minute),
+            KeyCode::Char('2') => self.sort(By::TenMinutes),
+            KeyCode::Char('3') => self.sort(By::Hour),
+            KeyCode::Char('S' | 's') => {
+                self.show(View::Cgroups);
+                self.sort(By::Stall);
+            }
+            KeyCode::Char('<') => self.sort(ORDER[at.saturating_sub(1)]),
+            KeyCode::Char('>') => self.sort(ORDER[(at + 1).min(ORDER.len() - 1)]),
+            KeyCode::Char(' ') => self.paused = !self.paused,
+            KeyCode::Up | KeyCode::Char('k') => self.from = self.from.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => self.from = self.from.saturating_add(1),
+            KeyCode::PageUp => self.from = self.from.saturating_sub(page),
+            KeyCode::PageDown => self.from = self.from.saturating_add(page),
+            KeyCode::Home | KeyCode::Char('g') => self.from = 0,
+            KeyCode::End | KeyCode::Char('G') => self.from = usize::MAX,
+            _ => {}
+        }
+        true
+    }
+
+    fn show(&mut self, view: View) {
+        (self.view, self.from) = (view, 0);
+    }
+
+    fn sort(&mut self, by: By) {
+        (self.by, self.from) = (by, 0);
+    }
+
+    /// Takes in an answer that came at that many seconds.
+    pub(super) fn take_in(&mut self, top: &mut Top, now: f64) {
+        let clock: BTreeMap<_, _> =
+            top.who.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)).collect();
+        let (then, before) = std::mem::replace(&mut self.before, (now, clock.clone()));
+        if then > 0.0 && now > then {
+            let rate = |(id, seconds): (&u64, &f64)| {
+                let since = before.get(id).map_or(0.0, |before| (seconds - before).max(0.0));
+                (*id, since / (now - then))
+            };
+            self.stalled = clock.iter().map(rate).collect();
+        }
+        self.order(top);
+    }
+
+    fn stalled(&self, cgroup: u64) -> f64 {
+        self.stalled.get(&cgroup).copied().unwrap_or(0.0)
+    }
+
+    /// Sorts what is listed.
+    pub(super) fn order(&self, top: &mut Top) {
+        if self.by == By::Stall {
+            let stalled = |id: u64| self.stalled(id);
+            top.who.cgroups.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
+            top.who.processes.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
+        } else {
+            top.sort(self.by);
+        }
+    }
+
+    /// Rows of the list that fit.
+    pub(super) fn page(height: u16) -> usize {
+        usize::from(height.saturating_sub(5))
+    }
+
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>, top: &Top, trouble: Option<&str>) {
+        let [head, body, foot] =
+            Layout::vertical([Constraint::Length(3), Constraint::Min(1), Constraint::Length(1)])
+                .areas(frame.area());
+        frame.render_widget(Paragraph::new(self.head(top)), head);
+        if self.help {
+            frame.render_widget(Paragraph::new(HELP), body);
+        } else {
+            self.list(frame, body, top);
+        }
+        let keys = "Tab processes/cgroups  M 1 2 3 S sort  Space stop  h help  q quit";
+        let foot_line = match trouble {
+            Some(trouble) => Line::styled(trouble.escape_debug().to_string(), Modifier::BOLD),
+            None if self.paused => Line::styled("stopped; Space goes on", Modifier::REVERSED),
+            None => Line::styled(keys, Modifier::DIM),
+        };
+        frame.render_widget(Paragraph::new(foot_line), foot);
+    }
+
+    fn head(&self, top: &Top) -> Text<'static> {
+        let Summary { state, weight, signals } = &top.host;
+        let percent = |signal: Signal| {
+            signals
+                .get(signal.name())
+                .map_or("-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+        };
+        let verdict = format!(" {} ", if state.is_empty() { "no verdict" } else { state });
+        let style = if state == "ready" { Style::new() } else { Style::new().reversed().bold() };
+        let calm = match top.who.calm_seconds_ago {
+            Some(ago) => format!("last calm {} ago, * is new since", age(ago)),
+            None => "calm".to_owned(),
+        };
+        Text::from(vec![
+            Line::from(vec![
+                Span::raw("host "),
+                Span::styled(verdict, style),
+                Span::raw(format!(" weight {:.0} %, {calm}", weight * 100.0)),
+            ]),
+            Line::raw(format!(
+                "waiting for memory: some {} / {}, all {} / {} of 1 / 10 s; available {}",
+                percent(Signal::Some1s),
+                percent(Signal::Some10s),
+                percent(Signal::Full1s),
+                percent(Signal::Full10s),
+                percent(Signal::Available),
+            )),
+            Line::raw(format!(
+                "{} processes in {} cgroups, {:.1} s ago{}; by {}",
+                top.who.seen,
+                top.who.cgroups_seen,
+                top.seen_seconds_ago,
+                if top.who.from_proc { ", read from /proc" } else { "" },
+                self.by.label(),
+            )),
+        ])
+    }
+
+    fn list(&mut self, frame: &mut Frame<'_>, area: Rect, top: &Top) {
+        let (processes, cgroups) = (&top.who.processes, &top.who.cgroups);
+        let count = if self.view == View::Processes { processes.len() } else { cgroups.len() };
+        let room = usize::from(area.height.saturating_sub(1));
+        self.from = self.from.min(count.saturating_sub(room));
+        let table = if self.view == View::Processes {
+            let rows = processes.iter().skip(self.from).take(room).map(process);
+            let header = ["own MiB", "swap", "file", "1 min", "10 min", "1 h", "pid", "age", "adj"];
+            let widths = [9, 8, 8, 9, 9, 9, 8, 8, 5];
+            table(rows.collect(), &header, &widths, &["name", "cgroup"], &[18])
+        } else {
+            let rows = cgroups.iter().skip(self.from).take(room);
+            let rows = rows.map(|group| cgroup(group, self.stalled(group.cgroup)));
+            let header = ["own MiB", "swap", "1 min", "10 min", "1 h", "stalled", "processes"];
+            table(rows.collect(), &header, &[9, 8, 9, 9, 9, 8, 9], &["cgroup"], &[])
+        };
+        frame.render_widget(table, area);
+    }
+}
+
+fn number(text: String) -> Cell<'static> {
+    Cell::from(Text::from(text).alignment(Alignment::Right))
+}
+
+fn process(held: &Holder) -> Row<'static> {
+    let [minute, ten, hour] = grown(held.growth);
+    let numbers = [
+        mib(held.own_bytes),
+        mib(held.swap_bytes),
+        mib(held.file_bytes),
+        minute,
+        ten,
+        hour,
+        held.pid.to_string(),
+        age(held.age_seconds),
+        held.oom_score_adj.to_string(),
+    ];
+    let name = format!("{}{}", if held.is_new { "*" } else { "" }, held.comm.escape_debug());
+    let cells = numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(held.place())]);
+    Row::new(cells)
+}
+
+fn cgroup(group: &Group, stalled: f64) -> Row<'static> {
+    let [minute, ten, hour] = grown(group.growth);
+    let stalled = if stalled > 0.0 { format!("{stalled:.2}") } else { String::new() };
+    let numbers = [
+        mib(group.own_bytes),
+        mib(group.swap_bytes),
+        minute,
+        ten,
+        hour,
+        stalled,
+        group.processes.to_string(),
+    ];
+    Row::new(numbers.map(number).into_iter().chain([Cell::from(group.place())]))
+}
+
+/// Columns of numbers, then of names; the last has what room there is.
+fn table(
+    rows: Vec<Row<'static>>,
+    numbers: &[&'static str],
+    widths: &[u16],
+    names: &[&'static str],
+    name_widths: &[u16],
+) -> Table<'static> {
+    let heads = numbers.iter().map(|head| number((*head).to_owned()));
+    let header = Row::new(heads.chain(names.iter().map(|head| Cell::from(*head))));
+    let widths = widths.iter().chain(name_widths).map(|width| Constraint::Length(*width));
+    let widths = widths.chain([Constraint::Min(10)]);
+    Table::new(rows, widths).header(header.style(Modifier::REVERSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::{Terminal, backend::TestBackend};
+
+    use super::{super::tests::top, *};
+
+    fn drawn(screen: &mut Screen, top: &Top) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(120, 12)).expect("a terminal");
+        terminal.draw(|frame| screen.draw(frame, top, None)).expect("draws");
+        terminal.backend().to_string()
+    }
+
+    fn press(screen: &mut Screen, keys: &[KeyCode]) {
+        for key in keys {
+            assert!(screen.key(*key, 5), "{key:?} quits");
+        }
+    }
+
+    #[test]
+    fn it_shows_the_verdict_and_who_has_the_memory() {
+        let mut top = top();
+        let mut screen = Screen::new(By::Memory);
+        screen.take_in(&mut top, 1.0);
+        let text = drawn(&mut screen, &top);
+        for part in
+            ["degraded", "weight 35 %", "all - / 12.5 %", "large", "*grew", "\\u{1b}[31mleaks"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains('\u{1b}'), "{text}");
+        press(&mut screen, &[KeyCode::Char('c')]);
+        let text = drawn(&mut screen, &top);
+        assert!(text.contains("processes") && text.contains("owned"), "{text}");
+        press(&mut screen, &[KeyCode::Char('h')]);
+        assert!(drawn(&mut screen, &top).contains("sort by memory of their own"));
+        press(&mut screen, &[KeyCode::Esc]);
+        assert!(!drawn(&mut screen, &top).contains("sort by memory of their own"));
+    }
+
+    #[test]
+    fn keys_sort_move_and_quit() {
+        let mut top = top();
+        let mut screen = Screen::new(By::Memory);
+        let first = |screen: &Screen, top: &mut Top| {
+            screen.order(top);
+            top.who.processes[0].pid
+        };
+        assert_eq!(first(&screen, &mut top), 1);
+        press(&mut screen, &[KeyCode::Char('1')]);
+        assert_eq!(first(&screen, &mut top), 2);
+        press(&mut screen, &[KeyCode::Char('>'), KeyCode::Char('>')]);
+        assert_eq!((screen.by, first(&screen, &mut top)), (By::Hour, 3));
+        press(
+            &mut screen,
+            &[KeyCode::Char('<'), KeyCode::Char('<'), KeyCode::Char('<'), KeyCode::Char('<')],
+        );
+        assert_eq!(screen.by, By::Memory);
+        // No further than there are rows: all fit.
+        press(&mut screen, &[KeyCode::End, KeyCode::Down]);
+        drawn(&mut screen, &top);
+        assert_eq!(screen.from, 0);
+        press(&mut screen, &[KeyCode::Char(' '), KeyCode::Tab]);
+        assert!(screen.paused && screen.view == View::Cgroups);
+        assert!(drawn(&mut screen, &top).contains("Space goes on"));
+        assert!(!screen.key(KeyCode::Char('q'), 5) && !screen.key(KeyCode::Esc, 5));
+    }
+
+    #[test]
+    fn stalls_are_told_since_the_last_answer() {
+        let mut top = top();
+        let mut screen = Screen::new(By::Stall);
+        top.who.cgroups[0].stall_seconds = 100.0;
+        screen.take_in(&mut top, 10.0);
+        assert!(screen.stalled(1) < 1e-9, "nobody knows since when");
+        top.who.cgroups[0].stall_seconds = 103.0;
+        screen.take_in(&mut top, 12.0);
+        assert!((screen.stalled(1) - 1.5).abs() < 1e-9);
+        press(&mut screen, &[KeyCode::Char('S')]);
+        assert!(drawn(&mut screen, &top).contains("1.50"));
+    }
+
+    #[test]
+    fn a_terminal_of_any_size_will_do() {
+        let (top, mut screen) = (top(), Screen::new(By::Memory));
+        for (width, height) in [(1, 1), (20, 2), (40, 5), (300, 100)] {
+            let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
+            terminal.draw(|frame| screen.draw(frame, &top, Some("lost it"))).expect("draws");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `memsensor top` on a terminal.
+
+use std::{
+    io::{Read as _, Write as _},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use sensor_tests::{daemon::Daemon, scope::program};
+
+/// A terminal that is gone with the test.
+struct Terminal(Child);
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// It is live, does what keys say, and leaves the terminal as it was.
+#[test]
+fn top_is_live_on_a_terminal() {
+    let daemon = Daemon::start("").expect("daemon");
+    let (memsensor, socket) = (program("memsensor").expect("memsensor"), daemon.socket());
+    let command = format!(
+        "stty rows 30 cols 120 && exec {} top --socket {}",
+        memsensor.display(),
+        socket.display()
+    );
+    let child = Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script, of bsdutils");
+    let mut terminal = Terminal(child);
+    let Terminal(child) = &mut terminal;
+    let (mut keys, mut out) =
+        (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&said);
+    let reader = std::thread::spawn(move || {
+        let mut some = [0; 4096];
+        while let Ok(n @ 1..) = out.read(&mut some) {
+            heard.lock().expect("lock").extend_from_slice(&some[..n]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&said.lock().expect("lock")).into_owned();
+    crate::wait_until("it shows processes", || text().contains("own MiB"));
+    let shown = text();
+    assert!(shown.contains("\u{1b}[?1049h"), "the screen of its own: {shown:?}");
+    assert!(shown.contains("ready") && shown.contains("weight"), "{shown:?}");
+    keys.write_all(b"h").expect("a key");
+    // Between words it moves the cursor.
+    crate::wait_until("it shows help", || text().contains("throttling"));
+    keys.write_all(b"q").expect("a key");
+    let status = child.wait().expect("wait");
+    reader.join().expect("the reader");
+    assert!(status.success(), "{status}: {:?}", text());
+    assert!(text().contains("\u{1b}[?1049l"), "the screen that was there before");
+}
