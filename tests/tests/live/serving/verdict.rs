@@ -8,6 +8,9 @@ use sensor_tests::{
 use crate::{killed, wait_until};
 
 /// A daemon that judges a cgroup, and the host by nothing.
+/// Kills within a second are one. Each is seen up to a sample later.
+const MORE_THAN_A_SECOND: std::time::Duration = std::time::Duration::from_millis(1300);
+
 fn judging(scope: &Scope) -> Daemon {
     judging_at("", scope)
 }
@@ -53,7 +56,7 @@ fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
     assert_eq!(code, Some(1));
 
     // Kills within a second are one.
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(MORE_THAN_A_SECOND);
     killed(&scope, &["anon", "32"]);
     wait_until("drained", || daemon.agent_check("web").expect("agent") == "up 0%\n");
     assert_eq!(daemon.agent_check("web?fail_on=maintenance\n").expect("agent"), "up 100%\n");
@@ -160,7 +163,7 @@ fn kills_are_summed_over_the_lives_of_a_group() {
     let scope = Scope::new("anew", 16 * MIB).expect("scope");
     assert_eq!(scope.path(), path);
     wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up 50%\n");
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(MORE_THAN_A_SECOND);
     killed(&scope, &["anon", "32"]);
     drop(scope);
     let _again = Scope::new("anew", 16 * MIB).expect("scope");
@@ -174,7 +177,7 @@ fn a_drained_scope_stays_drained_until_it_was_seen_calm() {
     let mut daemon = judging(&scope);
     for _ in 0..2 {
         killed(&scope, &["anon", "32"]);
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(MORE_THAN_A_SECOND);
     }
     let drained = |daemon: &Daemon| daemon.agent_check("web").expect("agent") == "up 0%\n";
     wait_until("drained", || drained(&daemon));
