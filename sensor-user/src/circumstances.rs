@@ -7,7 +7,8 @@ use std::{collections::VecDeque, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    events::{Scope, What},
+    events::{Context, Scope, What, tame},
+    host::kernel_log::Logged,
     verdict::reading::Reading,
     who::{Group, Holder, Who},
 };
@@ -66,8 +67,8 @@ pub struct Stalled {
 pub struct Circumstances {
     /// The victim's cgroup and those above it, its own first. One that was gone is not there.
     pub cgroups: Vec<Level>,
-    /// The one of them that was out of memory, as far as limits tell: the fullest. The processes below are
-    /// those in it then, else those of the host.
+    /// The one of them that was out of memory: by the kernel's log, else as far as limits tell, the fullest.
+    /// The processes below are those in it then, else those of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ran_out: Option<String>,
     /// How long before the event processes were looked at; below zero if that was after it.
@@ -93,14 +94,17 @@ impl Circumstances {
         what: &What,
         time_ns: u64,
         cgroups: Vec<Level>,
+        logged: Option<&Logged>,
         who: Option<&Who>,
         stalled: Option<Stalled>,
     ) -> Self {
         // After a kill another process may have the victim's id.
         let before = who.filter(|who| who.taken_ns <= time_ns);
-        let contradictions = contradictions(what, &cgroups, before);
+        let mut contradictions = contradictions(what, &cgroups, before);
+        contradictions.extend(logged.and_then(|logged| against_log(what, logged)));
         let memcg = matches!(what, What::OomKill { scope: Scope::Memcg, .. });
-        let ran_out = memcg.then(|| fullest(&cgroups)).flatten();
+        let in_log = logged.and_then(|logged| Some(tame(logged.memcg.as_ref()?)));
+        let ran_out = in_log.or_else(|| memcg.then(|| fullest(&cgroups)).flatten());
         let mut all = Self { cgroups, ran_out, stalled, contradictions, ..Self::default() };
         let Some(who) = who else { return all };
         let inside = |path: &Option<Arc<str>>| {
@@ -125,6 +129,32 @@ fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> 
     grew.retain(|one| grown(one) > 0);
     grew.sort_by_key(|one| std::cmp::Reverse(grown(one)));
     grew.into_iter().take(GROWERS).cloned().collect()
+}
+
+/// Where the kernel's log says something else.
+fn against_log(what: &What, logged: &Logged) -> Option<String> {
+    let What::OomKill { scope, context, .. } = what else { return None };
+    let memcg = *scope == Scope::Memcg;
+    // The path may be left in doubt.
+    let in_log = logged.memcg.is_some() || logged.constraint == "memcg";
+    if in_log != memcg {
+        return Some(format!(
+            "the kernel's log names {:?} as what was constrained and {:?} as the cgroup, but it was \
+             seen as a kill of scope {scope}",
+            logged.constraint, logged.memcg,
+        ));
+    }
+    let Context { order, gfp_flags, constraint, .. } = context.as_ref()?;
+    let (logged_order, logged_flags) = logged.asked.as_ref()?;
+    let same =
+        order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
+    (!same).then(|| {
+        format!(
+            "measured were order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel's log has \
+             {logged_order}, {logged_flags}, {}",
+            logged.constraint,
+        )
+    })
 }
 
 /// The group that has most of what it may.
@@ -266,7 +296,7 @@ mod tests {
             (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
             (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was used again"]),
         ] {
-            let found = Circumstances::of(&what, 4_000_000_000, cgroups, who, None);
+            let found = Circumstances::of(&what, 4_000_000_000, cgroups, None, who, None);
             let found = found.contradictions;
             assert_eq!(found.len(), wanted.len(), "{found:?}");
             for (found, wanted) in found.iter().zip(wanted) {
@@ -274,21 +304,55 @@ mod tests {
             }
         }
         // Looked at afterwards: the id may have been used again since.
-        let later = Circumstances::of(&kill(false, None), 0, vec![], Some(&other), None);
+        let later = Circumstances::of(&kill(false, None), 0, vec![], None, Some(&other), None);
         assert_eq!(later.contradictions, [""; 0]);
+    }
+
+    #[test]
+    fn the_kernel_s_log_is_a_second_witness() {
+        let logged = |constraint: &str, memcg: Option<&str>, order| Logged {
+            constraint: constraint.to_owned(),
+            memcg: memcg.map(str::to_owned),
+            asked: Some((order, "0x0".to_owned())),
+            ..Logged::default()
+        };
+        let against = |what: &What, logged: &Logged| {
+            let told = Circumstances::of(what, 0, vec![], Some(logged), None, None);
+            (told.contradictions.len(), told.ran_out)
+        };
+        let memcg = logged("memcg", Some("/a"), 0);
+        assert_eq!(against(&kill(true, Some("memcg")), &memcg), (0, Some("/a".to_owned())));
+        assert_eq!(against(&kill(true, None), &memcg).0, 0);
+        assert_eq!(against(&kill(false, None), &memcg).0, 1, "another scope");
+        assert_eq!(against(&kill(true, None), &logged("none", None, 0)).0, 1, "another scope");
+        assert_eq!(against(&kill(false, Some("none")), &logged("none", None, 0)), (0, None));
+        assert_eq!(
+            against(&kill(false, Some("none")), &logged("none", None, 3)).0,
+            1,
+            "another order"
+        );
+        assert_eq!(against(&kill(false, Some("none")), &logged("cpuset", None, 0)).0, 1);
+        // A path that leaves doubt.
+        assert_eq!(against(&kill(true, None), &logged("memcg", None, 0)).0, 0);
     }
 
     #[test]
     fn the_largest_and_who_grew_are_told_apart() {
         let all = (1..=20).map(|i| holder(i, "x", i64::from(i) - 10)).collect();
-        let told =
-            Circumstances::of(&kill(true, None), 5_500_000_000, vec![], Some(&who(all)), None);
+        let told = Circumstances::of(
+            &kill(true, None),
+            5_500_000_000,
+            vec![],
+            None,
+            Some(&who(all)),
+            None,
+        );
         assert_eq!(told.looked_seconds_before, Some(2.5));
         let pids = |all: &[Holder]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
         assert_eq!(pids(&told.largest), (1..=10).collect::<Vec<_>>(), "as they are sorted");
         assert_eq!(pids(&told.growers), [20, 19, 18, 17, 16]);
         let none = who(vec![holder(1, "x", 0), holder(2, "x", -5)]);
-        let told = Circumstances::of(&kill(true, None), 0, vec![], Some(&none), None);
+        let told = Circumstances::of(&kill(true, None), 0, vec![], None, Some(&none), None);
         assert_eq!(told.growers, []);
     }
 
@@ -311,7 +375,8 @@ mod tests {
             vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), holder(4, "x", 9)];
         let who = who(processes);
         let told = |memcg| {
-            let told = Circumstances::of(&kill(memcg, None), 0, cgroups.clone(), Some(&who), None);
+            let told =
+                Circumstances::of(&kill(memcg, None), 0, cgroups.clone(), None, Some(&who), None);
             let pids: Vec<_> = told.largest.iter().map(|p| p.pid).collect();
             assert_eq!(told.growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
             (told.ran_out, pids)

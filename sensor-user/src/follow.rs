@@ -16,8 +16,14 @@ use tracing::warn;
 use crate::{
     circumstances::{Circumstances, Minute},
     directory::{Directory, Shared},
-    events::{self, Log, Process, What},
-    host::{cgroup_files, clock::monotonic_ns, memcg::Roots, pods},
+    events::{self, Context, Log, Process, What},
+    host::{
+        cgroup_files,
+        clock::monotonic_ns,
+        kernel_log::{KernelLog, Logged},
+        memcg::Roots,
+        pods,
+    },
     identity::Identity,
     kernel::read::Rings,
     scopes::Kills,
@@ -35,13 +41,15 @@ const FRESH_NS: u64 = 1_000_000_000;
 const PATIENCE_NS: u64 = 300_000_000;
 
 /// What the kernel half writes to our log.
-type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
+pub type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// The event thread.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Follower {
     rings: Rings,
     debug: Option<DebugLog>,
+    /// None where it may not be read.
+    kernel_log: Option<KernelLog>,
     common: Common,
     events: Arc<Log>,
     kills: Arc<Kills>,
@@ -58,7 +66,7 @@ impl Follower {
     /// Learns what cgroups there are already.
     pub fn new(
         rings: Rings,
-        debug: Option<DebugLog>,
+        (debug, kernel_log): (Option<DebugLog>, Option<KernelLog>),
         common: Common,
         events: Arc<Log>,
         kills: Arc<Kills>,
@@ -68,6 +76,7 @@ impl Follower {
         Self {
             rings,
             debug,
+            kernel_log,
             common,
             events,
             kills,
@@ -142,7 +151,8 @@ impl Follower {
             if let What::OomKill { victim, .. } = &what {
                 self.kills.note(victim);
             }
-            let circumstances = self.circumstances(&what, time_ns);
+            let logged = self.logged(&mut what, time_ns);
+            let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
             self.events.push(time_ns, now, what, circumstances);
         }
     }
@@ -167,7 +177,25 @@ impl Follower {
         snapshot
     }
 
-    fn circumstances(&self, what: &What, time_ns: u64) -> Option<Circumstances> {
+    /// What the kernel's log says of an OOM kill; what nobody else measured is taken from there.
+    fn logged(&mut self, what: &mut What, time_ns: u64) -> Option<Logged> {
+        let What::OomKill { victim, context, .. } = what else { return None };
+        let logged = self.kernel_log.as_mut()?.find(victim.pid, time_ns)?;
+        if context.is_none()
+            && let Some((order, gfp_flags)) = logged.asked.clone()
+        {
+            let constraint = logged.constraint.clone();
+            *context = Some(Context { order, gfp_flags, constraint, from_log: true });
+        }
+        Some(logged)
+    }
+
+    fn circumstances(
+        &self,
+        what: &What,
+        time_ns: u64,
+        logged: Option<&Logged>,
+    ) -> Option<Circumstances> {
         let victim = match what {
             What::OomKill { victim, .. } => victim,
             What::KillSignal { target, .. } => target,
@@ -180,7 +208,8 @@ impl Follower {
         let host = snapshot.as_ref().and_then(|snapshot| snapshot.scopes.first());
         let stalled = host.and_then(|host| self.minute.stalled(&host.reading));
         let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
-        Some(Circumstances::of(what, time_ns, levels.unwrap_or_default(), who, stalled))
+        let levels = levels.unwrap_or_default();
+        Some(Circumstances::of(what, time_ns, levels, logged, who, stalled))
     }
 }
 

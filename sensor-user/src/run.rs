@@ -25,6 +25,7 @@ use crate::{
     events::Log,
     host::{
         clock::{boot_id, monotonic_ns},
+        kernel_log::KernelLog,
         survive::{STACK_BYTES, Survival},
     },
     kernel::{
@@ -129,6 +130,9 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     let kills = Arc::new(Kills::new(config));
     let mut scopes = Scopes::open(config, Path::new("/"), Arc::clone(&kills))?;
     scopes.resume(&resume::read(Path::new(&config.socket), config.verdict.relapse_within));
+    // What it says of a kill is only asked for where a kill can be seen.
+    let told = |e: &anyhow::Error| info!("the kernel's log tells nothing of OOM kills: {e:#}");
+    let kernel_log = reader.as_ref().and_then(|_| KernelLog::open().inspect_err(told).ok());
     let mut survival = Survival::prepare();
     let works = || reader.as_ref().is_none_or(|r| r.rows().is_ok());
     let kept = privilege::drop_all(survival.needs(), works)?;
@@ -161,7 +165,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     for missed in survival.missed() {
         warn!("answers may be late on a host that thrashes, without {missed}");
     }
-    let threads = Threads::start(config, &state, reader, log, scopes, kills)?;
+    let threads = Threads::start(config, &state, reader, (log, kernel_log), scopes, kills)?;
     let (stopping, stopped) = watch::channel(false);
     let told = state.clone();
     let connections = start_servers(config, state, http, agent, admin, &stopped);

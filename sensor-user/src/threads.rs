@@ -16,8 +16,8 @@ use crate::{
     cgroups::{table::Table, watch::Watch},
     config::Config,
     directory::{Directory, Shared},
-    follow::Follower,
-    host::{cgroup, memcg::Roots, survive::STACK_BYTES},
+    follow::{DebugLog, Follower},
+    host::{cgroup, kernel_log::KernelLog, memcg::Roots, survive::STACK_BYTES},
     kernel::read::Reader,
     resume,
     scopes::{Kills, Scopes},
@@ -46,7 +46,7 @@ impl Threads {
         config: &Config,
         state: &State,
         mut reader: Option<Reader>,
-        log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+        logs: (Option<DebugLog>, Option<KernelLog>),
         scopes: Scopes,
         kills: Arc<Kills>,
     ) -> Result<Self> {
@@ -61,7 +61,7 @@ impl Threads {
         let sense = spawn("sense", move || sampler.run())?;
         let follow = |rings| {
             let events = Arc::clone(&state.events);
-            let follower = Follower::new(rings, log, common.clone(), events, kills, directory);
+            let follower = Follower::new(rings, logs, common.clone(), events, kills, directory);
             spawn("events", move || follower.run())
         };
         let events = rings.map(follow).transpose()?;

@@ -39,6 +39,7 @@ pub fn decode(bytes: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, What)> 
                 order: e.order,
                 gfp_flags: format!("{:#x}", e.gfp_flags),
                 constraint: e.constraint.to_string(),
+                from_log: false,
             }),
             memory_back_seconds: None,
         };

@@ -64,6 +64,9 @@ pub struct Context {
     /// The kernel's name for what it may use of the machine, hence what ran out: `none` (all of it),
     /// `cpuset`, `memory_policy`, `memcg`; a number where the name is not known.
     pub constraint: String,
+    /// Whether this is from the kernel's log; else it was measured.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_log: bool,
 }
 
 /// What ran out.

@@ -70,8 +70,9 @@ impl fmt::Display for Memory {
 
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { order, gfp_flags, constraint } = self;
-        write!(f, "order {order}, gfp {gfp_flags}, constraint {constraint}")
+        let Self { order, gfp_flags, constraint, from_log } = self;
+        write!(f, "order {order}, gfp {gfp_flags}, constraint {constraint}")?;
+        f.write_str(if *from_log { " (by the kernel's log)" } else { "" })
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod cgroup_files;
 pub mod clock;
+pub mod kernel_log;
 pub mod memcg;
 pub mod memory;
 pub mod pods;

@@ -96,7 +96,12 @@ fn a_kill_has_only_the_context_of_its_own_call_of_the_oom_killer() {
     let (global, memcg) = ((None, Scope::Global), (None, Scope::Memcg));
     assert_eq!(kill(&mut bench), global, "nothing was noted");
     reclaim(&bench);
-    let context = Context { order: 2, gfp_flags: "0xcc0".to_owned(), constraint: "3".to_owned() };
+    let context = Context {
+        order: 2,
+        gfp_flags: "0xcc0".to_owned(),
+        constraint: "3".to_owned(),
+        from_log: false,
+    };
     note_context(&mut bench, now(), tid, false);
     assert_eq!(kill(&mut bench), (Some(context.clone()), Scope::Global));
     note_context(&mut bench, now(), tid, true);

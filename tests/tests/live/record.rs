@@ -255,3 +255,25 @@ fn an_id_that_is_used_again_names_the_process_of_its_time() {
         names.ends_with(&["first".to_owned(), "second".to_owned()])
     });
 }
+
+/// What an allocation asked for, measured or by the kernel's log; both say the same where there are both.
+#[test]
+fn the_kernel_s_log_is_asked_too() {
+    let daemon = Daemon::start("").expect("daemon");
+    let attached = "memsensor_probe_attached{probe=\"oom_kill\",program=\"oom_context\"}";
+    let measured = daemon.metrics().expect("metrics")[attached] == 1.0;
+    let scope = Scope::new("logged", 16 * MIB).expect("scope");
+    // The kernel describes ten kills in five seconds, and tests before this one cause more.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    killed(&scope, &["anon", "32"]);
+    daemon.wait_for_events(1, is_kill).expect("the kill");
+    let event = told(&daemon, &[]);
+    let What::OomKill { context, .. } = &event.what else { panic!("{event:?}") };
+    let context = context.as_ref().expect("known");
+    assert_eq!((context.order, context.constraint.as_str()), (0, "memcg"), "{context:?}");
+    assert_eq!(context.from_log, !measured, "{context:?}");
+    assert!(context.gfp_flags.starts_with("0x"), "{context:?}");
+    let all = event.circumstances.expect("its circumstances");
+    assert_eq!(all.ran_out, Some(scope.path()));
+    assert!(all.contradictions.is_empty(), "{:?}", all.contradictions);
+}

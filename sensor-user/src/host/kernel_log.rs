@@ -1,0 +1,210 @@
+//! What the kernel's log says of OOM kills: a second witness, and the only one of what an allocation asked
+//! for where the kernel allows no program at a function.
+//!
+//! A process can write to the log as well, and choose names that look like the kernel's lines. Its records
+//! have another facility (Documentation/ABI/testing/dev-kmsg), so they are not read; and names stand
+//! before what is taken from a line, so that the last match counts. The kernel limits how many kills it
+//! describes (`oom_rs`, mm/oom_kill.c: ten in five seconds): in a storm most are not in the log.
+
+use std::{
+    collections::VecDeque,
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Read as _, Seek as _, SeekFrom},
+    os::unix::fs::OpenOptionsExt as _,
+};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::OFlags;
+
+/// Where the kernel shows its log, a record at a time.
+const PATH: &str = "/dev/kmsg";
+
+/// A record is at most so long (CONSOLE_EXT_LOG_MAX, include/linux/printk.h).
+const RECORD: usize = 8192;
+
+/// Records that are read at a time: more than the log holds by default.
+const MOST: usize = 20_000;
+
+/// Kills that are remembered until their event asks.
+const KEEP: usize = 32;
+
+/// One kill as the log has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Logged {
+    /// The victim's process id.
+    pub pid: u32,
+    /// When: nanoseconds since boot by the scheduler's clock, which may differ from CLOCK_MONOTONIC by a
+    /// little.
+    pub time_ns: u64,
+    /// `none`, `cpuset`, `memory_policy`, `memcg`.
+    pub constraint: String,
+    /// The cgroup that was out of memory, where the line leaves no doubt.
+    pub memcg: Option<String>,
+    /// Order and GFP flags (hexadecimal) of the allocation.
+    pub asked: Option<(i32, String)>,
+}
+
+/// The log, read from now on.
+#[derive(Debug)]
+pub struct KernelLog {
+    file: File,
+    record: Box<[u8]>,
+    kills: VecDeque<Logged>,
+    /// What the last call of the OOM killer asked for.
+    asked: Option<(i32, String)>,
+}
+
+impl KernelLog {
+    /// Needs CAP_SYSLOG where kernel.dmesg_restrict is set, and only here.
+    pub fn open() -> Result<Self> {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(PATH);
+        let mut file = file.with_context(|| format!("open {PATH}"))?;
+        file.seek(SeekFrom::End(0)).with_context(|| format!("seek in {PATH}"))?;
+        Ok(Self { file, record: vec![0; RECORD].into(), kills: VecDeque::new(), asked: None })
+    }
+
+    /// What the log says of the kill of that process at about that time.
+    pub fn find(&mut self, pid: u32, time_ns: u64) -> Option<Logged> {
+        self.catch_up();
+        let near = |kill: &&Logged| kill.pid == pid && kill.time_ns.abs_diff(time_ns) < NEAR_NS;
+        self.kills.iter().rev().find(near).cloned()
+    }
+
+    fn catch_up(&mut self) {
+        for _ in 0..MOST {
+            match self.file.read(&mut self.record) {
+                Ok(0) => return,
+                Ok(n) => {
+                    let record = String::from_utf8_lossy(&self.record[..n]).into_owned();
+                    self.take_in(&record);
+                }
+                // Records were overwritten before they were read (EPIPE): on with the oldest.
+                Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn take_in(&mut self, record: &str) {
+        let Some((time_ns, message)) = parse(record) else { return };
+        if let Some(asked) = invoked(message) {
+            self.asked = Some(asked);
+        } else if let Some(mut kill) = killed(message) {
+            // The two lines are printed under one lock (oom_lock).
+            (kill.time_ns, kill.asked) = (time_ns, self.asked.take());
+            if self.kills.len() == KEEP {
+                self.kills.pop_front();
+            }
+            self.kills.push_back(kill);
+        }
+    }
+}
+
+/// The clocks differ by less.
+const NEAR_NS: u64 = 5_000_000_000;
+
+/// Time and message of a record `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;MESSAGE`, if the kernel wrote it.
+fn parse(record: &str) -> Option<(u64, &str)> {
+    let (prefix, rest) = record.split_once(';')?;
+    let mut fields = prefix.split(',');
+    let priority: u32 = fields.next()?.parse().ok()?;
+    let micros: u64 = fields.nth(1)?.parse().ok()?;
+    // The lower three bits are the level, the others the facility: 0 is the kernel.
+    (priority >> 3 == 0).then_some((micros.saturating_mul(1000), rest.lines().next()?))
+}
+
+/// Order and flags of `COMM invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0`.
+fn invoked(message: &str) -> Option<(i32, String)> {
+    let (_, rest) = message.rsplit_once(" invoked oom-killer: gfp_mask=")?;
+    let flags = rest.split(['(', ',']).next()?;
+    flags.strip_prefix("0x")?.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
+    let order = rest.split_once(", order=")?.1.split(',').next()?.parse().ok()?;
+    Some((order, flags.to_owned()))
+}
+
+/// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
+fn killed(message: &str) -> Option<Logged> {
+    let rest = message.strip_prefix("oom-kill:constraint=CONSTRAINT_")?;
+    let (constraint, rest) = rest.split_once(',')?;
+    let (rest, _) = rest.rsplit_once(",uid=")?;
+    let (rest, pid) = rest.rsplit_once(",pid=")?;
+    // `global_oom` stands there otherwise. A name may hold what separates it from the next.
+    let mut parts = rest.split(",oom_memcg=");
+    let (_, memcg) = (parts.next(), parts.next());
+    let memcg = memcg.filter(|_| parts.next().is_none()).and_then(|rest| {
+        let mut parts = rest.split(",task_memcg=");
+        let memcg = parts.next()?;
+        (parts.next().is_some() && parts.next().is_none()).then(|| memcg.to_owned())
+    });
+    Some(Logged {
+        pid: pid.parse().ok()?,
+        constraint: constraint.to_lowercase(),
+        memcg,
+        ..Logged::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const INVOKED: &str =
+        "hog invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=2, oom_score_adj=-5";
+    const KILLED: &str = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,\
+                          oom_memcg=/a,task_memcg=/a/b,task=hog,pid=23988,uid=0";
+
+    #[test]
+    fn only_the_kernel_s_own_records_count() {
+        assert_eq!(
+            parse("6,13988,4903632643,-;x y\n SUBSYSTEM=z\n"),
+            Some((4_903_632_643_000, "x y"))
+        );
+        assert_eq!(parse("4,1,2,-,caller=T1;x"), Some((2000, "x")));
+        // As a process writes it: facility 1, user.
+        assert_eq!(parse("12,1,2,-;oom-kill:"), None);
+        for junk in ["", ";", "6;x", "x,1,2,-;y", "6,1,z,-;y", "6,1,2,-;"] {
+            assert_eq!(parse(junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_s_lines_are_understood() {
+        assert_eq!(invoked(INVOKED), Some((2, "0xcc0".to_owned())));
+        let kill = killed(KILLED).expect("a kill");
+        assert_eq!(
+            (kill.pid, &*kill.constraint, kill.memcg.as_deref()),
+            (23988, "memcg", Some("/a"))
+        );
+        let global = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,\
+                      global_oom,task_memcg=/a,task=hog,pid=7,uid=0";
+        let kill = killed(global).expect("a kill");
+        assert_eq!((kill.pid, &*kill.constraint, kill.memcg), (7, "none", None));
+        assert_eq!((invoked(KILLED), killed(INVOKED)), (None, None));
+    }
+
+    /// Whoever chooses a name for a process or a cgroup chooses what stands in the line.
+    #[test]
+    fn names_that_look_like_the_line_change_nothing_of_it() {
+        let comm = KILLED.replace("task=hog", "task=,pid=1,uid=0");
+        let kill = killed(&comm).expect("a kill");
+        assert_eq!((kill.pid, kill.memcg.as_deref()), (23988, Some("/a")));
+        let path =
+            KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b,task_memcg=/x,task=y,pid=1,uid=2");
+        let kill = killed(&path).expect("a kill");
+        assert_eq!((kill.pid, kill.memcg), (23988, None), "left in doubt");
+        let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
+        assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
+    }
+
+    proptest! {
+        #[test]
+        fn no_record_is_too_much(record in "\\PC{0,200}", message in "(oom-kill:constraint=CONSTRAINT_|.{0,5} invoked oom-killer: gfp_mask=)\\PC{0,100}") {
+            parse(&record);
+            invoked(&message);
+            killed(&message);
+        }
+    }
+}
