@@ -1,15 +1,17 @@
-//! The thread that looks at cgroups: every ten seconds, and nobody waits for it.
+//! The thread that looks at cgroups. Nobody waits for it.
 
 use std::{
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
+use tracing::warn;
+
 use super::{Published, Report, Shown, Totals, table::Table};
 use crate::{
     directory,
     events::{Log, What},
-    host::{cgroup_files, memcg::Roots},
+    host::{cgroup_files, memcg::Roots, survive::wait_your_turn},
     identity::Identity,
     sense::Common,
     snapshot::Snapshot,
@@ -43,6 +45,10 @@ pub struct Watch {
 impl Watch {
     /// Until it is told to stop.
     pub fn run(mut self) {
+        // Hundreds of files may be many milliseconds of work in the kernel.
+        if let Err(e) = wait_your_turn() {
+            warn!("reading the files of cgroups may delay answers: {e}");
+        }
         let every = u64::try_from(EVERY.as_nanos()).unwrap_or(u64::MAX);
         // Of the last event that was counted, and of the look at processes that was taken in.
         let (mut seq, mut taken_ns) = (0, None);

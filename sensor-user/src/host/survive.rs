@@ -177,11 +177,21 @@ fn touch_stack() {
 /// Round robin with others of the same priority, for this thread and those it starts. Beside the
 /// processor, this gives access to a part of the memory below the watermarks
 /// (`gfp_to_alloc_flags`, mm/page_alloc.c): the sockets of an answer need not wait for reclaim.
-#[allow(unsafe_code, reason = "no safe wrapper among our dependencies")]
 fn real_time() -> Result<(), Errno> {
-    let param = libc::sched_param { sched_priority: PRIORITY };
+    schedule(libc::SCHED_RR, PRIORITY)
+}
+
+/// Has the calling thread wait its turn like everybody else's: for work that nobody waits for. Giving
+/// priority away needs no privilege.
+pub fn wait_your_turn() -> Result<(), Errno> {
+    schedule(libc::SCHED_OTHER, 0)
+}
+
+#[allow(unsafe_code, reason = "no safe wrapper among our dependencies")]
+fn schedule(policy: i32, priority: i32) -> Result<(), Errno> {
+    let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` is valid for the call, which only reads it; 0 is the calling thread.
-    let failed = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const param) } != 0;
+    let failed = unsafe { libc::sched_setscheduler(0, policy, &raw const param) } != 0;
     if failed { Err(last_error()) } else { Ok(()) }
 }
 

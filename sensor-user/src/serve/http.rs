@@ -118,7 +118,7 @@ async fn index() -> Response {
          ?fail_on=maintenance  503 only if an operator drained it\n\
          /livez    200 while this process answers\n\
          /api/v1/events     the latest OOM kills and kills by OOM daemons, oldest first, JSON\n\
-         ?id=ID    one of them\n",
+         ?id=ID    one of them, with its circumstances\n",
     )
 }
 
@@ -164,8 +164,14 @@ async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Respo
         if kept.is_empty() {
             return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
         }
+    } else {
+        // Each of them whole would be half a megabyte, for whoever asks.
+        kept.drain(..kept.len().saturating_sub(MOST_EVENTS));
+        for event in &mut kept {
+            Arc::make_mut(event).circumstances = None;
+        }
     }
-    let latest = &kept[kept.len().saturating_sub(MOST_EVENTS)..];
+    let latest = &kept;
     let mut body = serde_json::to_string(&Events { events: latest }).unwrap_or_default();
     body.push('\n');
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];

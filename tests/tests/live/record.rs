@@ -135,8 +135,11 @@ fn the_event_is_found_from_the_metric() {
     assert_eq!(one["events"].as_array().map(Vec::len), Some(1));
     assert_eq!(
         (&one["events"][0]["id"], &one["events"][0]["event"]),
-        (&id.into(), &"oom_kill".into())
+        (&id.clone().into(), &"oom_kill".into())
     );
+    assert!(one["events"][0]["circumstances"].is_object(), "{one}");
+    let list = daemon.get("/api/v1/events", "*/*").expect("events").body;
+    assert!(list.contains(&id) && !list.contains("circumstances"), "{list}");
     let none = daemon.get("/api/v1/events?id=no", "*/*").expect("an answer");
     assert_eq!(none.status, 404);
 }
