@@ -76,7 +76,7 @@ fn the_record_names_who_took_it() {
     wait_for_line(&mut victim);
     // Held until it has been seen, as what a night's leak has taken would be.
     let agent = scope.child("agent.service").expect("child");
-    let mut leak = hog(&agent, &["--comm-hex", "6167656e74", "leak", "140", "20"]);
+    let mut leak = hog(&agent, &["--comm-hex", "6167656e74", "leak", "120", "20"]);
     let mut leak = leak.stdout(Stdio::piped()).spawn().expect("start hog");
     victim.wait().expect("the victim is killed");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
