@@ -19,6 +19,9 @@ const LARGEST: usize = 10;
 /// Processes, and cgroups, that are told as the growers.
 const GROWERS: usize = 5;
 
+/// A killer that marks the cgroup before it kills.
+const OOMD: &str = "systemd-oomd";
+
 /// One cgroup's limits and use, at the moment of the event or shortly after.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -42,6 +45,12 @@ pub struct Level {
     /// Processes in it that the OOM killer killed, as it counts itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
+    /// How often systemd-oomd has set out to kill it, by the mark that it leaves (`user.oomd_ooms`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oomd_ooms: Option<u64>,
+    /// How many processes of it systemd-oomd has killed (`user.oomd_kill`, written afterwards).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oomd_kills: Option<u64>,
 }
 
 /// How long the host stalled within a time.
@@ -193,7 +202,15 @@ fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<Stri
             }
             victim
         }
-        What::KillSignal { target, .. } => target,
+        What::KillSignal { sender, target } => {
+            let marked = cgroups.iter().any(|level| level.oomd_ooms.is_some());
+            if sender.comm == OOMD && !cgroups.is_empty() && !marked {
+                all.push(format!(
+                    "the sender calls itself {OOMD}, but the victim's cgroups have no mark of it"
+                ));
+            }
+            target
+        }
         What::VictimExit { .. } => return all,
     };
     let known = who.and_then(|who| who.processes.iter().find(|p| p.pid == victim.pid));
@@ -306,6 +323,26 @@ mod tests {
         // Looked at afterwards: the id may have been used again since.
         let later = Circumstances::of(&kill(false, None), 0, vec![], None, Some(&other), None);
         assert_eq!(later.contradictions, [""; 0]);
+    }
+
+    #[test]
+    fn who_only_calls_itself_systemd_oomd_is_told_apart() {
+        let signal = |comm: &[u8]| {
+            let mut signal =
+                event::KillSignal { tag: Tag::KillSignal as u32, ..event::KillSignal::zeroed() };
+            signal.sender.comm[..comm.len()].copy_from_slice(comm);
+            decode(bytemuck::bytes_of(&signal), 4096, "b").expect("decodes").1
+        };
+        let marked = Level { oomd_ooms: Some(1), ..Level::default() };
+        for (comm, cgroups, contradictions) in [
+            (&b"systemd-oomd"[..], vec![Level::default()], 1),
+            (b"systemd-oomd", vec![Level::default(), marked.clone()], 0),
+            (b"systemd-oomd", vec![], 0),
+            (b"earlyoom", vec![Level::default()], 0),
+        ] {
+            let told = Circumstances::of(&signal(comm), 0, cgroups, None, None, None);
+            assert_eq!(told.contradictions.len(), contradictions, "{:?}", told.contradictions);
+        }
     }
 
     #[test]

@@ -27,6 +27,15 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
         let [kills] = numbers(&fs::read_to_string(dir.join(name)).ok()?, ["oom_kill"]);
         kills
     };
+    // systemd-oomd knows only v2.
+    let unified =
+        roots.unified.as_ref().map(|root| root.join(path.strip_prefix("/").unwrap_or(path)));
+    let mark = |name: &str| {
+        let mut value = [0; 20];
+        let len = rustix::fs::getxattr(unified.as_ref()?, name, &mut value).ok()?;
+        std::str::from_utf8(value.get(..len)?).ok()?.parse().ok()
+    };
+    let (oomd_ooms, oomd_kills) = (mark("user.oomd_ooms"), mark("user.oomd_kill"));
     let path = path.to_string_lossy().into_owned();
     let level = if roots.v1 {
         Level {
@@ -37,6 +46,8 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
             swap_bytes: number("memory.memsw.usage_in_bytes"),
             swap_max_bytes: number("memory.memsw.limit_in_bytes"),
             oom_kills: kills("memory.oom_control"),
+            oomd_ooms,
+            oomd_kills,
         }
     } else {
         Level {
@@ -47,6 +58,8 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
             swap_bytes: number("memory.swap.current"),
             swap_max_bytes: number("memory.swap.max"),
             oom_kills: kills("memory.events"),
+            oomd_ooms,
+            oomd_kills,
         }
     };
     level.current_bytes.is_some().then_some(level)

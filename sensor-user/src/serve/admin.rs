@@ -4,7 +4,7 @@
 //! new ones until the client hangs up. It is how `memsensor events` talks to the daemon.
 
 use std::{
-    io::{BufRead as _, BufReader as StdBufReader, Write as _},
+    io::{BufRead as _, BufReader as StdBufReader, ErrorKind, Write as _},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::UnixStream as StdUnixStream,
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use sensor_ebpf::probes;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -78,6 +78,18 @@ pub enum Question {
     Heard,
     /// Who has the memory.
     Top,
+}
+
+impl Question {
+    /// How long a client waits for each line of the answer.
+    fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::Events { follow: true } => None,
+            // It is written to the disk first.
+            Self::Drain { .. } | Self::Undrain => Some(Duration::from_mins(1)),
+            _ => Some(Duration::from_secs(10)),
+        }
+    }
 }
 
 /// One line of an answer.
@@ -210,7 +222,7 @@ fn event(id: &str, state: &State) -> Result<Answer> {
 fn top(state: &State) -> Result<Answer> {
     let probe = state.coverage.probes.get(probes::Id::processes as usize);
     if let Some(probe) = probe.filter(|probe| probe.state == load::State::Disabled) {
-        anyhow::bail!("who has the memory cannot be told here: {}", probe.reason);
+        bail!("who has the memory cannot be told here: {}", probe.reason);
     }
     let snapshot = state.published.load();
     let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
@@ -288,9 +300,17 @@ pub fn ask(
     let mut stream = StdUnixStream::connect(path).with_context(|| {
         format!("connect to {} (is memsensor running, and are we root?)", path.display())
     })?;
+    let patience = question.patience();
+    stream.set_read_timeout(patience)?;
     writeln!(stream, "{}", serde_json::to_string(question)?)?;
     for line in StdBufReader::new(stream).lines() {
-        let line = line.context("read from the daemon")?;
+        let line = match line {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                let patience = humantime::format_duration(patience.unwrap_or_default());
+                bail!("the daemon has not answered within {patience}: is it stopped?");
+            }
+            line => line.context("read from the daemon")?,
+        };
         let answer = serde_json::from_str(&line).context("understand the daemon")?;
         each(&line, answer)?;
     }

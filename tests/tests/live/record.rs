@@ -280,3 +280,22 @@ fn the_kernel_s_log_is_asked_too() {
     assert_eq!(all.ran_out, Some(scope.path()));
     assert!(all.contradictions.is_empty(), "{:?}", all.contradictions);
 }
+
+/// systemd-oomd marks the cgroups that it kills; who only has its name does not.
+#[test]
+fn the_marks_of_systemd_oomd_are_told() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("marked", 16 * MIB).expect("scope");
+    let marked =
+        [("user.oomd_ooms", b"2"), ("user.oomd_kill", b"7")].iter().all(|(name, value)| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(scope.unified(), *name, *value, flags).is_ok()
+        });
+    // Only v2 can be marked, and systemd-oomd knows no other.
+    assert!(marked || sensor_user::host::cgroup::unified_root().is_none(), "no marks");
+    killed(&scope, &["anon", "32"]);
+    let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
+    let all = told(&daemon, &[&id]).circumstances.expect("its circumstances");
+    let marks = (all.cgroups[0].oomd_ooms, all.cgroups[0].oomd_kills);
+    assert_eq!(marks, (marked.then_some(2), marked.then_some(7)));
+}
