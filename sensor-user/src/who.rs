@@ -458,6 +458,17 @@ mod tests {
     }
 
     #[test]
+    fn who_was_started_since_it_was_calm_is_new() {
+        let mut memory = Memory::new(PAGE);
+        let mut who = memory.update(pass(&[process(1, 900, 9, 2), process(2, 980, 9, 1)]), 1000);
+        let new = |who: &Who| who.processes.iter().map(|p| p.is_new).collect::<Vec<_>>();
+        who.mark_new(Some(50));
+        assert_eq!((new(&who), who.calm_seconds_ago), (vec![false, true], Some(50)));
+        who.mark_new(None);
+        assert_eq!((new(&who), who.calm_seconds_ago), (vec![false, false], None));
+    }
+
+    #[test]
     fn threads_without_a_main_thread_are_one_process() {
         let mut one = process(5, 5, 9, 100);
         one.task.tid = 6;

@@ -69,15 +69,9 @@ impl Watch {
         let groups = who.cgroups.iter();
         let sizes = groups.filter_map(|g| Some((g.cgroup_path.as_deref()?, g.own_bytes)));
         self.table.look(sizes);
-        let paths: Vec<_> = {
-            let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
-            snapshot.stall_clock.iter().map(|(id, _)| directory.path(*id)).collect()
-        };
-        let at = |id: u64| {
-            let at = snapshot.stall_clock.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-            paths[at].clone()
-        };
-        self.table.stalls(&snapshot.stall_clock, at);
+        let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
+        self.table.stalls(&snapshot.stall_clock, |id| directory.path(id));
+        drop(directory);
         for event in self.events.since(*seq) {
             *seq = event.seq;
             if let What::OomKill { victim, .. } = &event.what {

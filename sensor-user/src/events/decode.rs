@@ -72,13 +72,13 @@ pub(super) fn process(task: &event::Task) -> Process {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
     use crate::events::Log;
 
-    fn kill(comm: &[u8]) -> event::OomKill {
+    pub(in crate::events) fn kill(comm: &[u8]) -> event::OomKill {
         let mut kill: event::OomKill = bytemuck::Zeroable::zeroed();
         kill.tag = Tag::OomKill as u32;
         kill.memcg = 1;

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
 use super::{Context, Event, Memory, Process, Scope, What};
-use crate::{circumstances::Circumstances, identity::Identity, who::Growth};
+use crate::{circumstances::Circumstances, identity::Identity, top::mib, who::Growth};
 
 /// A name for a terminal: control characters and the like are shown, not sent.
 pub struct Printable<'a>(pub &'a str);
@@ -54,10 +54,6 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
-}
-
-fn mib(bytes: u64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
 }
 
 impl fmt::Display for Memory {
@@ -233,19 +229,10 @@ fn table(header: &[&str]) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use sensor_ebpf::event::{self, Tag};
+    use sensor_ebpf::event;
 
     use super::*;
-    use crate::events::decode;
-
-    fn kill(comm: &[u8]) -> event::OomKill {
-        let mut kill: event::OomKill = bytemuck::Zeroable::zeroed();
-        kill.tag = Tag::OomKill as u32;
-        kill.memcg = 1;
-        kill.sizes.anon_pages = 10;
-        kill.victim.comm[..comm.len()].copy_from_slice(comm);
-        kill
-    }
+    use crate::events::decode::{decode, tests::kill};
 
     fn event(what: What) -> Event {
         Event { id: "b-1".into(), seq: 1, time: String::new(), what, circumstances: None }

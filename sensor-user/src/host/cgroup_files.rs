@@ -8,7 +8,7 @@ use super::{
     pressure,
     text::numbers,
 };
-use crate::{cgroups::Found, circumstances::Level, verdict::reading::Reading};
+use crate::{cgroups::Found, circumstances::Level};
 
 /// Groups above one: a bound, not an expectation.
 const MOST: usize = 32;
@@ -72,20 +72,13 @@ pub fn found(roots: &Roots, path: &str) -> Found {
     let text = |dir: &Path, name: &str| fs::read_to_string(dir.join(name)).ok();
     let number = |name: &str| memcg::number(&text(&dir, name)?);
     let stat = text(&dir, "memory.stat").unwrap_or_default();
-    let refaults = if roots.v1 {
-        ["total_workingset_refault_anon", "total_workingset_refault_file"]
-    } else {
-        ["workingset_refault_anon", "workingset_refault_file"]
-    };
-    let [anon, file] = numbers(&stat, refaults);
     let page = rustix::param::page_size() as u64;
-    let refaulted = anon.map_or(file, |anon| Some(anon.saturating_add(file.unwrap_or(0))));
     let psi = || {
         let text = text(&roots.unified.as_ref()?.join(below), "memory.pressure")?;
-        let mut reading = Reading::default();
-        pressure::parse(&text).ok()?.fill(&mut reading);
-        Some([reading.some_ns?, reading.full_ns?])
+        let totals = pressure::parse(&text).ok()?;
+        Some([totals.some_ns, totals.full_ns])
     };
+    let refaulted = memcg::refaulted_pages(&stat, roots.v1);
     let found = Found {
         refaulted_bytes: refaulted.map(|pages| pages.saturating_mul(page)),
         pressure_ns: psi(),

@@ -270,6 +270,11 @@ pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|n| *n < i64::MAX.cast_unsigned() / 2)
 }
 
+/// Pages of a memory.stat that were evicted and had to be read again.
+pub(super) fn refaulted_pages(stat: &str, v1: bool) -> Option<u64> {
+    Stat::parse(stat, v1).refaulted
+}
+
 /// Of memory.stat: bytes, and pages for what is counted as events.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Stat {

@@ -124,20 +124,7 @@ impl Top {
         ];
         let mut processes = table(&header, 9);
         for held in &who.processes {
-            let [minute, ten, hour] = grown(held.growth);
-            processes.add_row([
-                mib(held.own_bytes),
-                mib(held.swap_bytes),
-                mib(held.file_bytes),
-                minute,
-                ten,
-                hour,
-                held.pid.to_string(),
-                age(held.age_seconds),
-                held.oom_score_adj.to_string(),
-                format!("{}{}", if held.is_new { "*" } else { "" }, held.comm.escape_debug()),
-                held.place(),
-            ]);
+            processes.add_row(cells(held));
         }
         let mut text = String::new();
         let _ = writeln!(
@@ -169,7 +156,25 @@ fn table(header: &[&str], numbers: usize) -> Table {
     table
 }
 
-fn mib(bytes: u64) -> String {
+/// A process: nine numbers, its name and its place, as a terminal may show them.
+fn cells(held: &Holder) -> [String; 11] {
+    let [minute, ten, hour] = grown(held.growth);
+    [
+        mib(held.own_bytes),
+        mib(held.swap_bytes),
+        mib(held.file_bytes),
+        minute,
+        ten,
+        hour,
+        held.pid.to_string(),
+        age(held.age_seconds),
+        held.oom_score_adj.to_string(),
+        format!("{}{}", if held.is_new { "*" } else { "" }, held.comm.escape_debug()),
+        held.place(),
+    ]
+}
+
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1}", bytes as f64 / 1024.0 / 1024.0)
 }
 

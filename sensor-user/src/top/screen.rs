@@ -235,21 +235,8 @@ fn number(text: String) -> Cell<'static> {
 }
 
 fn process(held: &Holder) -> Row<'static> {
-    let [minute, ten, hour] = grown(held.growth);
-    let numbers = [
-        mib(held.own_bytes),
-        mib(held.swap_bytes),
-        mib(held.file_bytes),
-        minute,
-        ten,
-        hour,
-        held.pid.to_string(),
-        age(held.age_seconds),
-        held.oom_score_adj.to_string(),
-    ];
-    let name = format!("{}{}", if held.is_new { "*" } else { "" }, held.comm.escape_debug());
-    let cells = numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(held.place())]);
-    Row::new(cells)
+    let [numbers @ .., name, place] = super::cells(held);
+    Row::new(numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(place)]))
 }
 
 fn cgroup(group: &Group, stalled: f64) -> Row<'static> {
