@@ -90,7 +90,7 @@ pub struct Shown {
 pub struct Report {
     /// Those that are shown, by path.
     pub shown: Vec<Shown>,
-    /// The sum of all others, also of those that were shown and are not any more.
+    /// The sum of what happened in all others, while they were not shown.
     pub other: Totals,
     /// How many have processes and are not shown.
     pub omitted: usize,
