@@ -14,3 +14,14 @@ pub mod soak;
 pub mod swap;
 pub mod thrash;
 pub mod undo;
+
+/// How a program of ours ends: an error is one line, causes included.
+pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

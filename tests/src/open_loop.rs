@@ -2,6 +2,8 @@
 //! answer delays nobody and hides nothing (no coordinated omission).
 
 use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -21,6 +23,36 @@ pub struct Request<T> {
     pub took: Duration,
     /// What was answered, or what went wrong.
     pub outcome: Result<T, &'static str>,
+}
+
+/// One question, on a connection of its own: the answer until the other side hangs up or it is `whole`. Who has
+/// none at `end` gives up.
+pub fn exchange(
+    address: SocketAddr,
+    question: &[u8],
+    end: Instant,
+    whole: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, &'static str> {
+    let left = || {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err("no answer in time") } else { Ok(left) }
+    };
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time",
+        _ => "connection lost",
+    };
+    let mut stream = TcpStream::connect_timeout(&address, left()?).map_err(failed)?;
+    stream.write_all(question).map_err(failed)?;
+    let mut answer = Vec::with_capacity(4096);
+    let mut chunk = [0; 4096];
+    while !whole(&answer) {
+        stream.set_read_timeout(Some(left()?)).map_err(failed)?;
+        match stream.read(&mut chunk).map_err(failed)? {
+            0 => break,
+            n => answer.extend_from_slice(&chunk[..n]),
+        }
+    }
+    Ok(answer)
 }
 
 /// Users who keep asking.

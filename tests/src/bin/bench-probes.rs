@@ -17,13 +17,7 @@ use sensor_tests::bench::{
 const ROUNDS: u32 = 20;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    sensor_tests::exit(run())
 }
 
 fn run() -> Result<()> {

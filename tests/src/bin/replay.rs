@@ -15,13 +15,7 @@ const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|chec
                      several times";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    sensor_tests::exit(run())
 }
 
 fn run() -> Result<()> {

@@ -22,13 +22,7 @@ const USAGE: &str =
     "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR | --replay DIR]";
 
 fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    sensor_tests::exit(start())
 }
 
 fn start() -> Result<()> {

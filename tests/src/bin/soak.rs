@@ -6,13 +6,7 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result};
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    sensor_tests::exit(run())
 }
 
 fn run() -> Result<()> {

@@ -17,13 +17,7 @@ const USAGE: &str = "usage: thrash [--form fast|slow] [--seconds N] | thrash --g
 const CALM: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
-            ExitCode::FAILURE
-        }
-    }
+    sensor_tests::exit(run())
 }
 
 fn run() -> Result<()> {

@@ -1,10 +1,6 @@
 //! Users of the shop, on time (see [`crate::open_loop`]).
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpStream},
-    time::Instant,
-};
+use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
 
@@ -19,30 +15,10 @@ pub fn begin(address: SocketAddr, start: Instant) -> Result<open_loop::Traffic<u
     open_loop::Traffic::start(RATE, PATIENCE, start, move |end| ask(address, end))
 }
 
-/// One request, with a connection of its own; who has no whole answer at `end` gives up.
+/// One request; who has no whole answer at `end` gives up.
 fn ask(address: SocketAddr, end: Instant) -> Result<u8, &'static str> {
-    let left = || {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err("no answer in time") } else { Ok(left) }
-    };
-    let failed = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "no answer in time",
-        _ => "connection lost",
-    };
-    let mut stream = TcpStream::connect_timeout(&address, left()?).map_err(failed)?;
-    stream
-        .write_all(b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n")
-        .map_err(failed)?;
-    let mut answer = Vec::with_capacity(4096);
-    let mut chunk = [0; 4096];
-    loop {
-        stream.set_read_timeout(Some(left()?)).map_err(failed)?;
-        match stream.read(&mut chunk).map_err(failed)? {
-            0 => break,
-            n => answer.extend_from_slice(&chunk[..n]),
-        }
-    }
-    understand(&answer)
+    let question = b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    understand(&open_loop::exchange(address, question, end, |_| false)?)
 }
 
 fn understand(answer: &[u8]) -> Result<u8, &'static str> {

@@ -1,14 +1,13 @@
 //! The questions, and what counts as an answer to them.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
 
-use crate::open_loop::{Request, Traffic};
+use crate::open_loop::{self, Request, Traffic};
 
 /// How often each is asked, per second.
 pub const RATE: u32 = 10;
@@ -111,29 +110,10 @@ impl Who {
 
     /// One question, on a connection of its own, until `end`; to memsensor about the scope.
     pub fn ask(self, scope: &str, end: Instant) -> Result<String, &'static str> {
-        let left = || {
-            let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() { Err("no answer in time") } else { Ok(left) }
-        };
-        let failed = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => "no answer in time",
-            _ => "connection lost",
-        };
-        let mut stream = TcpStream::connect_timeout(&self.address(), left()?).map_err(failed)?;
-        stream.write_all(self.question(scope).as_bytes()).map_err(failed)?;
-        let mut answer = Vec::with_capacity(4096);
-        let mut chunk = [0; 4096];
-        loop {
-            stream.set_read_timeout(Some(left()?)).map_err(failed)?;
-            match stream.read(&mut chunk).map_err(failed)? {
-                0 => break,
-                n => answer.extend_from_slice(&chunk[..n]),
-            }
-            // It waits for what we say.
-            if self == Self::Sshd && answer.contains(&b'\n') {
-                break;
-            }
-        }
+        // sshd waits for what we say.
+        let whole = |answer: &[u8]| self == Self::Sshd && answer.contains(&b'\n');
+        let question = self.question(scope);
+        let answer = open_loop::exchange(self.address(), question.as_bytes(), end, whole)?;
         self.understand(&String::from_utf8_lossy(&answer))
     }
 }
