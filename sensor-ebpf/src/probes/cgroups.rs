@@ -84,6 +84,7 @@ mod kernel {
         bpf::{
             args,
             count::{lost, row},
+            read::{Probed, read},
             task,
         },
         event::{CgroupGone, CgroupMade, PATH, Tag},
@@ -105,8 +106,8 @@ mod kernel {
     /// memory is charged to.
     #[inline(always)]
     fn charges_memory(cgroup: u64) -> bool {
-        let ours = task::memory_cgroup(task::current());
-        task::read::<u64>(cgroup, &OFF_CGROUP_ROOT) == task::read::<u64>(ours, &OFF_CGROUP_ROOT)
+        let ours = task::memory_cgroup::<Probed>(task::current());
+        read::<u64>(cgroup, &OFF_CGROUP_ROOT) == read::<u64>(ours, &OFF_CGROUP_ROOT)
     }
 
     #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
@@ -129,7 +130,7 @@ mod kernel {
         // as it was is of records before.
         unsafe {
             (*made).tag = Tag::CgroupMade as u32;
-            (*made).id = task::cgroup_id(cgroup);
+            (*made).id = task::cgroup_id::<Probed>(cgroup);
             let path = args::get(&ctx, &ARG_MADE_PATH);
             let len = bpf_probe_read_kernel_str(
                 (&raw mut (*made).path).cast(),
@@ -154,7 +155,7 @@ mod kernel {
         }
         match CGROUPS.reserve::<CgroupGone>(0) {
             Some(mut entry) => {
-                let id = task::cgroup_id(cgroup);
+                let id = task::cgroup_id::<Probed>(cgroup);
                 entry.write(CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id });
                 entry.submit(QUIETLY);
             }

@@ -87,6 +87,7 @@ mod kernel {
         bpf::{
             args,
             count::{lost, row},
+            read::{Probed, read},
             ring, task, track,
         },
         event::{COMM, KillSignal, Tag},
@@ -121,7 +122,7 @@ mod kernel {
         let from_user = match info {
             SEND_SIG_NOINFO => true,
             SEND_SIG_PRIV => false,
-            _ => task::read::<i32>(info, &OFF_SIGINFO_CODE) <= 0,
+            _ => read::<i32>(info, &OFF_SIGINFO_CODE) <= 0,
         };
         if !from_user {
             return 0;
@@ -148,8 +149,8 @@ mod kernel {
                 tag: Tag::KillSignal as u32,
                 sender_index: index,
                 time_ns: now,
-                sender: task::describe(task::current()),
-                target: task::describe(args::get(&ctx, &ARG_KILL_TASK)),
+                sender: task::describe::<Probed>(task::current()),
+                target: task::describe::<Probed>(args::get(&ctx, &ARG_KILL_TASK)),
             });
         }
         0

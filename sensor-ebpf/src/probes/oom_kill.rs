@@ -117,7 +117,12 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, ring, stall, task, track},
+        bpf::{
+            args,
+            count::row,
+            read::{Probed, read},
+            ring, stall, task, track,
+        },
         event::{OomKill, Tag},
         inflight::{Kind, owner},
         layout::{
@@ -162,10 +167,10 @@ mod kernel {
         let context = Context {
             noted_ns: track::now(),
             tid: task::tid(),
-            order: task::read(control, &OFF_OOM_ORDER),
-            gfp_flags: task::read(control, &OFF_OOM_GFP_MASK),
-            constraint: task::read(control, &OFF_OOM_CONSTRAINT),
-            memcg: u64::from(task::read::<u64>(control, &OFF_OOM_MEMCG) != 0),
+            order: read(control, &OFF_OOM_ORDER),
+            gfp_flags: read(control, &OFF_OOM_GFP_MASK),
+            constraint: read(control, &OFF_OOM_CONSTRAINT),
+            memcg: u64::from(read::<u64>(control, &OFF_OOM_MEMCG) != 0),
         };
         // SAFETY: a map value of this type; the caller holds oom_lock, so nobody else writes it.
         unsafe { place.write(context) };
@@ -208,7 +213,7 @@ mod kernel {
             args::get(&ctx, &ARG_VICTIM_TASK) == victim
         } else {
             let pid = args::get(&ctx, &ARG_VICTIM_PID) as u32;
-            task::read::<u32>(victim, &OFF_TASK_PID) == pid
+            read::<u32>(victim, &OFF_TASK_PID) == pid
         };
         if !same {
             return 0;
@@ -228,15 +233,15 @@ mod kernel {
         if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
             row.kills[memcg as usize & 1] += 1;
         }
-        let mm: u64 = task::read(victim, &OFF_TASK_MM);
+        let mm: u64 = read(victim, &OFF_TASK_MM);
         let mut event = OomKill {
             tag: Tag::OomKill as u32,
             memcg,
             time_ns: now,
-            victim: task::describe(victim),
-            trigger: task::describe(task::current()),
-            total_vm_pages: task::read(mm, &OFF_MM_TOTAL_VM),
-            sizes: task::sizes(mm),
+            victim: task::describe::<Probed>(victim),
+            trigger: task::describe::<Probed>(task::current()),
+            total_vm_pages: read(mm, &OFF_MM_TOTAL_VM),
+            sizes: task::sizes::<Probed>(mm),
             has_context: 0,
             order: 0,
             gfp_flags: 0,

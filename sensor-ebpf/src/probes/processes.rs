@@ -46,7 +46,10 @@ mod kernel {
     use aya_ebpf::{cty::c_void, helpers::generated::bpf_seq_write};
 
     use crate::{
-        bpf::task,
+        bpf::{
+            read::{Member as _, Typed},
+            task,
+        },
         event::Process,
         layout::{OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START, OFF_TASK_TGID},
     };
@@ -71,22 +74,22 @@ mod kernel {
     extern "C" fn process_table(ctx: *const Context) -> u32 {
         // SAFETY: the kernel calls it with its own structure of this layout; the verifier checks it.
         let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task as u64) };
-        if task == 0 || task::is_kernel(task) {
+        if task == 0 || task::is_kernel::<Typed>(task) {
             return 0;
         }
-        let mm: u64 = task::read(task, &OFF_TASK_MM);
+        let mm = Typed::long(task, &OFF_TASK_MM);
         if mm == 0 {
             return 0;
         }
-        if task::read::<u32>(task, &OFF_TASK_PID) != task::read::<u32>(task, &OFF_TASK_TGID)
-            && task::read::<u64>(task::read(task, &OFF_TASK_LEADER), &OFF_TASK_MM) != 0
+        if Typed::word(task, &OFF_TASK_PID) != Typed::word(task, &OFF_TASK_TGID)
+            && Typed::long(Typed::long(task, &OFF_TASK_LEADER), &OFF_TASK_MM) != 0
         {
             return 0;
         }
         let mut process = Process {
-            task: task::describe(task),
-            start_ns: task::read(task, &OFF_TASK_START),
-            sizes: task::sizes(mm),
+            task: task::describe::<Typed>(task),
+            start_ns: Typed::long(task, &OFF_TASK_START),
+            sizes: task::sizes::<Typed>(mm),
         };
         // SAFETY: `seq` comes from the kernel, and `process` is as large as told. Where the buffer is
         // full, the kernel notes that itself and calls again for the same task.

@@ -70,6 +70,7 @@ mod kernel {
         bpf::{
             args,
             count::{lost, row},
+            read::read,
             ring, stall, task, track,
         },
         event::{Tag, VictimExit},
@@ -156,8 +157,8 @@ mod kernel {
             }
         }
         if HAVE_EXIT_MMAP.load() == 0 {
-            let signal: u64 = task::read(task::current(), &OFF_TASK_SIGNAL);
-            if task::read::<i32>(signal, &OFF_SIGNAL_LIVE) == 0 {
+            let signal: u64 = read(task::current(), &OFF_TASK_SIGNAL);
+            if read::<i32>(signal, &OFF_SIGNAL_LIVE) == 0 {
                 gone(u64::from(task::tgid()));
             }
         }
