@@ -49,6 +49,9 @@ pub fn bucket(ns: u64) -> usize {
 }
 
 impl Log2Seconds {
+    /// Nothing observed.
+    pub const EMPTY: Self = Self { sum_ns: 0, buckets: [0; BOUNDS + 1] };
+
     /// Adds one observation.
     #[inline(always)]
     pub fn observe(&mut self, ns: u64) {

@@ -25,7 +25,7 @@ pub enum Loss {
     CgroupsFull = 7,
     /// Too many kill-signal events in a short time; they are counted all the same.
     RateLimited = 8,
-    /// A cgroup's share of the stall clock gave way to another cgroup's. User space fills this in:
+    /// A cgroup's share of the stall clock, or its histogram, gave way to another cgroup's. User space fills this in:
     /// an LRU map does not tell what it evicts, so it is what was ever added less what is there.
     CgroupEvicted = 9,
     /// An event that came while the same program was interrupted on the same CPU: the kernel skips
@@ -38,6 +38,9 @@ pub enum Loss {
 
 /// Word of the row that counts cgroups ever added to the stall clock; no reason of its own.
 pub const CGROUPS_ADDED: usize = 64;
+
+/// Word of the row that counts histograms ever added to the cgroups' reclaim; no reason of its own.
+pub const HISTOGRAMS_ADDED: usize = 65;
 
 /// Label values of `memsensor_events_lost_total{reason}`, in the order of [`Loss`].
 pub const REASONS: [&str; 12] = [

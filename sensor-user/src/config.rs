@@ -300,17 +300,19 @@ impl Config {
     }
 
     fn check_cgroups(&self) -> Result<()> {
-        let cgroups::Settings { paths, most } = &self.cgroups;
+        let cgroups::Settings { paths, most, histograms } = &self.cgroups;
         ensure!(*most <= MAX_CGROUPS, "cgroups.most: {most} is more than {MAX_CGROUPS}");
-        ensure!(
-            paths.len() <= MAX_CGROUP_PATHS,
-            "cgroups.paths: {} paths, at most {MAX_CGROUP_PATHS}",
-            paths.len()
-        );
-        if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
-            bail!("cgroups.paths: {path:?} does not begin with / as /system.slice/* does");
+        for (key, paths) in [("paths", paths), ("histograms", histograms)] {
+            ensure!(
+                paths.len() <= MAX_CGROUP_PATHS,
+                "cgroups.{key}: {} paths, at most {MAX_CGROUP_PATHS}",
+                paths.len()
+            );
+            if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
+                bail!("cgroups.{key}: {path:?} does not begin with / as /system.slice/* does");
+            }
         }
-        Table::new(&self.cgroups).context("cgroups.paths")?;
+        Table::new(&self.cgroups)?;
         ensure!(
             self.growing_processes <= MAX_GROWING,
             "growing_processes: {} is more than {MAX_GROWING}",

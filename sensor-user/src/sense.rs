@@ -29,7 +29,7 @@ use crate::{
     host::clock::monotonic_ns,
     kernel::{
         load::Coverage,
-        read::{Cost, Inside, Reader},
+        read::{Cost, InCgroup, Inside, Reader},
     },
     scopes::Scopes,
     snapshot::{History, Settled, Snapshot},
@@ -64,6 +64,7 @@ pub struct Sampler {
     samples: u64,
     cgroups_evicted: u64,
     stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
+    reclaim: Arc<[InCgroup]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
     census: Census,
@@ -146,6 +147,7 @@ impl Sampler {
             samples: 0,
             cgroups_evicted: 0,
             stall_clock: Arc::default(),
+            reclaim: Arc::default(),
             intervals: [config.interval, config.pressed_interval.min(config.interval)],
             census,
         }
@@ -188,9 +190,13 @@ impl Sampler {
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
         if self.samples % CGROUPS_EVERY == 1 {
-            let added = rows[loss::ROW as usize][loss::CGROUPS_ADDED];
+            let gone = |added: usize, there: usize| {
+                rows[loss::ROW as usize][added].saturating_sub(there as u64)
+            };
             self.stall_clock = reader.stall_clock().into();
-            self.cgroups_evicted = added.saturating_sub(self.stall_clock.len() as u64);
+            self.reclaim = reader.reclaim().into();
+            self.cgroups_evicted = gone(loss::CGROUPS_ADDED, self.stall_clock.len())
+                + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
@@ -226,6 +232,7 @@ impl Sampler {
             costs,
             stalls: BTreeMap::new(),
             stall_clock: Arc::clone(&self.stall_clock),
+            reclaim: Arc::clone(&self.reclaim),
             scopes: Vec::new(),
             who: self.census.last(),
         }

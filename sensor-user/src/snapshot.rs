@@ -14,7 +14,7 @@ use sensor_ebpf::{
 };
 
 use crate::{
-    kernel::read::{Cost, Inside},
+    kernel::read::{Cost, InCgroup, Inside},
     scopes::Judged,
     who::Who,
 };
@@ -41,6 +41,8 @@ pub struct Snapshot {
     /// The stall clock by cgroup id and cause, in the order of ids: ended stalls, in nanoseconds. Read every
     /// few samples.
     pub stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
+    /// How long reclaim took by cgroup and kind, where that is asked for. Read as often.
+    pub reclaim: Arc<[InCgroup]>,
     /// Each scope as judged, the host first.
     pub scopes: Vec<Judged>,
     /// Who has the memory, at the last look, which is not as often; none if that cannot be told.

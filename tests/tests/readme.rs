@@ -48,6 +48,7 @@ fn exposition() -> String {
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),
         stall_clock: Arc::default(),
+        reclaim: Arc::default(),
         scopes: vec![judged()],
         who: Some(Arc::new(who())),
     };
@@ -115,7 +116,8 @@ fn cgroups() -> Report {
         limit_hits: Some(1),
         pressure_ns: Some([1, 1]),
     };
-    let totals = Totals { stall_ns: [1; 4], oom_kills: 1 };
+    let mut totals = Totals { stall_ns: [1; 4], oom_kills: 1, reclaim: Some(Box::default()) };
+    totals.reclaim.iter_mut().for_each(|h| h[0][0] = 1);
     Report {
         shown: vec![Shown { path: "/a".into(), identity, totals, found }],
         ..Report::default()

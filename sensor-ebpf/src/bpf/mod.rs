@@ -10,6 +10,8 @@
 pub(crate) mod args;
 pub(crate) mod count;
 mod harness;
+pub(crate) mod histogram;
+pub(crate) mod read;
 pub(crate) mod ring;
 pub(crate) mod stall;
 pub(crate) mod task;

@@ -84,7 +84,7 @@ mod kernel {
 
     use super::State;
     use crate::{
-        bpf::{args, count::row, stall, track},
+        bpf::{args, count::row, histogram, stall, track},
         inflight::Kind,
         probes::Id,
     };
@@ -102,7 +102,9 @@ mod kernel {
         let Some((slot, now)) = track::end(Kind::Direct) else { return 0 };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::direct_reclaim as u32) }) else { return 0 };
-        row.latency.observe(now.saturating_sub(slot.start_ns));
+        let ns = now.saturating_sub(slot.start_ns);
+        row.latency.observe(ns);
+        histogram::observe(Kind::Direct, &slot, ns);
         row.pages += args::get(&ctx, &ARG_DIRECT_FREED);
         row.stall_ns += stall::ended(&slot, now);
         0

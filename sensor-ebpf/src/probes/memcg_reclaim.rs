@@ -130,7 +130,7 @@ mod kernel {
         bpf::{
             args,
             count::{lost, row},
-            stall, task, track,
+            histogram, stall, task, track,
         },
         inflight::Kind,
         loss::Loss,
@@ -166,7 +166,9 @@ mod kernel {
         };
         // SAFETY: State is repr(C) and u64 only.
         let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
-        row.latency.observe(now.saturating_sub(slot.start_ns));
+        let ns = now.saturating_sub(slot.start_ns);
+        row.latency.observe(ns);
+        histogram::observe(Kind::Memcg, &slot, ns);
         row.pages += args::get(&ctx, &ARG_MEMCG_FREED);
         row.stall_ns += stall::ended(&slot, now);
         0

@@ -6,25 +6,19 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use glob::{MatchOptions, Pattern};
-use sensor_ebpf::probes::Cause;
+use sensor_ebpf::{hist, probes::Cause};
 
-use super::{Settings, Totals};
+use super::{MOST_HISTOGRAMS, Settings, Totals, patterns::Patterns};
+use crate::kernel::read::InCgroup;
 
 /// A group that nobody is in is shown for so many looks more: a service that is started anew.
 const LINGER: u32 = 60;
 
-/// `*` stays within a name.
-const MATCH: MatchOptions = MatchOptions {
-    case_sensitive: true,
-    require_literal_separator: true,
-    require_literal_leading_dot: false,
-};
-
 /// The groups.
 #[derive(Debug)]
 pub struct Table {
-    patterns: Vec<Pattern>,
+    paths: Patterns,
+    histograms: Patterns,
     most: usize,
     shown: BTreeMap<Arc<str>, Entry>,
     other: Totals,
@@ -32,6 +26,8 @@ pub struct Table {
     looks: u32,
     /// What was last read of each group's stall clock, by id.
     clocks: HashMap<u64, [u64; Cause::COUNT]>,
+    /// The same of its reclaim, by id and kind.
+    reclaim: HashMap<(u64, u8), [u64; hist::WORDS]>,
 }
 
 #[derive(Debug, Default)]
@@ -44,30 +40,17 @@ struct Entry {
 impl Table {
     /// An error if a pattern is none.
     pub fn new(settings: &Settings) -> Result<Self> {
-        let parse =
-            |path: &String| Pattern::new(path).with_context(|| format!("the path {path:?}"));
         Ok(Self {
-            patterns: settings.paths.iter().map(parse).collect::<Result<_>>()?,
+            paths: Patterns::new(&settings.paths).context("cgroups.paths")?,
+            histograms: Patterns::new(&settings.histograms).context("cgroups.histograms")?,
             most: settings.most,
             shown: BTreeMap::new(),
             other: Totals::default(),
             omitted: 0,
             looks: 0,
             clocks: HashMap::new(),
+            reclaim: HashMap::new(),
         })
-    }
-
-    /// The deepest group above or at `path` that may be shown.
-    fn group<'a>(&self, path: &'a str) -> Option<&'a str> {
-        let mut at = path.trim_end_matches('/');
-        // `*` may be nothing, and the root is no group.
-        while !at.is_empty() {
-            if self.patterns.iter().any(|pattern| pattern.matches_with(at, MATCH)) {
-                return Some(at);
-            }
-            at = at.rsplit_once('/')?.0;
-        }
-        None
     }
 
     /// Takes in which groups have processes, and how much of their own these have: path and bytes.
@@ -75,7 +58,7 @@ impl Table {
         self.looks = self.looks.saturating_add(1);
         let mut sizes = BTreeMap::<&str, u64>::new();
         for (path, bytes) in groups {
-            if let Some(group) = self.group(path) {
+            if let Some(group) = self.paths.deepest(path) {
                 let sum = sizes.entry(group).or_default();
                 *sum = sum.saturating_add(bytes);
             }
@@ -129,11 +112,7 @@ impl Table {
         let mut clocks = HashMap::with_capacity(clock.len());
         for (id, now) in clock {
             let last = self.clocks.get(id).copied().unwrap_or_default();
-            let mut rose = Totals::default();
-            for (rose, (now, last)) in rose.stall_ns.iter_mut().zip(now.iter().zip(last)) {
-                // One that fell was forgotten by the kernel half, and began anew.
-                *rose = if *now >= last { now - last } else { *now };
-            }
+            let rose = Totals { stall_ns: rise(now, &last), ..Totals::default() };
             clocks.insert(*id, *now);
             if rose != Totals::default() {
                 self.totals(path(*id).as_deref()).add(&rose);
@@ -142,13 +121,43 @@ impl Table {
         self.clocks = clocks;
     }
 
+    /// Takes in how long reclaim took, in the same way. What has no histogram of its own is in that of
+    /// the others.
+    pub fn reclaim(&mut self, clock: &[InCgroup], path: impl Fn(u64) -> Option<Arc<str>>) {
+        let mut clocks = HashMap::with_capacity(clock.len());
+        for InCgroup { cgroup, kind, words } in clock {
+            let key = (*cgroup, *kind as u8);
+            let rose = match self.reclaim.get(&key) {
+                Some(last) => rise(words, last),
+                None => *words,
+            };
+            clocks.insert(key, *words);
+            if rose.iter().any(|word| *word > 0) {
+                let path = path(*cgroup);
+                let group = path.as_deref().filter(|path| self.has_histograms(path));
+                self.totals(group).observe(*kind, &rose);
+            }
+        }
+        self.reclaim = clocks;
+    }
+
+    fn has_histograms(&self, path: &str) -> bool {
+        let Some(group) = self.paths.deepest(path) else { return false };
+        let has = |entry: &Entry| entry.totals.reclaim.is_some();
+        self.histograms.have(group)
+            && (self.shown.get(group).is_some_and(has)
+                || self.shown.values().filter(|entry| has(entry)).count() < MOST_HISTOGRAMS)
+    }
+
     /// Takes in an OOM kill in the group of that path, if it is known.
     pub fn kill(&mut self, path: Option<&str>) {
         self.totals(path).oom_kills += 1;
     }
 
     fn totals(&mut self, path: Option<&str>) -> &mut Totals {
-        let Some(group) = path.and_then(|path| self.group(path)) else { return &mut self.other };
+        let Some(group) = path.and_then(|path| self.paths.deepest(path)) else {
+            return &mut self.other;
+        };
         // One that was killed before anybody looked at it has its place as well.
         if !self.shown.contains_key(group) && self.shown.len() < self.most {
             let entry = Entry { totals: Totals::default(), seen: self.looks };
@@ -163,8 +172,8 @@ impl Table {
     }
 
     /// The sum of the others.
-    pub fn other(&self) -> Totals {
-        self.other
+    pub fn other(&self) -> &Totals {
+        &self.other
     }
 
     /// How many have processes and are not shown.
@@ -173,14 +182,29 @@ impl Table {
     }
 }
 
+/// By how much each count rose. One that fell was forgotten by the kernel half, and began anew.
+fn rise<const N: usize>(now: &[u64; N], last: &[u64; N]) -> [u64; N] {
+    let began_anew = now.iter().zip(last).any(|(now, last)| now < last);
+    std::array::from_fn(|i| if began_anew { now[i] } else { now[i] - last[i] })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sensor_ebpf::inflight::Kind;
 
     use super::*;
 
     fn table(most: usize) -> Table {
         Table::new(&Settings { most, ..Settings::default() }).expect("valid")
+    }
+
+    fn settings(path: &str) -> Settings {
+        Settings { paths: vec![path.into()], most: 1, ..Settings::default() }
+    }
+
+    fn totals(stall_ns: [u64; Cause::COUNT], oom_kills: u64) -> Totals {
+        Totals { stall_ns, oom_kills, reclaim: None }
     }
 
     fn paths(table: &Table) -> Vec<&str> {
@@ -204,13 +228,13 @@ mod tests {
             ),
             ("/a/b/c/d", Some("/a/b/c")),
         ] {
-            assert_eq!(table.group(path), group, "{path}");
+            assert_eq!(table.paths.deepest(path), group, "{path}");
         }
-        let one = Settings { paths: vec!["/x/*.service".into()], most: 1 };
+        let one = settings("/x/*.service");
         let one = Table::new(&one).expect("valid");
-        assert_eq!(one.group("/x/y.service/z"), Some("/x/y.service"));
-        assert_eq!(one.group("/x/y/z.service"), None, "no name goes over a slash");
-        assert!(Table::new(&Settings { paths: vec!["/[".into()], most: 1 }).is_err());
+        assert_eq!(one.paths.deepest("/x/y.service/z"), Some("/x/y.service"));
+        assert_eq!(one.paths.deepest("/x/y/z.service"), None, "no name goes over a slash");
+        assert!(Table::new(&settings("/[")).is_err());
     }
 
     #[test]
@@ -248,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_happens_counts_once_for_the_group_or_for_the_others() {
-        let top = Settings { paths: vec!["/*".into()], most: 1 };
+        let top = settings("/*");
         let mut table = Table::new(&top).expect("valid");
         table.look([("/a", 10), ("/b", 5)]);
         let path = |id: u64| {
@@ -259,17 +283,77 @@ mod tests {
         table.kill(Some("/a/x/y/z"));
         table.kill(Some("/b"));
         table.kill(None);
-        let of_a = Totals { stall_ns: [6, 0, 0, 2], oom_kills: 1 };
-        assert_eq!(table.shown().map(|(_, t)| *t).collect::<Vec<_>>(), [of_a]);
-        assert_eq!(table.other(), Totals { stall_ns: [8, 1, 0, 0], oom_kills: 2 });
+        let of_a = totals([6, 0, 0, 2], 1);
+        assert_eq!(table.shown().map(|(_, t)| t.clone()).collect::<Vec<_>>(), [of_a]);
+        assert_eq!(*table.other(), totals([8, 1, 0, 0], 2));
         // The kernel half forgot it and begins anew.
         table.stalls(&[(1, [1, 0, 0, 0])], path);
-        let of_a = Totals { stall_ns: [7, 0, 0, 2], oom_kills: 1 };
-        assert_eq!(table.shown().map(|(_, t)| *t).collect::<Vec<_>>(), [of_a]);
+        let of_a = totals([7, 0, 0, 2], 1);
+        assert_eq!(table.shown().map(|(_, t)| t.clone()).collect::<Vec<_>>(), [of_a]);
         // Not told anew as the others'.
-        let other = table.other();
+        let other = table.other().clone();
         table.forget("/a");
-        assert_eq!((table.shown().count(), table.other()), (0, other));
+        assert_eq!((table.shown().count(), table.other()), (0, &other));
+    }
+
+    /// So many stalls of a microsecond at most, in a histogram of which nothing else is looked at.
+    fn took(cgroup: u64, kind: Kind, stalls: u64) -> InCgroup {
+        let mut words = [0; hist::WORDS];
+        [words[0], words[1]] = [stalls * 900, stalls];
+        InCgroup { cgroup, kind, words }
+    }
+
+    fn stalls(totals: &Totals) -> Option<[u64; 2]> {
+        totals.reclaim.as_deref().map(|histograms| histograms.map(|words| words[1]))
+    }
+
+    #[test]
+    fn reclaim_counts_for_the_group_that_has_histograms_or_for_the_others() {
+        let paths = vec!["/*".into(), "/*/*".into()];
+        let histograms = vec!["/web/*".into(), "/odd/x/y".into()];
+        let mut table = Table::new(&Settings { paths, most: 9, histograms }).expect("valid");
+        table.look([("/web/a", 1), ("/db", 1)]);
+        let path = |id: u64| {
+            let paths = ["/web/a", "/web/a/below", "/db", "/web", "/odd/x/y"];
+            paths.get(usize::try_from(id).ok()?).map(|path| Arc::from(*path))
+        };
+        table.reclaim(
+            &[
+                took(0, Kind::Direct, 1),
+                took(0, Kind::Memcg, 10),
+                took(1, Kind::Memcg, 100),
+                took(2, Kind::Direct, 1),
+                took(3, Kind::Direct, 10),
+                // Shown as /odd/x, which has none.
+                took(4, Kind::Direct, 100),
+                took(77, Kind::Memcg, 5),
+            ],
+            path,
+        );
+        let of_a = |table: &Table| {
+            let (_, totals) = table.shown().find(|(path, _)| &***path == "/web/a").expect("shown");
+            stalls(totals)
+        };
+        assert_eq!(of_a(&table), Some([1, 110]));
+        assert_eq!(stalls(table.other()), Some([111, 5]));
+        // It goes on; one was forgotten by the kernel half; and what is seen again counts no more.
+        table.reclaim(&[took(0, Kind::Memcg, 3), took(1, Kind::Memcg, 101)], path);
+        table.reclaim(&[took(0, Kind::Memcg, 3), took(1, Kind::Memcg, 101)], path);
+        assert_eq!(of_a(&table), Some([1, 114]));
+    }
+
+    #[test]
+    fn histograms_are_bounded() {
+        let histograms = vec!["/*".into()];
+        let mut table = Table::new(&Settings { histograms, ..Settings::default() }).expect("valid");
+        let path = |id: u64| Some(Arc::from(format!("/g{id}")));
+        for _ in 0..2 {
+            let clock: Vec<_> = (0..50).map(|id| took(id, Kind::Direct, 1)).collect();
+            table.reclaim(&clock, path);
+        }
+        let shown = table.shown().filter(|(_, totals)| totals.reclaim.is_some()).count();
+        assert_eq!(shown, MOST_HISTOGRAMS);
+        assert_eq!(stalls(table.other()), Some([50 - MOST_HISTOGRAMS as u64, 0]));
     }
 
     proptest! {
@@ -280,9 +364,9 @@ mod tests {
             let mut table = table(7);
             for groups in &looks {
                 let named: Vec<_> = groups.iter().map(|(n, size)| (format!("/g{n}"), *size)).collect();
-                let other = table.other();
+                let other = table.other().clone();
                 table.look(named.iter().map(|(path, size)| (path.as_str(), *size)));
-                prop_assert_eq!(table.other(), other, "to look is not to count");
+                prop_assert_eq!(table.other(), &other, "to look is not to count");
                 let kills = |table: &Table| {
                     let shown = table.shown().map(|(_, totals)| totals.oom_kills).sum::<u64>();
                     shown + table.other().oom_kills

@@ -71,6 +71,7 @@ impl Watch {
         self.table.look(sizes);
         let directory = self.directory.lock().unwrap_or_else(PoisonError::into_inner);
         self.table.stalls(&snapshot.stall_clock, |id| directory.path(id));
+        self.table.reclaim(&snapshot.reclaim, |id| directory.path(id));
         drop(directory);
         for event in self.events.since(*seq) {
             *seq = event.seq;
@@ -89,11 +90,11 @@ impl Watch {
                 continue;
             }
             let identity = Identity::of(path);
-            shown.push(Shown { path: Arc::clone(path), identity, totals: *totals, found });
+            shown.push(Shown { path: Arc::clone(path), identity, totals: totals.clone(), found });
         }
         for path in gone {
             self.table.forget(&path);
         }
-        Report { shown, other: self.table.other(), omitted: self.table.omitted() }
+        Report { shown, other: self.table.other().clone(), omitted: self.table.omitted() }
     }
 }

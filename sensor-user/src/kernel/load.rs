@@ -194,6 +194,11 @@ pub fn open(config: &Config, plan: &Plan) -> Result<Ebpf> {
     for (name, value) in &plan.globals {
         loader.override_global(name, value, true);
     }
+    let histograms = u32::from(!config.cgroups.histograms.is_empty());
+    loader.override_global("CGROUP_HISTOGRAMS", &histograms, true);
+    if histograms == 0 {
+        loader.map_max_entries("RECLAIM", 1);
+    }
     loader.load(OBJECT).context("create the BPF maps")
 }
 

@@ -20,6 +20,7 @@ use aya::{
 };
 use sensor_ebpf::{
     event::Process,
+    hist,
     inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot},
     loss,
     probes::{self, Cause},
@@ -91,6 +92,20 @@ fn went_on(slept: &Slot, slots: &[Slot]) -> bool {
     })
 }
 
+/// What a cgroup's tasks do themselves when memory is short, and how each is called as a label.
+pub const RECLAIM_KINDS: [(Kind, &str); 2] = [(Kind::Direct, "direct"), (Kind::Memcg, "memcg")];
+
+/// How long reclaim of a kind took in a cgroup: a [`hist::Log2Seconds`] as words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InCgroup {
+    /// The cgroup's id.
+    pub cgroup: u64,
+    /// One of [`RECLAIM_KINDS`].
+    pub kind: Kind,
+    /// Sum and buckets.
+    pub words: [u64; hist::WORDS],
+}
+
 /// A program's own cost, where BPF statistics are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
@@ -114,6 +129,7 @@ pub struct Reader {
     counters: PerCpuArray<MapData, Row>,
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
+    reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
     rings: Option<Rings>,
     /// What the kernel says of each program, re-read from its beginning.
     infos: Vec<File>,
@@ -138,13 +154,14 @@ impl Reader {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
-        let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?);
+        let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("RECLAIM")?);
         let rings =
             Rings { events: take("EVENTS")?.try_into()?, cgroups: take("CGROUPS")?.try_into()? };
         Ok(Self {
             counters: maps.0.try_into()?,
             inflight: maps.1.try_into()?,
             stalls: maps.2.try_into()?,
+            reclaim: maps.3.try_into()?,
             rings: Some(rings),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
             ebpf,
@@ -232,6 +249,16 @@ impl Reader {
         let mut clock: Vec<_> = self.stalls.iter().flatten().collect();
         clock.sort_unstable_by_key(|(id, _)| *id);
         clock
+    }
+
+    /// How long reclaim took in each cgroup that the kernel half remembers, where that is asked for.
+    pub fn reclaim(&self) -> Vec<InCgroup> {
+        let known = self.reclaim.iter().flatten();
+        let of = |([cgroup, kind], words): ([u64; 2], _)| {
+            let kind = RECLAIM_KINDS.into_iter().map(|(k, _)| k).find(|k| *k as u64 == kind)?;
+            Some(InCgroup { cgroup, kind, words })
+        };
+        known.filter_map(of).collect()
     }
 
     /// What the programs cost so far; empty while BPF statistics are off.

@@ -6,9 +6,10 @@ use std::{collections::BTreeMap, fmt::Error};
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 use sensor_ebpf::probes::Cause;
 
-use super::metrics::{Labels, counter, gauge};
+use super::metrics::{Labels, counter, gauge, histogram};
 use crate::{
     cgroups::{Found, Report, Totals},
+    kernel::read::RECLAIM_KINDS,
     who::Who,
 };
 
@@ -136,6 +137,27 @@ fn totals<'a>(
             counter(&mut stalls, &labels, ns as f64 / 1e9)?;
         }
     }
+    if all.iter().any(|(_, totals)| totals.reclaim.is_some()) {
+        let help = "Time that tasks of the cgroup spent in reclaim, per entry; of those that [cgroups] \
+                    histograms names";
+        let mut family = encoder.encode_descriptor(
+            "memsensor_cgroup_reclaim",
+            help,
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (path, totals) in &all {
+            for ((_, kind), words) in
+                RECLAIM_KINDS.iter().zip(totals.reclaim.iter().flat_map(|h| **h))
+            {
+                if words.iter().any(|word| *word > 0) {
+                    let mut labels = label(path);
+                    labels.push(("kind", (*kind).to_owned()));
+                    histogram(&mut family.encode_family(&labels)?, &words)?;
+                }
+            }
+        }
+    }
     let help = "Processes of the cgroup that the OOM killer killed; absent if none";
     let mut kills =
         encoder.encode_descriptor("memsensor_cgroup_oom_kills", help, None, MetricType::Counter)?;
@@ -216,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_group_is_told_by_what_there_is_of_it() {
-        let stalled = Totals { stall_ns: [0, 1_500_000_000, 0, 0], oom_kills: 2 };
+        let stalled =
+            Totals { stall_ns: [0, 1_500_000_000, 0, 0], oom_kills: 2, ..Totals::default() };
         let shown = vec![shown("/a.service", Totals::default()), shown("/b", stalled)];
         let other = Totals { oom_kills: 1, ..Totals::default() };
         assert_eq!(
@@ -231,6 +254,28 @@ mod tests {
                 "memsensor_cgroup_oom_kills_total{cgroup=\"other\"} 1.0",
             ]
         );
+    }
+
+    #[test]
+    fn a_histogram_is_told_of_what_was_reclaimed() {
+        let mut histograms = Box::<crate::cgroups::Histograms>::default();
+        // Two between half a second and one.
+        [histograms[1][0], histograms[1][21]] = [1_600_000_000, 2];
+        let totals = Totals { reclaim: Some(histograms), ..Totals::default() };
+        let report = Report { shown: vec![shown("/a", totals)], ..Report::default() };
+        let name = "memsensor_cgroup_reclaim_seconds";
+        let samples = told(report, Vec::new());
+        let told: Vec<_> = samples.iter().filter(|s| s.starts_with(name)).collect();
+        assert_eq!(told.len(), 2 + 28, "{told:?}");
+        for sample in [
+            r#"_sum{cgroup="/a",kind="memcg"} 1.6"#,
+            r#"_count{cgroup="/a",kind="memcg"} 2"#,
+            r#"_bucket{le="0.5",cgroup="/a",kind="memcg"} 0"#,
+            r#"_bucket{le="1.0",cgroup="/a",kind="memcg"} 2"#,
+            r#"_bucket{le="+Inf",cgroup="/a",kind="memcg"} 2"#,
+        ] {
+            assert!(told.contains(&&format!("{name}{sample}")), "{sample}: {told:#?}");
+        }
     }
 
     #[test]

@@ -301,7 +301,7 @@ fn om_unit(unit: Unit) -> Option<OmUnit> {
     }
 }
 
-fn histogram(encoder: &mut MetricEncoder, words: &[u64]) -> Result<(), Error> {
+pub(super) fn histogram(encoder: &mut MetricEncoder, words: &[u64]) -> Result<(), Error> {
     let Some((sum_ns, counts)) = words.split_first() else { return Err(Error) };
     let buckets: Vec<_> =
         counts.iter().enumerate().map(|(i, n)| (hist::bound_seconds(i), *n)).collect();

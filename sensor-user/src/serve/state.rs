@@ -303,6 +303,7 @@ mod tests {
             inside: Inside::default(),
             costs: Vec::new(),
             stall_clock: Arc::default(),
+            reclaim: Arc::default(),
             stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {
                 scope: HOST.into(),

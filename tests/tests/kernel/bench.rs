@@ -38,6 +38,10 @@ impl Bench {
     }
 
     pub(crate) fn with_globals(overrides: &[(&'static str, u32)]) -> Self {
+        Self::configured(&Config::default(), overrides)
+    }
+
+    pub(crate) fn configured(config: &Config, overrides: &[(&'static str, u32)]) -> Self {
         let btf = Btf::parse(std::fs::read(btf::VMLINUX).expect("BTF")).expect("BTF parses");
         let host = Host { memory_on_v1: sensor_user::host::cgroup::memory_on_v1() };
         let mut plan = resolve::plan(Ok(&btf), host);
@@ -45,7 +49,7 @@ impl Bench {
             plan.globals.entry(global).or_insert(index);
         }
         plan.globals.extend(overrides.iter().copied());
-        let mut ebpf = load::open(&Config::default(), &plan).expect("open");
+        let mut ebpf = load::open(config, &plan).expect("open");
         for (_, program) in ebpf.programs_mut() {
             // Programs at functions cannot be run by hand, nor loaded on every kernel.
             if let Ok(program) = <&mut RawTracePoint>::try_from(program) {
@@ -79,6 +83,13 @@ impl Bench {
             }
         }
         sum
+    }
+
+    /// The histograms of cgroups, by cgroup and kind.
+    pub(crate) fn reclaim(&self) -> BTreeMap<[u64; 2], [u64; hist::WORDS]> {
+        let map = self.ebpf.map("RECLAIM").expect("RECLAIM");
+        let map: HashMap<&MapData, [u64; 2], [u64; hist::WORDS]> = map.try_into().expect("LRU");
+        map.iter().collect::<Result<_, _>>().expect("read")
     }
 
     pub(crate) fn probe(&self, id: Id) -> Row {

@@ -8,6 +8,7 @@ use sensor_ebpf::{
     loss,
     probes::Id,
 };
+use sensor_user::config::Config;
 
 use crate::bench::{Bench, at, histogram, now};
 
@@ -189,4 +190,33 @@ fn a_hot_cgroup_table_stays_bounded() {
     let settled: u64 = bench.stalls().values().flatten().sum();
     assert_eq!(settled, stall, "and nothing is lost by that");
     assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 1, "added once");
+}
+
+#[test]
+fn a_cgroup_has_histograms_where_they_are_asked_for() {
+    let mut config = Config::default();
+    config.cgroups.histograms = vec!["/web".to_owned()];
+    let bench = Bench::configured(&config, &[]);
+    for _ in 0..3 {
+        bench.run("direct_begin", &[]);
+        bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
+    }
+    bench.run("memcg_begin", &[]);
+    bench.run("memcg_end", &[("ARG_MEMCG_FREED", 1)]);
+    let histograms = bench.reclaim();
+    let kinds: Vec<_> = histograms.keys().map(|[_, kind]| *kind).collect();
+    assert_eq!(kinds, [Kind::Direct as u64, Kind::Memcg as u64], "of one cgroup");
+    // All that the host counted happened in the cgroup of this test.
+    let of_host = [(Id::direct_reclaim, "direct_reclaim"), (Id::memcg_reclaim, "memcg_reclaim")];
+    for (words, (probe, metric)) in histograms.values().zip(of_host) {
+        let of_host = at(probe, metric);
+        assert_eq!(words[..], bench.probe(probe)[of_host..of_host + hist::WORDS], "{metric}");
+    }
+    assert_eq!(bench.row(loss::ROW)[loss::HISTOGRAMS_ADDED], 2);
+    assert_eq!(bench.lost(), BTreeMap::new());
+
+    let bench = Bench::new();
+    bench.run("direct_begin", &[]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
+    assert_eq!(bench.reclaim(), BTreeMap::new(), "nobody asked");
 }

@@ -67,6 +67,37 @@ fn what_happens_in_a_cgroup_is_told_of_it() {
     }
 }
 
+#[test]
+fn how_long_reclaim_took_is_told_of_a_cgroup_that_asks_for_it() {
+    let scope = Scope::new("histogram.service", 32 * MIB).expect("scope");
+    let other = Scope::new("plain.service", 32 * MIB).expect("scope");
+    let config = format!("[cgroups]\nhistograms = [\"{}\"]\n", scope.path());
+    let daemon = Daemon::start(&config).expect("daemon");
+    for scope in [&scope, &other] {
+        killed(scope, &["--adj", "1000", "anon", "64"]);
+    }
+    let name = "memsensor_cgroup_reclaim_seconds";
+    let series =
+        |cgroup: &str, part: &str| format!("{name}_{part}{{cgroup=\"{cgroup}\",kind=\"memcg\"}}");
+    let mut all = BTreeMap::new();
+    crate::wait_until("its reclaim is told", || {
+        all = daemon.metrics().expect("metrics");
+        all.contains_key(&series(&scope.path(), "count"))
+    });
+    let value = |series: &str| all.get(series).copied().unwrap_or_else(|| panic!("no {series}"));
+    let [own, others] = [&*scope.path(), "other"].map(|c| value(&series(c, "count")));
+    assert!(own > 0.0 && others > 0.0, "{own} {others}");
+    assert!(!all.contains_key(&series(&other.path(), "count")), "it did not ask");
+    // The same events as the host's, which are the two groups' and nobody else's.
+    assert_eq!(own + others, value("memsensor_memcg_reclaim_seconds_count"));
+    let sums: f64 = [&*scope.path(), "other"].map(|c| value(&series(c, "sum"))).iter().sum();
+    let of_host = value("memsensor_memcg_reclaim_seconds_sum");
+    assert!((sums - of_host).abs() < 1e-6, "{sums} {of_host}");
+    let worst =
+        value(&format!("{name}_bucket{{le=\"+Inf\",cgroup=\"{}\",kind=\"memcg\"}}", scope.path()));
+    assert_eq!(worst, own);
+}
+
 /// Removes what is in a scope when it goes.
 struct Many(Scope, Vec<Child>);
 

@@ -1,0 +1,49 @@
+//! How long reclaim took, per cgroup: a histogram for each kind, only where somebody asked for them.
+//!
+//! The clock ([`super::stall`]) is charged when a task's slot goes to another, which is rare; a
+//! histogram has to be touched at every end. So it is behind a switch, which is frozen read-only
+//! data: while it is off the verifier removes the code.
+
+use aya_ebpf::{Global, macros::map, maps::LruHashMap};
+
+use super::count::{self, lost};
+use crate::{
+    hist::{self, Log2Seconds},
+    inflight::{Kind, Slot},
+    loss::{self, Loss},
+};
+
+/// 1 if they are wanted.
+#[unsafe(no_mangle)]
+static CGROUP_HISTOGRAMS: Global<u32> = Global::new(0);
+
+/// By cgroup id and [`Kind`]. User space makes it as small as can be while they are off.
+#[map]
+static RECLAIM: LruHashMap<[u64; 2], Log2Seconds> = LruHashMap::with_max_entries(2048, 0);
+
+/// Reclaim of this kind by the slot's owner has ended, after so many nanoseconds.
+#[inline(always)]
+pub(crate) fn observe(kind: Kind, slot: &Slot, ns: u64) {
+    if CGROUP_HISTOGRAMS.load() == 0 {
+        return;
+    }
+    let key = [slot.aux, kind as u64];
+    if RECLAIM.get_ptr_mut(key).is_none() {
+        // BPF_NOEXIST (1): if another CPU was faster, its histogram is taken.
+        let made = RECLAIM.insert(key, Log2Seconds::EMPTY, 1);
+        if made.is_ok() {
+            count::add(loss::HISTOGRAMS_ADDED);
+        }
+    }
+    let Some(histogram) = RECLAIM.get_ptr_mut(key) else { return lost(Loss::CgroupsFull) };
+    let i = hist::bucket(ns);
+    if i > hist::BOUNDS {
+        return;
+    }
+    // SAFETY: the map value is a Log2Seconds, `repr(C)` and made of u64; `i` is one of its buckets.
+    // Any task of the cgroup may be adding to it, on any CPU.
+    unsafe {
+        count::add_atomic(&raw mut (*histogram).sum_ns, ns);
+        count::add_atomic((&raw mut (*histogram).buckets).cast::<u64>().add(i), 1);
+    }
+}
