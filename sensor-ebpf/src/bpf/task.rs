@@ -116,7 +116,7 @@ pub(crate) fn cgroup_of<M: Member>(task: u64) -> u64 {
 #[inline(always)]
 pub(crate) fn sizes<M: Member>(mm: u64) -> Sizes {
     // Such a counter may be a little below zero between per-CPU batches.
-    let pages = |offset| (M::long(mm, offset) as i64).max(0) as u64;
+    let pages = |offset| M::long(mm, offset).cast_signed().max(0) as u64;
     Sizes {
         anon_pages: pages(&OFF_MM_ANON_PAGES),
         file_pages: pages(&OFF_MM_FILE_PAGES),
@@ -140,7 +140,7 @@ pub(crate) fn describe<M: Member>(task: u64) -> Task {
         tgid: M::word(task, &OFF_TASK_TGID),
         tid: M::word(task, &OFF_TASK_PID),
         uid: M::word(M::long(task, &OFF_TASK_CRED), &OFF_CRED_UID),
-        oom_score_adj: i32::from(adj as i16),
+        oom_score_adj: i32::from(adj.cast_signed()),
         cgroup: cgroup_of::<M>(task),
         comm: M::name(task, &OFF_TASK_COMM),
     }
