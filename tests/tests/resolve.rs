@@ -136,6 +136,9 @@ const HAVE_EXIT_MMAP: [u32; 8] = [0, 0, 1, 1, 1, 1, 1, 1];
 /// Whether the kernel has the helper bpf_get_current_task_btf (5.11).
 const HAVE_TASK_BTF: [u32; 8] = [0, 0, 1, 1, 1, 1, 1, 1];
 
+/// Whether resident sizes are counted in structures of their own (6.2).
+const TYPED_RSS: [u32; 8] = [0, 0, 0, 1, 1, 1, 1, 1];
+
 /// Values 0 to 3 of `vmscan_throttle_state`, since 6.1. Then comes NR_VMSCAN_THROTTLE, no reason.
 const THROTTLE_REASONS: [&str; 4] = ["writeback", "isolated", "noprogress", "congested"];
 
@@ -243,6 +246,7 @@ fn programs_are_told_exactly_these_positions_and_offsets() {
             expected.insert("MEMORY_ON_V1", u32::from(memory_on_v1));
             expected.insert("HAVE_EXIT_MMAP", HAVE_EXIT_MMAP[column]);
             expected.insert("HAVE_TASK_BTF", HAVE_TASK_BTF[column]);
+            expected.insert("TYPED_RSS", TYPED_RSS[column]);
             expected.insert("AWAIT_EXITS", 1);
             let plan = planned(&btf, memory_on_v1);
             assert_eq!(plan.globals, expected, "{kernel}, v1: {memory_on_v1}");

@@ -19,6 +19,10 @@ const ONLY_V1: [&str; 2] = ["css_set.subsys[memory_cgrp_id]", "cgroup_subsys_sta
 /// Tells that programs may ask for the current task as a typed pointer (5.11).
 pub const TASK_BTF_HELPER: &str = "BPF_FUNC_get_current_task_btf";
 
+/// Where resident sizes are counted before 6.2: an array of a typedef, which the verifier of these
+/// kernels does not see through (kernel/bpf/btf.c, btf_struct_walk: "is not a struct").
+const UNTYPED_RSS: &str = "mm_rss_stat.count";
+
 /// Tells that a task may sleep in a function whose fexit program is being detached (5.12, and 5.10
 /// since 5.10.27). Before that the kernel frees the code that the task will return to.
 pub const SAFE_FEXIT: &str = "bpf_tramp_image.pcref";
@@ -46,6 +50,8 @@ pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
     let mut globals = BTreeMap::from([("MEMORY_ON_V1", u32::from(host.memory_on_v1))]);
     let task_btf = btf.is_ok_and(|btf| btf.enumerator(TASK_BTF_HELPER).is_some());
     globals.insert("HAVE_TASK_BTF", u32::from(task_btf));
+    let typed_rss = btf.is_ok_and(|btf| btf.offset(UNTYPED_RSS).is_none());
+    globals.insert("TYPED_RSS", u32::from(typed_rss));
     let mut programs = Vec::new();
     for probe in probes::ALL {
         let mut states = Vec::new();
