@@ -14,7 +14,15 @@ pub(crate) trait Member {
     fn long(base: u64, offset: &Global<u32>) -> u64;
     /// A thread's name.
     fn name(base: u64, offset: &Global<u32>) -> [u8; COMM];
+    /// A counter of resident pages.
+    fn resident(mm: u64, offset: &Global<u32>) -> u64 {
+        Self::long(mm, offset)
+    }
 }
+
+/// 1 if the verifier knows the type of the counters of resident pages (6.2).
+#[unsafe(no_mangle)]
+static TYPED_RSS: Global<u32> = Global::new(0);
 
 #[inline(always)]
 fn at(base: u64, offset: &Global<u32>) -> u64 {
@@ -115,5 +123,16 @@ impl Member for Typed {
         let halves = [load!("u64", at(base, offset)), load!("u64", at(base, offset) + 8)];
         // SAFETY: both are 16 bytes, and any bits are a name.
         unsafe { core::mem::transmute(halves) }
+    }
+
+    #[inline(always)]
+    fn resident(mm: u64, offset: &Global<u32>) -> u64 {
+        if TYPED_RSS.load() != 0 {
+            return Self::long(mm, offset);
+        }
+        let pages: u64 = read(mm, offset);
+        // SAFETY: it was just written. Volatile, or the compiler reads it in both cases, and picks
+        // afterwards: what was never written is not to be read, says the verifier.
+        unsafe { core::ptr::read_volatile(&raw const pages) }
     }
 }

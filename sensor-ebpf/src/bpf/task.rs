@@ -27,10 +27,6 @@ static MEMORY_ON_V1: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static HAVE_TASK_BTF: Global<u32> = Global::new(0);
 
-/// 1 if the verifier knows the type of the counters of resident sizes (6.2).
-#[unsafe(no_mangle)]
-static TYPED_RSS: Global<u32> = Global::new(0);
-
 /// `PF_KTHREAD`, include/linux/sched.h, the same since 2.6.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
@@ -119,12 +115,8 @@ pub(crate) fn cgroup_of<M: Member>(task: u64) -> u64 {
 /// What an address space holds.
 #[inline(always)]
 pub(crate) fn sizes<M: Member>(mm: u64) -> Sizes {
-    let pages = |offset| {
-        let known = TYPED_RSS.load() != 0;
-        let pages = if known { M::long(mm, offset) } else { Probed::long(mm, offset) };
-        // Such a counter may be a little below zero between per-CPU batches.
-        pages.cast_signed().max(0) as u64
-    };
+    // Such a counter may be a little below zero between per-CPU batches.
+    let pages = |offset| M::resident(mm, offset).cast_signed().max(0) as u64;
     Sizes {
         anon_pages: pages(&OFF_MM_ANON_PAGES),
         file_pages: pages(&OFF_MM_FILE_PAGES),
