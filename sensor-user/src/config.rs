@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cgroups::{self, table::Table},
     scopes::HOST,
+    serve::histogram::Buckets,
     verdict::{
         pace::Settings,
         policy::{Changes, Policy},
@@ -111,6 +112,8 @@ pub struct Config {
     /// Changed thresholds: `[rules.stalled]` `full_share_10s = 0.3`, or `enabled = false`.
     /// `memsensor explain` shows the rules, `memsensor config rules` their thresholds.
     pub rules: Changes,
+    /// `coarse` or `fine`: every bound is a series, of each histogram on each host.
+    pub buckets: Buckets,
     /// So many processes that grow fastest have a metric: each is a series, and they change.
     pub growing_processes: usize,
     /// Which cgroups have metrics of their own.
@@ -176,6 +179,7 @@ impl Default for Config {
             kill_senders: KillSenders::default(),
             verdict: Settings::default(),
             rules: Changes::new(),
+            buckets: Buckets::default(),
             growing_processes: 5,
             cgroups: cgroups::Settings::default(),
             scope: Vec::new(),

@@ -149,6 +149,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         published: Arc::new(ArcSwapOption::empty()),
         coverage: Arc::new(coverage),
         cgroups: Arc::default(),
+        buckets: config.buckets,
         growing_processes: config.growing_processes,
         events: Arc::new(Log::new(&boot_id())),
         maintenance: Arc::new(Maintenance::beside(Path::new(&config.socket))),

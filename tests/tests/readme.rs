@@ -78,6 +78,7 @@ fn exposition() -> String {
         published: Arc::new(ArcSwapOption::from_pointee(snapshot)),
         coverage: Arc::new(coverage),
         cgroups: Arc::new(ArcSwapOption::from_pointee(cgroups())),
+        buckets: serve::histogram::Buckets::default(),
         growing_processes: 5,
         events: Arc::new(sensor_user::events::Log::new("")),
         maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt::Error};
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 use sensor_ebpf::probes::Cause;
 
-use super::metrics::{Labels, counter, gauge, histogram};
+use super::{
+    histogram::Buckets,
+    metrics::{Labels, counter, gauge},
+};
 use crate::{
     cgroups::{Found, Report, Totals},
     kernel::read::RECLAIM_KINDS,
@@ -77,7 +80,11 @@ fn values() -> [Value; 7] {
 }
 
 /// Writes what is told of cgroups.
-pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result<(), Error> {
+pub(super) fn encode(
+    encoder: &mut DescriptorEncoder,
+    report: &Report,
+    buckets: Buckets,
+) -> Result<(), Error> {
     let help = "Cgroups that have processes and are not shown by themselves, see [cgroups]";
     let mut omitted =
         encoder.encode_descriptor("memsensor_cgroups_omitted", help, None, MetricType::Gauge)?;
@@ -114,13 +121,14 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder, report: &Report) -> Result
         }
     }
     let totals = shown.iter().map(|(name, shown)| (name.as_str(), &shown.totals));
-    self::totals(encoder, totals, report)
+    self::totals(encoder, totals, report, buckets)
 }
 
 fn totals<'a>(
     encoder: &mut DescriptorEncoder,
     shown: impl Iterator<Item = (&'a str, &'a Totals)>,
     report: &'a Report,
+    buckets: Buckets,
 ) -> Result<(), Error> {
     let all: Vec<(&str, &Totals)> = shown.chain([(OTHER, &report.other)]).collect();
     let help = "Time that the cgroup's tasks spent stalled, by cause; absent if none";
@@ -153,7 +161,7 @@ fn totals<'a>(
                 if words.iter().any(|word| *word > 0) {
                     let mut labels = label(path);
                     labels.push(("kind", (*kind).to_owned()));
-                    histogram(&mut family.encode_family(&labels)?, &words)?;
+                    buckets.write(&mut family.encode_family(&labels)?, &words)?;
                 }
             }
         }
@@ -215,7 +223,7 @@ mod tests {
 
     impl Collector for Told {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-            super::encode(&mut encoder, &self.0)?;
+            super::encode(&mut encoder, &self.0, Buckets::Coarse)?;
             growth(&mut encoder, &self.1, 2)
         }
     }
@@ -266,11 +274,11 @@ mod tests {
         let name = "memsensor_cgroup_reclaim_seconds";
         let samples = told(report, Vec::new());
         let told: Vec<_> = samples.iter().filter(|s| s.starts_with(name)).collect();
-        assert_eq!(told.len(), 2 + 28, "{told:?}");
+        assert_eq!(told.len(), 15, "{told:?}");
         for sample in [
             r#"_sum{cgroup="/a",kind="memcg"} 1.6"#,
             r#"_count{cgroup="/a",kind="memcg"} 2"#,
-            r#"_bucket{le="0.5",cgroup="/a",kind="memcg"} 0"#,
+            r#"_bucket{le="0.25",cgroup="/a",kind="memcg"} 0"#,
             r#"_bucket{le="1.0",cgroup="/a",kind="memcg"} 2"#,
             r#"_bucket{le="+Inf",cgroup="/a",kind="memcg"} 2"#,
         ] {

@@ -76,7 +76,7 @@ impl Collector for Exposition {
             }
         }
         if let Some(report) = &*self.state.cgroups.load() {
-            cgroup_metrics::encode(&mut encoder, report)?;
+            cgroup_metrics::encode(&mut encoder, report, self.state.buckets)?;
         }
         self.about_probes(&mut encoder)?;
         self_metrics::encode(
@@ -172,7 +172,9 @@ impl Exposition {
             }
             // See `family`.
             Shape::Stall { .. } => Ok(()),
-            Shape::Histogram { at } => histogram(encoder, &row[at..at + hist::WORDS]),
+            Shape::Histogram { at } => {
+                self.state.buckets.write(encoder, &row[at..at + hist::WORDS])
+            }
             Shape::Inside { kind, label } => {
                 let tasks = snapshot.inside.tasks[kind as usize];
                 gauge(encoder, &vec![("kind", label.to_owned())], f64::from(tasks))
@@ -268,10 +270,8 @@ impl Exposition {
         let unit = OmUnit::Bytes;
         let mut bytes =
             encoder.encode_descriptor("memsensor_bpf_map", help, Some(&unit), MetricType::Gauge)?;
-        for (map, size) in &self.state.coverage.map_bytes {
-            gauge(&mut bytes, &vec![("map", map.clone())], *size as f64)?;
-        }
-        Ok(())
+        let sum: u64 = self.state.coverage.map_bytes.values().sum();
+        gauge(&mut bytes, &Labels::new(), sum as f64)
     }
 }
 
@@ -299,14 +299,6 @@ fn om_unit(unit: Unit) -> Option<OmUnit> {
         Unit::None => None,
         Unit::Seconds => Some(OmUnit::Seconds),
     }
-}
-
-pub(super) fn histogram(encoder: &mut MetricEncoder, words: &[u64]) -> Result<(), Error> {
-    let Some((sum_ns, counts)) = words.split_first() else { return Err(Error) };
-    let buckets: Vec<_> =
-        counts.iter().enumerate().map(|(i, n)| (hist::bound_seconds(i), *n)).collect();
-    let sum = *sum_ns as f64 / 1e9;
-    encoder.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
 }
 
 pub(super) fn counter(

@@ -15,6 +15,7 @@ pub mod askers;
 mod cgroup_metrics;
 pub mod classic;
 pub mod client;
+pub mod histogram;
 pub mod http;
 pub mod limits;
 pub mod maintenance;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     askers::{Askers, Asking},
+    histogram::Buckets,
     maintenance::Maintenance,
 };
 use crate::{
@@ -32,6 +33,8 @@ pub struct State {
     pub events: Arc<Log>,
     /// The cgroups that have metrics of their own.
     pub cgroups: cgroups::Published,
+    /// How finely histograms are told.
+    pub buckets: Buckets,
     /// How many processes that grow have a metric.
     pub growing_processes: usize,
     /// An operator's drain.
