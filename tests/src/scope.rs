@@ -59,6 +59,11 @@ impl Scope {
             scope.enable("memory")?;
         }
         scope.make()?;
+        // Before 5.11 a group of v1 only limits those below it if it is told so; systemd tells the root.
+        let hierarchy = scope.memory().join("memory.use_hierarchy");
+        if v1 && fs::read_to_string(&hierarchy).is_ok_and(|word| word.trim() == "0") {
+            scope.write("memory.use_hierarchy", "1")?;
+        }
         scope.set_limit(limit)?;
         Ok(scope)
     }
