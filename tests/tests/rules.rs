@@ -189,7 +189,9 @@ fn two_of_a_hundred_are_reboots_and_three_are_a_cut() {
     for (gone, fires) in [(2, true), (3, false)] {
         let mut test = format!(
             "rule_files: ['{0}/memsensor-records.yaml', '{0}/memsensor-alerts.yaml']\n\
-             evaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n\
+             evaluation_interval: 1m\n\
+             group_eval_order: [memsensor-records, memsensor-pressure, memsensor-kills, memsensor-sensor, \
+             memsensor-silence]\ntests:\n  - interval: 1m\n    input_series:\n\
              \x20     - {{series: 'memsensor_state{{job=\"memsensor\",instance=\"0\",\
              scope=\"host\",state=\"draining\"}}', values: '1x4 stale'}}\n",
             rules.display()
