@@ -3,6 +3,7 @@
 //!
 //! Everything here owns what it makes and removes it when dropped, also when a test fails.
 
+pub mod alerting;
 pub mod bench;
 pub mod count;
 pub mod daemon;

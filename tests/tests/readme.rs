@@ -264,8 +264,16 @@ fn rules_and_readme_name_only_metrics_that_exist() {
         families.contains_key(name) || of_histogram || of_counter
     };
     let mut seen = 0;
-    for file in ["dashboards/rules/memsensor.yaml", "README.md", "CHANGELOG.md"] {
-        let text = std::fs::read_to_string(repository().join(file)).expect(file);
+    let mut files: Vec<_> =
+        ["README.md", "CHANGELOG.md", "dashboards/README.md"].map(Into::into).into();
+    for dir in ["dashboards/rules", "dashboards/rules/tests", "docs/runbooks"] {
+        let listed = std::fs::read_dir(repository().join(dir)).expect(dir);
+        let paths = listed.map(|entry| entry.expect("an entry").path());
+        files.extend(paths.filter(|path| path.is_file()));
+    }
+    for path in files {
+        let file = path.display();
+        let text = std::fs::read_to_string(repository().join(&path)).expect("a text");
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
             if word.starts_with("memsensor_") && word != "memsensor_" {
                 assert!(known(word), "{file} names {word}, which does not exist");

@@ -209,8 +209,9 @@ fn wheel_tool(name: &str, wheel: &str, version: &str, program: &str) -> Result<(
 }
 
 /// Packages of which we want a program, not the service that they start.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("prometheus", "prometheus"),
+    ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("haproxy", "haproxy"),
     ("nginx-light", "nginx"),
     ("keepalived", "keepalived"),

@@ -1,6 +1,7 @@
 //! What consumers meet: formats and names, the command line, load balancers, clients that misbehave, and
 //! a sensor that stands still.
 
+mod alerting;
 mod balancers;
 mod formats;
 mod frozen;
