@@ -60,6 +60,10 @@ pub(crate) enum Source {
     Crate(&'static str, &'static str),
     /// The Python wheel and its version, which holds a program: where in it. Kept in a directory of ours.
     Wheel(&'static str, &'static str, &'static str),
+    /// Python packages, for a python3 of the tool's name that finds them. Kept as a wheel is.
+    Python(&'static [&'static str]),
+    /// Packages of npm, of which one has a program. Kept as a wheel is.
+    Npm(&'static [&'static str], &'static str),
 }
 
 /// Where programs from wheels are; the tests get it as `MEMSENSOR_TOOLS`.
@@ -100,6 +104,23 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Wheel("kubernetes-validate", "1.37.*", "bin/kubernetes-validate"),
     },
+    Tool { name: "npm", group: Group::Tests, source: Source::Apt("npm") },
+    Tool {
+        name: "dashboards-python",
+        group: Group::Tests,
+        source: Source::Python(&["grafana-foundation-sdk==1769699796!10.4.0"]),
+    },
+    // The oldest and the newest Grafana that dashboards are checked for.
+    Tool {
+        name: "grafana-schema-10",
+        group: Group::Tests,
+        source: Source::Npm(&["typescript@5.9.3", "@grafana/schema@10.4.19"], "tsc"),
+    },
+    Tool {
+        name: "grafana-schema-12",
+        group: Group::Tests,
+        source: Source::Npm(&["typescript@5.9.3", "@grafana/schema@12.4.11"], "tsc"),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];
@@ -113,7 +134,7 @@ impl Tool {
             let said = String::from_utf8_lossy(&out.stdout).trim().to_owned();
             return out.status.success().then_some(said);
         }
-        if let Source::Wheel(..) = self.source {
+        if matches!(self.source, Source::Wheel(..) | Source::Python(_) | Source::Npm(..)) {
             let path = tools_dir().join(self.name);
             return path.exists().then(|| path.display().to_string());
         }
@@ -158,6 +179,8 @@ pub(crate) fn look(groups: &[Group]) -> Vec<Item> {
             Source::Rustup(component, _) => format!("rustup component add {component}"),
             Source::Crate(krate, _) => format!("cargo install {krate} --locked"),
             Source::Wheel(wheel, version, _) => format!("pip install {wheel}=={version}"),
+            Source::Python(packages) => format!("pip install {}", packages.join(" ")),
+            Source::Npm(packages, _) => format!("npm install {}", packages.join(" ")),
         });
         Item { group: tool.group, name: tool.name, state }
     }));

@@ -427,6 +427,8 @@ def cgroup_table():
         Column("stalled", total("stall_seconds"), "percentunit", 1, ((None, "text"), (0.1, "orange"))),
         Column("limit hit", total("limit_hits", "[$__range]", "increase"), "none", 0),
         Column("kills", total("oom_kills", "[$__range]", "increase"), "none", 0, some),
+        Column("unit", f"max by (cgroup, unit, pod) (memsensor_cgroup_info{{{CGROUP}}})", label="unit"),
+        Column("pod", label="pod"),
     ]
     about = (
         "Those that `[cgroups] paths` of the sensor's configuration names, the largest of them; `other` is the sum of "
