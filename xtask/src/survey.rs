@@ -18,16 +18,19 @@ pub(crate) enum Group {
     Tests,
     /// For the checks of `cargo xtask ci`.
     Ci,
+    /// To draw the pictures of the dashboards.
+    Pictures,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 3] = [Self::Build, Self::Tests, Self::Ci];
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Tests, Self::Ci, Self::Pictures];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Build => "build",
             Self::Tests => "tests",
             Self::Ci => "ci",
+            Self::Pictures => "pictures",
         }
     }
 
@@ -37,6 +40,7 @@ impl Group {
             Self::Build => "cargo xtask setup",
             Self::Tests => "cargo xtask setup --tests",
             Self::Ci => "cargo xtask setup --ci",
+            Self::Pictures => "cargo xtask dashboards --pictures",
         }
     }
 }
@@ -121,6 +125,11 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Npm(&["typescript@5.9.3", "@grafana/schema@12.4.11"], "tsc"),
     },
+    Tool {
+        name: "pictures-python",
+        group: Group::Pictures,
+        source: Source::Python(&["matplotlib==3.10.*"]),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];
@@ -196,7 +205,7 @@ pub(crate) fn table(items: &[Item]) -> String {
             Err(why) => ("MISSING", format!("mend: {} ({why})", group.mend())),
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<6} {name:<14} {word:<8} {what}", group.name());
+        let _ = writeln!(text, "{:<8} {name:<14} {word:<8} {what}", group.name());
     }
     text
 }
@@ -209,7 +218,7 @@ mod tests {
     fn what_is_missing_comes_with_its_remedy() {
         let state = Err("apt-get install stress-ng".into());
         let table = table(&[Item { group: Group::Tests, name: "stress-ng", state }]);
-        let line = "tests  stress-ng      MISSING  mend: cargo xtask setup --tests \
+        let line = "tests    stress-ng      MISSING  mend: cargo xtask setup --tests \
                     (apt-get install stress-ng)\n";
         assert_eq!(table, line);
     }

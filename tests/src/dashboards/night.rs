@@ -18,12 +18,15 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     daemon::Daemon,
+    dashboards::Query,
     prometheus::Prometheus,
     scope::{MIB, Scope, program},
 };
 
 /// What each of the cgroups may use.
 const LIMIT_MIB: u64 = 128;
+/// What the agent may use of it: it takes the page cache of the others, and then meets its own limit.
+const AGENT_MIB: u64 = 80;
 /// What is served with, and what is read again and again beside it.
 const SERVES_MIB: u64 = 32;
 const FILE_MIB: u64 = 64;
@@ -54,6 +57,8 @@ pub struct Night {
     pub daemon: Daemon,
     /// Seconds of Unix time.
     pub begun: f64,
+    /// When the trouble was over.
+    pub calm_again: f64,
     /// Seconds of Unix time.
     pub ended: f64,
     /// What `$__rate_interval` is at this pace.
@@ -74,6 +79,22 @@ struct Scopes {
 struct Host {
     daemon: Daemon,
     scopes: Scopes,
+}
+
+impl Night {
+    /// What Grafana would ask, of a range of so many seconds: all sensors where it may be more than one, else
+    /// that of `web-01`.
+    pub fn expression(&self, query: &Query, scope: &str, seconds: f64) -> Result<String> {
+        let many = query.expression.contains("=~\"$instance\"");
+        query.with(&[
+            ("__rate_interval", self.rate_interval.as_str()),
+            ("__range", &format!("{}s", seconds.ceil())),
+            ("job", "memsensor"),
+            ("instance", if many { ".*" } else { "web-01" }),
+            ("scope", scope),
+            ("cgroup", ".*"),
+        ])
+    }
 }
 
 /// Stops what it holds.
@@ -101,6 +122,7 @@ impl Host {
     fn new(name: &str) -> Result<Self> {
         let all = Scope::new(name, LIMIT_MIB * MIB)?;
         let (web, agent) = (all.child("web.service")?, all.child("agent.service")?);
+        agent.set_limit(AGENT_MIB * MIB)?;
         let scopes = Scopes { web, agent, all };
         let config = format!(
             "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n",
@@ -136,6 +158,7 @@ pub fn run(pace: Pace) -> Result<Night> {
     let serving = Running(vec![first.serves(all)?, second.serves(all)?]);
     std::thread::sleep(pace.calm);
     trouble(&first, &third, pace)?;
+    let calm_again = now();
     recovery(&first, pace.recovery)?;
     let ended = now();
     drop(serving);
@@ -145,6 +168,7 @@ pub fn run(pace: Pace) -> Result<Night> {
         prometheus,
         daemon,
         begun,
+        calm_again,
         ended,
         rate_interval,
         _others: [second, third],
@@ -173,10 +197,10 @@ fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
     let end = Instant::now() + pace.trouble;
     let file = File(std::env::temp_dir().join(format!("memsensor-night-{}", std::process::id())));
     let path = file.0.to_str().context("a path of UTF-8")?;
-    let reads = ["--adj", "-500", "file", path, &FILE_MIB.to_string(), "1000000"];
+    let reads = ["file", path, &FILE_MIB.to_string(), "1000000"];
     let reading = Running(vec![hog(&first.scopes.web, &reads)?]);
-    let rate = (LIMIT_MIB / pace.leak.as_secs().max(1)).max(1).to_string();
-    let leaks = ["--comm-hex", "6e65772d6167656e74", "leak", "512", &rate];
+    let rate = (AGENT_MIB / pace.leak.as_secs().max(1)).max(1).to_string();
+    let leaks = ["--adj", "500", "--comm-hex", "6e65772d6167656e74", "leak", "512", &rate];
     let mut kills = 0;
     let mut frozen = false;
     while Instant::now() < end {
