@@ -41,9 +41,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let root = Root::find().context("pictures need real pressure, in cgroups")?;
     setup::ensure(&[Group::Pictures])?;
-    exec::run(exec::cargo().args(["build", "--workspace", "--bins"]))?;
+    let mut build = exec::cargo();
+    build.args(["build", "--release", "--package", "sensor-tests", "--package", "sensor-user"]);
+    exec::run(build.arg("--bins"))?;
     let target = exec::target_dir()?;
-    let program = target.join("debug/night");
+    let program = target.join("release/night");
     let program = program.to_str().context("the target directory's path is not UTF-8")?;
     let answers = target.join("night.json");
     let mut night = root.command(program);

@@ -137,7 +137,9 @@ def hosts():
         ),
         Column(
             "kills",
-            f"sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}[$__range]))",
+            # Of who speaks: the others have a table of their own.
+            f"sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}[$__range]))"
+            f" and on (instance) memsensor_weight_ratio{{{SCOPE}}}",
             "none",
             0,
             ((None, "text"), (1, "red")),
@@ -148,7 +150,9 @@ def hosts():
         "no forecast where there is no trend, no reasons where none speaks against traffic. `stalled` is the time "
         "of all tasks (of the whole host), above 100 % where several wait; `all waited` is PSI full."
     )
-    return sheet("Hosts, the worst first", about, columns, [("weight", False), ("stalled", True)], links=LINKS, height=10)
+    return sheet(
+        "Hosts, the worst first", about, columns, [("weight", False), ("stalled", True)], links=LINKS, height=10
+    )
 
 
 def silent():
@@ -195,7 +199,7 @@ def graphs():
     )
     yield graph(
         "Stalled on memory, the top ten",
-        "Time of all tasks in reclaim, throttling and compaction, per second: 100 % is one task that does nothing else.",
+        "Time of all tasks in reclaim, throttling, compaction, per second: 100 % is one task that does nothing else.",
         [Query(f"topk(10, {STALL})", "{{instance}}")],
         "percentunit",
         steps=((None, "green"), (0.1, "orange")),
@@ -203,16 +207,21 @@ def graphs():
     )
     yield graph(
         "Hosts by state",
-        "How many hosts are in each state: a fleet that degrades at once has a common cause, and draining does not help.",
+        "How many hosts are in each state: one that degrades at once has a common cause, and draining does not help.",
         [Query(f"sum by (state) (memsensor_state{{{SCOPE}}}) > 0", "{{state}}")],
         "none",
         stack=True,
+        states=True,
         decimals=0,
     )
     yield graph(
         "OOM kills",
         "Processes killed by the kernel, by host.",
-        [Query(f"topk(10, sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}{RATE})) > 0)", "{{instance}}")],
+        [
+            Query(
+                f"topk(10, sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}{RATE})) > 0)", "{{instance}}"
+            )
+        ],
         "none",
         nothing="no kill in this time",
         bars=True,

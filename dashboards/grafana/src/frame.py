@@ -38,6 +38,7 @@ class PrometheusAnnotation(model.AnnotationQuery):
     text = ""
 
     def to_json(self):
+        """With what the data source adds."""
         own = {"titleFormat": self.title, "textFormat": self.text, "step": "", "tagKeys": "", "useValueForTime": False}
         return super().to_json() | own
 

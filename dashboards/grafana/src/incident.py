@@ -1,9 +1,10 @@
 """Incident: what happened on one host, in one time range, for the postmortem."""
 
+import culprits
 import frame
-import host
+from ask import CGROUP, HOST, RATE, SCOPE, rate
 from frame import Annotation
-from host import CGROUP, HOST, RATE, REASONS, SCOPE, STATE, rate
+from host import REASONS, STATE
 from panels import Column, Query, graph, sheet, timeline, words
 
 ANNOTATIONS = [
@@ -74,7 +75,14 @@ def build():
 def story():
     """One time line, from what users were told to what the kernel did."""
     yield words("How to read this", HOW_TO_READ)
-    yield timeline("What balancers were told", "The state of the scope; a gap is a time without a scrape.", [STATE], 24, 4, states=True)
+    yield timeline(
+        "What balancers were told",
+        "The state of the scope; a gap is a time without a scrape.",
+        [STATE],
+        24,
+        4,
+        states=True,
+    )
     yield timeline("Why", "Rules that spoke against full traffic.", [REASONS], 24, 7, "no rule spoke in this time")
     yield graph(
         "Weight",
@@ -132,11 +140,16 @@ def story():
         "bytes",
         nothing="no cgroup has metrics of its own",
     )
-    yield from list(host.kills())[:2]
+    yield from list(culprits.kills())[:2]
     yield graph(
         "Killed, by cgroup",
         "OOM kills of the cgroup's processes. A cgroup's first kill has no rate: the table below has all of them.",
-        [Query(f"topk(10, sum by (cgroup) (increase(memsensor_cgroup_oom_kills_total{{{CGROUP}}}{RATE})) > 0)", "{{cgroup}}")],
+        [
+            Query(
+                f"topk(10, sum by (cgroup) (increase(memsensor_cgroup_oom_kills_total{{{CGROUP}}}{RATE})) > 0)",
+                "{{cgroup}}",
+            )
+        ],
         "none",
         8,
         nothing="no kill in this time",
@@ -158,7 +171,12 @@ def tables():
             Column("cgroup", label="cgroup", width=340),
             Column("most memory", most("memory_bytes"), "bytes", 1),
             Column("limit", most("memory_limit_bytes"), "bytes", 1),
-            Column("stalled", f"sum by (cgroup) (increase(memsensor_cgroup_stall_seconds_total{{{CGROUP}}}[$__range]))", "s", 1),
+            Column(
+                "stalled",
+                f"sum by (cgroup) (increase(memsensor_cgroup_stall_seconds_total{{{CGROUP}}}[$__range]))",
+                "s",
+                1,
+            ),
             Column("kills", most("oom_kills_total"), "none", 0, ((None, "text"), (1, "red"))),
         ],
         [("kills", True), ("most memory", True)],

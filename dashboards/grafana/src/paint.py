@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy import array, cumsum, datetime64, diff, full, nan, nan_to_num, vstack
 
-from numbers_of import written
+from units import written
 
 INK, FAINT, LINE = "#24292e", "#6e7681", "#d8dce1"
 LINES = ["#2f7d32", "#d9a300", "#2f6fb5", "#d1493f", "#7a4fb0", "#d97706", "#0e8a8a", "#b03a7a", "#6b7280", "#8a6d3b"]
@@ -28,8 +28,8 @@ COLORS = {
     "transparent": "#ffffff",
 }
 HEAT = LinearSegmentedColormap.from_list("oranges", ["#fde4c8", "#f59e42", "#b45309", "#5a2a05"])
-# What a legend may take: a name, and how many of them.
-NAME, NAMES = 44, 8
+# What a legend may take: letters of a name, and rows.
+NAME, ROWS = 44, 2
 
 
 def when(seconds):
@@ -91,6 +91,8 @@ def defaults(panel):
 
 def bare(axes):
     """Without axes."""
+    for side in axes.spines.values():
+        side.set_visible(False)
     axes.set_xticks([])
     axes.set_yticks([])
 
@@ -138,7 +140,10 @@ def lines(axes, panel, found, span, marks, answers):
     look = defaults(panel)
     custom, unit = look.get("custom", {}), look.get("unit")
     grid = array(sorted({t for one in found for t in one.times}))
-    colors = [LINES[n % len(LINES)] for n in range(len(found))]
+    fixed = {
+        o["matcher"]["options"]: o["properties"][0]["value"]["fixedColor"] for o in panel["fieldConfig"]["overrides"]
+    }
+    colors = [COLORS.get(fixed.get(one.name), LINES[n % len(LINES)]) for n, one in enumerate(found)]
     if custom.get("stacking", {}).get("mode") == "normal":
         stack = cumsum(nan_to_num(vstack([one.over(grid) for one in found])), axis=0)
         below = 0 * stack[0]
@@ -163,9 +168,12 @@ def lines(axes, panel, found, span, marks, answers):
 
 
 def _bounds(axes, look, custom, unit, found):
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    if unit in ("bytes", "Bps"):
-        top = max(nan_to_num(one.values).max() for one in found)
+    whole = look.get("decimals") == 0
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole))
+    if all(nan_to_num(one.values).max() == 0 for one in found):
+        axes.set_ylim(0, 1)
+    elif unit in ("bytes", "Bps"):
+        top = axes.get_ylim()[1]
         power = 1024 ** max(0, int(math.log(max(top, 1), 1024)))
         size = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top / power) * power
         axes.set_yticks([tick for tick in size if tick >= 0])
@@ -190,9 +198,18 @@ def exemplars(axes, answers):
     ids = {e["labels"].get("event_id"): e["timestamp"] for e in found}
     if ids:
         height = axes.get_ylim()[1]
-        axes.plot([when(t) for t in ids.values()], [height * 0.9] * len(ids), "D", color=COLORS["blue"], ms=4)
+        axes.plot([when(t) for t in ids.values()], [height * 0.94] * len(ids), "D", color=COLORS["blue"], ms=4)
         last = max(ids, key=ids.get)
-        axes.text(0.99, 0.97, f"last: {last}", ha="right", va="top", fontsize=7, color=COLORS["blue"], transform=axes.transAxes)
+        axes.text(
+            1,
+            1.03,
+            f"exemplar: {last}",
+            ha="right",
+            va="bottom",
+            fontsize=7,
+            color=COLORS["blue"],
+            transform=axes.transAxes,
+        )
 
 
 def clock(axes, span):
@@ -208,13 +225,15 @@ def legend(axes, found):
     if len(found) == 1 and found[0].name == "value":
         return
     handles, names = axes.get_legend_handles_labels()
-    if len(names) > NAMES:
-        names = names[: NAMES - 1] + [f"and {len(names) - NAMES + 1} more"]
-        handles = handles[:NAMES]
     inches = axes.get_window_extent().width / axes.figure.dpi
-    columns = max(1, min(4, int(inches * 14.5 / (max(map(len, names)) + 4))))
-    place = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.1), "borderaxespad": 0.2}
-    axes.legend(handles, names, ncols=columns, fontsize=7.5, frameon=False, handlelength=1.2, columnspacing=1.2, **place)
+    columns = max(1, min(6, int(inches * 14 / (max(map(len, names)) + 5))))
+    if len(names) > ROWS * columns:
+        kept = ROWS * columns - 1
+        handles, names = handles[: kept + 1], names[:kept] + [f"and {len(names) - kept} more"]
+    place = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.12), "borderaxespad": 0.2}
+    axes.legend(
+        handles, names, ncols=columns, fontsize=7.5, frameon=False, handlelength=1.2, columnspacing=1.2, **place
+    )
 
 
 def timeline(axes, panel, found, span):
@@ -278,13 +297,19 @@ def table(axes, panel, answers, _span):
     room = max(1, int(inches / 0.24) - 1)
     shown = rows[:room] if len(rows) <= room else rows[: room - 1]
     looks = {o["matcher"]["options"]: o["properties"] for o in panel["fieldConfig"]["overrides"]}
-    sizes = [max([len(name), *(len(cell(row.get(name), looks.get(name, []))[0]) for row in shown)]) + 2 for name in columns]
+    sizes = [
+        max([len(name), *(len(cell(row.get(name), looks.get(name, []))[0]) for row in shown)]) + 2 for name in columns
+    ]
     left, line = 0.005, 1 / (room + 1)
     for name, size in zip(columns, sizes):
-        axes.text(left, 1 - line / 2, name, va="center", fontsize=8, fontweight="bold", color=FAINT, transform=axes.transAxes)
+        axes.text(
+            left, 1 - line / 2, name, va="center", fontsize=8, fontweight="bold", color=FAINT, transform=axes.transAxes
+        )
         for n, row in enumerate(shown, 1):
             text, color = cell(row.get(name), looks.get(name, []))
-            axes.text(left, 1 - line * (n + 0.5), text, va="center", fontsize=8.5, color=color, transform=axes.transAxes)
+            axes.text(
+                left, 1 - line * (n + 0.5), text, va="center", fontsize=8.5, color=color, transform=axes.transAxes
+            )
         left += size / max(sum(sizes), 60)
     for n in range(1, len(shown) + 1):
         axes.axhline(1 - line * n, color=LINE, lw=0.5)

@@ -74,8 +74,8 @@ def state_names() -> list:
     return [ValueMap({str(n): ValueMappingResult(s, c, None, n) for n, (s, c) in enumerate(STATES.items(), 1)})]
 
 
-def graph(title, about, queries, unit, span=12, height=8, nothing=NOT_MEASURED, steps=(), **style):
-    """Lines over time. `style`: stack, bars, points, least, most, decimals, soft_most, runbook."""
+def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, steps=(), **style):
+    """Lines over time. `style`: stack, bars, points, states, fill, least, most, soft_most, decimals, runbook."""
     panel = _dress(timeseries.Panel(), title, about, span, height, nothing, style.get("runbook"))
     panel.unit(unit).min(style.get("least", 0)).fill_opacity(style.get("fill", 8)).line_width(1)
     panel.show_points(looks.VisibilityMode.NEVER)
@@ -100,6 +100,8 @@ def graph(title, about, queries, unit, span=12, height=8, nothing=NOT_MEASURED, 
         panel.axis_soft_max(style["soft_most"])
     if "decimals" in style:
         panel.decimals(style["decimals"])
+    for state, color in STATES.items() if style.get("states") else ():
+        panel.override_by_name(state, [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})])
     if steps:
         panel.thresholds(_thresholds(steps))
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(looks.GraphThresholdsStyleMode.DASHED))
@@ -140,7 +142,7 @@ def timeline(title, about, queries, span=24, height=6, nothing=NOT_MEASURED, sta
     return _ask(panel, queries)
 
 
-def heat(title, about, expr, span=12, height=8, nothing=NEVER_YET):
+def heat(title, about, expr, span=12, height=7, nothing=NEVER_YET):
     """A histogram over time. The expression must keep only `le`."""
     panel = _dress(heatmap.Panel(), title, about, span, height, nothing)
     panel.calculate(False).cell_gap(1)

@@ -124,8 +124,8 @@ def sight():
         6,
     )
     yield graph(
-        "Asked for a scope that there is not",
-        "By balancers or people, per second: somebody's configuration is wrong.",
+        "Unknown scopes asked for",
+        "Questions about scopes that there are not, per second: somebody's configuration is wrong.",
         [Query(f"topk(10, {rate('memsensor_unknown_scope_requests_total', 'instance')})", "{{instance}}")],
         "none",
         6,
@@ -167,7 +167,10 @@ def punctual():
     yield graph(
         "Series of a scrape",
         "The most of one host: what Prometheus has to keep. Cgroups and their histograms make the difference.",
-        [Query(f"max(scrape_samples_scraped{{{ANY}}})", "most"), Query(f"avg(scrape_samples_scraped{{{ANY}}})", "mean")],
+        [
+            Query(f"max(scrape_samples_scraped{{{ANY}}})", "most"),
+            Query(f"avg(scrape_samples_scraped{{{ANY}}})", "mean"),
+        ],
         "none",
         decimals=0,
     )

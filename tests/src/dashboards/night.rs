@@ -30,7 +30,10 @@ const AGENT_MIB: u64 = 80;
 /// What is served with, and what is read again and again beside it.
 const SERVES_MIB: u64 = 32;
 const FILE_MIB: u64 = 64;
-/// "earlyoom", whose kills are counted by its name.
+/// Names of threads: nginx, new-agent, batch, and earlyoom, whose kills are counted by its name.
+const NGINX: &str = "6e67696e78";
+const AGENT: &str = "6e65772d6167656e74";
+const BATCH: &str = "6261746368";
 const EARLYOOM: &str = "6561726c796f6f6d";
 
 /// How long it takes.
@@ -133,7 +136,7 @@ impl Host {
 
     fn serves(&self, seconds: u64) -> Result<Child> {
         let (mib, seconds) = (SERVES_MIB.to_string(), seconds.to_string());
-        hog(&self.scopes.web, &["--comm-hex", "6e67696e78", "anon", &mib, "loop", &seconds])
+        hog(&self.scopes.web, &["--comm-hex", NGINX, "anon", &mib, "loop", &seconds])
     }
 }
 
@@ -181,7 +184,8 @@ pub fn run(pace: Pace) -> Result<Night> {
 fn config(hosts: &[&Host], seconds: u64) -> Result<String> {
     let mut text = format!(
         "scrape_configs:\n- job_name: memsensor\n  scrape_interval: {seconds}s\n  scrape_timeout: {seconds}s\n  \
-         metric_relabel_configs:\n  - {{source_labels: [cgroup], regex: '(/memsensor-test-.*)?', action: keep}}\n  \
+         metric_relabel_configs:\n  - {{source_labels: [cgroup], regex: '(/memsensor-test-.*|other)?', action: keep}}\n  \
+         - {{source_labels: [__name__, cgroup], regex: 'memsensor_process_growth_.*;', action: drop}}\n  \
          static_configs:\n"
     );
     for (n, host) in hosts.iter().enumerate() {
@@ -197,10 +201,10 @@ fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
     let end = Instant::now() + pace.trouble;
     let file = File(std::env::temp_dir().join(format!("memsensor-night-{}", std::process::id())));
     let path = file.0.to_str().context("a path of UTF-8")?;
-    let reads = ["file", path, &FILE_MIB.to_string(), "1000000"];
+    let reads = ["--comm-hex", NGINX, "file", path, &FILE_MIB.to_string(), "1000000"];
     let reading = Running(vec![hog(&first.scopes.web, &reads)?]);
     let rate = (AGENT_MIB / pace.leak.as_secs().max(1)).max(1).to_string();
-    let leaks = ["--adj", "500", "--comm-hex", "6e65772d6167656e74", "leak", "512", &rate];
+    let leaks = ["--adj", "500", "--comm-hex", AGENT, "leak", "512", &rate];
     let mut kills = 0;
     let mut frozen = false;
     while Instant::now() < end {
@@ -222,7 +226,7 @@ fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
 /// Two kills, which drain it, and then not a word more.
 fn freeze(host: &Host) -> Result<()> {
     for _ in 0..2 {
-        hog(&host.scopes.web, &["anon", "512"])?.wait()?;
+        hog(&host.scopes.web, &["--comm-hex", BATCH, "anon", "512"])?.wait()?;
         // Kills within a second are one.
         std::thread::sleep(Duration::from_millis(2500));
     }
