@@ -102,14 +102,16 @@ fn every_panel_says_what_it_shows_and_what_it_means_when_it_is_empty() {
     for name in NAMES {
         let board = read(name).expect("a dashboard");
         let mut ids = BTreeSet::new();
-        let mut places = BTreeSet::new();
+        let mut cells = BTreeSet::new();
         for panel in list(&board["panels"]) {
             let (title, kind) = (&panel["title"], panel["type"].as_str().expect("a type"));
             assert!(ids.insert(panel["id"].as_u64()), "{name}: two have the number of {title}");
-            let at = &panel["gridPos"];
-            assert!(places.insert((at["x"].as_u64(), at["y"].as_u64())), "{name}: {title} is over");
-            let right = at["x"].as_u64().zip(at["w"].as_u64()).map(|(x, w)| x + w);
-            assert!(right.is_some_and(|right| right <= 24), "{name}: {title} is beyond the edge");
+            let [x, y, w, h] =
+                ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap_or_default());
+            assert!(w > 0 && h > 0 && x + w <= 24, "{name}: {title} is beyond the edge");
+            for cell in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+                assert!(cells.insert(cell), "{name}: {title} is over another");
+            }
             if ["row", "text"].contains(&kind) {
                 continue;
             }
