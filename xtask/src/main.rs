@@ -9,6 +9,7 @@
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
 //! * [`soak`]: whether what it takes stays what it is.
+//! * [`dashboards`]: makes the Grafana dashboards from their sources, and pictures of them.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -18,6 +19,7 @@ mod bench;
 mod build;
 mod ci;
 mod cross;
+mod dashboards;
 mod dist;
 mod exec;
 mod libtest;
@@ -71,6 +73,8 @@ enum Chore {
     Thrash(thrash::Args),
     /// Run memsensor under mixed load for long
     Soak(soak::Args),
+    /// Make the Grafana dashboards from their sources, and pictures of them
+    Dashboards(dashboards::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -99,6 +103,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Scenarios(args) => scenarios::run(&args).map(done),
         Chore::Thrash(args) => thrash::run(&args).map(done),
         Chore::Soak(args) => soak::run(&args).map(done),
+        Chore::Dashboards(args) => dashboards::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

