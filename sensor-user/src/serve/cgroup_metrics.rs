@@ -9,6 +9,7 @@ use sensor_ebpf::probes::Cause;
 use super::metrics::{Labels, counter, gauge};
 use crate::{
     cgroups::{Found, Report, Totals},
+    events::ends_a_line,
     who::Who,
 };
 
@@ -18,7 +19,7 @@ const OTHER: &str = "other";
 /// A name that somebody chose, as a label: the format escapes quotes and line breaks, and lets all other
 /// control characters through, to whatever terminal shows them.
 fn harmless(name: &str) -> String {
-    name.replace(char::is_control, "\u{fffd}")
+    name.replace(|c: char| c.is_control() || ends_a_line(c), "\u{fffd}")
 }
 
 fn label(name: &str) -> Labels {
