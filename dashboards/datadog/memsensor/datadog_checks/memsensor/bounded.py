@@ -3,6 +3,7 @@
 import time
 
 from requests.exceptions import ConnectionError, RequestException
+from urllib3.exceptions import HTTPError
 
 from datadog_checks.base.checks.openmetrics.v2.scraper import OpenMetricsScraper
 
@@ -16,23 +17,30 @@ EVENTS_BYTES = 1024 * 1024
 PIECE = 64 * 1024
 
 
-class OutOfBounds(RequestException):
-    """The answer is too large or takes too long."""
+class NoAnswer(RequestException):
+    """The answer is too large, takes too long, or ends before its end."""
 
 
 def body(response, most_bytes, most_seconds=BODY_SECONDS):
-    """The body, or `OutOfBounds`."""
+    """The body, or `NoAnswer`."""
     end = time.monotonic() + most_seconds
     pieces, size = [], 0
-    # What has arrived, unlike `iter_content`, which waits until a piece is full.
-    while piece := response.raw.read1(PIECE, decode_content=True):
+    while piece := arrived(response):
         pieces.append(piece)
         size += len(piece)
         if size > most_bytes:
-            raise OutOfBounds(f'the answer is larger than {most_bytes} bytes')
+            raise NoAnswer(f'the answer is larger than {most_bytes} bytes')
         if time.monotonic() > end:
-            raise OutOfBounds(f'the answer takes longer than {most_seconds} s')
+            raise NoAnswer(f'the answer takes longer than {most_seconds} s')
     return b''.join(pieces)
+
+
+def arrived(response):
+    """What has arrived, unlike `iter_content`, which waits until a piece is full."""
+    try:
+        return response.raw.read1(PIECE, decode_content=True)
+    except HTTPError as why:
+        raise NoAnswer(f'the answer breaks off: {why}') from why
 
 
 class Scraper(OpenMetricsScraper):

@@ -51,6 +51,8 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
         }
         if 'cgroups' in self.groups:
             config['share_labels'] = dict(metrics.SHARED_LABELS)
+            # Cgroups come and go.
+            config['cache_shared_labels'] = False
         return config
 
     def create_scraper(self, config):
@@ -75,7 +77,8 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
         for endpoint, scraper in self.scrapers.items():
             try:
                 self.kills.tell(scraper.http, events_endpoint(endpoint))
-            except (RequestException, ValueError) as why:
+            # An answer that is no JSON, or one nested too deep.
+            except (RequestException, ValueError, RecursionError) as why:
                 self.warning('no events of memsensor: %s', why)
 
     def persistent_cache_id(self):

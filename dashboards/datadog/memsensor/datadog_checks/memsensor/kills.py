@@ -140,7 +140,7 @@ def when(text, now):
 def oom_kill(event):
     """Type, alert, title, lines and tags of a kill by the kernel."""
     victim, trigger, memory = (part(event, key) for key in ('victim', 'trigger', 'memory'))
-    scope = event.get('scope')
+    scope = str(event.get('scope'))
     lines = [
         f'Victim: {process(victim)}.',
         f'It had {sizes(memory)}.',
@@ -197,7 +197,7 @@ def process(who):
         ('cgroup', 'cgroup'),
     ):
         if who.get(key) is not None:
-            words.append(f'{name} {plain.text(who[key], 300)}')
+            words.append(f'{name} {plain.text(who[key], 300 if key == "cgroup" else 100)}')
     return ', '.join(words)
 
 

@@ -240,7 +240,7 @@ impl Drop for Balancer {
 }
 
 /// A program that `cargo xtask setup --tests` put where it keeps such, or that is in PATH.
-fn tool(name: &str) -> PathBuf {
+pub(super) fn tool(name: &str) -> PathBuf {
     let kept = std::env::var_os("MEMSENSOR_TOOLS").map(|dir| PathBuf::from(dir).join(name));
     kept.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }
