@@ -103,14 +103,14 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Wheel("kubernetes-validate", "1.37.*", "bin/kubernetes-validate"),
     },
-    // The Datadog Agent's own library for checks, and the tool by which its integrations are validated, which
-    // brings pytest.
+    // With the Datadog Agent's own library for checks, the tool by which its integrations are validated (which
+    // brings pytest itself), what packs them, and Vector's language.
     Tool {
-        name: "datadog-pytest",
+        name: "pytest",
         group: Group::Tests,
         source: Source::Wheels(
-            "datadog",
-            &["datadog-checks-base[deps]==38.*", "ddev==14.*", "hatchling==1.*"],
+            "pytest",
+            &["datadog-checks-base[deps]==38.*", "ddev==14.*", "hatchling==1.*", "pyvrl==0.0.2"],
             "bin/pytest",
         ),
     },

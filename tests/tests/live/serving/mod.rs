@@ -8,6 +8,7 @@ mod frozen;
 mod limits;
 mod outside;
 mod replay;
+mod scrape;
 mod screen;
 mod survive;
 mod verdict;
