@@ -4,6 +4,7 @@
 skipped and say so.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -77,8 +78,10 @@ def checks():
     from datadog_checks.memsensor import MemsensorCheck
 
     def make(url, **options):
-        check = MemsensorCheck('memsensor', {}, [{'openmetrics_endpoint': f'{url}/metrics', **options}])
-        check.check_id = 'memsensor:0123'
+        instance = {'openmetrics_endpoint': f'{url}/metrics', **options}
+        check = MemsensorCheck('memsensor', {}, [instance])
+        # The Agent's ends with a digest of the configuration.
+        check.check_id = f'memsensor:{hashlib.sha256(json.dumps(instance).encode()).hexdigest()[:16]}'
         return check
 
     return make
