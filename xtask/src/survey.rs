@@ -135,6 +135,18 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Pictures,
         source: Source::Python(&["matplotlib==3.10.*"]),
     },
+    // The Datadog Agent's own library for checks, the tool by which its integrations are validated (which
+    // brings pytest), what packs them, and Vector's language.
+    Tool {
+        name: "datadog-python",
+        group: Group::Tests,
+        source: Source::Python(&[
+            "datadog-checks-base[deps]==38.*",
+            "ddev==14.*",
+            "hatchling==1.*",
+            "pyvrl==0.0.2",
+        ]),
+    },
     Tool { name: "rustfmt", group: Group::Ci, source: Source::Rustup("rustfmt", "fmt") },
     Tool { name: "cargo-deny", group: Group::Ci, source: Source::Crate("cargo-deny", "^0.20") },
 ];

@@ -155,11 +155,17 @@ pub fn name(comm: &[u8; event::COMM]) -> String {
     tame(&String::from_utf8_lossy(&comm[..end]))
 }
 
-/// A name without the control characters that JSON does not escape (DEL and C1).
+/// A name without the control characters that JSON does not escape (DEL and C1), and without what
+/// [`ends_a_line`].
 pub fn tame(name: &str) -> String {
-    let tamed =
-        |c: char| if c.is_control() && c > '\x1f' { char::REPLACEMENT_CHARACTER } else { c };
-    name.chars().map(tamed).collect()
+    let wild = |c: char| (c.is_control() && c > '\x1f') || ends_a_line(c);
+    name.chars().map(|c| if wild(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Unicode's own ends of lines and paragraphs: no control characters, and yet Python's `splitlines` ends a
+/// line there. So the Datadog Agent would not read any metric, for the name of one process.
+pub(crate) const fn ends_a_line(c: char) -> bool {
+    matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 impl What {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     cgroups::{Found, Report, Totals},
+    events::ends_a_line,
     kernel::read::RECLAIM_KINDS,
     who::Who,
 };
@@ -22,7 +23,7 @@ const OTHER: &str = "other";
 /// A name that somebody chose, as a label: the format escapes quotes and line breaks, and lets all other
 /// control characters through, to whatever terminal shows them.
 fn harmless(name: &str) -> String {
-    name.replace(char::is_control, "\u{fffd}")
+    name.replace(|c: char| c.is_control() || ends_a_line(c), "\u{fffd}")
 }
 
 fn label(name: &str) -> Labels {

@@ -148,13 +148,13 @@ fn the_event_is_found_from_the_metric() {
 #[test]
 fn hostile_names_are_harmless_everywhere() {
     // The kernel refuses a line break.
-    const NAME: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\"<b>{}\\,#\t";
+    const NAME: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\"<b>{}\\,#\t\u{2028}\u{2029}";
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new(NAME, 16 * MIB).expect("scope");
-    // ESC [ 2 J " < / s >
-    killed(&scope, &["--comm-hex", "1b5b324a223c2f733e", "anon", "32"]);
+    // ESC [ 2 J " < / s > and a line separator
+    killed(&scope, &["--comm-hex", "1b5b324a223c2f733ee280a8", "anon", "32"]);
     let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
-    let mut child = hog(&scope, &["--comm-hex", "1b5b324a223c2f733e", "anon", "4", "hold"]);
+    let mut child = hog(&scope, &["--comm-hex", "1b5b324a223c2f733ee280a8", "anon", "4", "hold"]);
     let mut child = child.stdout(Stdio::piped()).spawn().expect("start hog");
     wait_for_line(&mut child);
     crate::wait_until("top knows it", || {
@@ -183,7 +183,8 @@ fn hostile_names_are_harmless_everywhere() {
     child.kill().expect("kill");
     child.wait().expect("wait");
     for said in outputs {
-        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
+        let harmful = |c: char| (c.is_control() && c != '\n') || "\u{2028}\u{2029}".contains(c);
+        assert!(!said.contains(harmful), "{said:?}");
     }
 }
 

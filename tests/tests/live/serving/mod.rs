@@ -4,11 +4,13 @@
 mod alerting;
 mod balancers;
 mod dashboards;
+mod datadog;
 mod formats;
 mod frozen;
 mod limits;
 mod outside;
 mod replay;
+mod scrape;
 mod screen;
 mod survive;
 mod verdict;

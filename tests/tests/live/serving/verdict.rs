@@ -11,7 +11,7 @@ use crate::{killed, wait_until};
 /// Kills within a second are one. Each is seen up to a sample later.
 const MORE_THAN_A_SECOND: std::time::Duration = std::time::Duration::from_millis(1300);
 
-fn judging(scope: &Scope) -> Daemon {
+pub(super) fn judging(scope: &Scope) -> Daemon {
     judging_at("", scope)
 }
 

@@ -1,0 +1,3 @@
+"""The version of the check; it moves apart from that of memsensor."""
+
+__version__ = '0.1.0'

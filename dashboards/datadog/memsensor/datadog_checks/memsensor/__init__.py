@@ -1,0 +1,6 @@
+"""The check of memsensor for the Datadog Agent."""
+
+from .__about__ import __version__
+from .check import MemsensorCheck
+
+__all__ = ['MemsensorCheck', '__version__']

@@ -1,0 +1,45 @@
+//! The Datadog Agent's own library with our check, against a running daemon: `dashboards/datadog` has the
+//! tests, which are Python's. Here they are given a daemon, and a cgroup in which they can have a process
+//! killed.
+
+use std::{env, path::Path, process::Stdio};
+
+use sensor_tests::{
+    daemon::Daemon,
+    scope::{MIB, Scope, program},
+};
+
+use super::{balancers::tool, verdict::judging};
+
+#[test]
+fn the_datadog_agent_is_told() {
+    let scope = Scope::new("datadog.service", 16 * MIB).expect("scope");
+    let daemon = judging(&scope);
+    let groups = env::join_paths(scope.groups()).expect("no colon in a path");
+    let groups = groups.to_str().expect("a name of ours");
+    let cgroup = scope.path();
+    pytest("datadog/memsensor", &daemon, &[("CGROUPS", groups), ("CGROUP", &cgroup)]);
+}
+
+/// Runs the tests in a directory of `dashboards` with this daemon; none may be skipped.
+pub(super) fn pytest(dir: &str, daemon: &Daemon, more: &[(&str, &str)]) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards").join(dir);
+    let mut pytest = std::process::Command::new(tool("datadog-python"));
+    pytest
+        .args(["-m", "pytest", "-rs", "-v", "--color=no", "-p", "no:cacheprovider", "tests"])
+        .current_dir(dir.canonicalize().expect("the directory of the tests"))
+        .env("MEMSENSOR_URL", format!("http://{}", daemon.listening[0]))
+        .env("MEMSENSOR_SOCKET", daemon.socket())
+        .env("MEMSENSOR_PID", daemon.pid().to_string())
+        .env("MEMSENSOR_PROGRAM", program("memsensor").expect("memsensor"))
+        .env("MEMSENSOR_HOG", program("hog").expect("hog"))
+        .envs(more.iter().map(|(name, value)| (format!("MEMSENSOR_{name}"), value)))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::null());
+    let out = pytest.output().expect("start pytest (cargo xtask setup --tests)");
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(out.status.success(), "{said}\n{}", daemon.log());
+    let counts = said.lines().last().unwrap_or_default();
+    println!("{counts}");
+    assert!(counts.contains(" passed") && !counts.contains("skipped"), "{said}");
+}
