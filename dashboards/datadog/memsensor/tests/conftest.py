@@ -43,10 +43,17 @@ class Answers(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    """One that does not mind who hangs up on it."""
+
+    def handle_error(self, *_):
+        pass
+
+
 @contextmanager
 def serving(answers):
     """A server of these answers; they may be changed meanwhile."""
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Answers)
+    server = Server(('127.0.0.1', 0), Answers)
     server.daemon_threads = True
     server.answers, server.asked = answers, []
     server.url = f'http://127.0.0.1:{server.server_port}'

@@ -37,8 +37,8 @@ pub(super) fn pytest(dir: &str, daemon: &Daemon, more: &[(&str, &str)]) {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null());
     let out = pytest.output().expect("start pytest (cargo xtask setup --tests)");
-    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
-    assert!(out.status.success(), "{said}\n{}", daemon.log());
+    let [said, errors] = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert!(out.status.success(), "{said}\n{errors}\n{}", daemon.log());
     let counts = said.lines().last().unwrap_or_default();
     println!("{counts}");
     assert!(counts.contains(" passed") && !counts.contains("skipped"), "{said}");

@@ -71,7 +71,8 @@ GROUPS = {
         'memsensor_compaction_results': 'compaction_results',
         'memsensor_alloc_retries': 'alloc_retries',
     },
-    # Up to 14 series for each cgroup that memsensor shows: bound them there (`[cgroups] most`).
+    # Up to 14 series for each cgroup that memsensor shows: bound them there (`[cgroups] most`). Two more for each kind
+    # of reclaim in those that have histograms.
     'cgroups': {
         'memsensor_cgroup_memory_bytes': 'cgroup_memory_bytes',
         'memsensor_cgroup_memory_limit_bytes': 'cgroup_memory_limit_bytes',
@@ -82,6 +83,7 @@ GROUPS = {
         'memsensor_cgroup_limit_hits': 'cgroup_limit_hits',
         'memsensor_cgroup_oom_kills': 'cgroup_oom_kills',
         'memsensor_cgroup_stall_seconds': 'cgroup_stall_seconds',
+        'memsensor_cgroup_reclaim_seconds': 'cgroup_reclaim_seconds',
         'memsensor_cgroups_omitted': 'cgroups_omitted',
         'memsensor_cgroups_created': 'cgroups_created',
         'memsensor_cgroups_removed': 'cgroups_removed',
