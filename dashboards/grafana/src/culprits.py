@@ -57,6 +57,8 @@ def growing(span):
         "Bps",
         span,
         nothing="no process grows",
+        least=None,
+        log=True,
         points=True,
     )
 

@@ -168,6 +168,14 @@ def lines(axes, panel, found, span, marks, answers):
 
 
 def _bounds(axes, look, custom, unit, found):
+    axes.tick_params(labelsize=7.5, colors=FAINT, length=2)
+    axes.grid(axis="y", color=LINE, lw=0.5)
+    axes.set_axisbelow(True)
+    if custom.get("scaleDistribution", {}).get("type") == "log":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        return
     whole = look.get("decimals") == 0
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole))
     if all(nan_to_num(one.values).max() == 0 for one in found):
@@ -178,9 +186,6 @@ def _bounds(axes, look, custom, unit, found):
         size = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top / power) * power
         axes.set_yticks([tick for tick in size if tick >= 0])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
-    axes.tick_params(labelsize=7.5, colors=FAINT, length=2)
-    axes.grid(axis="y", color=LINE, lw=0.5)
-    axes.set_axisbelow(True)
     if look.get("min") is not None:
         axes.set_ylim(bottom=look["min"])
     soft = custom.get("axisSoftMax")

@@ -75,10 +75,13 @@ def state_names() -> list:
 
 
 def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, steps=(), **style):
-    """Lines over time. `style`: stack, bars, points, states, fill, least, most, soft_most, decimals, runbook."""
+    """Lines over time. `style`: stack, bars, points, log, states, fill, least, most, soft_most, decimals, runbook."""
     panel = _dress(timeseries.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
-    panel.unit(unit).min(style.get("least", 0)).fill_opacity(style.get("fill", 8)).line_width(1)
+    panel.unit(unit).fill_opacity(style.get("fill", 8)).line_width(1)
     panel.show_points(looks.VisibilityMode.NEVER)
+    # None where values may be below 0, or where the scale has no 0.
+    if style.get("least", 0) is not None:
+        panel.min(0)
     names = any(query.legend for query in queries)
     panel.legend(
         common.VizLegendOptions()
@@ -94,6 +97,8 @@ def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, 
         panel.draw_style(looks.GraphDrawStyle.BARS).fill_opacity(80)
     if style.get("points"):
         panel.show_points(looks.VisibilityMode.ALWAYS).point_size(6)
+    if style.get("log"):
+        panel.scale_distribution(common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(10))
     if "most" in style:
         panel.max(style["most"])
     if "soft_most" in style:
@@ -210,7 +215,7 @@ def _cell(column, links):
         steps = [{"value": value, "color": color} for value, color in column.steps]
         values.append(DynamicConfigValue("thresholds", {"mode": "absolute", "steps": steps}))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
-    if column.name == "state":
+    if column.name in ("state", "was"):
         by_name = {state: {"color": color, "index": n} for n, (state, color) in enumerate(STATES.items())}
         values.append(DynamicConfigValue("mappings", [{"type": "value", "options": by_name}]))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
