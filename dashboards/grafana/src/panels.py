@@ -98,7 +98,7 @@ def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, 
     if style.get("points"):
         panel.show_points(looks.VisibilityMode.ALWAYS).point_size(6)
     if style.get("log"):
-        panel.scale_distribution(common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(10))
+        panel.scale_distribution(common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(2))
     if "most" in style:
         panel.max(style["most"])
     if "soft_most" in style:
