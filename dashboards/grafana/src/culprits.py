@@ -22,7 +22,7 @@ def kills():
         nothing="no kill in this time",
         bars=True,
         decimals=0,
-        runbook="MemsensorOomKill",
+        runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",
     )
     yield graph(
         "SIGKILL from user space",
@@ -31,6 +31,7 @@ def kills():
         "none",
         8,
         nothing="no SIGKILL in this time",
+        runbook="MemsensorUserSpaceKill",
         bars=True,
         decimals=0,
     )
@@ -56,6 +57,8 @@ def growing(span):
         "Bps",
         span,
         nothing="no process grows",
+        least=None,
+        log=True,
         points=True,
     )
 

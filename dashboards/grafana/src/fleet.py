@@ -62,7 +62,7 @@ def figures():
         nothing="none",
         steps=bad,
         decimals=0,
-        runbook="MemsensorStale",
+        runbook="MemsensorSilent MemsensorHostUnrecoverable MemsensorFleetSilent",
     )
     yield figure(
         "Draining",
@@ -71,6 +71,7 @@ def figures():
         "none",
         steps=bad,
         decimals=0,
+        runbook="MemsensorHostDraining",
     )
     yield figure(
         "Degraded",
@@ -87,6 +88,7 @@ def figures():
         "none",
         steps=[(None, "green"), (1, "blue")],
         decimals=0,
+        runbook="MemsensorBlind",
     )
     yield figure(
         "OOM kills",
@@ -95,7 +97,7 @@ def figures():
         "none",
         steps=bad,
         decimals=0,
-        runbook="MemsensorOomKill",
+        runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",
     )
 
 
@@ -174,7 +176,15 @@ def silent():
     )
     nothing = "every sensor of the time range speaks"
     return sheet(
-        "Silent sensors", about, columns, [("last sample", True)], 12, 8, nothing, LINKS, runbook="MemsensorStale"
+        "Silent sensors",
+        about,
+        columns,
+        [("last sample", True)],
+        12,
+        8,
+        nothing,
+        LINKS,
+        runbook="MemsensorSilent MemsensorHostUnrecoverable MemsensorFleetSilent",
     )
 
 
@@ -203,7 +213,7 @@ def graphs():
         [Query(f"topk(10, {STALL})", "{{instance}}")],
         "percentunit",
         steps=((None, "green"), (0.1, "orange")),
-        runbook="MemsensorMemoryStall",
+        runbook="MemsensorMemoryStallRising",
     )
     yield graph(
         "Hosts by state",
@@ -213,6 +223,7 @@ def graphs():
         stack=True,
         states=True,
         decimals=0,
+        runbook="MemsensorFleetPressure",
     )
     yield graph(
         "OOM kills",
@@ -226,5 +237,5 @@ def graphs():
         nothing="no kill in this time",
         bars=True,
         decimals=0,
-        runbook="MemsensorOomKill",
+        runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",
     )

@@ -65,6 +65,7 @@ def verdict():
         Query(f"memsensor_exhaustion_seconds{{{SCOPE}}}"),
         "s",
         nothing=no_trend,
+        runbook="MemsensorExhaustionForecast",
         steps=[(None, "red"), (120, "orange"), (600, "green")],
     )
     yield figure(
@@ -74,7 +75,7 @@ def verdict():
         "none",
         steps=[(None, "green"), (1, "red")],
         decimals=0,
-        runbook="MemsensorOomKill",
+        runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",
     )
     yield figure(
         "Last sample",
@@ -85,7 +86,15 @@ def verdict():
         decimals=0,
         runbook="MemsensorStale",
     )
-    yield timeline("State over time", "What balancers were told.", [STATE], 12, 7, states=True)
+    yield timeline(
+        "State over time",
+        "What balancers were told.",
+        [STATE],
+        12,
+        7,
+        states=True,
+        runbook="MemsensorHostDraining MemsensorFlapping",
+    )
     yield timeline(
         "Reasons",
         "Rules that spoke against full traffic. `memsensor explain` on the host has their numbers and thresholds.",
@@ -115,7 +124,7 @@ def pressure():
         "percentunit",
         stack=True,
         soft_most=0.1,
-        runbook="MemsensorMemoryStall",
+        runbook="MemsensorMemoryStallRising",
     )
     yield graph(
         "Tasks inside reclaim",
@@ -134,6 +143,7 @@ def pressure():
             Query(rate("memsensor_swapped_out_bytes_total", SCOPE), "swapped out"),
         ],
         "Bps",
+        runbook="MemsensorThrashingWithoutKill",
     )
 
 

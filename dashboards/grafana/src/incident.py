@@ -131,6 +131,8 @@ def story():
         [Query(f"memsensor_process_growth_bytes_per_second{{{HOST}}}", "{{comm}} ({{cgroup}})")],
         "Bps",
         nothing="no process grew",
+        least=None,
+        log=True,
         points=True,
     )
     yield graph(

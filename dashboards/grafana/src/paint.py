@@ -4,11 +4,12 @@ drawn by Grafana, and in better ways."""
 import math
 import re
 import textwrap
+from itertools import pairwise
 
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.dates import DateFormatter, date2num
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy import array, cumsum, datetime64, diff, full, nan, nan_to_num, vstack
 
 from units import written
@@ -54,6 +55,12 @@ class Series:
         for place, moment in enumerate(grid):
             values[place] = at.get(round(moment, 6), nan)
         return values
+
+
+def with_gaps(times):
+    """A moment more wherever some are missing: no series has a value there, and lines break."""
+    step = min((b - a for a, b in pairwise(times)), default=0)
+    return array(sorted([*times, *((a + b) / 2 for a, b in pairwise(times) if b - a > 1.5 * step)]))
 
 
 def shortened(name):
@@ -139,7 +146,7 @@ def lines(axes, panel, found, span, marks, answers):
     """Lines, bars or areas."""
     look = defaults(panel)
     custom, unit = look.get("custom", {}), look.get("unit")
-    grid = array(sorted({t for one in found for t in one.times}))
+    grid = with_gaps(sorted({t for one in found for t in one.times}))
     fixed = {
         o["matcher"]["options"]: o["properties"][0]["value"]["fixedColor"] for o in panel["fieldConfig"]["overrides"]
     }
@@ -168,6 +175,15 @@ def lines(axes, panel, found, span, marks, answers):
 
 
 def _bounds(axes, look, custom, unit, found):
+    axes.tick_params(labelsize=7.5, colors=FAINT, length=2)
+    axes.grid(axis="y", color=LINE, lw=0.5)
+    axes.set_axisbelow(True)
+    if custom.get("scaleDistribution", {}).get("type") == "log":
+        axes.set_yscale("log", base=custom["scaleDistribution"]["log"])
+        axes.yaxis.set_major_locator(LogLocator(base=custom["scaleDistribution"]["log"], numticks=7))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        return
     whole = look.get("decimals") == 0
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10] if whole else [1, 2, 2.5, 5, 10], integer=whole))
     if all(nan_to_num(one.values).max() == 0 for one in found):
@@ -178,9 +194,6 @@ def _bounds(axes, look, custom, unit, found):
         size = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(0, top / power) * power
         axes.set_yticks([tick for tick in size if tick >= 0])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value, unit)))
-    axes.tick_params(labelsize=7.5, colors=FAINT, length=2)
-    axes.grid(axis="y", color=LINE, lw=0.5)
-    axes.set_axisbelow(True)
     if look.get("min") is not None:
         axes.set_ylim(bottom=look["min"])
     soft = custom.get("axisSoftMax")

@@ -75,10 +75,13 @@ def state_names() -> list:
 
 
 def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, steps=(), **style):
-    """Lines over time. `style`: stack, bars, points, states, fill, least, most, soft_most, decimals, runbook."""
-    panel = _dress(timeseries.Panel(), title, about, span, height, nothing, style.get("runbook"))
-    panel.unit(unit).min(style.get("least", 0)).fill_opacity(style.get("fill", 8)).line_width(1)
+    """Lines over time. `style`: stack, bars, points, log, states, fill, least, most, soft_most, decimals, runbook."""
+    panel = _dress(timeseries.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
+    panel.unit(unit).fill_opacity(style.get("fill", 8)).line_width(1)
     panel.show_points(looks.VisibilityMode.NEVER)
+    # None where values may be below 0, or where the scale has no 0.
+    if style.get("least", 0) is not None:
+        panel.min(0)
     names = any(query.legend for query in queries)
     panel.legend(
         common.VizLegendOptions()
@@ -94,6 +97,8 @@ def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, 
         panel.draw_style(looks.GraphDrawStyle.BARS).fill_opacity(80)
     if style.get("points"):
         panel.show_points(looks.VisibilityMode.ALWAYS).point_size(6)
+    if style.get("log"):
+        panel.scale_distribution(common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(2))
     if "most" in style:
         panel.max(style["most"])
     if "soft_most" in style:
@@ -110,7 +115,7 @@ def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, 
 
 def figure(title, about, query, unit, span=4, height=4, nothing=NOT_MEASURED, steps=GOOD_BELOW, **style):
     """One number, now. `style`: names (show what the series is called), decimals, states, graph, runbook."""
-    panel = _dress(stat.Panel(), title, about, span, height, nothing, style.get("runbook"))
+    panel = _dress(stat.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
     panel.unit(unit).thresholds(_thresholds(steps))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     panel.color_mode(looks.BigValueColorMode.BACKGROUND if style.get("states") else looks.BigValueColorMode.VALUE)
@@ -127,7 +132,7 @@ def figure(title, about, query, unit, span=4, height=4, nothing=NOT_MEASURED, st
 
 def timeline(title, about, queries, span=24, height=6, nothing=NOT_MEASURED, states=False, on="holds", **style):
     """Which state when: of `state_code`, or of series that are 1 while something holds."""
-    panel = _dress(statetimeline.Panel(), title, about, span, height, nothing, style.get("runbook"))
+    panel = _dress(statetimeline.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
     holds = [ValueMap({"1": ValueMappingResult(on, "orange"), "0": ValueMappingResult(" ", "transparent")})]
     panel.mappings(state_names() if states else holds)
     panel.show_value(looks.VisibilityMode.AUTO).merge_values(True).row_height(0.9).fill_opacity(80).line_width(0)
@@ -168,7 +173,7 @@ def sheet(title, about, columns, sort, span=24, height=9, nothing=NOT_MEASURED, 
 
     `sort` is a list of (column, descending); `links` maps a column to (text, URL) pairs.
     """
-    panel = _dress(table.Panel(), title, about, span, height, nothing, style.get("runbook"))
+    panel = _dress(table.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
     panel.show_header(True).cell_height(looks.TableCellHeight.SM).filterable(True)
     # Rows beyond a page are a click away, whatever the size of the fleet.
     panel.footer(common.TableFooterOptions().show(False).reducer(["sum"]).enable_pagination(True).count_rows(False))
@@ -210,7 +215,7 @@ def _cell(column, links):
         steps = [{"value": value, "color": color} for value, color in column.steps]
         values.append(DynamicConfigValue("thresholds", {"mode": "absolute", "steps": steps}))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
-    if column.name == "state":
+    if column.name in ("state", "was"):
         by_name = {state: {"color": color, "index": n} for n, (state, color) in enumerate(STATES.items())}
         values.append(DynamicConfigValue("mappings", [{"type": "value", "options": by_name}]))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
@@ -219,10 +224,11 @@ def _cell(column, links):
     return values
 
 
-def _dress(panel, title, about, span, height, nothing, runbook=None):
+def _dress(panel, title, about, span, height, nothing, runbook=""):
     panel.title(title).description(about).datasource(DATASOURCE).span(span).height(height).no_value(nothing)
     if runbook:
-        panel.links([link(f"Runbook: {runbook}", f"${{runbooks}}/{runbook}.md")])
+        alerts = runbook.split()
+        panel.links([link(f"Runbook: {alert}", f"${{runbooks}}/{alert}.md") for alert in alerts])
     return panel
 
 

@@ -54,6 +54,7 @@ def figures():
         "Within the time range: samples that came a sample too late, answers that came 50 ms too late.",
         Query(f"sum(increase(memsensor_deadline_misses_total{{{ANY}}}[$__range]))"),
         "none",
+        runbook="MemsensorDeadlineMisses",
         steps=[(None, "green"), (1, "orange")],
         decimals=0,
     )
