@@ -75,31 +75,34 @@ impl Webhook {
         self.got.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn first(&self, alert: &str, job: &str, firing: bool) -> Option<Notice> {
-        self.notices().into_iter().find(|n| n.is(alert, job) && n.firing == firing)
-    }
-
-    /// Waits for an alert of a job and tells how long it took since then.
+    /// Waits for an alert of a job to fire and tells how long it took since then.
     fn wait_for(&self, alert: &str, job: &str, since: Instant) -> Notice {
-        let notice = self.wait(alert, job, true);
-        let took = notice.at.saturating_duration_since(since).as_secs_f64();
-        println!("{alert} of {job} at {} after {took:.1} s", notice.receiver);
-        notice
+        self.wait(alert, job, true, since)
     }
 
-    fn wait(&self, alert: &str, job: &str, firing: bool) -> Notice {
+    /// The same when it is over.
+    fn wait_for_end(&self, alert: &str, job: &str, since: Instant) {
+        self.wait(alert, job, false, since);
+    }
+
+    fn wait(&self, alert: &str, job: &str, firing: bool, since: Instant) -> Notice {
+        let wanted = |n: &Notice| n.is(alert, job) && n.firing == firing && n.at >= since;
         let end = Instant::now() + PATIENCE;
         loop {
-            if let Some(notice) = self.first(alert, job, firing) {
-                return notice;
+            let notices = self.notices();
+            if let Some(notice) = notices.iter().find(|n| wanted(n)) {
+                let took = notice.at.duration_since(since).as_secs_f64();
+                let what = if firing { "" } else { "is over, " };
+                println!("{alert} of {job} {what}at {} after {took:.1} s", notice.receiver);
+                return notice.clone();
             }
-            assert!(Instant::now() < end, "no {alert} of {job}, but {:#?}", self.notices());
+            assert!(Instant::now() < end, "no {alert} of {job}, but {notices:#?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
 
     fn has_none(&self, alert: &str, job: &str) {
-        let wrong = self.first(alert, job, true);
+        let wrong = self.notices().into_iter().find(|n| n.is(alert, job) && n.firing);
         assert!(wrong.is_none(), "{wrong:#?}");
     }
 }
@@ -202,20 +205,31 @@ impl Monitoring {
                 "--storage.path=alertmanager".to_owned(),
             ],
         );
-        monitoring.run(
-            "prometheus",
-            &[
-                "--config.file=prometheus.yaml".to_owned(),
-                format!("--web.listen-address={prometheus}"),
-                "--storage.tsdb.path=prometheus".to_owned(),
-                // Both five minutes and one minute by default.
-                format!("--query.lookback-delta={}s", 300 / FACTOR),
-                format!("--rules.alert.resend-delay={}s", 60 / FACTOR),
-            ],
-        );
+        monitoring.run_prometheus();
         let hosts: usize = jobs.iter().map(|(_, daemons)| daemons.len()).sum();
         monitoring.wait_for("count(instance:memsensor:silent == 0)", hosts);
         monitoring
+    }
+
+    fn run_prometheus(&mut self) {
+        let args = [
+            "--config.file=prometheus.yaml".to_owned(),
+            format!("--web.listen-address={}", self.prometheus),
+            "--storage.tsdb.path=prometheus".to_owned(),
+            // Five minutes and one minute by default.
+            format!("--query.lookback-delta={}s", 300 / FACTOR),
+            format!("--rules.alert.resend-delay={}s", 60 / FACTOR),
+        ];
+        self.run("prometheus", &args);
+    }
+
+    /// Stops it in order and starts it again so much later, with the same data.
+    fn restart_prometheus(&mut self, later: Duration) {
+        let mut prometheus = self.running.pop().expect("it was started last");
+        kill_process(Pid::from_child(&prometheus.0), Signal::TERM).expect("stop it");
+        prometheus.0.wait().expect("wait");
+        std::thread::sleep(later);
+        self.run_prometheus();
     }
 
     fn run(&mut self, name: &str, args: &[String]) {
@@ -292,7 +306,7 @@ fn the_right_alerts_arrive_at_the_webhook_and_no_others() {
     let cut = [watching(&scope), fit(), fit()];
     let (quiet, mut planned, kills) = (fit(), fit(), judging_at("", &small));
     let webhook = Webhook::start();
-    let monitoring = Monitoring::start(
+    let mut monitoring = Monitoring::start(
         &[
             ("memsensor-dying", &[&dying]),
             ("memsensor-fleet", &[&fleet[0], &fleet[1]]),
@@ -344,17 +358,23 @@ fn the_right_alerts_arrive_at_the_webhook_and_no_others() {
     assert_eq!(notice.labels["cgroup"], small.path());
     let gone = webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", died);
     assert_eq!(gone.receiver, "/page");
+    // What is remembered of it outlives a Prometheus that is away for longer than a query looks back.
+    monitoring.restart_prometheus(Duration::from_secs(300 / FACTOR + 2));
+    let back = Instant::now();
     // Again, and five minutes later: fifteen seconds here.
-    std::thread::sleep(Duration::from_secs(300 / FACTOR + 2).saturating_sub(first.elapsed()));
+    assert!(first.elapsed() > Duration::from_secs(300 / FACTOR));
+    monitoring.wait_for("count(instance:memsensor:silent{job=\"memsensor-kills\"} == 0)", 1);
     for _ in 0..2 {
-        killed(&small, &["anon", "32"]);
         std::thread::sleep(Duration::from_millis(1300));
+        killed(&small, &["anon", "32"]);
     }
     let again = Instant::now();
     webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", again);
     webhook.wait_for("MemsensorHostDraining", "memsensor-kills", again);
+    webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", back);
+    let mended = Instant::now();
     send(&dying, Signal::CONT);
-    webhook.wait("MemsensorHostUnrecoverable", "memsensor-dying", false);
+    webhook.wait_for_end("MemsensorHostUnrecoverable", "memsensor-dying", mended);
     println!("all in {:.0} s", pressure.elapsed().as_secs_f64());
 
     for job in ["fleet", "cut", "quiet", "planned", "kills"] {
