@@ -2,6 +2,8 @@
 //! written about them is true. What each does is tested by promtool (`dashboards/rules/tests`), with real
 //! programs in `live/serving/alerting`.
 
+#![allow(clippy::panic, reason = "tests fail by panicking")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
