@@ -202,8 +202,8 @@ def costs():
     )
     yield graph(
         "Kernel memory of the maps",
-        "Of one host, the most of each map.",
-        [Query(f"max by (map) (memsensor_bpf_map_bytes{{{ANY}}})", "{{map}}")],
+        "Of one host; `memsensor probes` has more.",
+        [Query(f"max(memsensor_bpf_map_bytes{{{ANY}}})", "maps")],
         "bytes",
         8,
         stack=True,
