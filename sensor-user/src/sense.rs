@@ -17,7 +17,6 @@ use arc_swap::ArcSwapOption;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_ebpf::{
     loss::{self, Loss},
-    probes::Cause,
     spec::Row,
 };
 use tracing::{error, info};
@@ -29,7 +28,7 @@ use crate::{
     host::clock::monotonic_ns,
     kernel::{
         load::Coverage,
-        read::{Cost, InCgroup, Inside, Reader},
+        read::{ByCause, Cost, InCgroup, Inside, Reader},
     },
     scopes::Scopes,
     snapshot::{History, Settled, Snapshot},
@@ -63,7 +62,7 @@ pub struct Sampler {
     due_ns: u64,
     samples: u64,
     cgroups_evicted: u64,
-    stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
+    stall_clock: Arc<[(u64, ByCause)]>,
     reclaim: Arc<[InCgroup]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
@@ -189,22 +188,23 @@ impl Sampler {
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
+        // Before the slots are read: one that is seen active was so at this time, or began later.
+        // Afterwards, a stall could have ended long since, and would count until then.
+        let taken_ns = monotonic_ns();
+        let slots = reader.slots()?;
         if self.samples % CGROUPS_EVERY == 1 {
             let gone = |added: usize, there: usize| {
                 rows[loss::ROW as usize][added].saturating_sub(there as u64)
             };
-            self.stall_clock = reader.stall_clock().into();
+            let (clock, remembered) = reader.stall_clock(&slots, taken_ns);
+            self.stall_clock = clock.into();
             self.reclaim = reader.reclaim().into();
-            self.cgroups_evicted = gone(loss::CGROUPS_ADDED, self.stall_clock.len())
+            self.cgroups_evicted = gone(loss::CGROUPS_ADDED, remembered)
                 + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
         losses[Loss::Recursion as usize] = reader.recursion_misses();
-        // Before the slots are read: one that is seen active was so at this time, or began later.
-        // Afterwards, a stall could have ended long since, and would count until then.
-        let taken_ns = monotonic_ns();
-        let slots = reader.slots()?;
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
         let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);

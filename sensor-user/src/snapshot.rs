@@ -9,12 +9,12 @@ use std::{
 };
 
 use sensor_ebpf::{
-    probes::{self, Cause},
+    probes,
     spec::{ROW_WORDS, Row, Shape},
 };
 
 use crate::{
-    kernel::read::{Cost, InCgroup, Inside},
+    kernel::read::{ByCause, Cost, InCgroup, Inside},
     scopes::Judged,
     who::Who,
 };
@@ -38,9 +38,9 @@ pub struct Snapshot {
     pub costs: Vec<Cost>,
     /// Nanoseconds that tasks of a cgroup spent stalled, by its id: of scopes without PSI.
     pub stalls: BTreeMap<u64, u64>,
-    /// The stall clock by cgroup id and cause, in the order of ids: ended stalls, in nanoseconds. Read every
-    /// few samples.
-    pub stall_clock: Arc<[(u64, [u64; Cause::COUNT])]>,
+    /// The stall clock by cgroup id and cause, in the order of ids, stalls under way included, in
+    /// nanoseconds. Read every few samples.
+    pub stall_clock: Arc<[(u64, ByCause)]>,
     /// How long reclaim took by cgroup and kind, where that is asked for. Read as often.
     pub reclaim: Arc<[InCgroup]>,
     /// Each scope as judged, the host first.

@@ -1,7 +1,19 @@
-//! The stall clock of a cgroup without PSI: one count over it and the groups below it, which come and
-//! go, and which the kernel half may forget.
+//! How a cgroup's count of stalls is followed, which the kernel half may forget; and the stall clock of
+//! a cgroup without PSI: one count over it and the groups below it, which come and go.
 
 use std::collections::BTreeMap;
+
+/// By how much a count of a cgroup's stalls rose above the highest that was seen, which it becomes. A
+/// stall that is just being charged may be missing or be there twice, so a count that fell is waited for;
+/// one that is far below was forgotten by the kernel half, and counts from 0.
+pub fn rise(highest: &mut u64, now: u64) -> u64 {
+    if now < *highest / 2 {
+        *highest = 0;
+    }
+    let rose = now.saturating_sub(*highest);
+    *highest = now.max(*highest);
+    rose
+}
 
 /// What is not listed for so long is gone: groups are listed once a minute, and a listing may miss some.
 const GONE_NS: u64 = 150_000_000_000;
@@ -27,13 +39,7 @@ impl StallClock {
         for (id, stall_ns) in groups {
             let last = self.groups.entry(id).or_insert(LastSeen { stall_ns, at_ns: now_ns });
             last.at_ns = now_ns;
-            // A stall that is just being charged may be missing or be there twice; one that is far
-            // below was forgotten, and counts from 0.
-            if stall_ns < last.stall_ns / 2 {
-                last.stall_ns = 0;
-            }
-            self.sum_ns = self.sum_ns.saturating_add(stall_ns.saturating_sub(last.stall_ns));
-            last.stall_ns = last.stall_ns.max(stall_ns);
+            self.sum_ns = self.sum_ns.saturating_add(rise(&mut last.stall_ns, stall_ns));
         }
         self.groups.retain(|_, last| now_ns.saturating_sub(last.at_ns) < GONE_NS);
         self.sum_ns

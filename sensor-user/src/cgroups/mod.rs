@@ -51,7 +51,7 @@ pub type Histograms = [[u64; hist::WORDS]; RECLAIM_KINDS.len()];
 /// What is counted for a group: since it is among those shown, or since the daemon started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Nanoseconds that its tasks spent stalled, by [`Cause`]; stalls that have ended.
+    /// Nanoseconds that its tasks spent stalled, by [`Cause`], stalls under way included.
     pub stall_ns: [u64; Cause::COUNT],
     /// Its processes that the OOM killer killed.
     pub oom_kills: u64,

@@ -6,10 +6,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use sensor_ebpf::{hist, probes::Cause};
+use sensor_ebpf::hist;
 
 use super::{MOST_HISTOGRAMS, Settings, Totals, patterns::Patterns};
-use crate::kernel::read::InCgroup;
+use crate::{
+    kernel::read::{ByCause, InCgroup},
+    stall_clock,
+};
 
 /// A group that nobody is in is shown for so many looks more: a service that is started anew.
 const LINGER: u32 = 60;
@@ -25,7 +28,7 @@ pub struct Table {
     omitted: usize,
     looks: u32,
     /// What was last read of each group's stall clock, by id.
-    clocks: HashMap<u64, [u64; Cause::COUNT]>,
+    clocks: HashMap<u64, ByCause>,
     /// The same of its reclaim, by id and kind.
     reclaim: HashMap<(u64, u8), [u64; hist::WORDS]>,
 }
@@ -104,16 +107,13 @@ impl Table {
 
     /// Takes in the stall clock, group by group; `path` tells what each id is called. What a group had
     /// before the first time counts, too: it had it since we attached.
-    pub fn stalls(
-        &mut self,
-        clock: &[(u64, [u64; Cause::COUNT])],
-        path: impl Fn(u64) -> Option<Arc<str>>,
-    ) {
+    pub fn stalls(&mut self, clock: &[(u64, ByCause)], path: impl Fn(u64) -> Option<Arc<str>>) {
         let mut clocks = HashMap::with_capacity(clock.len());
         for (id, now) in clock {
-            let last = self.clocks.get(id).copied().unwrap_or_default();
-            let rose = Totals { stall_ns: rise(now, &last), ..Totals::default() };
-            clocks.insert(*id, *now);
+            let mut last = self.clocks.get(id).copied().unwrap_or_default();
+            let stall_ns = std::array::from_fn(|i| stall_clock::rise(&mut last[i], now[i]));
+            let rose = Totals { stall_ns, ..Totals::default() };
+            clocks.insert(*id, last);
             if rose != Totals::default() {
                 self.totals(path(*id).as_deref()).add(&rose);
             }
@@ -203,7 +203,7 @@ mod tests {
         Settings { paths: vec![path.into()], most: 1, ..Settings::default() }
     }
 
-    fn totals(stall_ns: [u64; Cause::COUNT], oom_kills: u64) -> Totals {
+    fn totals(stall_ns: ByCause, oom_kills: u64) -> Totals {
         Totals { stall_ns, oom_kills, reclaim: None }
     }
 

@@ -68,19 +68,27 @@ impl Inside {
     }
 }
 
+/// Nanoseconds by [`Cause`].
+pub type ByCause = [u64; Cause::COUNT];
+
 /// What the table still holds of each cgroup's stalls: ended ones that were not charged yet, and those
 /// under way. One pass, for there may be thousands of slots and hundreds of cgroups.
-fn unsettled(slots: &[Slot], now: u64) -> BTreeMap<u64, u64> {
-    let mut by_cgroup = BTreeMap::<u64, u64>::new();
-    for slot in slots.iter().filter(|s| s.cause().is_some()) {
+fn unsettled(slots: &[Slot], now: u64) -> BTreeMap<u64, ByCause> {
+    let mut by_cgroup = BTreeMap::<u64, ByCause>::new();
+    for slot in slots {
+        let Some(cause) = slot.cause() else { continue };
         let under_way = if slot.active() { slot.exclusive_ns(now) } else { 0 };
         let ns = slot.unsettled_ns.saturating_add(under_way);
         if ns > 0 {
-            let sum = by_cgroup.entry(slot.aux).or_default();
+            let sum = &mut by_cgroup.entry(slot.aux).or_default()[cause as usize];
             *sum = sum.saturating_add(ns);
         }
     }
     by_cgroup
+}
+
+fn total(by_cause: &ByCause) -> u64 {
+    by_cause.iter().copied().fold(0, u64::saturating_add)
 }
 
 /// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
@@ -128,7 +136,7 @@ const PAGE_BYTES: usize = 32 << 10;
 pub struct Reader {
     counters: PerCpuArray<MapData, Row>,
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
-    stalls: HashMap<MapData, u64, [u64; Cause::COUNT]>,
+    stalls: HashMap<MapData, u64, ByCause>,
     reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
     rings: Option<Rings>,
     /// What the kernel says of each program, re-read from its beginning.
@@ -227,11 +235,11 @@ impl Reader {
         let unsettled = unsettled(slots, now);
         let of = |cgroup: &u64| {
             let ended = match self.stalls.get(cgroup, 0) {
-                Ok(by_cause) => by_cause.into_iter().fold(0, u64::saturating_add),
+                Ok(by_cause) => total(&by_cause),
                 Err(MapError::KeyNotFound) => 0,
                 Err(_) => return None,
             };
-            let more = unsettled.get(cgroup).copied().unwrap_or(0);
+            let more = unsettled.get(cgroup).map_or(0, total);
             Some((*cgroup, ended.saturating_add(more)))
         };
         cgroups.iter().filter_map(of).collect()
@@ -243,12 +251,20 @@ impl Reader {
         self.infos.iter().filter_map(misses_in).sum()
     }
 
-    /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids: ended
-    /// stalls, in nanoseconds by cause.
-    pub fn stall_clock(&self) -> Vec<(u64, [u64; Cause::COUNT])> {
-        let mut clock: Vec<_> = self.stalls.iter().flatten().collect();
-        clock.sort_unstable_by_key(|(id, _)| *id);
-        clock
+    /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids, stalls
+    /// under way included; and how many it remembers. `slots` are those of `now`, read before: what is
+    /// charged meanwhile is there twice rather than not at all (see [`crate::stall_clock::rise`]).
+    pub fn stall_clock(&self, slots: &[Slot], now: u64) -> (Vec<(u64, ByCause)>, usize) {
+        let mut clock = unsettled(slots, now);
+        let mut remembered = 0;
+        for (id, ended) in self.stalls.iter().flatten() {
+            remembered += 1;
+            let sums = clock.entry(id).or_default();
+            for (sum, ns) in sums.iter_mut().zip(ended) {
+                *sum = sum.saturating_add(ns);
+            }
+        }
+        (clock.into_iter().collect(), remembered)
     }
 
     /// How long reclaim took in each cgroup that the kernel half remembers, where that is asked for.
@@ -345,7 +361,7 @@ mod tests {
             slot(3, Kind::Direct, 100, 8, 0),
             slot(4, Kind::Kswapd, 100, 7, 0),
         ];
-        let by_cgroup = BTreeMap::from([(7, 5 + 90 + 1000), (8, 90)]);
+        let by_cgroup = BTreeMap::from([(7, [1000, 5 + 90, 0, 0]), (8, [90, 0, 0, 0])]);
         assert_eq!(unsettled(&slots, 200), by_cgroup);
     }
 

@@ -13,7 +13,7 @@ use sensor_tests::{
     scope::{MIB, Scope, program},
 };
 
-use crate::{as_kill, hog, is_kill, killed, wait_for_line};
+use crate::{as_kill, hog, is_kill, killed, sum, wait_for_line};
 
 /// The series of a metric by its `cgroup` label.
 fn by_cgroup(daemon: &Daemon, metric: &str) -> BTreeMap<String, f64> {
@@ -65,6 +65,35 @@ fn what_happens_in_a_cgroup_is_told_of_it() {
         child.kill().expect("kill");
         child.wait().expect("wait");
     }
+}
+
+/// The kernel half charges a task's stalls to its cgroup when its slot goes to another. One that goes on
+/// and on must be seen all the same.
+#[test]
+fn a_task_that_does_not_end_is_told_of_its_cgroup() {
+    let daemon = Daemon::start("").expect("daemon");
+    let scope = Scope::new("endless.service", 192 * MIB).expect("scope");
+    let file = std::env::temp_dir().join(format!("memsensor-test-endless-{}", std::process::id()));
+    let path = file.to_str().expect("UTF-8");
+    let written = hog(&scope, &["file", path, "96", "0"]).status().expect("hog");
+    assert!(written.success(), "{written}: write {path}");
+    scope.set_limit(24 * MIB).expect("lower the limit");
+    let mut reader = hog(&scope, &["file", path, "96", "1000000"]).spawn().expect("hog");
+    let stalled = || {
+        let stalls = by_cgroup(&daemon, "memsensor_cgroup_stall_seconds_total");
+        stalls.get(&scope.path()).copied().unwrap_or_default()
+    };
+    crate::wait_until("its stalls are told", || stalled() > 0.0);
+    let first = stalled();
+    crate::wait_until("its stalls go on", || stalled() > first);
+    assert_eq!(reader.try_wait().expect("wait"), None, "it reads on");
+    reader.kill().expect("kill");
+    reader.wait().expect("wait");
+    fs::remove_file(&file).expect("remove the file");
+    // Not twice, now that they are charged: no more than the host has in all.
+    let all = daemon.metrics().expect("metrics");
+    let of_host: f64 = sum(&all, "memsensor_stall_seconds_total");
+    assert!(stalled() <= of_host, "{} of {of_host}", stalled());
 }
 
 #[test]
