@@ -45,7 +45,7 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
         config = {
             'metrics': [metrics.DEFAULT, *(metrics.GROUPS[group] for group in self.groups)],
             'rename_labels': dict(metrics.RENAMED_LABELS),
-            # Histograms as sum and count: with buckets each would be 30 series.
+            # Histograms as sum and count: with buckets each would be 15 series.
             'collect_histogram_buckets': False,
             'timeout': bounded.TIMEOUT_SECONDS,
         }
