@@ -7,6 +7,7 @@ pub mod bench;
 pub mod count;
 pub mod daemon;
 pub mod open_loop;
+pub mod prometheus;
 pub mod replay;
 pub mod scenarios;
 pub mod scope;
