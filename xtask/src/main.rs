@@ -8,7 +8,7 @@
 //! * [`replay`]: the night of web-01 with real programs.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
-//! * [`soak`]: whether what it takes stays what it is.
+//! * [`soak`]: whether what it takes stays what it is; [`fleet`]: what those take who scrape many of it.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -20,6 +20,7 @@ mod ci;
 mod cross;
 mod dist;
 mod exec;
+mod fleet;
 mod libtest;
 mod readme;
 mod replay;
@@ -71,6 +72,8 @@ enum Chore {
     Thrash(thrash::Args),
     /// Run memsensor under mixed load for long
     Soak(soak::Args),
+    /// Measure what many hosts ask of Prometheus and VictoriaMetrics
+    Fleet(fleet::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -99,6 +102,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Scenarios(args) => scenarios::run(&args).map(done),
         Chore::Thrash(args) => thrash::run(&args).map(done),
         Chore::Soak(args) => soak::run(&args).map(done),
+        Chore::Fleet(args) => fleet::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

@@ -71,6 +71,7 @@ pub(crate) fn tools_dir() -> PathBuf {
 pub(crate) const TOOLS: &[Tool] = &[
     Tool { name: "clippy", group: Group::Tests, source: Source::Rustup("clippy", "clippy") },
     Tool { name: "promtool", group: Group::Tests, source: Source::Apt("prometheus") },
+    Tool { name: "victoria-metrics", group: Group::Tests, source: Source::Apt("victoria-metrics") },
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
     Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },
