@@ -2,6 +2,7 @@
 //! a sensor that stands still.
 
 mod balancers;
+mod fleet;
 mod formats;
 mod frozen;
 mod limits;
