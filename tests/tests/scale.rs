@@ -58,7 +58,13 @@ fn kept(dir: &Path, shard: u32) -> BTreeSet<String> {
         .expect("write");
     let said = content(
         "promtool",
-        &["check", "service-discovery", config.to_str().expect("UTF-8"), "memsensor"],
+        &[
+            "check",
+            "service-discovery",
+            "--timeout=3s",
+            config.to_str().expect("UTF-8"),
+            "memsensor",
+        ],
     );
     let all: serde_json::Value = serde_json::from_str(&said).expect("JSON");
     let labels = all.as_array().expect("targets").iter().map(|target| &target["labels"]);
