@@ -18,7 +18,7 @@ fn shipped(name: &str) -> PathBuf {
 /// Runs a program that must be content; what it prints.
 fn content(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output();
-    let out = out.unwrap_or_else(|e| panic!("{program}: {e} (cargo xtask setup --tests)"));
+    let out = out.expect("the program is installed (cargo xtask setup --tests)");
     let said = String::from_utf8_lossy(&out.stdout).into_owned();
     let errors = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{program} {args:?}: {said}{errors}");
@@ -76,7 +76,8 @@ fn every_host_belongs_to_one_shard() {
     let dir = std::env::temp_dir().join(format!("memsensor-shards-{}", std::process::id()));
     fs::create_dir_all(dir.join("targets")).expect("mkdir");
     let hosts: BTreeSet<String> = (0..400).map(|n| format!("web-{n}:9817")).collect();
-    let list: String = hosts.iter().map(|host| format!("- targets: [\"{host}\"]\n")).collect();
+    let targets: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let list = format!("- targets: {}\n", serde_json::to_string(&targets).expect("JSON"));
     fs::write(dir.join("targets/fleet.yaml"), list).expect("write");
     let shards: Vec<_> = (0..4).map(|shard| kept(&dir, shard)).collect();
     fs::remove_dir_all(&dir).expect("remove");

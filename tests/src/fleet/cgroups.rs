@@ -101,25 +101,22 @@ pub fn usual(host: u32) -> u32 {
 /// Writes what a host's `count` cgroups and its growing processes have now.
 pub fn write(text: &mut String, format: Format, moment: &Moment, count: u32) {
     let groups: Vec<(String, Group)> = (0..count).map(|n| group(moment, n)).collect();
-    let line = "is written to a String";
     format.head(text, "memsensor_cgroup", "info", "What people call a cgroup");
     for (service, _) in &groups {
-        writeln!(
+        let _ = writeln!(
             text,
             "memsensor_cgroup_info{{cgroup=\"/system.slice/{service}\",unit=\"{service}\"}} 1"
-        )
-        .expect(line);
+        );
     }
     for Series { name, counter, labels, of } in &SERIES {
         let (kind, suffix) = if *counter { ("counter", "_total") } else { ("gauge", "") };
         format.head(text, name, kind, "See the README");
         for (service, group) in &groups {
             let Some(value) = of(group) else { continue };
-            writeln!(
+            let _ = writeln!(
                 text,
                 "{name}{suffix}{{cgroup=\"/system.slice/{service}\"{labels}}} {value:?}"
-            )
-            .expect(line);
+            );
         }
     }
     let name = "memsensor_process_growth_bytes_per_second";
@@ -131,8 +128,10 @@ pub fn write(text: &mut String, format: Format, moment: &Moment, count: u32) {
         let service = service(turn.wrapping_add(n) % 8);
         let value =
             pages(MIB * (f64::from(n) + moment.character + (moment.seconds / 50.0).fract()));
-        writeln!(text, "{name}{{comm=\"{comm}\",cgroup=\"/system.slice/{service}\"}} {value:?}")
-            .expect(line);
+        let _ = writeln!(
+            text,
+            "{name}{{comm=\"{comm}\",cgroup=\"/system.slice/{service}\"}} {value:?}"
+        );
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     convert::Infallible,
+    fmt::Write as _,
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc,
@@ -110,26 +111,19 @@ impl Fleet {
 
     /// Targets for file-based service discovery (YAML). Instances are called as real ones would be.
     pub fn targets(&self) -> String {
-        (0..self.shared.hosts)
-            .map(|n| {
-                let addr = SocketAddr::from((address(n), self.port));
-                format!("- targets: [\"{addr}\"]\n  labels: {{instance: \"{}\"}}\n", instance(n))
-            })
-            .collect()
+        let mut text = String::new();
+        for n in 0..self.shared.hosts {
+            let addr = SocketAddr::from((address(n), self.port));
+            let _ = writeln!(text, "- targets: [\"{addr}\"]");
+            let _ = writeln!(text, "  labels: {{instance: \"{}\"}}", instance(n));
+        }
+        text
     }
 
     /// Instances that answer nobody at some time of their story.
     pub fn silent(&self) -> Vec<String> {
         let hosts = 0..self.shared.hosts;
         hosts.filter(|n| story::kind(*n) == Kind::GoesSilent).map(instance).collect()
-    }
-
-    /// Series that the hosts have now, all together.
-    pub fn series(&self) -> usize {
-        (0..self.shared.hosts)
-            .map(|n| self.shared.render(Format::OpenMetrics, &self.shared.moment(n)))
-            .map(|text| text.lines().filter(|line| !line.starts_with('#')).count())
-            .sum()
     }
 
     /// Answers given so far, and their bytes.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     cgroups,
-    story::{self, Moment, State},
+    story::{Moment, State},
 };
 
 /// The two formats that memsensor speaks.
@@ -36,7 +36,7 @@ impl Format {
             (Self::Classic, "counter") => (format!("{name}_total"), kind),
             _ => (name.to_owned(), kind),
         };
-        writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}").expect("a String");
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 }
 
@@ -160,12 +160,11 @@ impl Template {
                 Line::Comment(comment) => text.push_str(comment),
                 Line::Series { name, base, whole, motion } => {
                     let value = motion.value(*base, moment);
-                    let written = if *whole {
+                    let _ = if *whole {
                         write!(text, "{name} {}", self::whole(value))
                     } else {
                         write!(text, "{name} {value:?}")
                     };
-                    written.expect("a String");
                 }
             }
             text.push('\n');
@@ -174,8 +173,8 @@ impl Template {
         if moment.state != State::Ready {
             let name = "memsensor_exhaustion_seconds";
             self.format.head(&mut text, name, "gauge", "Until memory and swap are gone");
-            writeln!(text, "{name}{{scope=\"host\"}} {:?}", 40.0 + moment.seconds % 20.0)
-                .expect("a String");
+            let seconds = 40.0 + moment.seconds % 20.0;
+            let _ = writeln!(text, "{name}{{scope=\"host\"}} {seconds:?}");
         }
         if self.format == Format::OpenMetrics {
             text.push_str("# EOF\n");
@@ -235,8 +234,7 @@ impl Motion {
         if let Some(row) = LEVELS.iter().find(|row| name.starts_with(row.0)) {
             return Self::Level { calm: row.1, trouble: row.2 };
         }
-        if let Some(family) = name.strip_suffix("_count").filter(|f| waits(f)) {
-            debug_assert!(!family.is_empty());
+        if name.strip_suffix("_count").is_some_and(waits) {
             return Self::Waits(1.0);
         }
         if name.strip_suffix("_sum").is_some_and(waits) {
@@ -302,7 +300,81 @@ pub(super) fn whole(number: f64) -> u32 {
     number as u32
 }
 
-/// What a host of a fleet with its usual cgroups says at the beginning: for who counts series.
-pub fn usual(template: &Template, host: u32) -> String {
-    template.render(&story::moment(host, 0.0, 0.0), cgroups::usual(host))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{daemon::parse, fleet::story::moment};
+
+    /// A few families as a daemon says them, and as many lines as a real one at least has.
+    fn exposition() -> String {
+        let mut text = String::from(
+            "# TYPE memsensor_direct_reclaim_seconds histogram\n\
+             memsensor_direct_reclaim_seconds_sum 0.0\n\
+             memsensor_direct_reclaim_seconds_count 0\n\
+             memsensor_direct_reclaim_seconds_bucket{le=\"1.0\"} 0\n\
+             memsensor_direct_reclaim_seconds_bucket{le=\"4.0\"} 0\n\
+             memsensor_direct_reclaim_seconds_bucket{le=\"+Inf\"} 0\n\
+             # TYPE memsensor_cgroup_memory_bytes gauge\n\
+             memsensor_cgroup_memory_bytes{cgroup=\"/of this machine\"} 1.0\n\
+             # TYPE memsensor_state gauge\n\
+             memsensor_state{scope=\"host\",state=\"ready\"} 1.0\n\
+             memsensor_state{scope=\"host\",state=\"draining\"} 0.0\n",
+        );
+        for n in 0..100 {
+            let _ = writeln!(text, "memsensor_events_lost_total{{reason=\"{n}\"}} {n}.0");
+        }
+        text + "# EOF\n"
+    }
+
+    fn fleet() -> Template {
+        Template::parse(Format::OpenMetrics, &exposition()).expect("an exposition")
+    }
+
+    #[test]
+    fn a_histogram_stays_one() {
+        let m = moment(19, 400.0, 0.0);
+        let series = parse(&fleet().render(&m, 0));
+        let of = |rest: &str| series[&format!("memsensor_direct_reclaim_seconds_{rest}")];
+        let buckets = ["1.0", "4.0", "+Inf"].map(|le| of(&format!("bucket{{le=\"{le}\"}}")));
+        assert!(
+            buckets[0] > 0.0 && buckets[0] < buckets[1] && buckets[1] < buckets[2],
+            "{buckets:?}"
+        );
+        assert_eq!((of("count") - buckets[2], of("sum") > 0.0), (0.0, true));
+    }
+
+    #[test]
+    fn what_this_machine_runs_is_not_what_the_fleet_runs() {
+        let text = fleet().render(&moment(0, 0.0, 0.0), 12);
+        assert!(!text.contains("of this machine"), "{text}");
+        assert_eq!(text.matches("memsensor_cgroup_memory_bytes{").count(), 12);
+        assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn no_series_is_told_twice_and_no_counter_falls() {
+        for host in [3, 7, 19, 31, 43] {
+            let mut before = parse("");
+            for t in (0..1200).step_by(15) {
+                let text = fleet().render(&moment(host, f64::from(t), f64::from(t)), 12);
+                let lines = text.lines().filter(|line| !line.starts_with('#')).count();
+                let now = parse(&text);
+                assert_eq!(now.len(), lines, "{text}");
+                for (series, value) in &now {
+                    let falls = before.get(series).is_some_and(|before| value < before);
+                    let counter = ["_total", "_bucket", "_count", "_sum"];
+                    let counter = counter
+                        .iter()
+                        .any(|s| series.split('{').next().is_some_and(|n| n.ends_with(s)));
+                    assert!(!(falls && counter), "{series} fell to {value} at {t} s");
+                }
+                before = now;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_exposition_is_refused() {
+        assert!(Template::parse(Format::Classic, "<html>no</html>").is_err());
+    }
 }
