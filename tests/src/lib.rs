@@ -8,6 +8,7 @@ pub mod bench;
 pub mod count;
 pub mod daemon;
 pub mod dashboards;
+pub mod fleet;
 pub mod open_loop;
 pub mod prometheus;
 pub mod replay;

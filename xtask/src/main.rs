@@ -8,8 +8,8 @@
 //! * [`replay`]: the night of web-01 with real programs.
 //! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
 //! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
-//! * [`soak`]: whether what it takes stays what it is.
 //! * [`dashboards`]: makes the Grafana dashboards from their sources, and pictures of them.
+//! * [`soak`]: whether what it takes stays what it is; [`fleet`]: what those take who scrape many of it.
 //! * [`dist`]: what a release holds.
 //! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
 //! * [`exec`]: starting programs, as root where they need it.
@@ -22,6 +22,7 @@ mod cross;
 mod dashboards;
 mod dist;
 mod exec;
+mod fleet;
 mod libtest;
 mod readme;
 mod replay;
@@ -75,6 +76,8 @@ enum Chore {
     Soak(soak::Args),
     /// Make the Grafana dashboards from their sources, and pictures of them
     Dashboards(dashboards::Args),
+    /// Measure what many hosts ask of Prometheus and VictoriaMetrics
+    Fleet(fleet::Args),
     /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
@@ -104,6 +107,7 @@ fn start(chore: Chore) -> Result<ExitCode> {
         Chore::Thrash(args) => thrash::run(&args).map(done),
         Chore::Soak(args) => soak::run(&args).map(done),
         Chore::Dashboards(args) => dashboards::run(&args).map(done),
+        Chore::Fleet(args) => fleet::run(&args).map(done),
         Chore::Dist(args) => dist::run(&args).map(done),
     }
 }

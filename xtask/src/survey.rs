@@ -84,6 +84,7 @@ pub(crate) const TOOLS: &[Tool] = &[
         group: Group::Tests,
         source: Source::Apt("prometheus-alertmanager"),
     },
+    Tool { name: "victoria-metrics", group: Group::Tests, source: Source::Apt("victoria-metrics") },
     Tool { name: "bpftool", group: Group::Tests, source: Source::Apt("bpftool") },
     Tool { name: "stress-ng", group: Group::Tests, source: Source::Apt("stress-ng") },
     Tool { name: "haproxy", group: Group::Tests, source: Source::Apt("haproxy") },

@@ -5,6 +5,7 @@ mod alerting;
 mod balancers;
 mod dashboards;
 mod datadog;
+mod fleet;
 mod formats;
 mod frozen;
 mod limits;

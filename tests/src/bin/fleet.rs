@@ -1,0 +1,36 @@
+//! Measures what a fleet of hosts with memsensor asks of Prometheus and of VictoriaMetrics. `cargo xtask fleet`
+//! builds and runs it; it needs root for the one real sensor. The tables go to stdout.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use sensor_tests::fleet::{repository, run, table};
+
+const USAGE: &str = "usage: fleet [--hosts N]... [--minutes N] [--rules DIR]";
+
+fn main() -> ExitCode {
+    sensor_tests::exit(start())
+}
+
+fn start() -> Result<()> {
+    let (mut fleets, mut minutes) = (Vec::new(), 10);
+    let mut rules = repository().join("dashboards/rules");
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().context(USAGE)?;
+        match arg.as_str() {
+            "--hosts" => fleets.push(value.parse().context(USAGE)?),
+            "--minutes" => minutes = value.parse().context(USAGE)?,
+            "--rules" => rules = PathBuf::from(value),
+            _ => bail!(USAGE),
+        }
+    }
+    let mut found = Vec::new();
+    for hosts in fleets {
+        eprintln!("{hosts} hosts for {minutes} minutes");
+        found.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
+        eprintln!("{:#?}", found.last());
+    }
+    print!("{}", table::tables(&found));
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! A fleet of hosts that are not there, for the programs that scrape them: what does Prometheus need for a
+//! thousand hosts, and what does VictoriaMetrics?
+//!
+//! * [`template`]: what one real memsensor exports, read so that other hosts can say the like.
+//! * [`story`]: what happens to each host, and when (pure).
+//! * [`cgroups`]: the series that depend on what runs on a host.
+//! * [`serve`]: an HTTP server with an address for each host.
+//! * [`engine`]: the programs that scrape it; [`run`] measures them, [`table`] shows it.
+//!
+//! Only the kernel's numbers are made up. Series, labels and formats are those of a daemon that runs on this
+//! machine, and who scrapes is the real program with the shipped configuration.
+
+pub mod cgroups;
+pub mod compare;
+pub mod engine;
+pub mod run;
+pub mod serve;
+pub mod story;
+pub mod table;
+pub mod template;
+
+use std::path::{Path, PathBuf};
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests)
+}
+
+/// The YAML files in a directory, in order.
+pub fn yaml_files(dir: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    files.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    files.sort();
+    Ok(files)
+}

@@ -1,0 +1,119 @@
+//! Fifty hosts like this one, scraped by Prometheus with the shipped configuration, only fifteen times as
+//! fast. `cargo xtask fleet` does the same with a thousand, and measures it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use sensor_tests::{
+    daemon::{Daemon, get},
+    fleet::{
+        cgroups, repository,
+        serve::Fleet,
+        template::{Format, Template},
+        yaml_files,
+    },
+    prometheus::Prometheus,
+};
+use serde_json::Value;
+
+/// What a plain server may export by default: one with as many services as have a few series each.
+const MOST_SERIES: usize = 300;
+const SERVICES: usize = 10;
+/// Of a cgroup that is calm: what it is called, its memory, what it read again, and PSI.
+const OF_CALM: usize = 4;
+const GROWING: usize = 5;
+
+const HOSTS: u32 = 50;
+const PACE: f64 = 15.0;
+const LASTS: u64 = 20;
+
+/// Without what depends on the cgroups of this machine.
+fn plain(daemon: &Daemon) -> Template {
+    let answer = daemon.get("/metrics", Format::OpenMetrics.accept()).expect("metrics");
+    Template::parse(Format::OpenMetrics, &answer.body).expect("an exposition")
+}
+
+fn shipped() -> String {
+    let path = repository().join("dashboards/scale/prometheus.yaml");
+    std::fs::read_to_string(path).expect("prometheus.yaml")
+}
+
+#[test]
+fn a_plain_host_has_at_most_three_hundred_series() {
+    let daemon = Daemon::as_shipped("").expect("daemon");
+    let host = plain(&daemon).series();
+    let all = host + GROWING + SERVICES * OF_CALM;
+    println!("{host} series of the host, {all} with {SERVICES} services");
+    assert!(all <= MOST_SERIES, "{host} series of the host, {all} with {SERVICES} services");
+}
+
+/// For Prometheus drops the whole scrape else, and the host looks dead.
+#[test]
+fn the_limits_of_the_scrape_are_above_what_a_host_can_say() {
+    let daemon = Daemon::as_shipped("").expect("daemon");
+    let text = shipped();
+    let (_, rest) = text.split_once("sample_limit: ").expect("sample_limit");
+    let limit: usize = rest.lines().next().expect("a line").parse().expect("a number");
+    let settings = sensor_user::cgroups::Settings::default();
+    // All of a cgroup's series; stalls have four causes. Sixty more where it has histograms.
+    let of_one = cgroups::names().len() + 3;
+    let most = plain(&daemon).series() + GROWING + (settings.most + 1) * of_one + 20 * 60;
+    assert!(most < limit, "a host can have {most} series, {limit} are allowed");
+}
+
+fn by_instance(series: &[Value]) -> BTreeMap<String, f64> {
+    let one = |one: &Value| {
+        let instance = one["metric"]["instance"].as_str().expect("an instance").to_owned();
+        (instance, one["value"][1].as_str().expect("a value").parse().expect("a number"))
+    };
+    series.iter().map(one).collect()
+}
+
+#[test]
+fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
+    let daemon = Daemon::as_shipped("").expect("daemon");
+    let fleet = Fleet::like(&daemon, HOSTS, PACE).expect("a fleet");
+    let mut config = shipped();
+    for (shipped, fast) in [
+        ("interval: 15s", "interval: 1s"),
+        ("timeout: 10s", "timeout: 1s"),
+        ("rules/*.yaml", "rules-*.yaml"),
+        ("targets/*.yaml", "targets.yaml"),
+    ] {
+        assert!(config.contains(shipped), "{shipped} is not in prometheus.yaml");
+        config = config.replace(shipped, fast);
+    }
+    let mut files = vec![("targets.yaml".to_owned(), fleet.targets())];
+    for path in yaml_files(&repository().join("dashboards/rules")).expect("rules") {
+        let name = path.file_name().expect("a name").to_string_lossy();
+        let text = std::fs::read_to_string(&path).expect("rules");
+        files.push((format!("rules-{name}"), text));
+    }
+    let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
+    let prometheus = Prometheus::start_with(&config, &files).expect("prometheus");
+    std::thread::sleep(Duration::from_secs(LASTS));
+
+    let over = |function: &str, of: &str| {
+        let query = format!("{function}({of}{{job=\"memsensor\"}}[{}s])", LASTS - 5);
+        by_instance(&prometheus.query(&query).expect("an answer"))
+    };
+    let scrapes = over("count_over_time", "up");
+    assert_eq!(scrapes.len(), HOSTS as usize, "{scrapes:?}");
+    // Where the first and the last one fall is chance; two gaps are not.
+    let fewest = scrapes.values().copied().fold(f64::INFINITY, f64::min);
+    assert!(fewest >= (LASTS - 7) as f64, "{scrapes:?}");
+    let down: Vec<_> =
+        over("min_over_time", "up").into_iter().filter(|(_, up)| *up < 1.0).map(|h| h.0).collect();
+    assert_eq!(down, fleet.silent(), "only who is silent by the story is down");
+
+    let rules = prometheus.api("rules", &[]).expect("rules");
+    let groups = rules["groups"].as_array().expect("groups");
+    let rules: Vec<_> = groups.iter().flat_map(|g| g["rules"].as_array().expect("rules")).collect();
+    assert!(rules.len() > 4, "{rules:?}");
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+    let own = get(prometheus.addr, "/metrics", "").expect("metrics").body;
+    let missed = "prometheus_rule_group_iterations_missed_total{";
+    let missed: Vec<_> = own.lines().filter(|line| line.starts_with(missed)).collect();
+    assert!(!missed.is_empty() && missed.iter().all(|l| l.ends_with(" 0")), "{missed:?}");
+}

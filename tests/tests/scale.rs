@@ -1,0 +1,153 @@
+//! The configurations in `dashboards/scale`, as the programs that they are for read them; and that the fleet
+//! which stands in for real hosts has the series that those have. What they take is measured by `cargo xtask
+//! fleet`.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sensor_tests::fleet::{cgroups, repository, yaml_files};
+
+fn shipped(name: &str) -> PathBuf {
+    repository().join("dashboards/scale").join(name)
+}
+
+/// Runs a program that must be content; what it prints.
+fn content(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).output();
+    let out = out.expect("the program is installed (cargo xtask setup --tests)");
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{program} {args:?}: {said}{errors}");
+    said
+}
+
+#[test]
+fn prometheus_takes_the_configurations_as_they_are() {
+    for (name, agent) in
+        [("prometheus.yaml", false), ("prometheus-small.yaml", false), ("remote-write.yaml", true)]
+    {
+        let path = shipped(name);
+        let path = path.to_str().expect("UTF-8");
+        let mut args = vec!["check", "config"];
+        args.extend(agent.then_some("--agent"));
+        args.push(path);
+        content("promtool", &args);
+    }
+}
+
+#[test]
+fn victoria_metrics_and_vmagent_take_theirs() {
+    let config = format!("-promscrape.config={}", shipped("victoriametrics.yaml").display());
+    content("victoria-metrics", &[&config, "-dryRun"]);
+    content(
+        "vmagent",
+        &[&config, "-remoteWrite.url=http://127.0.0.1:8428/api/v1/write", "-dryRun"],
+    );
+}
+
+/// Addresses that the shard of this number keeps of all in `dir`.
+fn kept(dir: &Path, shard: u32) -> BTreeSet<String> {
+    let text = fs::read_to_string(shipped("remote-write.yaml")).expect("remote-write.yaml");
+    assert!(text.contains("regex: \"0\""), "the line that makes the shard");
+    let config = dir.join("shard.yaml");
+    fs::write(&config, text.replace("regex: \"0\"", &format!("regex: \"{shard}\"")))
+        .expect("write");
+    let said = content(
+        "promtool",
+        &[
+            "check",
+            "service-discovery",
+            "--timeout=3s",
+            config.to_str().expect("UTF-8"),
+            "memsensor",
+        ],
+    );
+    let all: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let labels = all.as_array().expect("targets").iter().map(|target| &target["labels"]);
+    labels.filter_map(|l| l["__address__"].as_str()).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_host_belongs_to_one_shard() {
+    let dir = std::env::temp_dir().join(format!("memsensor-shards-{}", std::process::id()));
+    fs::create_dir_all(dir.join("targets")).expect("mkdir");
+    let hosts: BTreeSet<String> = (0..400).map(|n| format!("web-{n}:9817")).collect();
+    let targets: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let list = format!("- targets: {}\n", serde_json::to_string(&targets).expect("JSON"));
+    fs::write(dir.join("targets/fleet.yaml"), list).expect("write");
+    let shards: Vec<_> = (0..4).map(|shard| kept(&dir, shard)).collect();
+    fs::remove_dir_all(&dir).expect("remove");
+    let sizes: Vec<_> = shards.iter().map(BTreeSet::len).collect();
+    assert_eq!(sizes.iter().sum::<usize>(), hosts.len(), "{sizes:?}");
+    let all: BTreeSet<_> = shards.into_iter().flatten().collect();
+    assert_eq!(all, hosts);
+    assert!(sizes.iter().all(|size| (70..=130).contains(size)), "not alike: {sizes:?}");
+}
+
+/// The metrics that the small set keeps.
+fn small_set() -> BTreeSet<String> {
+    let text = fs::read_to_string(shipped("prometheus-small.yaml")).expect("prometheus-small.yaml");
+    let (_, rest) = text.split_once("\"memsensor_(").expect("the list");
+    let (list, _) = rest.split_once(")\"").expect("its end");
+    let names = list.split('|').map(|name| name.replace(['\\', '\n', ' '], ""));
+    names.map(|name| format!("memsensor_{name}")).collect()
+}
+
+/// Names of metrics in the expressions of rules.
+fn asked_for(rules: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut in_expression = false;
+    for line in rules.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {
+        let key = line.trim_start_matches("- ").split_once(':').map(|(key, _)| key);
+        if let Some("expr" | "for" | "labels" | "annotations" | "alert" | "record") = key {
+            in_expression = key == Some("expr");
+        }
+        if in_expression {
+            let words = line.split(|c: char| !c.is_ascii_alphanumeric() && !"_:".contains(c));
+            names.extend(words.filter(|w| w.starts_with("memsensor_")).map(str::to_owned));
+        }
+    }
+    names
+}
+
+#[test]
+fn the_small_set_has_what_the_rules_ask_for() {
+    let small = small_set();
+    let mut asked = BTreeSet::new();
+    for file in yaml_files(&repository().join("dashboards/rules")).expect("rules") {
+        asked.extend(asked_for(&fs::read_to_string(&file).expect("rules")));
+    }
+    assert!(asked.len() > 4, "only {asked:?} found in the rules");
+    let missing: Vec<_> = asked.difference(&small).collect();
+    assert!(missing.is_empty(), "the rules ask for {missing:?}, which the small set drops");
+}
+
+/// Names of metrics in the README's table.
+fn in_readme() -> BTreeSet<String> {
+    let readme = fs::read_to_string(repository().join("README.md")).expect("README.md");
+    let rows = readme.lines().filter_map(|line| line.strip_prefix("| `memsensor_"));
+    rows.filter_map(|row| row.split_once('`'))
+        .map(|(name, _)| format!("memsensor_{name}"))
+        .collect()
+}
+
+#[test]
+fn the_small_set_names_only_metrics_that_exist() {
+    let unknown: Vec<_> = small_set().difference(&in_readme()).cloned().collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+/// A series that is added to cgroups would else be missing in all that is measured of fleets. Histograms are
+/// off by default.
+#[test]
+fn the_fleet_s_cgroups_have_all_that_real_ones_have() {
+    let of_cgroups = |name: &String| name.starts_with("memsensor_cgroup_");
+    let real: BTreeSet<_> = in_readme().into_iter().filter(of_cgroups).collect();
+    let real: BTreeSet<_> =
+        real.into_iter().filter(|name| name != "memsensor_cgroup_reclaim_seconds").collect();
+    assert_eq!(cgroups::names().into_iter().collect::<BTreeSet<_>>(), real);
+}
