@@ -118,7 +118,8 @@ async fn index() -> Response {
          ?fail_on=maintenance  503 only if an operator drained it\n\
          /livez    200 while this process answers\n\
          /api/v1/events     the latest OOM kills and kills by OOM daemons, oldest first, JSON\n\
-         ?id=ID    one of them, with its circumstances\n",
+         ?id=ID    one of them, with its circumstances\n\
+         ?after=ID the first hundred after that one; the latest if it is not kept any more\n",
     )
 }
 
@@ -148,10 +149,11 @@ struct Ask {
     fail_on: FailOn,
 }
 
-/// `?id=` of one event.
+/// `?id=` of one event, or of the one `?after=` which others are wanted.
 #[derive(Debug, Default, Deserialize)]
 struct Which {
     id: Option<String>,
+    after: Option<String>,
 }
 
 /// Events in one answer.
@@ -165,8 +167,8 @@ async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Respo
             return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
         }
     } else {
+        page(&mut kept, which.after.as_deref());
         // Each of them whole would be half a megabyte, for whoever asks.
-        kept.drain(..kept.len().saturating_sub(MOST_EVENTS));
         for event in &mut kept {
             Arc::make_mut(event).circumstances = None;
         }
@@ -176,6 +178,18 @@ async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Respo
     body.push('\n');
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
     (headers, body).into_response()
+}
+
+/// Leaves the first after an event, for who asks until there are none; the latest where that one is not
+/// kept any more, or is of another boot.
+fn page(kept: &mut Vec<Arc<Event>>, after: Option<&str>) {
+    match after.and_then(|id| kept.iter().position(|event| event.id == id)) {
+        Some(at) => {
+            kept.drain(..=at);
+            kept.truncate(MOST_EVENTS);
+        }
+        None => drop(kept.drain(..kept.len().saturating_sub(MOST_EVENTS))),
+    }
 }
 
 /// The answer of `/api/v1/events`.

@@ -13,6 +13,13 @@ use crate::{
     OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, wait_for_line,
 };
 
+/// What `/api/v1/events` answers to who knows those up to that one.
+fn page_after(daemon: &Daemon, id: &str) -> Vec<Event> {
+    let said = daemon.get(&format!("/api/v1/events?after={id}"), "*/*").expect("events").body;
+    let mut said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    serde_json::from_value(said["events"].take()).expect("events")
+}
+
 fn told(daemon: &Daemon, words: &[&str]) -> Event {
     let (said, code) = daemon.ask(&[&["event", "--json"], words].concat()).expect("event");
     assert_eq!(code, Some(0), "{said}");
@@ -223,6 +230,21 @@ fn a_storm_of_kills_is_told_whole() {
         .filter_map(|e| as_kill(&e.what).1.cgroup.as_deref().map(str::to_owned))
         .collect();
     assert_eq!(told, paths);
+    // Who asks for what came after the last that it was told is told of each, in order.
+    let (mut after, mut seen) = (events[0].id.clone(), 1);
+    let ends = daemon.events().expect("events");
+    loop {
+        let page = page_after(&daemon, &after);
+        let Some(last) = page.last() else { break };
+        assert!(page.len() <= 100 && page.is_sorted_by_key(|event| event.seq));
+        seen += page.len();
+        after.clone_from(&last.id);
+    }
+    let since = ends.iter().filter(|event| event.seq >= events[0].seq).count();
+    assert!(since > 200, "kills and ends: {since}");
+    assert_eq!(seen, since);
+    let latest = page_after(&daemon, "nobody");
+    assert_eq!((latest.len(), &latest[99].id), (100, &after), "not known: the latest");
     println!("{KILLS} kills in {took:?}");
 }
 

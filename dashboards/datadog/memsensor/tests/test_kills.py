@@ -92,6 +92,20 @@ def test_more_than_fit_in_a_run_wait_for_the_next_in_their_order(told):
     assert sum(runs, []) == [f'memsensor.oom_kill:boot-{seq:x}' for seq in range(1, 26)]
 
 
+def test_it_asks_for_what_came_after_the_last_that_it_dealt_with(told):
+    def asked():
+        return [path for path in told.fake.asked if path.startswith('/api/v1/events')][-1]
+
+    told([kill(1), kill(2)])
+    assert asked() == '/api/v1/events'
+    told([kill(2)])
+    assert asked() == '/api/v1/events?after=boot-2'
+    # What else may listen there does not make the question as long as it likes.
+    told([kill(3, 'x' * 65)])
+    told([])
+    assert asked() == '/api/v1/events'
+
+
 def test_what_was_pushed_out_is_told_as_a_number(told):
     assert len(told([kill(1)])) == 1
     sent = told([kill(seq) for seq in range(50, 53)])

@@ -18,6 +18,7 @@ MISSED = 'memsensor.events_missed'
 # Datadog takes no event that is older.
 OLDEST_SECONDS = 18 * 3600
 TITLE = 100
+LONGEST_ID = 64
 MIB = 1024 * 1024
 RAN_OUT = {'global': 'the machine is out of memory', 'memcg': 'a cgroup is out of memory'}
 
@@ -33,10 +34,12 @@ class Kills:
 
     def tell(self, http, endpoint):
         """Asks for events and sends those that are new."""
-        with http.get(endpoint, stream=True) as response:
+        last = self.last or remembered(self.check.read_persistent_cache(CACHE_KEY))
+        # A sensor that does not know that event any more answers with its latest.
+        after_last = {'after': last[1]} if last and len(last[1]) <= LONGEST_ID else {}
+        with http.get(endpoint, params=after_last, stream=True) as response:
             response.raise_for_status()
             kept = understood(bounded.body(response, bounded.EVENTS_BYTES))
-        last = self.last or remembered(self.check.read_persistent_cache(CACHE_KEY))
         new, missed = after(kept, last)
         if missed:
             self._tell_missed(missed)
@@ -61,7 +64,7 @@ class Kills:
         if self.check.now() - at > OLDEST_SECONDS:
             return False
         event_type, alert, title, lines, tags = make(event)
-        name = plain.text(event['id'], 64)
+        name = plain.text(event['id'], LONGEST_ID)
         lines += [f'Event {name}: on the host, `memsensor event {name}` tells what else was known.']
         self._submit(event_type, alert, at, title, lines, f'{event_type}:{name}', tags)
         return True
