@@ -141,6 +141,17 @@ impl Monitoring {
 impl Drop for Monitoring {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            // A kill by anybody on this machine excuses thrash: was there one?
+            for query in [
+                "scope:memsensor:unfit{scope=\"web\"}",
+                "scope:memsensor:refault_rate5m{scope=\"web\"}",
+                "max(increase(memsensor_oom_kills_total[5m]))",
+                "sum(increase(memsensor_kill_signals_total{sender!=\"other\"}[5m]))by(sender)",
+                "ALERTS",
+            ] {
+                let path = format!("/api/v1/query?query={query}");
+                eprintln!("{query}: {:?}", get(self.prometheus, &path, "").map(|a| a.body));
+            }
             for name in ["prometheus", "prometheus-alertmanager"] {
                 let log = fs::read_to_string(self.dir.join(format!("{name}.log")));
                 let log = log.unwrap_or_default();

@@ -73,7 +73,7 @@ impl Webhook {
                 println!("{alert} of {job} {what}at {} after {took:.1} s", notice.receiver);
                 return notice.clone();
             }
-            assert!(Instant::now() < end, "no {alert} of {job}, but {notices:#?}");
+            assert!(Instant::now() < end, "no {alert} of {job}, but {notices:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
