@@ -209,11 +209,12 @@ fn wheel_tool(name: &str, wheel: &str, version: &str, program: &str) -> Result<(
 }
 
 /// Packages of which we want a program, not the service that they start.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("prometheus", "prometheus"),
     ("haproxy", "haproxy"),
     ("nginx-light", "nginx"),
     ("keepalived", "keepalived"),
+    ("victoria-metrics", "victoria-metrics"),
 ];
 
 /// Stops what has just been installed and started.
