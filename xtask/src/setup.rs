@@ -235,6 +235,7 @@ const SERVICES: [(&str, &str); 5] = [
     ("haproxy", "haproxy"),
     ("nginx-light", "nginx"),
     ("keepalived", "keepalived"),
+    ("victoria-metrics", "victoria-metrics"),
 ];
 
 /// Stops what has just been installed and started.

@@ -29,7 +29,6 @@ fn start() -> Result<()> {
     for hosts in fleets {
         eprintln!("{hosts} hosts for {minutes} minutes");
         found.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
-        eprintln!("{:#?}", found.last());
     }
     print!("{}", table::tables(&found));
     Ok(())

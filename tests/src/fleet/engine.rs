@@ -139,20 +139,3 @@ impl Drop for Engine {
         let _ = self.child.wait();
     }
 }
-
-/// Bytes of the files below a directory whose path contains `part`.
-pub fn size(dir: &Path, part: &str) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
-        let path = entry?.path();
-        // Files come and go under our eyes.
-        let Ok(about) = fs::symlink_metadata(&path) else { continue };
-        if about.is_dir() {
-            bytes += size(&path, part).unwrap_or(0);
-        } else if path.to_string_lossy().contains(part) {
-            // Of a file that is not full yet only what is on the disk.
-            bytes += std::os::unix::fs::MetadataExt::blocks(&about) * 512;
-        }
-    }
-    Ok(bytes)
-}

@@ -3,18 +3,19 @@
 //! nobody missed anything.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context as _, Result};
 
 use super::{
+    checks,
     compare::{self, Compared},
-    engine::{Engine, size},
+    disk,
+    engine::Engine,
     repository,
     serve::Fleet,
     yaml_files,
@@ -22,7 +23,7 @@ use super::{
 use crate::daemon::Daemon;
 
 /// As in the shipped configuration.
-const INTERVAL: f64 = 15.0;
+pub(super) const INTERVAL: f64 = 15.0;
 /// Until all targets are known and scraped, which is not measured.
 const SETTLE: Duration = Duration::from_secs(45);
 /// How often we look at what the programs take.
@@ -88,12 +89,12 @@ impl Drop for Scratch {
     }
 }
 
-struct Engines {
-    prometheus: Engine,
+pub(super) struct Engines {
+    pub(super) prometheus: Engine,
     agent: Engine,
-    victoria: Engine,
-    written: Engine,
-    vmalert: Engine,
+    pub(super) victoria: Engine,
+    pub(super) written: Engine,
+    pub(super) vmalert: Engine,
 }
 
 impl Engines {
@@ -208,24 +209,22 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
     drop(daemon);
     let engines = Engines::start(&dir.0, rules, &fleet.targets())?;
     std::thread::sleep(SETTLE);
+    let before = checks::failures(&engines)?;
     let seen = watch(&engines, lasts)?;
     let now = unix();
     let at = now - PAST;
     let window = (lasts.as_secs_f64() - PAST).max(2.0 * INTERVAL);
-    let series = nobody_missed(&engines.prometheus, &fleet.silent(), hosts, at, window)?;
-    rules_are_well(&engines)?;
-    same_series(&engines, at)?;
     let compared = compare::compare(&engines.prometheus, &engines.victoria, at)?;
     let own = engines.prometheus.own_metrics()?;
     let (answers, bytes) = fleet.answered();
     let mut found = Found {
         hosts,
-        series,
+        series: checks::series(&engines.prometheus, at, window)?,
         scrape_bytes: bytes as f64 / answers as f64,
         head_series: *own.get("prometheus_tsdb_head_series").context("no head series")?,
         samples: seen.samples,
         sent: seen.sent,
-        wal_bytes: size(&engines.prometheus.dir().join("data"), "wal")?,
+        wal_bytes: disk::size(&engines.prometheus.dir().join("data"), "wal")?,
         compared,
         ..Found::default()
     };
@@ -240,13 +239,18 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
         found.takes.insert(name, takes);
     }
     for (engine, disk) in [
-        (&engines.prometheus, disk_of_prometheus(&engines.prometheus)?),
-        (&engines.victoria, disk_of_victoria(&engines.victoria)?),
-        (&engines.written, disk_of_victoria(&engines.written)?),
+        (&engines.prometheus, disk::of_prometheus(&engines.prometheus)?),
+        (&engines.victoria, disk::of_victoria(&engines.victoria)?),
+        (&engines.written, disk::of_victoria(&engines.written)?),
     ] {
         let takes = found.takes.entry(engine.name).or_default();
         [takes.sample_bytes, takes.index_bytes] = disk;
     }
+    // What was found is shown even if it does not count.
+    eprintln!("{found:#?}");
+    checks::nobody_missed(&engines.prometheus, &fleet.silent(), hosts, at, window)?;
+    checks::rules_are_well(&engines, &before)?;
+    checks::same_series(&engines, at)?;
     Ok(found)
 }
 
@@ -291,113 +295,4 @@ fn watch(engines: &Engines, lasts: Duration) -> Result<Seen> {
     }
     let [samples, sent] = [0, 1].map(|i| (after[i] - before[i]) / seconds);
     Ok(Seen { most, cpus, groups, samples, sent })
-}
-
-fn by_instance(series: &[Value]) -> Result<BTreeMap<String, f64>> {
-    let one = |one: &Value| {
-        let instance = one["metric"]["instance"].as_str().context("no instance")?;
-        let value = one["value"][1].as_str().context("no value")?;
-        Ok((instance.to_owned(), value.parse()?))
-    };
-    series.iter().map(one).collect()
-}
-
-/// That every host was scraped every time, and answered unless it is silent by its story. Fewest, mean and
-/// most series of a host.
-fn nobody_missed(
-    prometheus: &Engine,
-    silent: &[String],
-    hosts: u32,
-    at: f64,
-    window: f64,
-) -> Result<[f64; 3]> {
-    let over = |function: &str, series: &str| {
-        let query = format!("{function}({series}{{job=\"memsensor\"}}[{window:.0}s])");
-        by_instance(&prometheus.query_at(&query, at)?)
-    };
-    let (scrapes, up) = (over("count_over_time", "up")?, over("min_over_time", "up")?);
-    ensure!(scrapes.len() == hosts as usize, "{} of {hosts} hosts are scraped", scrapes.len());
-    // Where the window begins and ends between two scrapes is chance.
-    let due = (window / INTERVAL).floor() - 1.0;
-    for (instance, scrapes) in &scrapes {
-        ensure!(*scrapes >= due, "{instance}: {scrapes} scrapes instead of {due} in {window:.0} s");
-    }
-    let down: BTreeSet<_> = up.iter().filter(|(_, up)| **up < 1.0).map(|(i, _)| i).collect();
-    let without_reason: Vec<_> = down.iter().filter(|i| !silent.contains(i)).collect();
-    ensure!(without_reason.is_empty(), "down without a reason: {without_reason:?}");
-    let series = over("max_over_time", "scrape_samples_scraped")?;
-    let counts = || series.values().copied();
-    Ok([
-        counts().fold(f64::INFINITY, f64::min),
-        counts().sum::<f64>() / series.len() as f64,
-        counts().fold(0.0, f64::max),
-    ])
-}
-
-/// That no rule failed and no evaluation was left out, in Prometheus and in vmalert.
-fn rules_are_well(engines: &Engines) -> Result<()> {
-    for rule in compare::rules(&engines.prometheus)? {
-        ensure!(rule.health == "ok", "rule {}: {} {}", rule.name, rule.health, rule.error);
-    }
-    for (engine, start) in [
-        (&engines.prometheus, "prometheus_rule_group_iterations_missed_total"),
-        (&engines.prometheus, "prometheus_rule_evaluation_failures_total"),
-        (&engines.vmalert, "vmalert_execution_errors_total"),
-        (&engines.vmalert, "vmalert_alerting_rules_error"),
-        (&engines.vmalert, "vmalert_recording_rules_error"),
-    ] {
-        let own = engine.own_metrics()?;
-        let all: Vec<_> = own.iter().filter(|(name, _)| name.starts_with(start)).collect();
-        ensure!(!all.is_empty(), "{} does not tell {start}", engine.name);
-        let bad: Vec<_> = all.iter().filter(|(_, value)| **value > 0.0).collect();
-        ensure!(bad.is_empty(), "{}: {bad:?}: {}", engine.name, engine.log());
-    }
-    Ok(())
-}
-
-/// That both VictoriaMetrics have the hosts and the series that Prometheus has.
-fn same_series(engines: &Engines, at: f64) -> Result<()> {
-    let count = "count({__name__=~\"(memsensor|process)_.+\"})";
-    for query in ["count(up{job=\"memsensor\"})", count] {
-        let wanted = engines.prometheus.number_at(query, at)?;
-        for other in [&engines.victoria, &engines.written] {
-            let has = other.number_at(query, at)?;
-            // Each asks at its own moment; meanwhile other processes grow, and hosts fall silent.
-            let near = (has - wanted).abs() <= wanted * 0.005;
-            ensure!(near, "{}: {query} is {has}, Prometheus has {wanted}", other.name);
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of a sample and of all indexes, of a block that Prometheus makes of all it has.
-fn disk_of_prometheus(prometheus: &Engine) -> Result<[f64; 2]> {
-    let (status, body) = prometheus.post("/api/v1/admin/tsdb/snapshot")?;
-    ensure!(status == 200, "no snapshot: {body}");
-    let snapshots = prometheus.dir().join("data/snapshots");
-    let [chunks, index] = [size(&snapshots, "/chunks/")?, size(&snapshots, "/index")?];
-    let mut samples = 0.0;
-    for snapshot in fs::read_dir(&snapshots)? {
-        for block in fs::read_dir(snapshot?.path())? {
-            let Ok(meta) = fs::read_to_string(block?.path().join("meta.json")) else { continue };
-            let meta: Value = serde_json::from_str(&meta)?;
-            samples += meta["stats"]["numSamples"].as_f64().context("no numSamples")?;
-        }
-    }
-    ensure!(samples > 0.0, "the snapshot has no samples");
-    Ok([chunks as f64 / samples, index as f64])
-}
-
-/// The same of VictoriaMetrics, by its own count.
-fn disk_of_victoria(victoria: &Engine) -> Result<[f64; 2]> {
-    let (status, body) = victoria.get("/internal/force_flush")?;
-    ensure!(status == 200, "no flush: {body}");
-    let own = victoria.own_metrics()?;
-    let sum = |name: &str, storage: bool| -> f64 {
-        let of = own.iter().filter(|(series, _)| series.starts_with(name));
-        of.filter(|(series, _)| series.contains("storage/") == storage).map(|(_, n)| n).sum()
-    };
-    let rows = sum("vm_rows{", true);
-    ensure!(rows > 0.0, "{} has no rows: {own:?}", victoria.name);
-    Ok([sum("vm_data_size_bytes{", true) / rows, sum("vm_data_size_bytes{", false)])
 }

@@ -37,7 +37,7 @@ const MOST_HOSTS: u32 = 65_000;
 const CONNECTIONS: usize = 16;
 /// A silent host's connection is kept as long; whoever asks gives up before.
 const SILENCE: Duration = Duration::from_secs(30);
-/// For the listeners of thousand of hosts, and for who asks them.
+/// Besides four for each host: its listener and who asks it.
 const DESCRIPTORS: u64 = 64;
 
 /// The fleet, until it is dropped.
