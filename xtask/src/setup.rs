@@ -229,7 +229,7 @@ fn starter(name: &str, library: &Path, program: &Path) -> Result<()> {
 }
 
 /// Packages of which we want a program, not the service that they start.
-const SERVICES: [(&str, &str); 5] = [
+const SERVICES: [(&str, &str); 6] = [
     ("prometheus", "prometheus"),
     ("prometheus-alertmanager", "prometheus-alertmanager"),
     ("haproxy", "haproxy"),
