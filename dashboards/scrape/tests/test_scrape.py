@@ -24,7 +24,7 @@ REPOSITORY = SCRAPE.parents[1]
 # the best does, and while there is a forecast.
 SERIES = range(48, 52)
 # Of two histograms.
-BUCKETS = 2 * 28
+BUCKETS = 2 * 13
 
 
 @pytest.fixture(scope='module')
