@@ -25,8 +25,9 @@ pub enum Loss {
     CgroupsFull = 7,
     /// Too many kill-signal events in a short time; they are counted all the same.
     RateLimited = 8,
-    /// A cgroup's share of the stall clock, or its histogram, gave way to another cgroup's. User space fills this in:
-    /// an LRU map does not tell what it evicts, so it is what was ever added less what is there.
+    /// A cgroup's share of the stall clock, or its histogram, gave way to another cgroup's. User space
+    /// fills this in: an LRU map does not tell what it evicts, so it is what was ever added less what is
+    /// there.
     CgroupEvicted = 9,
     /// An event that came while the same program was interrupted on the same CPU: the kernel skips
     /// it (kernel/trace/bpf_trace.c, __bpf_trace_run). User space fills this in, by the kernel's own

@@ -30,8 +30,9 @@ pub struct Settings {
     /// At most so many of them, the largest; the others are one sum.
     pub most: usize,
     /// Those of them that have histograms of how long reclaim took, in the same way; at most
-    /// [`MOST_HISTOGRAMS`], the first in which anybody reclaimed. Each is up to 60 series, and costs the
-    /// kernel half a look-up at the end of every reclaim: none by default.
+    /// [`MOST_HISTOGRAMS`], the first in which anybody reclaimed. Each is 15 series for each kind
+    /// (30 with fine `buckets`), and costs the kernel half a look-up at the end of every reclaim: none by
+    /// default.
     pub histograms: Vec<String>,
 }
 
