@@ -100,6 +100,24 @@ def groups():
         expr = expr if "{" in expr else f"{expr}{{{CGROUP}}}"
         query = Query(f"topk(10, {expr})", "{{cgroup}}")
         yield graph(title, about, [query], unit, nothing=nothing or "no cgroup has metrics of its own")
+    yield slowest()
+
+
+def slowest():
+    """How long reclaim held up the tasks of a cgroup."""
+    slow = f"sum by (cgroup, kind, le) ({rate('memsensor_cgroup_reclaim_seconds_bucket', CGROUP)})"
+    return graph(
+        "Slowest reclaim of a cgroup, the top ten",
+        "99 % of the entries of its tasks into reclaim took less: because the machine was short (direct), or the "
+        "cgroup was at its limit (memcg). Only of cgroups that `[cgroups] histograms` names, which is none by default.",
+        [Query(f"topk(10, histogram_quantile(0.99, {slow}) > 0)", "{{cgroup}} ({{kind}})")],
+        "s",
+        24,
+        nothing="no cgroup that [cgroups] histograms names was held up",
+        points=True,
+        log=True,
+        least=None,
+    )
 
 
 def cgroup_table():

@@ -127,9 +127,10 @@ impl Host {
         let (web, agent) = (all.child("web.service")?, all.child("agent.service")?);
         agent.set_limit(AGENT_MIB * MIB)?;
         let scopes = Scopes { web, agent, all };
+        let path = scopes.all.path();
         let config = format!(
-            "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n",
-            scopes.all.path()
+            "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n[cgroups]\nhistograms = [\"{path}/*\"]\n\
+             [[scope]]\nname = \"web\"\ncgroup = \"{path}\"\n"
         );
         Ok(Self { daemon: Daemon::as_shipped(&config)?, scopes })
     }
