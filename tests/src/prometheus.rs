@@ -11,10 +11,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::daemon::PATIENCE;
@@ -22,24 +23,28 @@ use crate::daemon::PATIENCE;
 /// The configuration's name in Prometheus' directory; other files may be put beside it.
 const CONFIG: &str = "prometheus.yml";
 
+/// What a program says, while it says it.
+type Log = Arc<Mutex<String>>;
+
 /// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
     child: Child,
     dir: PathBuf,
+    args: Vec<String>,
     /// Where it listens.
     pub addr: SocketAddr,
-    log: Arc<Mutex<String>>,
+    log: Log,
 }
 
 impl Prometheus {
     /// Starts it with this configuration (YAML), and waits until it answers.
     pub fn start(config: &str) -> Result<Self> {
-        Self::start_with(config, &[])
+        Self::start_with(config, &[], &[])
     }
 
-    /// The same, with files beside the configuration, by name: rules, for one.
-    pub fn start_with(config: &str, files: &[(&str, &str)]) -> Result<Self> {
+    /// The same, with files beside the configuration, by name (rules, for one), and further arguments.
+    pub fn start_with(config: &str, files: &[(&str, &str)], args: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-prom-{}-{n}", std::process::id()));
@@ -47,31 +52,21 @@ impl Prometheus {
         for (name, text) in files.iter().chain([&(CONFIG, config)]) {
             std::fs::write(dir.join(name), text).with_context(|| format!("write {name}"))?;
         }
-        let mut child = Command::new("prometheus")
-            .arg("--config.file=prometheus.yml")
-            // It picks a free port and tells which.
-            .args(["--web.listen-address=127.0.0.1:0", "--web.enable-lifecycle"])
-            .args(["--storage.tsdb.path=data", "--enable-feature=exemplar-storage"])
-            .current_dir(&dir)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("start prometheus (apt-get install prometheus)")?;
-        let stderr = child.stderr.take().context("no stderr")?;
-        let log = Arc::<Mutex<String>>::default();
-        let said = Arc::clone(&log);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                let mut log = said.lock().unwrap_or_else(PoisonError::into_inner);
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
+        let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let (child, log) = launch(&dir, &args)?;
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut started = Self { child, dir, addr: nowhere, log };
+        let mut started = Self { child, dir, args, addr: nowhere, log };
         started.wait_until_ready()?;
         Ok(started)
+    }
+
+    /// Stops it in order, and starts it so much later with the same data. It listens elsewhere then.
+    pub fn restart(&mut self, later: Duration) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+        self.child.wait()?;
+        std::thread::sleep(later);
+        (self.child, self.log) = launch(&self.dir, &self.args)?;
+        self.wait_until_ready()
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
@@ -88,12 +83,12 @@ impl Prometheus {
                     return Ok(());
                 }
             }
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
         }
         bail!("prometheus is not ready after {PATIENCE:?}: {}", self.log());
     }
 
-    /// What it logged so far.
+    /// What it logged since it was started.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -163,6 +158,32 @@ impl Prometheus {
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok((status, body.to_owned()))
     }
+}
+
+fn launch(dir: &Path, args: &[String]) -> Result<(Child, Log)> {
+    let mut child = Command::new("prometheus")
+        .arg("--config.file=prometheus.yml")
+        // It picks a free port and tells which.
+        .args(["--web.listen-address=127.0.0.1:0", "--web.enable-lifecycle"])
+        .args(["--storage.tsdb.path=data", "--enable-feature=exemplar-storage"])
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start prometheus (apt-get install prometheus)")?;
+    let stderr = child.stderr.take().context("no stderr")?;
+    let log = Log::default();
+    let said = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = said.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    Ok((child, log))
 }
 
 /// The series of an answer; that of a scalar is none.

@@ -89,7 +89,7 @@ fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
         files.push((format!("rules-{name}"), text));
     }
     let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
-    let prometheus = Prometheus::start_with(&config, &files).expect("prometheus");
+    let prometheus = Prometheus::start_with(&config, &files, &[]).expect("prometheus");
     std::thread::sleep(Duration::from_secs(LASTS));
 
     let over = |function: &str, of: &str| {
