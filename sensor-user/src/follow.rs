@@ -151,7 +151,7 @@ impl Follower {
             if let What::OomKill { victim, .. } = &what {
                 self.kills.note(victim);
             }
-            let logged = self.logged(&mut what, time_ns);
+            let logged = self.logged(&mut what);
             let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
             self.events.push(time_ns, now, what, circumstances);
         }
@@ -178,9 +178,9 @@ impl Follower {
     }
 
     /// What the kernel's log says of an OOM kill; what nobody else measured is taken from there.
-    fn logged(&mut self, what: &mut What, time_ns: u64) -> Option<Logged> {
+    fn logged(&mut self, what: &mut What) -> Option<Logged> {
         let What::OomKill { victim, context, .. } = what else { return None };
-        let logged = self.kernel_log.as_mut()?.find(victim.pid, time_ns)?;
+        let logged = self.kernel_log.as_mut()?.find(victim.pid)?;
         if context.is_none()
             && let Some((order, gfp_flags)) = logged.asked.clone()
         {

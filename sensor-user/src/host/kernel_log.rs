@@ -28,13 +28,16 @@ const MOST: usize = 20_000;
 /// Kills that are remembered until their event asks.
 const KEEP: usize = 32;
 
+/// And so long at most, by the log's own clock: an event that was lost never asks.
+const KEEP_NS: u64 = 60_000_000_000;
+
 /// One kill as the log has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Logged {
     /// The victim's process id.
     pub pid: u32,
-    /// When: nanoseconds since boot by the scheduler's clock, which may differ from CLOCK_MONOTONIC by a
-    /// little.
+    /// When: nanoseconds since boot by the scheduler's clock. That is not CLOCK_MONOTONIC: nobody keeps it
+    /// right, so in weeks, or over a suspend, the two part by any amount.
     pub time_ns: u64,
     /// `none`, `cpuset`, `memory_policy`, `memcg`.
     pub constraint: String,
@@ -49,6 +52,13 @@ pub struct Logged {
 pub struct KernelLog {
     file: File,
     record: Box<[u8]>,
+    told: Told,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+struct Told {
+    /// Kills that no event has asked for, oldest first.
     kills: VecDeque<Logged>,
     /// What the last call of the OOM killer asked for.
     asked: Option<(i32, String)>,
@@ -61,14 +71,15 @@ impl KernelLog {
         let file = OpenOptions::new().read(true).custom_flags(flags).open(PATH);
         let mut file = file.with_context(|| format!("open {PATH}"))?;
         file.seek(SeekFrom::End(0)).with_context(|| format!("seek in {PATH}"))?;
-        Ok(Self { file, record: vec![0; RECORD].into(), kills: VecDeque::new(), asked: None })
+        Ok(Self { file, record: vec![0; RECORD].into(), told: Told::default() })
     }
 
-    /// What the log says of the kill of that process at about that time.
-    pub fn find(&mut self, pid: u32, time_ns: u64) -> Option<Logged> {
+    /// What the log says of a kill of that process, whose event has just come. Ask in the order of events,
+    /// and once: the kernel writes the line before the event (oom_kill_process, mm/oom_kill.c), so it is
+    /// there, and of several with one id it is the oldest.
+    pub fn find(&mut self, pid: u32) -> Option<Logged> {
         self.catch_up();
-        let near = |kill: &&Logged| kill.pid == pid && kill.time_ns.abs_diff(time_ns) < NEAR_NS;
-        self.kills.iter().rev().find(near).cloned()
+        self.told.claim(pid)
     }
 
     fn catch_up(&mut self) {
@@ -77,7 +88,7 @@ impl KernelLog {
                 Ok(0) => return,
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&self.record[..n]).into_owned();
-                    self.take_in(&record);
+                    self.told.take_in(&record);
                 }
                 // Records were overwritten before they were read (EPIPE): on with the oldest.
                 Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) => {}
@@ -85,7 +96,9 @@ impl KernelLog {
             }
         }
     }
+}
 
+impl Told {
     fn take_in(&mut self, record: &str) {
         let Some((time_ns, message)) = parse(record) else { return };
         if let Some(asked) = invoked(message) {
@@ -98,11 +111,16 @@ impl KernelLog {
             }
             self.kills.push_back(kill);
         }
+        while self.kills.front().is_some_and(|k| time_ns.saturating_sub(k.time_ns) > KEEP_NS) {
+            self.kills.pop_front();
+        }
+    }
+
+    fn claim(&mut self, pid: u32) -> Option<Logged> {
+        let at = self.kills.iter().position(|kill| kill.pid == pid)?;
+        self.kills.remove(at)
     }
 }
-
-/// The clocks differ by less.
-const NEAR_NS: u64 = 5_000_000_000;
 
 /// Time and message of a record `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;MESSAGE`, if the kernel wrote it.
 fn parse(record: &str) -> Option<(u64, &str)> {
@@ -197,6 +215,42 @@ mod tests {
         assert_eq!((kill.pid, kill.memcg), (23988, None), "left in doubt");
         let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
         assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
+    }
+
+    #[test]
+    fn a_kill_is_found_by_its_event_whatever_the_clock_says() {
+        let kill = |pid: u32| KILLED.replace("pid=23988", &format!("pid={pid}"));
+        let mut told = Told::default();
+        // The log's clock is days from any other, and only compared with itself.
+        for (seconds, message) in
+            [(900_000, INVOKED), (900_000, &kill(7)), (900_001, &kill(8)), (900_002, &kill(7))]
+        {
+            told.take_in(&format!("6,1,{},-;{message}", seconds * 1_000_000_u64));
+        }
+        let mut claim =
+            |pid| told.claim(pid).map(|k| (k.time_ns / 1_000_000_000, k.asked.is_some()));
+        assert_eq!(claim(9), None);
+        assert_eq!(claim(7), Some((900_000, true)), "the id's first kill");
+        assert_eq!(claim(7), Some((900_002, false)), "its second");
+        assert_eq!(claim(7), None, "each once");
+        // That of 8 was lost: it is not the next one's that has the id.
+        told.take_in("6,1,900062000000,-;anything");
+        assert_eq!(told.claim(8), None);
+    }
+
+    #[test]
+    fn what_nobody_asks_for_is_bounded() {
+        let mut told = Told::default();
+        for pid in 0..100 {
+            told.take_in(&format!(
+                "6,1,5,-;{}",
+                KILLED.replace("pid=23988", &format!("pid={pid}"))
+            ));
+        }
+        assert_eq!(
+            (told.kills.len(), told.claim(67), told.claim(68).is_some()),
+            (KEEP, None, true)
+        );
     }
 
     proptest! {
