@@ -62,7 +62,7 @@ impl Guest {
             cpus: 2,
             memory_mib: 400,
             boot_args: "",
-            limit: Duration::from_mins(12),
+            limit: Duration::from_mins(20),
             is_column: false,
             ports: &[],
             image: None,
@@ -135,7 +135,7 @@ pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
             .runs(&["live oom:: reclaim::", "guest host:: verdict:: quirks::psi"]);
         guests.push(Guest { boot_args: "psi=0", ..psi });
         let cpus = Guest::new("32 CPUs", i).runs(&["live oom:: reclaim::", "guest quirks::cpus"]);
-        guests.push(Guest { cpus: 32, memory_mib: 1024, limit: Duration::from_mins(15), ..cpus });
+        guests.push(Guest { cpus: 32, memory_mib: 1024, ..cpus });
     }
     guests
 }
