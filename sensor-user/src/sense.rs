@@ -196,9 +196,9 @@ impl Sampler {
             let gone = |added: usize, there: usize| {
                 rows[loss::ROW as usize][added].saturating_sub(there as u64)
             };
-            let (clock, remembered) = reader.stall_clock(&slots, taken_ns);
+            let (clock, remembered) = reader.stall_clock(&slots, taken_ns)?;
             self.stall_clock = clock.into();
-            self.reclaim = reader.reclaim().into();
+            self.reclaim = reader.reclaim()?.into();
             self.cgroups_evicted = gone(loss::CGROUPS_ADDED, remembered)
                 + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
         }

@@ -254,27 +254,27 @@ impl Reader {
     /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids, stalls
     /// under way included; and how many it remembers. `slots` are those of `now`, read before: what is
     /// charged meanwhile is there twice rather than not at all (see [`crate::stall_clock::rise`]).
-    pub fn stall_clock(&self, slots: &[Slot], now: u64) -> (Vec<(u64, ByCause)>, usize) {
+    pub fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
+        let ended: BTreeMap<u64, ByCause> = whole(self.stalls.iter(), "STALLS")?;
+        let remembered = ended.len();
         let mut clock = unsettled(slots, now);
-        let mut remembered = 0;
-        for (id, ended) in self.stalls.iter().flatten() {
-            remembered += 1;
+        for (id, ended) in ended {
             let sums = clock.entry(id).or_default();
             for (sum, ns) in sums.iter_mut().zip(ended) {
                 *sum = sum.saturating_add(ns);
             }
         }
-        (clock.into_iter().collect(), remembered)
+        Ok((clock.into_iter().collect(), remembered))
     }
 
     /// How long reclaim took in each cgroup that the kernel half remembers, where that is asked for.
-    pub fn reclaim(&self) -> Vec<InCgroup> {
-        let known = self.reclaim.iter().flatten();
+    pub fn reclaim(&self) -> Result<Vec<InCgroup>> {
+        let known: BTreeMap<[u64; 2], _> = whole(self.reclaim.iter(), "RECLAIM")?;
         let of = |([cgroup, kind], words): ([u64; 2], _)| {
             let kind = RECLAIM_KINDS.into_iter().map(|(k, _)| k).find(|k| *k as u64 == kind)?;
             Some(InCgroup { cgroup, kind, words })
         };
-        known.filter_map(of).collect()
+        Ok(known.into_iter().filter_map(of).collect())
     }
 
     /// What the programs cost so far; empty while BPF statistics are off.
@@ -327,6 +327,20 @@ impl Reader {
     }
 }
 
+/// Entries of a map that are read at a time: a bound, not an expectation.
+const MOST_READ: usize = 65_536;
+
+/// All of a map from which the kernel may drop an entry at any time. If that is the one that was just read
+/// the kernel begins anew (htab_map_get_next_key, kernel/bpf/hashtab.c), so each counts once. An error if
+/// it ends in the middle: what is left out would look forgotten.
+fn whole<K: Ord, V>(
+    entries: impl Iterator<Item = Result<(K, V), MapError>>,
+    name: &'static str,
+) -> Result<BTreeMap<K, V>> {
+    let all: Result<_, _> = entries.take(MOST_READ).collect();
+    all.with_context(|| format!("read the map {name}"))
+}
+
 /// The kernel's text on a loaded program. Opened before capabilities are dropped, and once.
 fn info_of(program: &Program) -> Option<File> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
@@ -345,6 +359,18 @@ fn misses_in(info: &File) -> Option<u64> {
 mod tests {
     use super::*;
     use sensor_ebpf::inflight::owner;
+
+    #[test]
+    fn a_map_is_read_whole_and_each_entry_once() {
+        let read = |entries: Vec<Result<(u64, u64), MapError>>| whole(entries.into_iter(), "X");
+        // The kernel began anew after the second.
+        let twice = vec![Ok((7, 1)), Ok((8, 2)), Ok((7, 3)), Ok((9, 4))];
+        assert_eq!(read(twice).expect("whole"), BTreeMap::from([(7, 3), (8, 2), (9, 4)]));
+        let error = read(vec![Ok((7, 1)), Err(MapError::ElementNotFound)]).expect_err("half");
+        assert!(format!("{error:#}").starts_with("read the map X: "), "{error:#}");
+        let for_ever = std::iter::repeat_with(|| Ok((1, 1)));
+        assert_eq!(whole(for_ever, "X").expect("an end").len(), 1);
+    }
 
     #[test]
     fn a_cgroup_s_stalls_are_counted_before_they_are_charged() {
