@@ -111,9 +111,12 @@ impl Census {
                 let mut who = self.memory.update(pass, seconds);
                 let calm = self.calm.map(|calm| seconds.saturating_sub(calm));
                 who.mark_new(calm.filter(|_| when != When::Calm));
-                // Whoever holds it may have to wait for a processor: then names come the next time.
+                // Whoever holds it may have to wait for a processor: then names are those of the last look.
                 if let Ok(directory) = self.directory.try_lock() {
                     who.name(|id| directory.path(id));
+                } else if let Some(last) = &self.last {
+                    let names = last.names();
+                    who.name(|id| names.get(&id).map(|name| Arc::clone(name)));
                 }
                 self.last = Some(Arc::new(Who { taken_ns: now, from_proc, ..who }));
             }

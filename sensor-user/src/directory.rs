@@ -2,14 +2,15 @@
 //!
 //! Learnt from a walk at the start and from then on from the kernel half ([`Directory::take_in`]). An id
 //! that is not known (a path that was cut, a ring that was full, a kernel without the tracepoints) has the
-//! tree walked again, but not for every such id.
+//! tree walked again ([`walk`]), but not for every such id, and never while the directory is held.
 //!
 //! Not here: what a path means to people ([`identity`](crate::identity)).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use sensor_ebpf::event::{CgroupGone, CgroupMade, PATH, Tag};
@@ -25,8 +26,8 @@ const MOST: usize = 65_536;
 /// Groups that are gone and known; the one that went first is forgotten first.
 const MOST_GONE: usize = 4096;
 
-/// Between two walks.
-const WALK_EVERY_NS: u64 = 1_000_000_000;
+/// Between two walks for the name of an event, which somebody waits for.
+pub const SOON: Duration = Duration::from_secs(1);
 
 /// The paths of all cgroups in the hierarchy that memory is charged to.
 #[derive(Debug, Default)]
@@ -44,22 +45,58 @@ pub struct Directory {
 /// uses `try_lock`.
 pub type Shared = Arc<Mutex<Directory>>;
 
+/// Holds it for a moment.
+pub fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
+    directory.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Learns all that there are now, unless that was done so short a time ago; `now` is CLOCK_MONOTONIC
+/// nanoseconds. Whether it did. A walk through ten thousand groups takes some tenths of a second, in which
+/// others must be able to ask.
+pub fn walk(directory: &Shared, now: u64, every: Duration) -> bool {
+    let Some((root, before)) = locked(directory).begin_walk(now, every) else { return false };
+    let found = cgroup::all_below(&root).map(|(id, path)| (id, Arc::from(tame(&path))));
+    let found = found.take(MOST).collect();
+    locked(directory).end_walk(&before, found);
+    true
+}
+
+/// What the group of that id is called; if it is not known, after a walk.
+pub fn find(directory: &Shared, id: u64, now: u64) -> Option<Arc<str>> {
+    let known = locked(directory).path(id);
+    if known.is_some() || !walk(directory, now, SOON) {
+        return known;
+    }
+    locked(directory).path(id)
+}
+
 impl Directory {
     /// Knows nothing yet.
     pub fn new(root: Option<PathBuf>) -> Self {
         Self { root, ..Self::default() }
     }
 
-    /// Learns all that there are now; `now` is CLOCK_MONOTONIC nanoseconds.
-    pub fn walk(&mut self, now: u64) {
+    /// Where to walk, and which groups were there before; nothing if it is too early.
+    fn begin_walk(&mut self, now: u64, every: Duration) -> Option<(PathBuf, HashSet<u64>)> {
+        let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
+        if self.walked_ns.is_some_and(|then| now < then.saturating_add(every)) {
+            return None;
+        }
         self.walked_ns = Some(now);
-        let Some(root) = &self.root else { return };
-        let found = cgroup::all_below(root).map(|(id, path)| (id, Arc::from(tame(&path))));
-        let found: HashMap<u64, Arc<str>> = found.take(MOST).collect();
-        let before = std::mem::replace(&mut self.live, found);
-        for (id, path) in before {
-            if !self.live.contains_key(&id) {
-                self.leave(id, path);
+        Some((self.root.clone()?, self.live.keys().copied().collect()))
+    }
+
+    /// What was made or went while somebody walked is known already: an id is not used again.
+    fn end_walk(&mut self, before: &HashSet<u64>, found: HashMap<u64, Arc<str>>) {
+        let went: Vec<_> = before.iter().filter(|id| !found.contains_key(id)).collect();
+        for id in went {
+            if let Some(path) = self.live.remove(id) {
+                self.leave(*id, path);
+            }
+        }
+        for (id, path) in found {
+            if !self.gone.contains_key(&id) && self.live.len() < MOST {
+                self.live.insert(id, path);
             }
         }
     }
@@ -102,24 +139,6 @@ impl Directory {
     /// What is known.
     pub fn path(&self, id: u64) -> Option<Arc<str>> {
         self.live.get(&id).or_else(|| self.gone.get(&id)).cloned()
-    }
-
-    /// The same; if it is not known, after a walk.
-    pub fn find(&mut self, id: u64, now: u64) -> Option<Arc<str>> {
-        let known = self.path(id);
-        if known.is_some() || !self.walk_if_due(now) {
-            return known;
-        }
-        self.path(id)
-    }
-
-    /// Walks, unless that was done a moment ago.
-    pub fn walk_if_due(&mut self, now: u64) -> bool {
-        let due = self.walked_ns.is_none_or(|then| now >= then.saturating_add(WALK_EVERY_NS));
-        if due {
-            self.walk(now);
-        }
-        due
     }
 }
 
@@ -202,14 +221,39 @@ mod tests {
             fs::create_dir_all(&path).expect("mkdir");
             fs::metadata(path).expect("stat").ino()
         };
-        let mut directory = Directory::new(Some(dir.path().to_owned()));
+        let directory = Shared::new(Mutex::new(Directory::new(Some(dir.path().to_owned()))));
+        let soon = u64::try_from(SOON.as_nanos()).expect("short");
         let first = id_of("a/b");
-        assert_eq!(directory.find(first, 0).as_deref(), Some("/a/b"));
+        assert_eq!(find(&directory, first, 0).as_deref(), Some("/a/b"));
         let second = id_of("a/c");
-        assert_eq!(directory.find(second, WALK_EVERY_NS - 1), None, "too early");
+        assert_eq!(find(&directory, second, soon - 1), None, "too early");
         fs::remove_dir(dir.path().join("a/b")).expect("rmdir");
-        assert_eq!(directory.find(second, WALK_EVERY_NS).as_deref(), Some("/a/c"));
+        assert_eq!(find(&directory, second, soon).as_deref(), Some("/a/c"));
+        let directory = locked(&directory);
         assert_eq!(directory.path(first).as_deref(), Some("/a/b"), "gone, and known");
         assert!(directory.gone.contains_key(&first) && !directory.live.contains_key(&first));
+    }
+
+    #[test]
+    fn what_changes_during_a_walk_stays_as_it_was_told() {
+        let mut directory = Directory::new(Some(PathBuf::from("/")));
+        for (id, path) in [(1, b"/a"), (2, b"/b"), (3, b"/c")] {
+            directory.take_in(bytes_of(&made(id, path)));
+        }
+        let (_, before) = directory.begin_walk(0, SOON).expect("due");
+        // The walk passes, sees 2, which goes; does not see 3, which went unnoticed; and misses 4, which is
+        // made behind it.
+        directory.take_in(bytes_of(&gone(2)));
+        directory.take_in(bytes_of(&made(4, b"/d")));
+        let found = [(1, "/a"), (2, "/b"), (5, "/e")];
+        directory.end_walk(&before, found.map(|(id, path)| (id, Arc::from(path))).into());
+        let live: std::collections::BTreeMap<_, _> =
+            directory.live.iter().map(|(id, path)| (*id, &**path)).collect();
+        assert_eq!(live, [(1, "/a"), (4, "/d"), (5, "/e")].into());
+        assert_eq!(
+            (directory.path(2).as_deref(), directory.path(3).as_deref()),
+            (Some("/b"), Some("/c"))
+        );
+        assert!(directory.begin_walk(1, SOON).is_none());
     }
 }

@@ -3,19 +3,16 @@
 //! It may walk a tree of cgroups or read a few files of one; nothing that answers waits for it. Not here:
 //! what an event is ([`events`]), what belongs to its record ([`circumstances`](crate::circumstances)).
 
-use std::{
-    path::Path,
-    sync::{Arc, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_ebpf::loss::{self, Loss};
 use tracing::warn;
 
 use crate::{
+    cgroups::Killed,
     circumstances::{Circumstances, Minute},
-    directory::{Directory, Shared},
+    directory::{self, SOON, Shared, locked},
     events::{self, Context, Log, Process, What},
     host::{
         cgroup_files,
@@ -53,6 +50,7 @@ pub struct Follower {
     common: Common,
     events: Arc<Log>,
     kills: Arc<Kills>,
+    killed: Arc<Killed>,
     directory: Shared,
     /// None without the memory controller.
     roots: Option<Roots>,
@@ -69,10 +67,10 @@ impl Follower {
         (debug, kernel_log): (Option<DebugLog>, Option<KernelLog>),
         common: Common,
         events: Arc<Log>,
-        kills: Arc<Kills>,
+        (kills, killed): (Arc<Kills>, Arc<Killed>),
         directory: Shared,
     ) -> Self {
-        locked(&directory).walk(monotonic_ns());
+        directory::walk(&directory, monotonic_ns(), SOON);
         Self {
             rings,
             debug,
@@ -80,6 +78,7 @@ impl Follower {
             common,
             events,
             kills,
+            killed,
             directory,
             roots: Roots::find().ok(),
             minute: Minute::default(),
@@ -114,14 +113,14 @@ impl Follower {
                 warn!("a record of a cgroup of unknown kind or size: {} bytes", record.len());
             }
         }
+        drop(directory);
         let Some(snapshot) = &*self.common.published.load() else { return };
         let losses = snapshot.rows.get(loss::ROW as usize);
         let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
         // Some were made faster than we looked.
-        if lost > self.names_lost && directory.walk_if_due(monotonic_ns()) {
+        if lost > self.names_lost && directory::walk(&self.directory, monotonic_ns(), SOON) {
             self.names_lost = lost;
         }
-        drop(directory);
         if let Some(host) = snapshot.scopes.first() {
             self.minute.note(&host.reading);
         }
@@ -150,6 +149,7 @@ impl Follower {
             }
             if let What::OomKill { victim, .. } = &what {
                 self.kills.note(victim);
+                self.killed.note(victim.cgroup.as_ref());
             }
             let logged = self.logged(&mut what);
             let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
@@ -213,13 +213,9 @@ impl Follower {
     }
 }
 
-fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
-    directory.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Adds what the process's cgroup is called.
 fn name(process: &mut Process, directory: &Shared, now: u64) {
-    process.cgroup = locked(directory).find(process.cgroup_id, now);
+    process.cgroup = directory::find(directory, process.cgroup_id, now);
     let Some(path) = &process.cgroup else { return };
     process.identity = Identity::of(path);
     if let Some(uid) = &process.identity.pod {

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::{
     census::Census,
-    cgroups::{table::Table, watch::Watch},
+    cgroups::{Killed, table::Table, watch::Watch},
     config::Config,
     directory::{Directory, Shared},
     follow::{DebugLog, Follower},
@@ -56,20 +56,22 @@ impl Threads {
         let common = Common { published, coverage, deadlines, wake: Arc::clone(&wake) };
         let directory = Shared::new(Mutex::new(Directory::new(cgroup::memory_root())));
         let names = Arc::clone(&directory);
+        let killed = Arc::<Killed>::default();
+        let told = Arc::clone(&killed);
         let census = Census::new(&common.coverage, Arc::clone(&directory));
         let sampler = Sampler::new(config, reader, census, scopes, common.clone());
         let sense = spawn("sense", move || sampler.run())?;
         let follow = |rings| {
             let events = Arc::clone(&state.events);
+            let kills = (kills, told);
             let follower = Follower::new(rings, logs, common.clone(), events, kills, directory);
             spawn("events", move || follower.run())
         };
         let events = rings.map(follow).transpose()?;
         let watch = |roots| {
-            let events = Arc::clone(&state.events);
             let (common, report) = (common.clone(), Arc::clone(&state.cgroups));
             let table = Table::new(&config.cgroups)?;
-            let watch = Watch { common, directory: names, events, table, roots, report };
+            let watch = Watch::new(common, names, killed, table, roots, report);
             spawn("cgroups", move || watch.run())
         };
         // Without the memory controller there is nothing to tell.

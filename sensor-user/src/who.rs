@@ -130,6 +130,9 @@ pub struct Who {
     pub processes: Vec<Holder>,
     /// The largest cgroups.
     pub cgroups: Vec<Group>,
+    /// Of every cgroup that was added up: its id, and its processes' own memory in bytes.
+    #[serde(skip)]
+    pub sums: Vec<(u64, u64)>,
 }
 
 impl Who {
@@ -139,6 +142,14 @@ impl Who {
         for held in &mut self.processes {
             held.is_new = calm_seconds_ago.is_some_and(|ago| held.age_seconds < ago);
         }
+    }
+
+    /// What its cgroups are called, by their ids.
+    pub fn names(&self) -> BTreeMap<u64, &Arc<str>> {
+        let of_processes = self.processes.iter().map(|held| (held.cgroup, &held.cgroup_path));
+        let of_groups = self.cgroups.iter().map(|group| (group.cgroup, &group.cgroup_path));
+        let all = of_processes.chain(of_groups);
+        all.filter_map(|(id, path)| Some((id, path.as_ref()?))).collect()
     }
 
     /// Fills in what the cgroups are called.
@@ -313,6 +324,8 @@ impl Memory {
     /// Takes in a pass; `now` is seconds since boot.
     pub fn update(&mut self, mut pass: Pass, now: u32) -> Who {
         pass.keep_largest();
+        let bytes = |sum: &Sum| sum.own.saturating_mul(self.page_bytes);
+        let sums = pass.sums.iter().map(|(id, sum)| (*id, bytes(sum))).collect();
         let mut groups: Vec<_> = pass.sums.iter().map(|(id, sum)| (*id, *sum)).collect();
         groups.sort_unstable_by_key(|(id, sum)| (std::cmp::Reverse(sum.own), *id));
         groups.truncate(MOST);
@@ -348,7 +361,7 @@ impl Memory {
         }
         self.whole = (!pass.cut && pass.sums.len() <= MOST).then_some(now);
         let cgroups_seen = u32::try_from(pass.sums.len()).unwrap_or(u32::MAX);
-        Who { seen: pass.seen, cgroups_seen, processes, cgroups, ..Who::default() }
+        Who { seen: pass.seen, cgroups_seen, processes, cgroups, sums, ..Who::default() }
     }
 
     fn holder(&self, process: &Process, age_seconds: u32, grown: [i64; 3]) -> Holder {
@@ -491,6 +504,7 @@ mod tests {
             assert_eq!(memory.processes.len(), MOST);
             // The cgroups after the first so many are not known to have been small before.
             assert_eq!((who.cgroups_seen as usize, who.cgroups.len()), (MOST_SUMS, MOST));
+            assert_eq!((who.sums.len(), who.sums[9]), (MOST_SUMS, (10, 10 * PAGE)));
             assert!(who.cgroups.iter().all(|g| g.growth == Growth::default()));
         }
     }

@@ -8,7 +8,10 @@ mod patterns;
 pub mod table;
 pub mod watch;
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwapOption;
 use sensor_ebpf::{hist, inflight::Kind, probes::Cause};
@@ -78,6 +81,29 @@ impl Totals {
     }
 }
 
+/// Kills in so many groups are told apart until somebody looks; those in others count for none.
+const MOST_KILLED: usize = 4096;
+
+/// OOM kills by the path of their group. The thread that follows events counts them, and [`watch`] takes
+/// them: the log of events may have dropped some before it looks.
+#[derive(Debug, Default)]
+pub struct Killed(Mutex<BTreeMap<Option<Arc<str>>, u64>>);
+
+impl Killed {
+    /// Counts one.
+    pub fn note(&self, path: Option<&Arc<str>>) {
+        let mut kills = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = path.cloned();
+        let is_room = kills.len() < MOST_KILLED || kills.contains_key(&path);
+        *kills.entry(path.filter(|_| is_room)).or_default() += 1;
+    }
+
+    /// Those since it was last asked.
+    fn take(&self) -> BTreeMap<Option<Arc<str>>, u64> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// What the files of a group tell, those below it among it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Found {
@@ -93,6 +119,18 @@ pub struct Found {
     pub limit_hits: Option<u64>,
     /// PSI `some` and `full`, nanoseconds.
     pub pressure_ns: Option<[u64; 2]>,
+}
+
+impl Found {
+    /// What is left to tell of a group that is gone.
+    fn counters(self) -> Self {
+        Self { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..self }
+    }
+
+    fn has_counted(&self) -> bool {
+        let [some, full] = self.pressure_ns.unwrap_or_default();
+        [self.refaulted_bytes.unwrap_or(0), self.limit_hits.unwrap_or(0), some, full] != [0; 4]
+    }
 }
 
 /// One group that is shown.
@@ -115,6 +153,28 @@ pub struct Report {
     pub shown: Vec<Shown>,
     /// The sum of what happened in all others, while they were not shown.
     pub other: Totals,
-    /// How many have processes and are not shown.
+    /// How many have processes and are not shown, though they are named or their name is not known.
     pub omitted: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kill_is_taken_once_and_what_is_kept_is_bounded() {
+        let killed = Killed::default();
+        let path = |n: usize| Arc::from(format!("/g{n}"));
+        for n in (0..2 * MOST_KILLED).chain(0..1) {
+            killed.note(Some(&path(n)));
+        }
+        killed.note(None);
+        let taken = killed.take();
+        assert_eq!(
+            (taken.len(), taken.values().sum::<u64>()),
+            (MOST_KILLED + 1, 2 * MOST_KILLED as u64 + 2)
+        );
+        assert_eq!((taken[&Some(path(0))], taken[&Some(path(1))]), (2, 1));
+        assert!(killed.take().is_empty());
+    }
 }

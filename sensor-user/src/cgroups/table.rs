@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use sensor_ebpf::hist;
 
-use super::{MOST_HISTOGRAMS, Settings, Totals, patterns::Patterns};
+use super::{Found, MOST_HISTOGRAMS, Settings, Totals, patterns::Patterns};
 use crate::{
     kernel::read::{ByCause, InCgroup},
     stall_clock,
@@ -36,6 +36,8 @@ pub struct Table {
 #[derive(Debug, Default)]
 struct Entry {
     totals: Totals,
+    /// What its files told last.
+    found: Found,
     /// The look at which it last had processes.
     seen: u32,
 }
@@ -56,12 +58,15 @@ impl Table {
         })
     }
 
-    /// Takes in which groups have processes, and how much of their own these have: path and bytes.
-    pub fn look<'a>(&mut self, groups: impl IntoIterator<Item = (&'a str, u64)>) {
+    /// Takes in which groups have processes, and how much of their own these have: path, if it is known,
+    /// and bytes.
+    pub fn look<'a>(&mut self, groups: impl IntoIterator<Item = (Option<&'a str>, u64)>) {
         self.looks = self.looks.saturating_add(1);
         let mut sizes = BTreeMap::<&str, u64>::new();
+        let mut nameless = 0;
         for (path, bytes) in groups {
-            if let Some(group) = self.paths.deepest(path) {
+            nameless += usize::from(path.is_none());
+            if let Some(group) = path.and_then(|path| self.paths.deepest(path)) {
                 let sum = sizes.entry(group).or_default();
                 *sum = sum.saturating_add(bytes);
             }
@@ -89,14 +94,25 @@ impl Table {
         let room = self.most.saturating_sub(keep.len());
         let lingering: Vec<_> = linger.map(|(path, _)| Arc::clone(path)).take(room).collect();
         keep.extend(lingering);
-        self.omitted = sizes.keys().filter(|path| !keep.contains(**path)).count();
+        self.omitted = nameless + sizes.keys().filter(|path| !keep.contains(**path)).count();
         let gone: Vec<_> = self.shown.keys().filter(|p| !keep.contains(*p)).cloned().collect();
         for path in gone {
             self.forget(&path);
         }
         for path in keep {
-            self.shown.entry(path).or_insert(Entry { totals: Totals::default(), seen: looks });
+            self.shown.entry(path).or_insert(Entry { seen: looks, ..Entry::default() });
         }
+    }
+
+    /// Takes in what a group's files tell, and tells what there is to tell of it. One that is gone has its
+    /// counters still: one that dies with its container is of no use to whoever asks why it died. `None`
+    /// if there is nothing.
+    pub fn found(&mut self, path: &str, found: Found) -> Option<(&Totals, Found)> {
+        let entry = self.shown.get_mut(path)?;
+        entry.found = if found.memory_bytes.is_some() { found } else { entry.found.counters() };
+        let is_there = found.memory_bytes.is_some();
+        let is_told = is_there || entry.found.has_counted() || entry.totals != Totals::default();
+        is_told.then_some((&entry.totals, entry.found))
     }
 
     /// A group is not shown any more. What it counted has been told under its own name: as part of `other`
@@ -149,9 +165,9 @@ impl Table {
                 || self.shown.values().filter(|entry| has(entry)).count() < MOST_HISTOGRAMS)
     }
 
-    /// Takes in an OOM kill in the group of that path, if it is known.
-    pub fn kill(&mut self, path: Option<&str>) {
-        self.totals(path).oom_kills += 1;
+    /// Takes in so many OOM kills in the group of that path, if it is known.
+    pub fn kill(&mut self, path: Option<&str>, kills: u64) {
+        self.totals(path).add(&Totals { oom_kills: kills, ..Totals::default() });
     }
 
     fn totals(&mut self, path: Option<&str>) -> &mut Totals {
@@ -160,7 +176,7 @@ impl Table {
         };
         // One that was killed before anybody looked at it has its place as well.
         if !self.shown.contains_key(group) && self.shown.len() < self.most {
-            let entry = Entry { totals: Totals::default(), seen: self.looks };
+            let entry = Entry { seen: self.looks, ..Entry::default() };
             self.shown.insert(Arc::from(group), entry);
         }
         self.shown.get_mut(group).map_or(&mut self.other, |entry| &mut entry.totals)
@@ -176,7 +192,7 @@ impl Table {
         &self.other
     }
 
-    /// How many have processes and are not shown.
+    /// How many have processes and are not shown, though they are named or their name is not known.
     pub fn omitted(&self) -> usize {
         self.omitted
     }
@@ -240,19 +256,25 @@ mod tests {
     #[test]
     fn the_largest_are_shown_and_do_not_flap() {
         let mut table = table(2);
-        table.look([("/a", 10), ("/b", 20), ("/c", 30)]);
+        table.look([(Some("/a"), 10), (Some("/b"), 20), (Some("/c"), 30)]);
         assert_eq!((paths(&table), table.omitted()), (vec!["/b", "/c"], 1));
-        table.look([("/a", 39), ("/b", 20), ("/c", 30)]);
+        table.look([(Some("/a"), 39), (Some("/b"), 20), (Some("/c"), 30)]);
         assert_eq!(paths(&table), ["/b", "/c"], "not twice as much");
-        table.look([("/a", 41), ("/b", 20), ("/c", 30)]);
+        table.look([(Some("/a"), 41), (Some("/b"), 20), (Some("/c"), 30)]);
         assert_eq!((paths(&table), table.omitted()), (vec!["/a", "/c"], 1));
+        table.look([(Some("/a"), 41), (Some("/b"), 20), (Some("/c"), 30), (None, 5), (None, 0)]);
+        assert_eq!(
+            (paths(&table), table.omitted()),
+            (vec!["/a", "/c"], 3),
+            "and two without a name"
+        );
         // A service that is started anew; its place is nobody's for a while, unless it is needed.
-        table.look([("/a", 41)]);
+        table.look([(Some("/a"), 41)]);
         assert_eq!(paths(&table), ["/a", "/c"]);
-        table.look([("/a", 41), ("/d", 1)]);
+        table.look([(Some("/a"), 41), (Some("/d"), 1)]);
         assert_eq!(paths(&table), ["/a", "/d"]);
         for _ in 0..=LINGER {
-            table.look([("/d", 1)]);
+            table.look([(Some("/d"), 1)]);
         }
         assert_eq!(paths(&table), ["/d"]);
     }
@@ -260,29 +282,53 @@ mod tests {
     #[test]
     fn a_group_that_is_gone_tells_what_it_counted_for_a_while() {
         let mut table = table(2);
-        table.look([("/a", 10)]);
-        table.kill(Some("/short"));
+        table.look([(Some("/a"), 10)]);
+        table.kill(Some("/short"), 1);
         for _ in 0..LINGER {
-            table.look([("/a", 10)]);
+            table.look([(Some("/a"), 10)]);
         }
         assert_eq!(paths(&table), ["/a", "/short"]);
-        table.look([("/a", 10)]);
+        table.look([(Some("/a"), 10)]);
         assert_eq!((paths(&table), table.other().oom_kills), (vec!["/a"], 0));
+    }
+
+    #[test]
+    fn the_counters_of_a_group_s_files_outlive_it() {
+        let mut table = table(2);
+        table.look([(Some("/a"), 10), (Some("/idle"), 10)]);
+        let found = Found {
+            memory_bytes: Some(5),
+            limit_bytes: Some(6),
+            swap_bytes: Some(7),
+            refaulted_bytes: Some(8),
+            limit_hits: Some(9),
+            pressure_ns: Some([2, 1]),
+        };
+        let idle = Found { limit_hits: Some(0), memory_bytes: Some(5), ..Found::default() };
+        let mut tell = |path, found| table.found(path, found).map(|(_, found)| found);
+        assert_eq!(tell("/a", found), Some(found));
+        let left = Found { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..found };
+        for _ in 0..3 {
+            assert_eq!(tell("/a", Found::default()), Some(left), "it is gone");
+        }
+        assert_eq!(tell("/a", idle), Some(idle), "it was made anew");
+        assert_eq!((tell("/idle", idle), tell("/idle", Found::default())), (Some(idle), None));
+        assert_eq!(tell("/none", found), None);
     }
 
     #[test]
     fn what_happens_counts_once_for_the_group_or_for_the_others() {
         let top = settings("/*");
         let mut table = Table::new(&top).expect("valid");
-        table.look([("/a", 10), ("/b", 5)]);
+        table.look([(Some("/a"), 10), (Some("/b"), 5)]);
         let path = |id: u64| {
             [None, Some("/a/x"), Some("/b")][usize::try_from(id).unwrap_or(0)].map(Arc::from)
         };
         table.stalls(&[(0, [1, 0, 0, 0]), (1, [5, 0, 0, 2]), (2, [7, 0, 0, 0])], path);
         table.stalls(&[(1, [6, 0, 0, 2]), (2, [7, 1, 0, 0])], path);
-        table.kill(Some("/a/x/y/z"));
-        table.kill(Some("/b"));
-        table.kill(None);
+        table.kill(Some("/a/x/y/z"), 1);
+        table.kill(Some("/b"), 1);
+        table.kill(None, 1);
         let of_a = totals([6, 0, 0, 2], 1);
         assert_eq!(table.shown().map(|(_, t)| t.clone()).collect::<Vec<_>>(), [of_a]);
         assert_eq!(*table.other(), totals([8, 1, 0, 0], 2));
@@ -312,7 +358,7 @@ mod tests {
         let paths = vec!["/*".into(), "/*/*".into()];
         let histograms = vec!["/web/*".into(), "/odd/x/y".into()];
         let mut table = Table::new(&Settings { paths, most: 9, histograms }).expect("valid");
-        table.look([("/web/a", 1), ("/db", 1)]);
+        table.look([(Some("/web/a"), 1), (Some("/db"), 1)]);
         let path = |id: u64| {
             let paths = ["/web/a", "/web/a/below", "/db", "/web", "/odd/x/y"];
             paths.get(usize::try_from(id).ok()?).map(|path| Arc::from(*path))
@@ -365,14 +411,14 @@ mod tests {
             for groups in &looks {
                 let named: Vec<_> = groups.iter().map(|(n, size)| (format!("/g{n}"), *size)).collect();
                 let other = table.other().clone();
-                table.look(named.iter().map(|(path, size)| (path.as_str(), *size)));
+                table.look(named.iter().map(|(path, size)| (Some(path.as_str()), *size)));
                 prop_assert_eq!(table.other(), &other, "to look is not to count");
                 let kills = |table: &Table| {
                     let shown = table.shown().map(|(_, totals)| totals.oom_kills).sum::<u64>();
                     shown + table.other().oom_kills
                 };
                 let before = kills(&table);
-                table.kill(named.first().map(|(path, _)| path.as_str()));
+                table.kill(named.first().map(|(path, _)| path.as_str()), 1);
                 prop_assert_eq!(kills(&table), before + 1);
                 prop_assert!(table.shown().count() <= 7);
             }

@@ -104,13 +104,6 @@ impl Log {
         (events, feed)
     }
 
-    /// Those after the one of that number, as far as they are kept; one kind after the other.
-    pub fn since(&self, seq: u64) -> Vec<Arc<Event>> {
-        let mut events = self.follow().0;
-        events.retain(|event| event.seq > seq);
-        events
-    }
-
     /// Id and time of the last OOM kill of that scope.
     pub fn last_kill(&self, scope: Scope) -> Option<(String, SystemTime)> {
         self.kept().last_kills[scope as usize].clone()

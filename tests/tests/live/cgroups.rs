@@ -127,6 +127,31 @@ fn how_long_reclaim_took_is_told_of_a_cgroup_that_asks_for_it() {
     assert_eq!(worst, own);
 }
 
+/// Nobody tells of a new group where the probe is off, nor of one whose path is too long for a record.
+#[test]
+fn a_group_that_nobody_told_of_is_found() {
+    let daemons = [
+        Daemon::start("[probes]\ndisabled = [\"cgroups\"]\n").expect("daemon"),
+        Daemon::start("").expect("daemon"),
+    ];
+    let scope = Scope::new("found", 64 * MIB).expect("scope");
+    let long = scope.child(&format!("{}.service", "long-".repeat(45))).expect("a group below");
+    assert!(long.path().len() > 255, "{}", long.path());
+    let mut child = hog(&long, &["anon", "4", "hold"]);
+    let mut child = child.stdout(Stdio::piped()).spawn().expect("start hog");
+    wait_for_line(&mut child);
+    for daemon in &daemons {
+        crate::wait_until("it has its name", || {
+            by_cgroup(daemon, "memsensor_cgroup_memory_bytes").contains_key(&long.path())
+        });
+        crate::wait_until("at the next look people see it too", || {
+            daemon.ask(&["top", "--once", "--json"]).expect("top").0.contains(&long.path())
+        });
+    }
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+}
+
 /// Removes what is in a scope when it goes.
 struct Many(Scope, Vec<Child>);
 
