@@ -126,8 +126,12 @@ def cgroup_table():
     def latest(metric):
         return f"max by (cgroup) (memsensor_cgroup_{metric}{{{CGROUP}}})"
 
-    def total(metric, over=RATE, function="rate"):
-        return f"sum by (cgroup) ({function}(memsensor_cgroup_{metric}_total{{{CGROUP}}}{over}))"
+    def total(metric):
+        return f"sum by (cgroup) (rate(memsensor_cgroup_{metric}_total{{{CGROUP}}}{RATE}))"
+
+    def count(metric):
+        # Not increase(): a counter appears with its first event, and would show none for it.
+        return f"max by (cgroup) (max_over_time(memsensor_cgroup_{metric}_total{{{CGROUP}}}[$__range]))"
 
     some = ((None, "text"), (1, "red"))
     columns = [
@@ -138,14 +142,15 @@ def cgroup_table():
         Column("some waited", total("memory_some_seconds"), "percentunit", 1),
         Column("all waited", total("memory_full_seconds"), "percentunit", 1, ((None, "text"), (0.05, "orange"))),
         Column("stalled", total("stall_seconds"), "percentunit", 1, ((None, "text"), (0.1, "orange"))),
-        Column("limit hit", total("limit_hits", "[$__range]", "increase"), "none", 0),
-        Column("kills", total("oom_kills", "[$__range]", "increase"), "none", 0, some),
+        Column("limit hit", count("limit_hits"), "none", 0),
+        Column("kills", count("oom_kills"), "none", 0, some),
         Column("unit", f"max by (cgroup, unit, pod) (memsensor_cgroup_info{{{CGROUP}}})", label="unit"),
         Column("pod", label="pod"),
     ]
     about = (
         "Those that `[cgroups] paths` of the sensor's configuration names, the largest of them; `other` is the sum of "
-        "the rest. An empty cell: no limit, or nothing to count. A cgroup younger than two scrapes has no rates."
+        "the rest. Limit hits and kills are those since the cgroup was made and the sensor watches it. An empty cell: no "
+        "limit, or nothing to count. A cgroup younger than two scrapes has no rates."
     )
     return sheet(
         "Cgroups, the largest first", about, columns, [("memory", True)], nothing="no cgroup has metrics of its own"

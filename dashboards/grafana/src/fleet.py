@@ -82,7 +82,7 @@ def figures():
         decimals=0,
     )
     yield figure(
-        "Drained, blind or starting",
+        "Drained, blind or stale",
         "Scopes of which the verdict is not the sensor's own: drained by an operator, or not to be judged.",
         Query(f'sum({state},state=~"maintenance|blind|stale|starting"}})'),
         "none",

@@ -153,7 +153,10 @@ def latency():
     for kind, name in kinds:
         metric = f"memsensor_{kind}_reclaim_seconds"
         buckets = f"sum by (le) (increase({metric}_bucket{{{HOST}}}{RATE}))"
-        what = "How long a task was held up each time, and how many were. Bounds of the buckets are powers of two."
+        what = (
+            "How long a task was held up each time, and how many were. Bounds of the buckets are powers of four "
+            "seconds, of two with fine `buckets`."
+        )
         yield heat(f"Entries into {name}", what, buckets)
     for kind, name in kinds:
         yield graph(
