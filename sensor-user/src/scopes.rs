@@ -342,6 +342,7 @@ mod tests {
             costs: Vec::new(),
             stalls: BTreeMap::new(),
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             scopes: Vec::new(),
             who: None,

@@ -63,6 +63,7 @@ pub struct Sampler {
     samples: u64,
     cgroups_evicted: u64,
     stall_clock: Arc<[(u64, ByCause)]>,
+    stall_clock_ns: Option<u64>,
     reclaim: Arc<[InCgroup]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
@@ -146,6 +147,7 @@ impl Sampler {
             samples: 0,
             cgroups_evicted: 0,
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             intervals: [config.interval, config.pressed_interval.min(config.interval)],
             census,
@@ -198,6 +200,7 @@ impl Sampler {
             };
             let (clock, remembered) = reader.stall_clock(&slots, taken_ns);
             self.stall_clock = clock.into();
+            self.stall_clock_ns = Some(taken_ns);
             self.reclaim = reader.reclaim().into();
             self.cgroups_evicted = gone(loss::CGROUPS_ADDED, remembered)
                 + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
@@ -232,6 +235,7 @@ impl Sampler {
             costs,
             stalls: BTreeMap::new(),
             stall_clock: Arc::clone(&self.stall_clock),
+            stall_clock_ns: self.stall_clock_ns,
             reclaim: Arc::clone(&self.reclaim),
             scopes: Vec::new(),
             who: self.census.last(),

@@ -41,6 +41,9 @@ pub struct Snapshot {
     /// The stall clock by cgroup id and cause, in the order of ids, stalls under way included, in
     /// nanoseconds. Read every few samples.
     pub stall_clock: Arc<[(u64, ByCause)]>,
+    /// When that was: CLOCK_MONOTONIC nanoseconds. Who divides by time divides by this one, not by that of
+    /// the samples; none before it was read.
+    pub stall_clock_ns: Option<u64>,
     /// How long reclaim took by cgroup and kind, where that is asked for. Read as often.
     pub reclaim: Arc<[InCgroup]>,
     /// Each scope as judged, the host first.

@@ -48,6 +48,7 @@ fn exposition() -> String {
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),
         stall_clock: Arc::default(),
+        stall_clock_ns: None,
         reclaim: Arc::default(),
         scopes: vec![judged()],
         who: Some(Arc::new(who())),

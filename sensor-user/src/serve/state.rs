@@ -306,6 +306,7 @@ mod tests {
             inside: Inside::default(),
             costs: Vec::new(),
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {
