@@ -97,7 +97,8 @@ fn exposition() -> String {
 /// A process that grows.
 fn who() -> Who {
     let growth = Growth { minute_bytes: 1, ..Growth::default() };
-    Who { processes: vec![Holder { growth, ..Holder::default() }], ..Who::default() }
+    let held = Holder { growth, minute_seconds: 1, ..Holder::default() };
+    Who { processes: vec![held], ..Who::default() }
 }
 
 /// A cgroup of which everything is told.
