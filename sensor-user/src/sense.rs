@@ -207,11 +207,13 @@ impl Sampler {
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
-        losses[Loss::Recursion as usize] = reader.recursion_misses();
+        let skipped = reader.recursion_misses();
+        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
         let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);
-        Ok(Snapshot { stalls, ..self.settled(taken_ns, rows, inside, costs) })
+        let tells_skipped = skipped.is_some();
+        Ok(Snapshot { tells_skipped, stalls, ..self.settled(taken_ns, rows, inside, costs) })
     }
 
     fn settled(
@@ -231,6 +233,7 @@ impl Sampler {
             rows,
             window_start,
             recent_start,
+            tells_skipped: false,
             inside,
             costs,
             stalls: BTreeMap::new(),

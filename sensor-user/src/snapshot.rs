@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub window_start: Arc<Vec<Row>>,
     /// The same [`RECENT`] ago, for the verdict.
     pub recent_start: Arc<Vec<Row>>,
+    /// Whether the kernel tells which events it skipped; if not, that word of the losses says nothing.
+    pub tells_skipped: bool,
     /// Who is inside what.
     pub inside: Inside,
     /// What the programs cost; empty while BPF statistics are off.

@@ -44,6 +44,7 @@ fn exposition() -> String {
         rows: Arc::new(rows.clone()),
         window_start: Arc::new(rows.clone()),
         recent_start: Arc::new(rows),
+        tells_skipped: true,
         inside: Inside::default(),
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),

@@ -303,6 +303,7 @@ mod tests {
             rows: Arc::default(),
             window_start: Arc::default(),
             recent_start: Arc::default(),
+            tells_skipped: false,
             inside: Inside::default(),
             costs: Vec::new(),
             stall_clock: Arc::default(),
