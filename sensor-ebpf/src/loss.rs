@@ -1,5 +1,7 @@
 //! What the kernel half could not keep, counted: a bound that turned something away says so.
 
+use crate::probes::Id;
+
 /// Row of the losses, behind the probes' rows.
 pub const ROW: u32 = crate::probes::ALL.len() as u32;
 
@@ -31,7 +33,8 @@ pub enum Loss {
     CgroupEvicted = 9,
     /// An event that came while the same program was interrupted on the same CPU: the kernel skips
     /// it (kernel/trace/bpf_trace.c, __bpf_trace_run). User space fills this in, by the kernel's own
-    /// `recursion_misses` (5.12). Next to never before 7.x, where tracepoints became preemptible.
+    /// `recursion_misses`, which kernels before 5.12 do not tell. Next to never before 7.x, where
+    /// tracepoints became preemptible.
     Recursion = 10,
     /// No room to tell that a cgroup was made or removed; its name is looked for when it is asked for.
     CgroupNamesFull = 11,
@@ -58,3 +61,69 @@ pub const REASONS: [&str; 12] = [
     "recursion",
     "cgroup_names_full",
 ];
+
+/// Probes whose stalls have a place in the stall clock, and in the cgroups' histograms.
+const CHARGE: &[Id] =
+    &[Id::direct_reclaim, Id::memcg_reclaim, Id::pfmemalloc_throttle, Id::compaction];
+
+/// Probes that keep who is inside.
+const BEGIN: &[Id] =
+    &[Id::direct_reclaim, Id::memcg_reclaim, Id::kswapd, Id::pfmemalloc_throttle, Id::compaction];
+
+/// Which probes notice a loss, in the order of [`Loss`]. Where none of them is attached it is not
+/// measured, so it is absent. The kernel itself tells of [`Loss::Recursion`].
+pub const NOTICED_BY: [&[Id]; REASONS.len()] = [
+    &[Id::oom_kill, Id::victim_exit, Id::kill_signal],
+    &[Id::direct_reclaim, Id::memcg_reclaim, Id::compaction],
+    BEGIN,
+    BEGIN,
+    &[Id::victim_exit],
+    &[Id::victim_exit],
+    &[Id::kswapd],
+    CHARGE,
+    &[Id::kill_signal],
+    CHARGE,
+    &[],
+    &[Id::cgroups],
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::probes;
+
+    /// What a probe's source has that notices a loss.
+    const NOTICE: [(Loss, &[&str]); REASONS.len()] = [
+        (Loss::RingFull, &["ring::send("]),
+        (Loss::UnmatchedEnd, &["track::end("]),
+        (Loss::UnmatchedBegin, &["track::begin"]),
+        (Loss::InflightEvicted, &["track::begin"]),
+        (Loss::Abandoned, &["Loss::Abandoned"]),
+        (Loss::VictimsFull, &["Loss::VictimsFull"]),
+        (Loss::NodeOutOfRange, &["Loss::NodeOutOfRange"]),
+        (Loss::CgroupsFull, &["track::begin_stall(", "stall::ended_and_gone("]),
+        (Loss::RateLimited, &["Loss::RateLimited"]),
+        (Loss::CgroupEvicted, &["track::begin_stall(", "stall::ended_and_gone("]),
+        (Loss::Recursion, &[]),
+        (Loss::CgroupNamesFull, &["Loss::CgroupNamesFull"]),
+    ];
+
+    #[test]
+    fn a_loss_is_of_the_probes_that_notice_it() {
+        for (i, (loss, words)) in NOTICE.into_iter().enumerate() {
+            assert_eq!(i, loss as usize);
+            let notices = |name: &&str| {
+                let file = format!("{}/src/probes/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+                let text = std::fs::read_to_string(file).expect("a probe's source");
+                words.iter().any(|word| text.contains(word))
+            };
+            let names = probes::ALL.iter().map(|probe| probe.name);
+            let expected: BTreeSet<_> = names.filter(notices).collect();
+            let listed: BTreeSet<_> =
+                NOTICED_BY[i].iter().map(|id| probes::ALL[*id as usize].name).collect();
+            assert_eq!(listed, expected, "{}", REASONS[i]);
+        }
+    }
+}

@@ -338,10 +338,12 @@ mod tests {
             // What moved in the gauges' window only is no evidence.
             window_start: Arc::new(vec![[0; ROW_WORDS]; probes::ALL.len() + 1]),
             recent_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
+            tells_skipped: false,
             inside: Inside::default(),
             costs: Vec::new(),
             stalls: BTreeMap::new(),
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             scopes: Vec::new(),
             who: None,

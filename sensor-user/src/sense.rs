@@ -63,6 +63,7 @@ pub struct Sampler {
     samples: u64,
     cgroups_evicted: u64,
     stall_clock: Arc<[(u64, ByCause)]>,
+    stall_clock_ns: Option<u64>,
     reclaim: Arc<[InCgroup]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
@@ -146,6 +147,7 @@ impl Sampler {
             samples: 0,
             cgroups_evicted: 0,
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             intervals: [config.interval, config.pressed_interval.min(config.interval)],
             census,
@@ -198,17 +200,20 @@ impl Sampler {
             };
             let (clock, remembered) = reader.stall_clock(&slots, taken_ns)?;
             self.stall_clock = clock.into();
+            self.stall_clock_ns = Some(taken_ns);
             self.reclaim = reader.reclaim()?.into();
             self.cgroups_evicted = gone(loss::CGROUPS_ADDED, remembered)
                 + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
-        losses[Loss::Recursion as usize] = reader.recursion_misses();
+        let skipped = reader.recursion_misses();
+        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
         let costs = reader.costs();
         let inside = Inside::of(&slots, taken_ns);
         let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);
-        Ok(Snapshot { stalls, ..self.settled(taken_ns, rows, inside, costs) })
+        let tells_skipped = skipped.is_some();
+        Ok(Snapshot { tells_skipped, stalls, ..self.settled(taken_ns, rows, inside, costs) })
     }
 
     fn settled(
@@ -228,10 +233,12 @@ impl Sampler {
             rows,
             window_start,
             recent_start,
+            tells_skipped: false,
             inside,
             costs,
             stalls: BTreeMap::new(),
             stall_clock: Arc::clone(&self.stall_clock),
+            stall_clock_ns: self.stall_clock_ns,
             reclaim: Arc::clone(&self.reclaim),
             scopes: Vec::new(),
             who: self.census.last(),

@@ -32,6 +32,8 @@ pub struct Snapshot {
     pub window_start: Arc<Vec<Row>>,
     /// The same [`RECENT`] ago, for the verdict.
     pub recent_start: Arc<Vec<Row>>,
+    /// Whether the kernel tells which events it skipped; if not, that word of the losses says nothing.
+    pub tells_skipped: bool,
     /// Who is inside what.
     pub inside: Inside,
     /// What the programs cost; empty while BPF statistics are off.
@@ -41,6 +43,9 @@ pub struct Snapshot {
     /// The stall clock by cgroup id and cause, in the order of ids, stalls under way included, in
     /// nanoseconds. Read every few samples.
     pub stall_clock: Arc<[(u64, ByCause)]>,
+    /// When that was: CLOCK_MONOTONIC nanoseconds. Who divides by time divides by this one, not by that of
+    /// the samples; none before it was read.
+    pub stall_clock_ns: Option<u64>,
     /// How long reclaim took by cgroup and kind, where that is asked for. Read as often.
     pub reclaim: Arc<[InCgroup]>,
     /// Each scope as judged, the host first.

@@ -82,6 +82,10 @@ pub struct Holder {
     /// Of its own memory.
     #[serde(flatten)]
     pub growth: Growth,
+    /// Seconds that the minute of its growth covers: fewer if it was first seen since, some more where
+    /// looks are far apart. 0 if there is nothing to compare with yet.
+    #[serde(skip)]
+    pub minute_seconds: u32,
 }
 
 /// A cgroup, and what its processes have.
@@ -277,11 +281,13 @@ impl Track {
         track
     }
 
-    /// How much more it is now than each horizon ago, or than when it was first seen.
-    fn record(&mut self, now: u32, size: u64) -> [i64; HORIZONS.len()] {
+    /// How much more it is now than each horizon ago, or than when it was first seen; and how many
+    /// seconds ago that was, for the shortest.
+    fn record(&mut self, now: u32, size: u64) -> ([i64; HORIZONS.len()], u32) {
         // Of 4 KiB each, that is up to 16 TiB.
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let mut grown = [0; HORIZONS.len()];
+        let mut covered = [0; HORIZONS.len()];
         for (i, horizon) in HORIZONS.iter().enumerate() {
             let (points, filled) = (&mut self.points[i], &mut self.filled[i]);
             let spacing = horizon / u32::try_from(POINTS).unwrap_or(u32::MAX);
@@ -296,10 +302,11 @@ impl Track {
             }
             let known = &points[..*filled];
             let then = known.iter().rfind(|(when, _)| now.saturating_sub(*when) >= *horizon);
-            let then = then.or(known.first()).map_or(size, |(_, size)| *size);
+            let (when, then) = then.or(known.first()).copied().unwrap_or((now, size));
             grown[i] = i64::from(size) - i64::from(then);
+            covered[i] = now.saturating_sub(when);
         }
-        grown
+        (grown, covered[0])
     }
 }
 
@@ -346,7 +353,7 @@ impl Memory {
             // One that was not there is as new as the pass; one that was not told may be old.
             let track = before.remove(&cgroup);
             let mut track = track.unwrap_or_else(|| Track::new(now, self.whole));
-            let grown = track.record(now, sum.own);
+            let (grown, _) = track.record(now, sum.own);
             self.cgroups.insert(cgroup, track);
             cgroups.push(Group {
                 cgroup,
@@ -364,7 +371,12 @@ impl Memory {
         Who { seen: pass.seen, cgroups_seen, processes, cgroups, sums, ..Who::default() }
     }
 
-    fn holder(&self, process: &Process, age_seconds: u32, grown: [i64; 3]) -> Holder {
+    fn holder(
+        &self,
+        process: &Process,
+        age_seconds: u32,
+        (grown, minute_seconds): ([i64; 3], u32),
+    ) -> Holder {
         let bytes = |pages: u64| pages.saturating_mul(self.page_bytes);
         let task = &process.task;
         Holder {
@@ -382,6 +394,7 @@ impl Memory {
             file_bytes: bytes(process.sizes.file_pages),
             page_table_bytes: process.sizes.pgtables_bytes,
             growth: self.growth(grown),
+            minute_seconds,
         }
     }
 
@@ -468,6 +481,38 @@ mod tests {
         let group = |cgroup| who.cgroups.iter().find(|g| g.cgroup == cgroup).expect("in the list");
         assert_eq!(pages(group(8).growth), [70, 70, 70]);
         assert_eq!(pages(group(9).growth), [-50, -50, -50]);
+    }
+
+    #[test]
+    fn growth_says_how_long_it_took() {
+        // When it was started and how often it is looked at, from 10,000 s on; then for some of the looks
+        // what their minute covers.
+        for (why, start, every, expected) in [
+            ("there before us", 5, 10, &[(0, 0), (10, 10), (50, 50), (60, 60), (300, 60)][..]),
+            ("a look each second", 5, 1, &[(0, 0), (1, 1), (59, 59), (60, 60), (62, 62), (65, 60)]),
+            ("looks are far apart", 5, 45, &[(0, 0), (45, 45), (90, 90), (135, 90)]),
+            ("started 20 s before", 9_980, 10, &[(0, 20), (10, 30), (40, 60), (60, 60)]),
+            ("started just now", 10_000, 10, &[(0, 0), (10, 10), (60, 60)]),
+            ("older than the minute", 9_939, 10, &[(0, 0), (10, 10)]),
+        ] {
+            let mut memory = Memory::new(PAGE);
+            let looks: BTreeMap<_, _> = (10_000..=10_300)
+                .step_by(every)
+                .map(|now| {
+                    // A page each second since it was started: what it grew is how long that took.
+                    let one = process(1, start, 9, u64::from(now) - start);
+                    let held = memory.update(pass(&[one]), now).processes.remove(0);
+                    assert_eq!(
+                        pages(held.growth)[0],
+                        i64::from(held.minute_seconds),
+                        "{why}, {now}"
+                    );
+                    (now - 10_000, held.minute_seconds)
+                })
+                .collect();
+            let found: Vec<_> = expected.iter().map(|(at, _)| (*at, looks[at])).collect();
+            assert_eq!(found, expected, "{why}");
+        }
     }
 
     #[test]

@@ -44,10 +44,12 @@ fn exposition() -> String {
         rows: Arc::new(rows.clone()),
         window_start: Arc::new(rows.clone()),
         recent_start: Arc::new(rows),
+        tells_skipped: true,
         inside: Inside::default(),
         costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
         stalls: BTreeMap::new(),
         stall_clock: Arc::default(),
+        stall_clock_ns: None,
         reclaim: Arc::default(),
         scopes: vec![judged()],
         who: Some(Arc::new(who())),
@@ -96,7 +98,8 @@ fn exposition() -> String {
 /// A process that grows.
 fn who() -> Who {
     let growth = Growth { minute_bytes: 1, ..Growth::default() };
-    Who { processes: vec![Holder { growth, ..Holder::default() }], ..Who::default() }
+    let held = Holder { growth, minute_seconds: 1, ..Holder::default() };
+    Who { processes: vec![held], ..Who::default() }
 }
 
 /// A cgroup of which everything is told.

@@ -245,10 +245,10 @@ impl Reader {
         cgroups.iter().filter_map(of).collect()
     }
 
-    /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; 0 before 5.12, which does not
+    /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; none before 5.12, which does not
     /// tell.
-    pub fn recursion_misses(&self) -> u64 {
-        self.infos.iter().filter_map(misses_in).sum()
+    pub fn recursion_misses(&self) -> Option<u64> {
+        self.infos.iter().filter_map(misses_in).reduce(u64::saturating_add)
     }
 
     /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids, stalls
@@ -351,8 +351,11 @@ fn misses_in(info: &File) -> Option<u64> {
     // The text has some 300 bytes.
     let mut text = [0; 1024];
     let len = info.read_at(&mut text, 0).ok()?;
-    let text = std::str::from_utf8(text.get(..len)?).ok()?;
-    text.lines().find_map(|l| l.strip_prefix("recursion_misses:")?.trim().parse().ok())
+    misses_of(std::str::from_utf8(text.get(..len)?).ok()?)
+}
+
+fn misses_of(info: &str) -> Option<u64> {
+    info.lines().find_map(|l| l.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -370,6 +373,19 @@ mod tests {
         assert!(format!("{error:#}").starts_with("read the map X: "), "{error:#}");
         let for_ever = std::iter::repeat_with(|| Ok((1, 1)));
         assert_eq!(whole(for_ever, "X").expect("an end").len(), 1);
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_tell_is_not_0() {
+        // bpf_prog_show_fdinfo of 5.10, and of 5.12 and later.
+        let old = "pos:\t0\nflags:\t02000002\nprog_type:\t17\nrun_time_ns:\t0\nrun_cnt:\t0\n";
+        for (more, misses) in [
+            ("", None),
+            ("recursion_misses:\t0\n", Some(0)),
+            ("recursion_misses:\t7\nverified_insns:\t92\n", Some(7)),
+        ] {
+            assert_eq!(misses_of(&format!("{old}{more}")), misses, "{more:?}");
+        }
     }
 
     #[test]

@@ -240,7 +240,8 @@ fn top(state: &State) -> Result<Answer> {
     let signals = Signal::ALL.iter().filter_map(|s| Some((s.name().to_owned(), signals?.get(*s)?)));
     let host = Summary { state: standing.label().to_owned(), weight, signals: signals.collect() };
     let seen_seconds_ago = monotonic_ns().saturating_sub(who.taken_ns) as f64 / 1e9;
-    Ok(Answer::Top(Box::new(Top { host, seen_seconds_ago, who })))
+    let stall_clock_seconds = snapshot.stall_clock_ns.map(|ns| ns as f64 / 1e9);
+    Ok(Answer::Top(Box::new(Top { host, seen_seconds_ago, stall_clock_seconds, who })))
 }
 
 async fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {

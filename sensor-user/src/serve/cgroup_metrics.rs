@@ -14,7 +14,7 @@ use crate::{
     cgroups::{Found, Report, Totals},
     events::ends_a_line,
     kernel::read::RECLAIM_KINDS,
-    who::Who,
+    who::{Holder, Who},
 };
 
 /// The `cgroup` label of all that are not shown.
@@ -176,9 +176,6 @@ fn totals<'a>(
     Ok(())
 }
 
-/// Growth is told over a minute.
-const MINUTE: u32 = 60;
-
 /// Writes the so many processes that grew most within a minute.
 pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) -> Result<(), Error> {
     let help = "How fast the processes that grew most within a minute took memory of their own; the \
@@ -189,7 +186,9 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
         None,
         MetricType::Gauge,
     )?;
-    let mut fastest: Vec<_> = who.processes.iter().filter(|p| p.growth.minute_bytes > 0).collect();
+    // Who was seen once has no rate.
+    let grows = |p: &&Holder| p.growth.minute_bytes > 0 && p.minute_seconds > 0;
+    let mut fastest: Vec<_> = who.processes.iter().filter(grows).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
     let mut series = BTreeMap::<(String, String), f64>::new();
@@ -199,8 +198,8 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
         if series.len() >= most && !series.contains_key(&key) {
             continue;
         }
-        let seconds = f64::from(held.age_seconds.clamp(1, MINUTE));
-        *series.entry(key).or_default() += held.growth.minute_bytes as f64 / seconds;
+        *series.entry(key).or_default() +=
+            held.growth.minute_bytes as f64 / f64::from(held.minute_seconds);
     }
     for ((comm, cgroup), speed) in series {
         let labels = vec![("comm", comm), ("cgroup", cgroup)];
@@ -214,10 +213,7 @@ mod tests {
     use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
 
     use super::*;
-    use crate::{
-        cgroups::Shown,
-        who::{Growth, Holder},
-    };
+    use crate::{cgroups::Shown, who::Growth};
 
     #[derive(Debug)]
     struct Told(Report, Who);
@@ -297,25 +293,27 @@ mod tests {
 
     #[test]
     fn the_few_that_grow_fastest_are_told() {
-        let held = |comm: &str, age_seconds, minute_bytes| Holder {
+        let held = |comm: &str, minute_seconds, minute_bytes| Holder {
             comm: comm.to_owned(),
-            age_seconds,
+            age_seconds: 600,
             growth: Growth { minute_bytes, ..Growth::default() },
+            minute_seconds,
             ..Holder::default()
         };
         let processes = vec![
-            held("slow", 600, 60),
-            held("worker", 600, 6000),
-            held("young", 10, 5000),
-            held("shrinks", 600, -9000),
-            held("worker", 600, 600),
+            held("slow", 60, 60),
+            held("worker", 60, 6000),
+            held("not long known", 10, 5000),
+            held("shrinks", 60, -9000),
+            held("seen once", 0, 9000),
+            held("worker", 60, 600),
         ];
         let name = "memsensor_process_growth_bytes_per_second";
         assert_eq!(
             told(Report::default(), processes)[1..],
             [
+                format!("{name}{{comm=\"not long known\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),
-                format!("{name}{{comm=\"young\",cgroup=\"\"}} 500.0"),
             ]
         );
     }

@@ -6,13 +6,21 @@ use std::{fmt::Error, sync::atomic::Ordering};
 use prometheus_client::{
     encoding::DescriptorEncoder, metrics::MetricType, registry::Unit as OmUnit,
 };
-use sensor_ebpf::loss;
+use sensor_ebpf::{
+    loss::{self, Loss},
+    probes,
+    spec::Row,
+};
 
 use super::{
     metrics::{Labels, counter, gauge},
     state::State,
 };
-use crate::{deadlines::Deadlines, snapshot::Snapshot};
+use crate::{
+    deadlines::Deadlines,
+    kernel::load::{Coverage, ProbeState},
+    snapshot::Snapshot,
+};
 
 /// Writes them. `last_seconds` is what rendering took the last time.
 pub(super) fn encode(
@@ -23,7 +31,7 @@ pub(super) fn encode(
 ) -> Result<(), Error> {
     let seconds = OmUnit::Seconds;
     if let Some(snapshot) = snapshot {
-        about_sampling(encoder, snapshot)?;
+        about_sampling(encoder, snapshot, &state.coverage)?;
     }
     let help = "How long rendering the previous answer took";
     let mut scrape =
@@ -72,7 +80,27 @@ fn about_deadlines(encoder: &mut DescriptorEncoder, deadlines: &Deadlines) -> Re
     Ok(())
 }
 
-fn about_sampling(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), Error> {
+/// What could have been lost on this host, by reason: what nobody would have noticed is not 0, but absent.
+fn losses<'a>(
+    row: &'a Row,
+    coverage: &'a Coverage,
+    tells_skipped: bool,
+) -> impl Iterator<Item = (&'static str, u64)> + 'a {
+    let measures =
+        |id: &probes::Id| coverage.probes.get(*id as usize).is_some_and(ProbeState::measures);
+    let all = loss::REASONS.iter().zip(loss::NOTICED_BY).zip(row).enumerate();
+    all.filter(move |(i, ((_, noticed_by), _))| {
+        let skipped = *i == Loss::Recursion as usize;
+        if skipped { tells_skipped } else { noticed_by.iter().any(measures) }
+    })
+    .map(|(_, ((reason, _), n))| (*reason, *n))
+}
+
+fn about_sampling(
+    encoder: &mut DescriptorEncoder,
+    snapshot: &Snapshot,
+    coverage: &Coverage,
+) -> Result<(), Error> {
     let seconds = OmUnit::Seconds;
     let help = "When the kernel's counters were last read";
     let mut when = encoder.encode_descriptor(
@@ -82,12 +110,12 @@ fn about_sampling(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Resul
         MetricType::Gauge,
     )?;
     gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
-    if let Some(losses) = snapshot.rows.get(loss::ROW as usize) {
+    if let Some(row) = snapshot.rows.get(loss::ROW as usize) {
         let help = "What the kernel half could not keep, by reason";
         let mut lost =
             encoder.encode_descriptor("memsensor_events_lost", help, None, MetricType::Counter)?;
-        for (reason, n) in loss::REASONS.iter().zip(losses) {
-            counter(&mut lost, &vec![("reason", (*reason).to_owned())], *n as f64)?;
+        for (reason, n) in losses(row, coverage, snapshot.tells_skipped) {
+            counter(&mut lost, &vec![("reason", reason.to_owned())], n as f64)?;
         }
     }
     if snapshot.costs.is_empty() {
@@ -111,4 +139,56 @@ fn about_sampling(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Resul
         counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sensor_ebpf::spec::ROW_WORDS;
+
+    use super::*;
+    use crate::kernel::load::State::{Attached, Disabled, Missing, Partial};
+
+    #[test]
+    fn what_nobody_would_notice_is_absent() {
+        let row = std::array::from_fn::<_, ROW_WORDS, _>(|i| i as u64);
+        let found = |coverage: &Coverage, tells_skipped| {
+            losses(&row, coverage, tells_skipped).map(|(reason, _)| reason).collect::<Vec<_>>()
+        };
+        let mut all = Coverage::blind("not yet");
+        assert_eq!(found(&all, false), [""; 0]);
+        all.probes.iter_mut().for_each(|probe| probe.state = Attached);
+        let told: Vec<_> = losses(&row, &all, true).collect();
+        let expected: Vec<_> = loss::REASONS.into_iter().zip(0..).collect();
+        assert_eq!(told, expected, "each with its own word");
+
+        for (without, absent) in [
+            (&[][..], &[][..]),
+            (&["kill_signal"], &["rate_limited"]),
+            (&["victim_exit"], &["abandoned", "victims_full"]),
+            (&["kswapd"], &["node_out_of_range"]),
+            (&["cgroups"], &["cgroup_names_full"]),
+            (&["direct_reclaim", "memcg_reclaim"], &[]),
+            (
+                &["direct_reclaim", "memcg_reclaim", "pfmemalloc_throttle", "compaction"],
+                &["unmatched_end", "cgroups_full", "cgroup_evicted"],
+            ),
+            (
+                &["oom_kill", "victim_exit", "kill_signal"],
+                &["ring_full", "abandoned", "victims_full", "rate_limited"],
+            ),
+        ] {
+            for state in [Disabled, Missing, Partial] {
+                let mut coverage = all.clone();
+                for probe in coverage.probes.iter_mut().filter(|p| without.contains(&p.name)) {
+                    probe.state = state;
+                }
+                let told = found(&coverage, true);
+                let gone: Vec<_> =
+                    loss::REASONS.into_iter().filter(|reason| !told.contains(reason)).collect();
+                let expected = if state == Partial { &[] } else { absent };
+                assert_eq!(gone, expected, "{without:?} {state:?}");
+            }
+        }
+        assert!(!found(&all, false).contains(&"recursion"), "a kernel before 5.12");
+    }
 }

@@ -303,9 +303,11 @@ mod tests {
             rows: Arc::default(),
             window_start: Arc::default(),
             recent_start: Arc::default(),
+            tells_skipped: false,
             inside: Inside::default(),
             costs: Vec::new(),
             stall_clock: Arc::default(),
+            stall_clock_ns: None,
             reclaim: Arc::default(),
             stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {

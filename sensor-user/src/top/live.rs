@@ -13,13 +13,12 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Until somebody quits. `ask` asks the daemon; only its first failure ends the screen, later ones are shown
 /// on it, for a daemon may be started anew.
 pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
-    let begun = Instant::now();
     let mut screen = Screen::new(by);
     let mut top = ask()?;
-    screen.take_in(&mut top, 0.0);
+    screen.take_in(&mut top);
     let mut terminal = ratatui::try_init()?;
     let ended = (|| {
-        let (mut trouble, mut due) = (None, begun + EVERY);
+        let (mut trouble, mut due) = (None, Instant::now() + EVERY);
         loop {
             let size = terminal.size()?;
             terminal.draw(|frame| screen.draw(frame, &top, trouble.as_deref()))?;
@@ -43,7 +42,7 @@ pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
             match ask() {
                 Ok(answer) => {
                     (top, trouble) = (answer, None);
-                    screen.take_in(&mut top, begun.elapsed().as_secs_f64());
+                    screen.take_in(&mut top);
                 }
                 Err(e) => trouble = Some(format!("{e:#}")),
             }

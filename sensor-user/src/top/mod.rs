@@ -32,6 +32,10 @@ pub struct Top {
     pub host: Summary,
     /// How old it is.
     pub seen_seconds_ago: f64,
+    /// When the cgroups' `stall_seconds` were read, which is not at every answer: seconds of
+    /// CLOCK_MONOTONIC. Absent if they were not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_clock_seconds: Option<f64>,
     /// It.
     #[serde(flatten)]
     pub who: Who,
@@ -232,7 +236,7 @@ mod tests {
         let who = Who { seen, cgroups_seen, processes, cgroups, ..Who::default() };
         let signals = BTreeMap::from([("full_share_10s".to_owned(), 0.125)]);
         let host = Summary { state: "degraded".to_owned(), weight: 0.35, signals };
-        Top { host, seen_seconds_ago: 0.25, who }
+        Top { host, seen_seconds_ago: 0.25, stall_clock_seconds: Some(1.0), who }
     }
 
     #[test]

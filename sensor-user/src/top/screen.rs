@@ -37,9 +37,9 @@ pub(super) struct Screen {
     pub(super) from: usize,
     pub(super) paused: bool,
     help: bool,
-    /// Seconds that each cgroup had been stalled, and when: by the answer before.
-    before: (f64, BTreeMap<u64, f64>),
-    /// Tasks of each cgroup that were stalled, on average since then.
+    /// When the stall clock was last read, and the seconds that each cgroup had been stalled by then.
+    clock: Option<(f64, BTreeMap<u64, f64>)>,
+    /// Tasks of each cgroup that were stalled, on average between that reading and the one before.
     stalled: BTreeMap<u64, f64>,
 }
 
@@ -55,7 +55,8 @@ h ?       this
 q Esc     quit
 
 * was started since the host was last calm. 'stalled' is how many tasks of a cgroup were in reclaim,
-compaction or throttling, on average since the last answer; of those below it, nothing.";
+compaction or throttling, on average between the last two readings of that, which are ten samples
+apart; of those below it, nothing.";
 
 /// The columns that can be sorted by, in their order.
 const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];
@@ -68,7 +69,7 @@ impl Screen {
             from: 0,
             paused: false,
             help: false,
-            before: (0.0, BTreeMap::new()),
+            clock: None,
             stalled: BTreeMap::new(),
         }
     }
@@ -118,19 +119,31 @@ impl Screen {
         (self.by, self.from) = (by, 0);
     }
 
-    /// Takes in an answer that came at that many seconds.
-    pub(super) fn take_in(&mut self, top: &mut Top, now: f64) {
-        let clock: BTreeMap<_, _> =
-            top.who.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)).collect();
-        let (then, before) = std::mem::replace(&mut self.before, (now, clock.clone()));
-        if then > 0.0 && now > then {
-            let rate = |(id, seconds): (&u64, &f64)| {
-                let since = before.get(id).map_or(0.0, |before| (seconds - before).max(0.0));
-                (*id, since / (now - then))
-            };
-            self.stalled = clock.iter().map(rate).collect();
+    /// Takes in an answer.
+    pub(super) fn take_in(&mut self, top: &mut Top) {
+        if let Some(now) = top.stall_clock_seconds {
+            self.read_clock(now, top.who.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)));
         }
         self.order(top);
+    }
+
+    /// The daemon reads the stall clock less often than it is asked: what a difference is of is the time
+    /// between two readings, not between two answers.
+    fn read_clock(&mut self, now: f64, seconds: impl Iterator<Item = (u64, f64)>) {
+        match &mut self.clock {
+            // The same reading again, maybe with cgroups that were not in the list.
+            Some((then, known)) if now <= *then => known.extend(seconds),
+            clock => {
+                let seconds: BTreeMap<_, _> = seconds.collect();
+                if let Some((then, before)) = clock.replace((now, seconds.clone())) {
+                    let rate = |(id, seconds): (u64, f64)| {
+                        let since = before.get(&id).map_or(0.0, |was| (seconds - was).max(0.0));
+                        (id, since / (now - then))
+                    };
+                    self.stalled = seconds.into_iter().map(rate).collect();
+                }
+            }
+        }
     }
 
     fn stalled(&self, cgroup: u64) -> f64 {
@@ -291,7 +304,7 @@ mod tests {
     fn it_shows_the_verdict_and_who_has_the_memory() {
         let mut top = top();
         let mut screen = Screen::new(By::Memory);
-        screen.take_in(&mut top, 1.0);
+        screen.take_in(&mut top);
         let text = drawn(&mut screen, &top);
         for part in
             ["degraded", "weight 35 %", "all - / 12.5 %", "large", "*grew", "\\u{1b}[31mleaks"]
@@ -337,17 +350,40 @@ mod tests {
     }
 
     #[test]
-    fn stalls_are_told_since_the_last_answer() {
+    fn stalls_are_told_between_two_readings_of_their_clock() {
         let mut top = top();
         let mut screen = Screen::new(By::Stall);
-        top.who.cgroups[0].stall_seconds = 100.0;
-        screen.take_in(&mut top, 10.0);
-        assert!(screen.stalled(1) < 1e-9, "nobody knows since when");
-        top.who.cgroups[0].stall_seconds = 103.0;
-        screen.take_in(&mut top, 12.0);
-        assert!((screen.stalled(1) - 1.5).abs() < 1e-9);
+        for (why, clock, stall_seconds, stalled) in [
+            ("not read yet", None, 0.0, 0.0),
+            ("nobody knows since when", Some(10.0), 100.0, 0.0),
+            ("asked again before it was read again", Some(10.0), 100.0, 0.0),
+            ("ten seconds later", Some(20.0), 115.0, 1.5),
+            ("the same reading: the last rate holds", Some(20.0), 115.0, 1.5),
+            ("and still", Some(20.0), 115.0, 1.5),
+            ("a daemon that is just starting", None, 0.0, 1.5),
+            ("under pressure it is read each second", Some(21.0), 117.5, 2.5),
+            ("no stall since", Some(22.0), 117.5, 0.0),
+            ("another daemon counts from 0", Some(32.0), 3.0, 0.0),
+            ("one of its readings on", Some(42.0), 8.0, 0.5),
+        ] {
+            top.stall_clock_seconds = clock;
+            top.who.cgroups[0].stall_seconds = stall_seconds;
+            screen.take_in(&mut top);
+            assert!((screen.stalled(1) - stalled).abs() < 1e-9, "{why}: {}", screen.stalled(1));
+        }
         press(&mut screen, &[KeyCode::Char('S')]);
-        assert!(drawn(&mut screen, &top).contains("1.50"));
+        assert!(drawn(&mut screen, &top).contains("0.50"));
+    }
+
+    #[test]
+    fn who_comes_into_the_list_between_two_readings_is_compared_with_the_first() {
+        let mut screen = Screen::new(By::Stall);
+        screen.read_clock(10.0, [(1, 1.0)].into_iter());
+        screen.read_clock(10.0, [(2, 7.0)].into_iter());
+        screen.read_clock(20.0, [(1, 3.0), (2, 8.0), (3, 9.0)].into_iter());
+        for (id, stalled) in [(1, 0.2), (2, 0.1), (3, 0.0)] {
+            assert!((screen.stalled(id) - stalled).abs() < 1e-9, "{id}: {}", screen.stalled(id));
+        }
     }
 
     #[test]

@@ -259,14 +259,30 @@ fn privileges_are_dropped_once_attached() {
 #[test]
 fn a_probe_that_is_switched_off_is_absent_and_the_others_work() {
     let config = "[probes]\nrequired = []\n\
-                  disabled = [\"oom_kill\", \"throttle\", \"pfmemalloc_throttle\"]";
+                  disabled = [\"oom_kill\", \"throttle\", \"pfmemalloc_throttle\", \"kill_signal\"]";
     let daemon = Daemon::start(config).expect("daemon");
     let series = daemon.metrics().expect("metrics");
     let has = |name: &str| series.keys().any(|s| s.starts_with(name));
     assert!(!has("memsensor_oom_kills") && !has("memsensor_reclaim_throttle"));
     assert!(!has("memsensor_stall_seconds_total{cause=\"throttle\"}"));
     assert!(has("memsensor_stall_seconds_total{cause=\"direct_reclaim\"}"));
+    assert!(!has("memsensor_events_lost_total{reason=\"rate_limited\"}"), "nobody counts it");
+    assert!(has("memsensor_events_lost_total{reason=\"ring_full\"}"));
     assert!(has("memsensor_probe_info{probe=\"throttle\",state=\"disabled\""));
     assert_eq!(series["memsensor_probe_attached{probe=\"oom_kill\",program=\"mark_victim\"}"], 0.0);
     assert_eq!(series["memsensor_probe_attached{probe=\"kswapd\",program=\"kswapd_wake\"}"], 1.0);
+}
+
+#[test]
+fn what_the_kernel_skipped_is_told_where_it_says_so() {
+    let daemon = Daemon::start("").expect("daemon");
+    let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).expect("descriptors");
+    let infos = infos.flatten().filter_map(|info| std::fs::read_to_string(info.path()).ok());
+    let programs: Vec<_> = infos.filter(|info| info.contains("\nprog_type:")).collect();
+    assert!(!programs.is_empty(), "no program is loaded");
+    // From 5.12 on.
+    let says = programs.iter().any(|info| info.contains("\nrecursion_misses:"));
+    let series = daemon.metrics().expect("metrics");
+    let told = series.contains_key("memsensor_events_lost_total{reason=\"recursion\"}");
+    assert_eq!(told, says, "{}", programs[0]);
 }
