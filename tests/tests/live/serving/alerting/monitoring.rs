@@ -97,8 +97,8 @@ impl Monitoring {
         let config = config(jobs, alertmanager);
         let prometheus = Prometheus::start_with(&config, &files, &[&lookback, &resend]);
         let prometheus = prometheus.expect("prometheus");
-        let _alertmanager = start_alertmanager(prometheus.dir(), alertmanager);
-        let monitoring = Self { _alertmanager, prometheus };
+        let alertmanager = start_alertmanager(prometheus.dir(), alertmanager);
+        let monitoring = Self { _alertmanager: alertmanager, prometheus };
         let hosts: usize = jobs.iter().map(|(_, daemons)| daemons.len()).sum();
         monitoring.wait_for("count(instance:memsensor:silent == 0)", hosts);
         monitoring
