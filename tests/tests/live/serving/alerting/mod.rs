@@ -146,7 +146,7 @@ fn fall_silent_or_thrash(
     let thrashes = webhook.wait_for("MemsensorThrashingWithoutKill", "memsensor-dying", pressure);
     assert_eq!((thrashes.receiver.as_str(), thrashes.labels["scope"].as_str()), ("/page", "web"));
     // To Prometheus the fleet's hosts drain and thrash as well.
-    let fires = "count(ALERTS{job=\"memsensor-fleet\",alertstate=\"firing\",\
+    let fires = "count(ALERTS{job=\"memsensor-fleet\",scope=\"web\",alertstate=\"firing\",\
                  alertname=~\"MemsensorHostDraining|MemsensorThrashingWithoutKill\"})";
     monitoring.wait_for(fires, 4);
     thrash
