@@ -267,4 +267,19 @@ fn only_a_delivered_sigkill_from_user_space_is_a_kill_signal() {
     let What::KillSignal { sender, target } = &events[0] else { panic!("{events:?}") };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(Tag::KillSignal as u32, 3);
+
+    // Nor from another CPU: as if one were sent later than now, however slow this machine is.
+    {
+        let map = bench.ebpf.map_mut("SIGNAL_SENT").expect("SIGNAL_SENT");
+        let mut map: Array<&mut MapData, u64> = map.try_into().expect("array");
+        map.set(0, now() + 1_000_000_000_000, 0).expect("room");
+    }
+    let cpus = rustix::thread::sched_getaffinity(None).expect("affinity");
+    let cpus: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| cpus.is_set(*c)).collect();
+    for cpu in &cpus {
+        run_on(*cpu);
+        kill_signal(&bench, 9, 0, 0);
+    }
+    assert_eq!(bench.events(), []);
+    assert_eq!(bench.lost(), BTreeMap::from([("rate_limited", limited + cpus.len() as u64)]));
 }
