@@ -41,14 +41,12 @@ pub enum Kind {
     Compaction = 4,
     /// kswapd, awake.
     Kswapd = 5,
-    /// Not a stall: between the OOM killer's SIGKILL and its `mark_victim`.
-    OomKill = 6,
     /// Where a task is put to sleep before direct reclaim, if the node's reserves are nearly gone.
-    Pfmemalloc = 7,
+    Pfmemalloc = 6,
 }
 
 /// Number of kinds, for tables indexed by `Kind as usize`.
-pub const KINDS: usize = 8;
+pub const KINDS: usize = 7;
 
 /// One task inside one thing.
 #[repr(C)]
@@ -60,8 +58,8 @@ pub struct Slot {
     pub start_ns: u64,
     /// While inside: nanoseconds that something nested already accounted for. Once ended: when.
     pub inner_ns: u64,
-    /// Reclaim, compaction: cgroup id of the task. kswapd: node. OomKill: the victim's task.
-    /// Pfmemalloc: how often the task had slept before.
+    /// Reclaim, compaction: cgroup id of the task. kswapd: node. Pfmemalloc: how often the task had
+    /// slept before.
     pub aux: u64,
     /// Reclaim, compaction: nanoseconds of ended stalls that are not yet charged to cgroup `aux`.
     /// Settled when the slot is given to another task or cgroup, and when its task exits: a hash
@@ -254,28 +252,14 @@ impl Bucket {
         None
     }
 
-    /// Leaves a note of something that is over already; it gives way to whoever is inside. Returns
-    /// what was in its slot, as [`Bucket::begin`] does.
-    #[inline(always)]
-    pub fn note(&mut self, owner: u64, now: u64, aux: u64) -> Slot {
-        let note = Slot { owner, start_ns: 0, inner_ns: now, aux, unsettled_ns: 0 };
-        for s in &mut self.0 {
-            if s.owner == owner {
-                return core::mem::replace(s, note);
-            }
-        }
-        let first = self.first_to_go();
-        if first.active() { Slot::default() } else { core::mem::replace(first, note) }
-    }
-
-    /// Takes a note away again, or a task out of what it is inside of without leaving a note.
+    /// Takes a task out of what it is inside of without leaving a note.
     #[inline(always)]
     pub fn take(&mut self, owner: u64) -> Option<Slot> {
         for s in &mut self.0 {
             if s.owner == owner {
-                let note = *s;
+                let was = *s;
                 *s = Slot::default();
-                return Some(note);
+                return Some(was);
             }
         }
         None
@@ -401,11 +385,8 @@ mod tests {
         b.end(owner(7, D), 110);
         b.begin(owner(7, Kind::Memcg), 120, 0);
         b.end(owner(7, Kind::Memcg), 130);
-        b.note(owner(7, Kind::OomKill), 140, 42);
         assert_eq!(b.last_reclaim(7), Some(Reclaim { memcg: true, ended_ns: 130 }));
         assert_eq!(b.last_reclaim(8), None);
-        assert_eq!(b.take(owner(7, Kind::OomKill)).map(|n| (n.inner_ns, n.aux)), Some((140, 42)));
-        assert_eq!(b.take(owner(7, Kind::OomKill)), None);
         assert_eq!(b.forget(7), 0);
         assert_eq!(b.last_reclaim(7), None);
     }

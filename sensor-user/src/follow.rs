@@ -37,6 +37,11 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// An event waits so long for a fresh look, and those behind it too: the ring has room for a thousand.
 const PATIENCE_NS: u64 = 300_000_000;
 
+/// Shortest time between two SIGKILLs whose circumstances are taken: four a second. Who sent one is known
+/// by a name that anybody may take, and circumstances cost reads of files and a look at processes, while OOM
+/// kills wait behind.
+const SIGNAL_GAP_NS: u64 = 250_000_000;
+
 /// What the kernel half writes to our log.
 pub type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
@@ -58,6 +63,8 @@ pub struct Follower {
     page_bytes: u64,
     /// Names that had no room, when the tree was walked for them.
     names_lost: u64,
+    /// When circumstances of a SIGKILL were taken last; 0 = never.
+    signal_ns: u64,
 }
 
 impl Follower {
@@ -84,6 +91,7 @@ impl Follower {
             minute: Minute::default(),
             page_bytes: rustix::param::page_size() as u64,
             names_lost: 0,
+            signal_ns: 0,
         }
     }
 
@@ -191,14 +199,19 @@ impl Follower {
     }
 
     fn circumstances(
-        &self,
+        &mut self,
         what: &What,
         time_ns: u64,
         logged: Option<&Logged>,
     ) -> Option<Circumstances> {
         let victim = match what {
             What::OomKill { victim, .. } => victim,
-            What::KillSignal { target, .. } => target,
+            What::KillSignal { target, .. } => {
+                if !due(&mut self.signal_ns, monotonic_ns()) {
+                    return None;
+                }
+                target
+            }
             What::VictimExit { .. } => return None,
         };
         let path = victim.cgroup.as_deref();
@@ -213,6 +226,15 @@ impl Follower {
     }
 }
 
+/// Whether circumstances of a SIGKILL may be taken `now`, which is then kept in `last`.
+fn due(last: &mut u64, now: u64) -> bool {
+    let due = *last == 0 || now.saturating_sub(*last) >= SIGNAL_GAP_NS;
+    if due {
+        *last = now;
+    }
+    due
+}
+
 /// Adds what the process's cgroup is called.
 fn name(process: &mut Process, directory: &Shared, now: u64) {
     process.cgroup = directory::find(directory, process.cgroup_id, now);
@@ -220,5 +242,20 @@ fn name(process: &mut Process, directory: &Shared, now: u64) {
     process.identity = Identity::of(path);
     if let Some(uid) = &process.identity.pod {
         process.identity.pod_name = pods::name_of(Path::new(pods::LOGS), uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circumstances_of_signals_are_taken_four_times_a_second() {
+        let mut last = 0;
+        let begun = 5_000_000;
+        assert!(due(&mut last, begun), "the first, also right after boot");
+        // One in 10 ms, as the kernel half lets through, for a second.
+        let taken = (1..=100).filter(|i| due(&mut last, begun + i * 10_000_000)).count();
+        assert_eq!(taken, 4);
     }
 }

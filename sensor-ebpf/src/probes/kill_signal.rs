@@ -10,7 +10,8 @@
 //! counts as sent by the dying parent.
 //!
 //! A sender is known by its thread name, which any process may take: a label, not a proof, and no
-//! reason to let it crowd out the record of OOM kills. So events are limited to one in 10 ms per CPU.
+//! reason to let it crowd out the record of OOM kills. So events are limited to one in 10 ms on the whole
+//! machine: a gap per CPU would let a thread of that name on each of many CPUs fill the ring.
 
 use core::mem::offset_of;
 
@@ -69,8 +70,6 @@ pub const PROBE: Probe = Probe {
 #[repr(C)]
 struct State {
     by_sender: [u64; MAX_SENDERS],
-    /// When the last event was sent from this CPU; no metric.
-    sent_ns: u64,
 }
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -78,7 +77,7 @@ mod kernel {
     use aya_ebpf::{
         EbpfContext as _,
         macros::{map, raw_tracepoint},
-        maps::HashMap,
+        maps::{Array, HashMap},
         programs::RawTracePointContext,
     };
 
@@ -102,7 +101,7 @@ mod kernel {
     const SEND_SIG_PRIV: u64 = 1;
     /// include/trace/events/signal.h
     const TRACE_SIGNAL_DELIVERED: u32 = 0;
-    /// Shortest time between two events from one CPU.
+    /// Shortest time between two events.
     const EVENT_GAP_NS: u64 = 10_000_000;
 
     args::arg_global!(ARG_KILL_SIG, ARG_KILL_INFO, ARG_KILL_TASK, ARG_KILL_RESULT);
@@ -110,6 +109,26 @@ mod kernel {
     /// Thread name to index in `by_sender`, `SENDER_WITH_EVENT` for known OOM daemons.
     #[map]
     static SENDERS: HashMap<[u8; COMM], u32> = HashMap::with_max_entries(MAX_SENDERS as u32, 0);
+
+    /// When the last event was sent, by any CPU.
+    #[map]
+    static SIGNAL_SENT: Array<u64> = Array::with_max_entries(1, 0);
+
+    /// Whether an event may be sent at `now`, which is then taken as sent. Two CPUs that ask in the same
+    /// few nanoseconds may both be told so: one event more does no harm.
+    #[inline(always)]
+    fn may_send(now: u64) -> bool {
+        let Some(sent) = SIGNAL_SENT.get_ptr_mut(0) else { return false };
+        // SAFETY: a map value of this type, aligned, any bits of which are valid; volatile, for other
+        // CPUs write it too.
+        let sent_ns = unsafe { sent.read_volatile() };
+        if now.saturating_sub(sent_ns) < EVENT_GAP_NS {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { sent.write_volatile(now) };
+        true
+    }
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
     fn kill_signal(ctx: RawTracePointContext) -> u32 {
@@ -140,11 +159,10 @@ mod kernel {
         }
         if known & SENDER_WITH_EVENT != 0 {
             let now = track::now();
-            if now.saturating_sub(row.sent_ns) < EVENT_GAP_NS {
+            if !may_send(now) {
                 lost(Loss::RateLimited);
                 return 0;
             }
-            row.sent_ns = now;
             ring::send(KillSignal {
                 tag: Tag::KillSignal as u32,
                 sender_index: index,

@@ -8,6 +8,10 @@
 //! counted, and why it agrees with vmstat. The other processes that share the victim's memory get
 //! SIGKILL after mark_victim, and are not counted, as the kernel does not either.
 //!
+//! The task lock is a spinlock, so both halves are on one CPU, and no other task sends a signal there
+//! in between (with PREEMPT_RT one could). So the first half is noted per CPU: in the table of who is
+//! inside, it would be lost when its bucket is full of tasks that reclaim.
+//!
 //! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, 6.8
 //! and before, save for backports), and the task that belongs to it is in the signal event.
 //!
@@ -110,7 +114,7 @@ struct State {
 mod kernel {
     use aya_ebpf::{
         macros::{fentry, map, raw_tracepoint},
-        maps::Array,
+        maps::{Array, PerCpuArray},
         programs::{FEntryContext, RawTracePointContext},
     };
     use aya_log_ebpf::debug;
@@ -121,10 +125,9 @@ mod kernel {
             args,
             count::row,
             read::{Probed, read},
-            ring, stall, task, track,
+            ring, task, track,
         },
         event::{OomKill, Tag},
-        inflight::{Kind, owner},
         layout::{
             OFF_MM_TOTAL_VM, OFF_OOM_CONSTRAINT, OFF_OOM_GFP_MASK, OFF_OOM_MEMCG, OFF_OOM_ORDER,
             OFF_TASK_MM, OFF_TASK_PID,
@@ -143,6 +146,21 @@ mod kernel {
         ARG_VICTIM_PID,
         ARG_OOM_CONTROL
     );
+
+    /// A SIGKILL from the kernel itself.
+    #[repr(C)]
+    #[derive(Clone, Copy)]
+    struct Sigkill {
+        sent_ns: u64,
+        /// Who sent it; 0 = none.
+        tid: u64,
+        /// The task_struct that it was sent to.
+        target: u64,
+    }
+
+    /// The last one on each CPU. Most are not followed by mark_victim; the next overwrites them.
+    #[map]
+    static SIGKILLS: PerCpuArray<Sigkill> = PerCpuArray::with_max_entries(1, 0);
 
     /// What the last OOM killer was called for.
     #[repr(C)]
@@ -191,24 +209,36 @@ mod kernel {
         if args::get(&ctx, &ARG_OOM_SIG) as u32 == SIGKILL
             && args::get(&ctx, &ARG_OOM_INFO) == SEND_SIG_PRIV
         {
-            let tid = task::tid();
-            if let Some(bucket) = track::bucket(tid) {
-                // A note, for most such signals are not followed by mark_victim.
-                let target = args::get(&ctx, &ARG_OOM_TARGET);
-                let was = bucket.note(owner(tid, Kind::OomKill), track::now(), target);
-                stall::settle(&was);
+            let tid = u64::from(task::tid());
+            let target = args::get(&ctx, &ARG_OOM_TARGET);
+            if let Some(place) = SIGKILLS.get_ptr_mut(0) {
+                // SAFETY: a map value of this type, this CPU's own.
+                unsafe { place.write(Sigkill { sent_ns: track::now(), tid, target }) };
             }
         }
         0
     }
 
+    /// Takes away this CPU's note of a SIGKILL, if `tid` sent it.
+    #[inline(always)]
+    fn take_sigkill(tid: u32) -> Option<Sigkill> {
+        let place = SIGKILLS.get_ptr_mut(0)?;
+        // SAFETY: a map value of this type, this CPU's own, any bits of which are valid.
+        let sigkill = unsafe { place.read() };
+        if sigkill.tid != u64::from(tid) {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { place.write(Sigkill { sent_ns: 0, tid: 0, target: 0 }) };
+        Some(sigkill)
+    }
+
     #[raw_tracepoint(tracepoint = "mark_victim")]
     fn mark_victim(ctx: RawTracePointContext) -> u32 {
         let tid = task::tid();
-        let Some(bucket) = track::bucket(tid) else { return 0 };
         let now = track::now();
-        let Some(killed) = bucket.take(owner(tid, Kind::OomKill)) else { return 0 };
-        let victim = killed.aux;
+        let Some(sigkill) = take_sigkill(tid) else { return 0 };
+        let victim = sigkill.target;
         let same = if args::has(&ARG_VICTIM_TASK) {
             args::get(&ctx, &ARG_VICTIM_TASK) == victim
         } else {
@@ -218,8 +248,8 @@ mod kernel {
         if !same {
             return 0;
         }
-        let reclaim = bucket.last_reclaim(tid);
-        if reclaim.is_some_and(|r| r.ended_ns > killed.inner_ns) {
+        let reclaim = track::bucket(tid).and_then(|bucket| bucket.last_reclaim(tid));
+        if reclaim.is_some_and(|r| r.ended_ns > sigkill.sent_ns) {
             // Between the two halves of a kill there is no reclaim: the SIGKILL was for sharing an
             // earlier victim's memory, and the task is now let into the reserves to exit.
             return 0;

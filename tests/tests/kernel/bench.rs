@@ -176,3 +176,10 @@ pub(crate) fn histogram(row: &Row, at: usize) -> (u64, u64) {
 pub(crate) fn now() -> u64 {
     sensor_user::host::clock::monotonic_ns()
 }
+
+/// Binds the current thread to a CPU.
+pub(crate) fn run_on(cpu: usize) {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    rustix::thread::sched_setaffinity(None, &cpus).expect("the CPU is there");
+}

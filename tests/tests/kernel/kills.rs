@@ -3,16 +3,23 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
-use sensor_ebpf::{event::Tag, probes::Id, spec::NO_ARG};
+use sensor_ebpf::{
+    event::Tag,
+    inflight::{CHUNK_WORDS, Kind, WAYS, owner, place},
+    probes::Id,
+    spec::NO_ARG,
+};
 use sensor_user::events::{Context, Scope, What};
 
-use crate::bench::{Bench, at, histogram, now};
+use crate::bench::{Bench, at, histogram, now, run_on};
 
 /// Not a kernel address: reading it fails, and what was to be read is 0.
 const SOME_TASK: u64 = 0x1000;
 const SEND_SIG_PRIV: u64 = 1;
 
+/// This thread stays on its CPU from then on, as the kernel does from a SIGKILL to its mark_victim.
 fn oom_sigkill(bench: &Bench, sig: u64, info: u64, task: u64) {
+    run_on(rustix::thread::sched_getcpu());
     let args = [("ARG_OOM_SIG", sig), ("ARG_OOM_INFO", info), ("ARG_OOM_TARGET", task)];
     bench.run("oom_sigkill", &args);
 }
@@ -115,6 +122,30 @@ fn a_kill_has_only_the_context_of_its_own_call_of_the_oom_killer() {
     bench.run("memcg_begin", &[]);
     bench.run("memcg_end", &[("ARG_MEMCG_FREED", 0)]);
     assert_eq!(kill(&mut bench), memcg, "without a note the reclaim tells");
+}
+
+#[test]
+fn a_kill_is_counted_where_all_slots_of_its_bucket_are_taken() {
+    let mut bench = Bench::new();
+    let tid = u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).expect("positive");
+    let (chunk, bucket) = place(tid);
+    {
+        let map = bench.ebpf.map_mut("INFLIGHT").expect("INFLIGHT");
+        let mut map: Array<&mut MapData, [u64; CHUNK_WORDS]> = map.try_into().expect("array");
+        let mut words = [0; CHUNK_WORDS];
+        let slots = words.as_chunks_mut::<5>().0.iter_mut().skip(bucket * WAYS).take(WAYS);
+        for (slot, other) in slots.zip(tid + 1..) {
+            *slot = [owner(other, Kind::Direct), now(), 0, 42, 7];
+        }
+        map.set(chunk, words, 0).expect("room");
+    }
+    let before = bench.slots();
+    oom_sigkill(&bench, 9, SEND_SIG_PRIV, SOME_TASK);
+    bench.run("mark_victim", &[("ARG_VICTIM_TASK", SOME_TASK)]);
+    assert_eq!(bench.probe(Id::oom_kill)[at(Id::oom_kill, "oom_kills")], 1);
+    assert_eq!(bench.events().len(), 1);
+    assert_eq!(bench.slots(), before, "nobody had to give way");
+    assert_eq!(bench.lost(), BTreeMap::new());
 }
 
 #[test]
@@ -236,4 +267,19 @@ fn only_a_delivered_sigkill_from_user_space_is_a_kill_signal() {
     let What::KillSignal { sender, target } = &events[0] else { panic!("{events:?}") };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(Tag::KillSignal as u32, 3);
+
+    // Nor from another CPU: as if one were sent later than now, however slow this machine is.
+    {
+        let map = bench.ebpf.map_mut("SIGNAL_SENT").expect("SIGNAL_SENT");
+        let mut map: Array<&mut MapData, u64> = map.try_into().expect("array");
+        map.set(0, now() + 1_000_000_000_000, 0).expect("room");
+    }
+    let cpus = rustix::thread::sched_getaffinity(None).expect("affinity");
+    let cpus: Vec<_> = (0..rustix::thread::CpuSet::MAX_CPU).filter(|c| cpus.is_set(*c)).collect();
+    for cpu in &cpus {
+        run_on(*cpu);
+        kill_signal(&bench, 9, 0, 0);
+    }
+    assert_eq!(bench.events(), []);
+    assert_eq!(bench.lost(), BTreeMap::from([("rate_limited", limited + cpus.len() as u64)]));
 }
