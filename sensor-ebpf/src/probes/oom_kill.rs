@@ -166,6 +166,7 @@ mod kernel {
     #[repr(C)]
     #[derive(Clone, Copy)]
     struct Context {
+        /// 0 = not known.
         noted_ns: u64,
         tid: u32,
         order: i32,
@@ -195,13 +196,20 @@ mod kernel {
         0
     }
 
+    const UNKNOWN: Context =
+        Context { noted_ns: 0, tid: 0, order: 0, gfp_flags: 0, constraint: 0, memcg: 0 };
+
     /// What the OOM killer was called for, if this task called it and has not reclaimed since.
+    ///
+    /// Not an `Option`: what is inside a `None` the compiler leaves unwritten and may read all the
+    /// same, which the verifier of 5.10 refuses.
     #[inline(always)]
-    fn context(tid: u32, last_reclaim_ns: u64) -> Option<Context> {
+    fn context(tid: u32, last_reclaim_ns: u64) -> Context {
+        let Some(place) = OOM_CONTEXT.get_ptr(0) else { return UNKNOWN };
         // SAFETY: a map value of this type, any bits of which are valid; where another task writes
         // it now, it is not ours.
-        let context = unsafe { OOM_CONTEXT.get_ptr(0)?.read() };
-        (context.tid == tid && context.noted_ns > last_reclaim_ns).then_some(context)
+        let context = unsafe { place.read() };
+        if context.tid == tid && context.noted_ns > last_reclaim_ns { context } else { UNKNOWN }
     }
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
@@ -222,20 +230,20 @@ mod kernel {
     /// Takes away this CPU's note of a SIGKILL, if `tid` sent it.
     #[inline(always)]
     fn take_sigkill(tid: u32) -> Option<Sigkill> {
-        let place = SIGKILLS.get_ptr_mut(0)?;
         // SAFETY: a map value of this type, this CPU's own, any bits of which are valid.
-        let sigkill = unsafe { place.read() };
-        if sigkill.tid != u64::from(tid) {
+        let place = unsafe { &mut *SIGKILLS.get_ptr_mut(0)? };
+        if place.tid != u64::from(tid) {
             return None;
         }
-        // SAFETY: as above.
-        unsafe { place.write(Sigkill { sent_ns: 0, tid: 0, target: 0 }) };
+        let sigkill = *place;
+        place.tid = 0;
         Some(sigkill)
     }
 
     #[raw_tracepoint(tracepoint = "mark_victim")]
     fn mark_victim(ctx: RawTracePointContext) -> u32 {
         let tid = task::tid();
+        let Some(bucket) = track::bucket(tid) else { return 0 };
         let now = track::now();
         let Some(sigkill) = take_sigkill(tid) else { return 0 };
         let victim = sigkill.target;
@@ -248,23 +256,25 @@ mod kernel {
         if !same {
             return 0;
         }
-        let reclaim = track::bucket(tid).and_then(|bucket| bucket.last_reclaim(tid));
+        let reclaim = bucket.last_reclaim(tid);
         if reclaim.is_some_and(|r| r.ended_ns > sigkill.sent_ns) {
             // Between the two halves of a kill there is no reclaim: the SIGKILL was for sharing an
             // earlier victim's memory, and the task is now let into the reserves to exit.
             return 0;
         }
         let context = context(tid, reclaim.map_or(0, |r| r.ended_ns));
-        let memcg = match context {
-            Some(context) => context.memcg as u32,
-            None => u32::from(reclaim.is_some_and(|r| r.memcg)),
+        let known = context.noted_ns != 0;
+        let memcg = if known {
+            context.memcg as u32
+        } else {
+            u32::from(reclaim.is_some_and(|r| r.memcg))
         };
         // SAFETY: State is repr(C) and u64 only.
         if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
             row.kills[memcg as usize & 1] += 1;
         }
         let mm: u64 = read(victim, &OFF_TASK_MM);
-        let mut event = OomKill {
+        let event = OomKill {
             tag: Tag::OomKill as u32,
             memcg,
             time_ns: now,
@@ -272,17 +282,11 @@ mod kernel {
             trigger: task::describe::<Probed>(task::current()),
             total_vm_pages: read(mm, &OFF_MM_TOTAL_VM),
             sizes: task::sizes::<Probed>(mm),
-            has_context: 0,
-            order: 0,
-            gfp_flags: 0,
-            constraint: 0,
+            has_context: u32::from(known),
+            order: context.order,
+            gfp_flags: context.gfp_flags,
+            constraint: context.constraint,
         };
-        if let Some(context) = context {
-            event.has_context = 1;
-            event.order = context.order;
-            event.gfp_flags = context.gfp_flags;
-            event.constraint = context.constraint;
-        }
         victim_exit::await_exit(mm, event.victim.tgid, now);
         debug!(&ctx, "OOM kill of {} by {}", event.victim.tgid, event.trigger.tgid);
         ring::send(event);

@@ -92,25 +92,22 @@ fn a_process_is_told_whole_and_once() {
     wait_for_line(&mut threads);
     let pages = |mib: u64| mib * MIB / procfs::page_size();
     // The kernel's counters lag: by a batch per CPU, before 6.2 by one per thread.
+    // And a small machine may swap while others build on it.
     let all_64_mib = pages(52)..pages(76);
+    let is_64_mib = |p: &Process| all_64_mib.contains(&(p.sizes.anon_pages + p.sizes.swap_pages));
     crate::wait_until("all four threads hold theirs", || {
-        table(&mut reader)
-            .get(&threads.id())
-            .is_some_and(|p| all_64_mib.contains(&p.sizes.anon_pages))
+        table(&mut reader).get(&threads.id()).is_some_and(is_64_mib)
     });
     let table = table(&mut reader);
     let one = &table[&held.id()];
-    assert!(all_64_mib.contains(&one.sizes.anon_pages), "{one:?}");
+    assert!(is_64_mib(one), "{one:?}");
     // A program in a tmpfs is shared memory.
-    assert!(
-        one.sizes.file_pages + one.sizes.shmem_pages > 0 && one.sizes.swap_pages == 0,
-        "{one:?}"
-    );
+    assert!(one.sizes.file_pages + one.sizes.shmem_pages > 0, "{one:?}");
     assert!(one.sizes.pgtables_bytes >= 64 * MIB / 512, "{one:?}");
     assert_eq!((one.task.oom_score_adj, one.task.tid), (123, held.id()));
     assert_eq!(one.task.cgroup, scope.id().expect("its id"));
     let other = &table[&threads.id()];
-    assert!(all_64_mib.contains(&other.sizes.anon_pages), "{other:?}");
+    assert!(is_64_mib(other), "{other:?}");
     assert_eq!(&other.task.comm[..6], b"\x1b[31m\0", "as it is, and escaped where it is shown");
     for mut child in [held, threads] {
         child.kill().expect("kill");
