@@ -17,6 +17,11 @@ use std::{
 use sensor_ebpf::event::Process;
 use serde::{Deserialize, Serialize};
 
+mod growth;
+
+use growth::Track;
+pub use growth::{Growth, HORIZONS};
+
 use crate::identity::Identity;
 
 /// Processes, and cgroups, that are remembered.
@@ -27,24 +32,6 @@ const MOST_SUMS: usize = 16_384;
 
 /// Processes without a main thread that are told apart.
 const MOST_HEADLESS: usize = 1024;
-
-/// Seconds that growth is told over.
-pub const HORIZONS: [u32; 3] = [60, 600, 3600];
-
-/// Points in a horizon.
-const POINTS: usize = 12;
-
-/// How many bytes more than so long ago; less if negative.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Growth {
-    /// A minute.
-    pub minute_bytes: i64,
-    /// Ten minutes.
-    pub ten_minutes_bytes: i64,
-    /// An hour.
-    pub hour_bytes: i64,
-}
 
 /// A process, and what it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -257,57 +244,6 @@ impl Sum {
 fn own(process: &Process) -> u64 {
     let resident = process.sizes.anon_pages.saturating_add(process.sizes.shmem_pages);
     resident.saturating_add(process.sizes.swap_pages)
-}
-
-/// Sizes over time of one of them, in pages.
-#[derive(Debug, Clone)]
-struct Track {
-    /// For each horizon, oldest first: when, in seconds since boot, and how much.
-    points: [[(u32, u32); POINTS + 1]; HORIZONS.len()],
-    filled: [usize; HORIZONS.len()],
-}
-
-impl Track {
-    /// `born` is when it had nothing, if that is known.
-    fn new(now: u32, born: Option<u32>) -> Self {
-        let mut track =
-            Self { points: [[(0, 0); POINTS + 1]; HORIZONS.len()], filled: [0; HORIZONS.len()] };
-        for (i, horizon) in HORIZONS.iter().enumerate() {
-            if let Some(born) = born.filter(|born| now.saturating_sub(*born) <= *horizon) {
-                track.points[i][0] = (born, 0);
-                track.filled[i] = 1;
-            }
-        }
-        track
-    }
-
-    /// How much more it is now than each horizon ago, or than when it was first seen; and how many
-    /// seconds ago that was, for the shortest.
-    fn record(&mut self, now: u32, size: u64) -> ([i64; HORIZONS.len()], u32) {
-        // Of 4 KiB each, that is up to 16 TiB.
-        let size = u32::try_from(size).unwrap_or(u32::MAX);
-        let mut grown = [0; HORIZONS.len()];
-        let mut covered = [0; HORIZONS.len()];
-        for (i, horizon) in HORIZONS.iter().enumerate() {
-            let (points, filled) = (&mut self.points[i], &mut self.filled[i]);
-            let spacing = horizon / u32::try_from(POINTS).unwrap_or(u32::MAX);
-            let last = filled.checked_sub(1).and_then(|last| points.get(last));
-            if last.is_none_or(|(when, _)| now.saturating_sub(*when) >= spacing) {
-                if *filled == points.len() {
-                    points.rotate_left(1);
-                    *filled -= 1;
-                }
-                points[*filled] = (now, size);
-                *filled += 1;
-            }
-            let known = &points[..*filled];
-            let then = known.iter().rfind(|(when, _)| now.saturating_sub(*when) >= *horizon);
-            let (when, then) = then.or(known.first()).copied().unwrap_or((now, size));
-            grown[i] = i64::from(size) - i64::from(then);
-            covered[i] = now.saturating_sub(when);
-        }
-        (grown, covered[0])
-    }
 }
 
 /// Remembers sizes from pass to pass.
