@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 mod growth;
 
+pub use growth::Growth;
 use growth::Track;
-pub use growth::{Growth, HORIZONS};
 
 use crate::identity::Identity;
 

@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Seconds that growth is told over.
-pub const HORIZONS: [u32; 3] = [60, 600, 3600];
+const HORIZONS: [u32; 3] = [60, 600, 3600];
 
 /// Points in a horizon.
 const POINTS: usize = 12;
