@@ -81,9 +81,13 @@ impl Webhook {
         }
     }
 
-    pub(super) fn has_none(&self, alert: &str, job: &str) {
-        let wrong = self.notices().into_iter().find(|n| n.is(alert, job) && n.firing);
-        assert!(wrong.is_none(), "{wrong:#?}");
+    /// That none of it fired since then.
+    pub(super) fn has_none(&self, alert: &str, job: &str, since: Instant) {
+        let notices = self.notices();
+        let wrong = notices.iter().find(|n| n.is(alert, job) && n.firing && n.at >= since);
+        // In order: it tells which other alert did not keep it back, or no longer.
+        let of_job = || notices.iter().filter(|n| n.labels.get("job").is_some_and(|j| j == job));
+        assert!(wrong.is_none(), "{alert} of {job}: {:#?}", of_job().collect::<Vec<_>>());
     }
 }
 
