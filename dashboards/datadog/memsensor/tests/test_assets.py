@@ -132,10 +132,20 @@ def test_a_monitor_tells_a_person_what_to_do(name):
     monitor = definitions()[name]
     message = monitor['message']
     assert '{{host.name}}' in message and len(message) > 150
-    for block in ('is_alert', 'is_no_data', 'is_recovery'):
+    for block in ('is_alert', 'is_warning', 'is_no_data', 'is_recovery'):
         assert message.count(f'{{{{#{block}}}}}') == message.count(f'{{{{/{block}}}}}')
+    warns = 'warning' in monitor['options'].get('thresholds', {})
+    assert warns == ('{{#is_warning}}' in message), 'who is warned is told of what'
     if (threshold := monitor['options'].get('thresholds', {}).get('critical')) and monitor['type'] == 'query alert':
         assert float(monitor['query'].split()[-1]) == threshold
+
+
+def test_silence_after_pressure_is_told_though_it_is_no_data():
+    # To Datadog `A && B` of an alert and of no data is no data, which a composite keeps to itself unless asked.
+    found = definitions()
+    assert found['silent.json']['options']['on_missing_data'] == 'show_and_notify_no_data'
+    assert found['unrecoverable.json']['options']['notify_no_data'] is True
+    assert '{{#is_no_data}}' in found['unrecoverable.json']['message']
 
 
 def test_the_manifest_names_every_asset_and_none_else():

@@ -88,6 +88,13 @@ def test_what_changed_and_changed_back_between_two_checks_is_told(seen):
     assert seen(exposition('ready', changes=0))[1] == []
 
 
+def test_what_the_verdict_does_beneath_an_operators_drain_is_no_event(seen):
+    seen(exposition('maintenance', weight=0, changes=1))
+    assert seen(exposition('maintenance', weight=0, changes=5))[1] == []
+    [event] = seen(exposition('draining', weight=0, changes=5))[1]
+    assert event['msg_title'] == 'memsensor: host is draining (was maintenance)'
+
+
 def test_a_sensor_that_cannot_be_asked_leaves_every_scope_unknown(seen):
     both = exposition('ready') + exposition('ready', scope='web')
     assert {status for status, _ in seen(both)[0].values()} == {0}

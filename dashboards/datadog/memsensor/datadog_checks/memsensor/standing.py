@@ -134,6 +134,9 @@ class Standing:
         between = None if counted is None or changes is None else changes - counted
         # The counter is of the sensor's life: one that fell says nothing.
         between = int(between) if between is not None and between > 0 else 0
+        if state == was == 'maintenance':
+            # The counter is of the verdict, which goes on beneath an operator's drain: nobody is told of it.
+            return
         if state == was and between == 0:
             return
         name, state, was = plain.text(scope, 40), plain.text(state, 20), plain.text(was, 20)
