@@ -36,6 +36,9 @@ fields! {
     TASK_START, OFF_TASK_START = "task_struct.start_boottime";
     /// Address space; null for a kernel thread and an exiting task.
     TASK_MM, OFF_TASK_MM = "task_struct.mm";
+    /// Whom to tell that the task has an address space of its own now; null for all but a vfork child
+    /// that has not called exec yet.
+    TASK_VFORK_DONE, OFF_TASK_VFORK_DONE = "task_struct.vfork_done";
     /// Shared by the threads of a process.
     TASK_SIGNAL, OFF_TASK_SIGNAL = "task_struct.signal";
     /// Credentials.

@@ -7,7 +7,9 @@
 //! Sizes belong to the address space, and all threads have the same one: of a process only its main
 //! thread is written. Where that has ended, the threads that go on are (`Process::task`). Kernel threads
 //! have no memory of their own, a process that has given back its own (an exiting one, a zombie) has none
-//! any more: neither is written.
+//! any more: neither is written. Nor is the child of a vfork (kernel/fork.c; posix_spawn makes one): until it
+//! calls exec it runs in its parent's address space, which may take as long as a thrashing disk takes to
+//! give the program, and would look like a new process with all of the parent's memory.
 //!
 //! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch per
 //! CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).
@@ -17,11 +19,12 @@ use crate::{
     spec::{Field, Need, Probe, Program},
 };
 
-const FIELDS: [Field; 22] = {
-    let mut fields = [layout::TASK_LEADER; 22];
+const FIELDS: [Field; 23] = {
+    let mut fields = [layout::TASK_LEADER; 23];
     fields[1] = layout::TASK_START;
     fields[2] = layout::TASK_FLAGS;
-    let (_, rest) = fields.split_at_mut(3);
+    fields[3] = layout::TASK_VFORK_DONE;
+    let (_, rest) = fields.split_at_mut(4);
     rest.copy_from_slice(&layout::TASK_AND_SIZES);
     fields
 };
@@ -51,7 +54,10 @@ mod kernel {
             task,
         },
         event::Process,
-        layout::{OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START, OFF_TASK_TGID},
+        layout::{
+            OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START, OFF_TASK_TGID,
+            OFF_TASK_VFORK_DONE,
+        },
     };
 
     /// `struct bpf_iter__task`.
@@ -84,6 +90,9 @@ mod kernel {
         if Typed::word(task, &OFF_TASK_PID) != Typed::word(task, &OFF_TASK_TGID)
             && Typed::long(Typed::long(task, &OFF_TASK_LEADER), &OFF_TASK_MM) != 0
         {
+            return 0;
+        }
+        if Typed::long(task, &OFF_TASK_VFORK_DONE) != 0 {
             return 0;
         }
         let mut process = Process {

@@ -270,12 +270,20 @@ fn attach_probe(
         };
         states.push(state);
     }
-    // A begin without its end counts half of something: better nothing.
+    // A begin without its end counts half of something: better nothing. Nor without a program of which
+    // the others were told, when they were loaded, that it would be there.
+    let relied_on = |program: &Program, planned: bool| match program.need {
+        Need::Required => true,
+        Need::Optional { present, .. } => planned && present.is_some(),
+    };
     let broken = probe
         .programs
         .iter()
+        .zip(plan)
         .zip(&states)
-        .find(|(program, state)| program.need == Need::Required && state.missing.is_some())
+        .find(|((program, plan), state)| {
+            state.missing.is_some() && relied_on(program, plan.is_ok())
+        })
         .map(|(_, state)| (state.name, state.missing.clone().unwrap_or_default()));
     if let Some((name, reason)) = broken {
         for state in states.iter_mut().filter(|s| s.missing.is_none()) {

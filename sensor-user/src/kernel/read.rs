@@ -21,7 +21,7 @@ use aya::{
 use sensor_ebpf::{
     event::Process,
     hist,
-    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot},
+    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot, WAYS},
     loss,
     probes::{self, Cause},
     spec::{MAX_NODES, ROW_WORDS, Row},
@@ -45,11 +45,12 @@ impl Default for Inside {
 }
 
 impl Inside {
-    /// Adds up slots; `now` is CLOCK_MONOTONIC.
+    /// Adds up slots, bucket by bucket as they are in the table; `now` is CLOCK_MONOTONIC.
     pub fn of(slots: &[Slot], now: u64) -> Self {
         let mut inside = Self::default();
-        for slot in slots.iter().filter(|s| s.active()) {
-            if slot.is(Kind::Pfmemalloc) && went_on(slot, slots) {
+        let buckets = slots.chunks(WAYS).flat_map(|bucket| bucket.iter().map(move |s| (bucket, s)));
+        for (bucket, slot) in buckets.filter(|(_, s)| s.active()) {
+            if slot.is(Kind::Pfmemalloc) && went_on(slot, bucket) {
                 continue;
             }
             let kind = (slot.owner & 0xff) as usize;
@@ -92,9 +93,9 @@ fn total(by_cause: &ByCause) -> u64 {
 }
 
 /// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
-/// the probe). Who is really asleep there does nothing else.
-fn went_on(slept: &Slot, slots: &[Slot]) -> bool {
-    slots.iter().any(|s| {
+/// the probe). Who is really asleep there does nothing else. All that a task does is in one bucket.
+fn went_on(slept: &Slot, bucket: &[Slot]) -> bool {
+    bucket.iter().any(|s| {
         let last = if s.active() { s.start_ns } else { s.inner_ns };
         s.tid() == slept.tid() && last > slept.start_ns
     })

@@ -117,6 +117,52 @@ fn a_process_is_told_whole_and_once() {
     assert!(gone.values().all(|p| p.task.cgroup != one.task.cgroup), "nobody is left in there");
 }
 
+/// A FIFO that nobody writes to, which keeps whoever opens it to read until this is dropped.
+struct Fifo(std::path::PathBuf);
+
+impl Fifo {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("memsensor-fifo-{}", std::process::id()));
+        let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success(), "{}", path.display());
+        Self(path)
+    }
+}
+
+impl Drop for Fifo {
+    fn drop(&mut self) {
+        // Read and write: it must not wait itself.
+        let _ = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Between vfork and exec a child runs in its parent's memory: that is the parent's, once.
+#[test]
+fn a_child_that_has_not_called_exec_yet_has_no_memory() {
+    let fifo = Fifo::new();
+    // posix_spawn opens files in the child, before exec.
+    let spawn = "import os, sys; held = bytearray(64 << 20); held[::4096] = b'x' * (16 << 10)\n\
+                 opens = [(os.POSIX_SPAWN_OPEN, 9, sys.argv[1], os.O_RDONLY, 0)]\n\
+                 os.waitpid(os.posix_spawn('/bin/true', ['true'], {}, file_actions=opens), 0)";
+    let mut python = Command::new("python3");
+    let mut parent = python.args(["-c", spawn]).arg(&fifo.0).spawn().expect("start python3");
+    // One that /proc shows with its parent's memory: python3 may be a script that has other children first.
+    let child_of = |parent: u32| {
+        let path = format!("/proc/{parent}/task/{parent}/children");
+        let child = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+        let rss = procfs::process::Process::new(child).ok()?.status().ok()?.vmrss?;
+        (rss > 64 << 10).then_some(child.cast_unsigned())
+    };
+    crate::wait_until("the child", || child_of(parent.id()).is_some());
+    let child = child_of(parent.id()).expect("it waits");
+    let table = table(&mut reader());
+    drop(fifo);
+    let ended = parent.wait().expect("wait");
+    assert!(ended.success(), "{ended}");
+    assert!(table.contains_key(&parent.id()) && !table.contains_key(&child), "{child}");
+}
+
 /// An operator asks who took it: the one that leaks, though others are larger, with its cgroup's path
 /// and a name that cannot write to the terminal.
 #[test]
