@@ -7,6 +7,7 @@
 //! `hog file PATH MIB PASSES` reads or writes a file of so many MiB, so many times.
 //! `hog forks N MIB` starts N children that hold MIB each, then waits for them.
 //! `hog threads N MIB` holds MIB from each of N threads.
+//! `hog spawn MIB FIFO` holds MIB and spawns a child that opens FIFO to read before it calls exec.
 //! `hog kill PID` sends SIGKILL.
 //!
 //! `--comm-hex HEX` first takes a thread name of any bytes, `--adj N` an oom_score_adj, and
@@ -60,6 +61,7 @@ fn run() -> Result<()> {
         ["file", path, mib, passes] => file(path, mib.parse()?, passes.parse()?),
         ["forks", n, mib] => forks(n.parse()?, mib),
         ["threads", n, mib] => threads(n.parse()?, mib.parse()?),
+        ["spawn", mib, fifo] => anon(mib.parse()?, |_| spawn(fifo)),
         ["kill", pid] => {
             let pid = rustix::process::Pid::from_raw(pid.parse()?).context("pid 0")?;
             Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
@@ -146,6 +148,25 @@ fn forks(n: usize, mib: &str) -> Result<()> {
         child.wait()?;
     }
     Ok(())
+}
+
+/// By posix_spawn, whose child runs in its parent's memory until exec (vfork), and opens what it was told
+/// to open there.
+fn spawn(fifo: &str) {
+    let [fifo, program] = [fifo, "/bin/true"].map(|s| CString::new(s).expect("no NUL in it"));
+    let (mut child, argv) = (0, [program.as_ptr().cast_mut(), std::ptr::null_mut()]);
+    // SAFETY: plain old data, which posix_spawn_file_actions_init fills in.
+    let mut actions = unsafe { std::mem::zeroed() };
+    // SAFETY: all pointers are to what lives here until it returns; argv ends with a null, as it must.
+    let failed = unsafe {
+        libc::posix_spawn_file_actions_init(&raw mut actions);
+        let to_read = libc::O_RDONLY;
+        libc::posix_spawn_file_actions_addopen(&raw mut actions, 9, fifo.as_ptr(), to_read, 0);
+        let (attributes, environment) = (std::ptr::null(), argv[1..].as_ptr());
+        let (path, argv) = (program.as_ptr(), argv.as_ptr());
+        libc::posix_spawn(&raw mut child, path, &raw const actions, attributes, argv, environment)
+    };
+    assert_eq!(failed, 0, "spawn {program:?}");
 }
 
 fn threads(n: usize, mib: usize) -> Result<()> {

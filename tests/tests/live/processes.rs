@@ -141,13 +141,10 @@ impl Drop for Fifo {
 #[test]
 fn a_child_that_has_not_called_exec_yet_has_no_memory() {
     let fifo = Fifo::new();
-    // posix_spawn opens files in the child, before exec.
-    let spawn = "import os, sys; held = bytearray(64 << 20); held[::4096] = b'x' * (16 << 10)\n\
-                 opens = [(os.POSIX_SPAWN_OPEN, 9, sys.argv[1], os.O_RDONLY, 0)]\n\
-                 os.waitpid(os.posix_spawn('/bin/true', ['true'], {}, file_actions=opens), 0)";
-    let mut python = Command::new("python3");
-    let mut parent = python.args(["-c", spawn]).arg(&fifo.0).spawn().expect("start python3");
-    // One that /proc shows with its parent's memory: python3 may be a script that has other children first.
+    let scope = Scope::new("vfork", 128 * MIB).expect("scope");
+    let fifo_path = fifo.0.to_str().expect("a name of ours");
+    let mut parent = hog(&scope, &["spawn", "64", fifo_path]).spawn().expect("start hog");
+    // /proc shows it with its parent's memory.
     let child_of = |parent: u32| {
         let path = format!("/proc/{parent}/task/{parent}/children");
         let child = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
