@@ -1,4 +1,4 @@
-//! `bench`: measures what memsensor's programs cost, and puts the table where the README shows it.
+//! `bench`: measures what memsensor's programs cost, and puts the table where docs/measured.md shows it.
 //! What is measured, and how, is in `tests/src/bench`.
 
 use std::process::ExitStatus;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
 };
 
-/// The section of README.md that holds the table.
+/// The section of docs/measured.md that holds the table.
 const SECTION: &str = "bench:probes";
 const SECTION_OF_PROCESSES: &str = "bench:processes";
 
@@ -33,9 +33,9 @@ enum What {
 /// How often, and where to.
 #[derive(clap::Args)]
 struct Rounds {
-    /// Put the table into README.md
+    /// Put the table into docs/measured.md
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
     /// Rounds to take medians of; the default takes about three minutes
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
@@ -46,9 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Probes(args) => (SECTION, &[], args),
         What::Processes(args) => (SECTION_OF_PROCESSES, &["processes"], args),
     };
-    if args.write_readme {
+    if args.write {
         // Before three minutes are spent.
-        readme::check(section)?;
+        sections::check(section)?;
     }
     let root = Root::find().context("the benchmark loads BPF programs")?;
     setup::ensure(&[Group::Build])?;
@@ -66,8 +66,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = exec::typed(&bench);
     let (status, table): (ExitStatus, _) = exec::tee(&mut bench, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
-    if args.write_readme {
-        readme::write(section, &table)?;
+    if args.write {
+        sections::write(section, &table)?;
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! `fleet`: what many hosts with memsensor ask of Prometheus and VictoriaMetrics (`tests/src/fleet`), and the
-//! table where the README shows it.
+//! table where docs/measured.md shows it.
 
 use std::path::PathBuf;
 
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
 };
 
-/// The section of README.md that holds the table.
+/// The section of docs/measured.md that holds the table.
 const SECTION: &str = "fleet";
 
 /// Let Prometheus and VictoriaMetrics scrape many hosts, and see what they take; needs root.
@@ -26,14 +26,14 @@ pub(crate) struct Args {
     /// Load the rules in this directory, and not dashboards/rules
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
-    /// Put the table into README.md
+    /// Put the table into docs/measured.md
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.write_readme {
-        readme::check(SECTION)?;
+    if args.write {
+        sections::check(SECTION)?;
     }
     let root = Root::find().context("the sensor that the fleet is like needs it")?;
     setup::ensure(&[Group::Build, Group::Tests])?;
@@ -53,8 +53,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = exec::typed(&fleet);
     let (status, table) = exec::tee(&mut fleet, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
-    if args.write_readme {
-        readme::write(SECTION, &table)?;
+    if args.write {
+        sections::write(SECTION, &table)?;
     }
     Ok(())
 }

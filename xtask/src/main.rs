@@ -6,7 +6,7 @@
 //! * [`ci`]: all that must hold before a commit is merged.
 //! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
 //! * [`replay`]: the night of web-01 with real programs.
-//! * [`bench`]: what memsensor's programs cost; [`readme`] puts tables where they are shown.
+//! * [`bench`]: what memsensor's programs cost; [`sections`] puts tables where they are shown.
 //! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
 //! * [`dashboards`]: makes the Grafana dashboards from their sources, and pictures of them.
 //! * [`soak`]: whether what it takes stays what it is; [`fleet`]: what those take who scrape many of it.
@@ -24,10 +24,10 @@ mod dist;
 mod exec;
 mod fleet;
 mod libtest;
-mod readme;
 mod replay;
 mod run;
 mod scenarios;
+mod sections;
 mod setup;
 mod soak;
 mod survey;

@@ -1,15 +1,15 @@
-//! `replay`: the night of web-01 on this machine, with real programs, and its table where the README
+//! `replay`: the night of web-01 on this machine, with real programs, and its table where docs/measured.md
 //! shows it. What happens, and how it is measured, is in `tests/src/replay`.
 
 use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
 };
 
-/// The section of README.md that holds the table.
+/// The section of docs/measured.md that holds the table.
 const SECTION: &str = "replay";
 
 /// Replay the night of web-01 with HAProxy, nginx and a leak; needs root, a quarter of an hour, and a
@@ -28,15 +28,15 @@ pub(crate) struct Args {
     /// Rounds of everything
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Put the table into README.md
+    /// Put the table into docs/measured.md
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.write_readme {
+    if args.write {
         // Before a quarter of an hour is spent.
-        readme::check(SECTION)?;
+        sections::check(SECTION)?;
     }
     let root = Root::find().context("the replay makes cgroups, namespaces and swap")?;
     setup::ensure(&[Group::Build, Group::Tests])?;
@@ -57,8 +57,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = exec::typed(&replay);
     let (status, table) = exec::tee(&mut replay, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
-    if args.write_readme {
-        readme::write(SECTION, &table)?;
+    if args.write {
+        sections::write(SECTION, &table)?;
     }
     Ok(())
 }

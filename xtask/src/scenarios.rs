@@ -1,5 +1,5 @@
 //! `scenarios`: whether the verdict finds what harms and leaves alone what does not, and the table of
-//! it where the README shows it. What is run, and how it is judged, is in `tests/src/scenarios`.
+//! it where docs/measured.md shows it. What is run, and how it is judged, is in `tests/src/scenarios`.
 
 use std::{path::PathBuf, process::ExitStatus};
 
@@ -7,11 +7,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
 };
 
-/// The section of README.md that holds the table.
+/// The section of docs/measured.md that holds the table.
 const SECTION: &str = "scenarios";
 
 /// Measure what the verdict finds, against a service's own waits; needs root.
@@ -29,15 +29,15 @@ pub(crate) struct Args {
     /// Run nothing: what would the rules as they are now have said of these records?
     #[arg(long, value_name = "DIR")]
     replay: Option<PathBuf>,
-    /// Put the table into README.md
+    /// Put the table into docs/measured.md
     #[arg(long, conflicts_with_all = ["only", "half", "replay"])]
-    write_readme: bool,
+    write: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.write_readme {
+    if args.write {
         // Before ten minutes are spent.
-        readme::check(SECTION)?;
+        sections::check(SECTION)?;
     }
     let root = Root::find().context("the scenarios make cgroups, swap and a daemon")?;
     setup::ensure(&[Group::Build])?;
@@ -63,8 +63,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (status, table): (ExitStatus, _) = exec::tee(&mut scenarios, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
     ensure!(table.contains("| scenario |"), "`{name}` printed no table");
-    if args.write_readme {
-        readme::write(SECTION, &table)?;
+    if args.write {
+        sections::write(SECTION, &table)?;
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
-//! `soak`: a long run under mixed load (`tests/src/soak.rs`), and its table where the README shows it.
+//! `soak`: a long run under mixed load (`tests/src/soak.rs`), and its table where docs/measured.md shows it.
 
 use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
 };
 
-/// The section of README.md that holds the table.
+/// The section of docs/measured.md that holds the table.
 const SECTION: &str = "soak";
 
 /// Run memsensor under mixed load for long, and see whether what it takes stays what it is; needs root.
@@ -17,14 +17,14 @@ pub(crate) struct Args {
     /// How long
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     minutes: u32,
-    /// Put the table into README.md
+    /// Put the table into docs/measured.md
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    if args.write_readme {
-        readme::check(SECTION)?;
+    if args.write {
+        sections::check(SECTION)?;
     }
     let root = Root::find().context("the load takes cgroups and swap")?;
     setup::ensure(&[Group::Build])?;
@@ -38,8 +38,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let name = exec::typed(&soak);
     let (status, table) = exec::tee(&mut soak, Copy::Stdout)?;
     exec::succeeded(&name, status)?;
-    if args.write_readme {
-        readme::write(SECTION, &table)?;
+    if args.write {
+        sections::write(SECTION, &table)?;
     }
     Ok(())
 }

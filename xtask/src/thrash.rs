@@ -1,4 +1,4 @@
-//! `thrash`: who still answers while a host thrashes, and its tables where the README shows them. What
+//! `thrash`: who still answers while a host thrashes, and its tables where docs/measured.md shows them. What
 //! happens, and how it is measured, is in `tests/src/thrash`.
 
 use std::{
@@ -13,12 +13,12 @@ use anyhow::{Context, Result};
 
 use crate::{
     exec::{self, Copy, Root},
-    readme, setup,
+    sections, setup,
     survey::Group,
     vm::outside,
 };
 
-/// The section of README.md that holds the tables.
+/// The section of docs/measured.md that holds the tables.
 const SECTION: &str = "thrash";
 const SECTION_OF_GUEST: &str = "thrash-guest";
 
@@ -43,16 +43,16 @@ pub(crate) struct Args {
     /// The guest's kernel
     #[arg(long, default_value = "6.12", requires = "guest")]
     kernel: String,
-    /// Put the tables into README.md
+    /// Put the tables into docs/measured.md
     #[arg(long)]
-    write_readme: bool,
+    write: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let section = if args.guest { SECTION_OF_GUEST } else { SECTION };
-    if args.write_readme {
+    if args.write {
         // Before minutes are spent.
-        readme::check(section)?;
+        sections::check(section)?;
     }
     let root = Root::find().context("thrashing takes cgroups and swap")?;
     setup::ensure(&[Group::Build, Group::Tests])?;
@@ -62,8 +62,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
     let built = exec::target_dir()?.join("release");
     let table = if args.guest { in_guest(args, &built)? } else { here(args, &built, root)? };
-    if args.write_readme {
-        readme::write(section, &table)?;
+    if args.write {
+        sections::write(section, &table)?;
     }
     Ok(())
 }

@@ -35,7 +35,7 @@ use crate::{
     apt,
     exec::{self, Root},
     libtest::Tally,
-    readme, setup,
+    sections, setup,
     survey::Group,
     toolchain,
 };
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     keep: bool,
     /// Replace the table in README.md (needs the whole matrix)
     #[arg(long, conflicts_with_all = ["kernel", "arch", "short", "filter"])]
-    write_readme: bool,
+    write: bool,
     /// Only tests whose name contains this
     #[arg(last = true)]
     filter: Option<String>,
@@ -314,8 +314,8 @@ fn report(kernels: &[Kernel], guests: &[Guest], outcomes: &[Ran], args: &Args) -
     if !columns.is_empty() {
         println!("\n{}\n{}", matrix::details(&columns), matrix::table(&columns));
     }
-    if args.write_readme && good {
-        readme::write("vm", &matrix::table(&columns))?;
+    if args.write && good {
+        sections::write("vm", &matrix::table(&columns))?;
     }
     println!("{} passed, {} failed on {} guests", total.passed, total.failed, guests.len());
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
