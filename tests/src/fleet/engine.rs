@@ -42,7 +42,9 @@ impl Engine {
         fs::create_dir_all(dir)?;
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = File::create(dir.join("log"))?;
-        let child = Command::new(program)
+        // It ends with us, however we end.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", program])
             .args(args(addr))
             .current_dir(dir)
             .stdin(Stdio::null())
