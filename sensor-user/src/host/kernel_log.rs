@@ -141,20 +141,24 @@ fn invoked(message: &str) -> Option<(i32, String)> {
     Some((order, flags.to_owned()))
 }
 
+/// The cgroup of `...,cpuset=NAME,mems_allowed=0,oom_memcg=PATH,task_memcg=PATH,task=COMM`. What stands before
+/// it is one name, in which there is no slash; what comes behind may hold anything.
+fn constrained(rest: &str) -> Option<String> {
+    let (before, rest) = rest.split_once(",oom_memcg=/")?;
+    let (memcg, task) = rest.split_once(",task_memcg=")?;
+    // A path may hold what separates it from the next.
+    let doubt = before.contains(",task_memcg=") || task.contains(",task_memcg=");
+    (!doubt).then(|| format!("/{memcg}"))
+}
+
 /// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
 fn killed(message: &str) -> Option<Logged> {
     let rest = message.strip_prefix("oom-kill:constraint=CONSTRAINT_")?;
     let (constraint, rest) = rest.split_once(',')?;
     let (rest, _) = rest.rsplit_once(",uid=")?;
     let (rest, pid) = rest.rsplit_once(",pid=")?;
-    // `global_oom` stands there otherwise. A name may hold what separates it from the next.
-    let mut parts = rest.split(",oom_memcg=");
-    let (_, memcg) = (parts.next(), parts.next());
-    let memcg = memcg.filter(|_| parts.next().is_none()).and_then(|rest| {
-        let mut parts = rest.split(",task_memcg=");
-        let memcg = parts.next()?;
-        (parts.next().is_some() && parts.next().is_none()).then(|| memcg.to_owned())
-    });
+    // Of any other kill the kernel names none (constrained_alloc, mm/oom_kill.c).
+    let memcg = (constraint == "MEMCG").then(|| constrained(rest)).flatten();
     Some(Logged {
         pid: pid.parse().ok()?,
         constraint: constraint.to_lowercase(),
@@ -213,8 +217,32 @@ mod tests {
             KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b,task_memcg=/x,task=y,pid=1,uid=2");
         let kill = killed(&path).expect("a kill");
         assert_eq!((kill.pid, kill.memcg), (23988, None), "left in doubt");
+        let cpuset = KILLED.replace("cpuset=/", "cpuset=x,oom_memcg=y");
+        assert_eq!(killed(&cpuset).expect("a kill").memcg.as_deref(), Some("/a"));
         let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
         assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
+    }
+
+    /// The kernel names the cgroup that was out of memory before that of the victim, and only if there is one.
+    #[test]
+    fn the_victim_s_cgroup_does_not_say_what_was_out_of_memory() {
+        let named = "/a,oom_memcg=/y,task_memcg=/z";
+        for (constraint, oom, memcg) in [
+            ("NONE", "global_oom", None),
+            ("CPUSET", "global_oom", None),
+            ("MEMCG", "oom_memcg=(name too long)", None),
+            ("MEMCG", "oom_memcg=/r", Some("/r")),
+        ] {
+            let line = |task: &str| {
+                format!(
+                    "oom-kill:constraint=CONSTRAINT_{constraint},nodemask=(null),cpuset=/,mems_allowed=0,\
+                     {oom},task_memcg={task},task=hog,pid=7,uid=0"
+                )
+            };
+            let of = |task| killed(&line(task)).expect("a kill").memcg;
+            assert_eq!(of(named).as_deref(), None, "{oom}");
+            assert_eq!(of("/a,oom_memcg=/y").as_deref(), memcg, "{oom}");
+        }
     }
 
     #[test]
