@@ -148,7 +148,24 @@ fn constrained(rest: &str) -> Option<String> {
     let (memcg, task) = rest.split_once(",task_memcg=")?;
     // A path may hold what separates it from the next.
     let doubt = before.contains(",task_memcg=") || task.contains(",task_memcg=");
-    (!doubt).then(|| format!("/{memcg}"))
+    (!doubt).then(|| format!("/{}", plain(memcg)))
+}
+
+/// A name without the log's escapes: `\xHH` for what is not printable ASCII, and for a backslash
+/// (msg_add_ext_text, kernel/printk/printk.c). Only of a field: a name may hold what separates fields.
+fn plain(escaped: &str) -> String {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let [first, ..] = rest {
+        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let code = match rest {
+            [b'\\', b'x', high, low, ..] => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        bytes.push(code.map_or(*first, |(high, low)| (high << 4) | low));
+        rest = rest.get(if code.is_some() { 4 } else { 1 }..).unwrap_or_default();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
@@ -223,6 +240,32 @@ mod tests {
         assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
     }
 
+    #[test]
+    fn names_are_as_they_were_before_the_log_escaped_them() {
+        let of = |path: &str| {
+            killed(&KILLED.replace("oom_memcg=/a", &format!("oom_memcg={path}")))
+                .and_then(|k| k.memcg)
+        };
+        for (path, wanted) in [
+            (
+                "/system.slice/system-php\\x5cx2dfpm.slice/php-fpm@8.service",
+                "/system.slice/system-php\\x2dfpm.slice/php-fpm@8.service",
+            ),
+            ("/caf\\xc3\\xa9\\x0a", "/caf\u{e9}\n"),
+            ("/\\xff\\xc3", "/\u{fffd}\u{fffd}"),
+            // Of a name, not of the log's.
+            ("/a\\x5cx2ctask_memcg=/b", "/a\\x2ctask_memcg=/b"),
+            // As the log never has them.
+            ("/\\x+1\\xg0\\y\\x2", "/\\x+1\\xg0\\y\\x2"),
+            ("/\u{e9}", "/\u{e9}"),
+        ] {
+            assert_eq!(of(path).as_deref(), Some(wanted), "{path}");
+        }
+        // Fields are told apart before.
+        let forged = KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b\\x2ctask_memcg=/z");
+        assert_eq!(killed(&forged).and_then(|k| k.memcg).as_deref(), Some("/a"));
+    }
+
     /// The kernel names the cgroup that was out of memory before that of the victim, and only if there is one.
     #[test]
     fn the_victim_s_cgroup_does_not_say_what_was_out_of_memory() {
@@ -287,6 +330,17 @@ mod tests {
             parse(&record);
             invoked(&message);
             killed(&message);
+            plain(&message);
+        }
+
+        #[test]
+        fn every_name_comes_through_the_log(name in "\\PC{0,40}") {
+            // As the kernel writes it.
+            let shown = |byte: u8| match byte {
+                b'\\' | ..b' ' | 127.. => format!("\\x{byte:02x}"),
+                _ => char::from(byte).to_string(),
+            };
+            prop_assert_eq!(plain(&name.bytes().map(shown).collect::<String>()), name);
         }
     }
 }
