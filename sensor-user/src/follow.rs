@@ -99,7 +99,6 @@ impl Follower {
     pub fn run(mut self) {
         while !self.common.wake.is_stopped() {
             self.wait();
-            // A group is made before anything happens in it: so names come first.
             self.learn();
             self.follow();
             if let Some(log) = &mut self.debug {
@@ -114,14 +113,18 @@ impl Follower {
         let _ = poll(&mut [PollFd::new(&self.rings.events, PollFlags::IN)], Some(&timeout));
     }
 
-    fn learn(&mut self) {
+    /// Takes in which cgroups were made and removed.
+    fn learn_names(&mut self) {
         let mut directory = locked(&self.directory);
         while let Some(record) = self.rings.cgroups.next() {
             if !directory.take_in(&record) {
                 warn!("a record of a cgroup of unknown kind or size: {} bytes", record.len());
             }
         }
-        drop(directory);
+    }
+
+    fn learn(&mut self) {
+        self.learn_names();
         let Some(snapshot) = &*self.common.published.load() else { return };
         let losses = snapshot.rows.get(loss::ROW as usize);
         let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
@@ -150,6 +153,9 @@ impl Follower {
         let coverage = Arc::clone(&self.common.coverage);
         let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
         while let Some((time_ns, mut what)) = self.next() {
+            // A group is made before anything happens in it, maybe while the event before this one waited for
+            // a fresh look: so names come first.
+            self.learn_names();
             what.name_constraint(constraints);
             let now = monotonic_ns();
             for process in what.processes_mut() {
