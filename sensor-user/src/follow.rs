@@ -167,7 +167,7 @@ impl Follower {
             }
             let logged = self.logged(&mut what);
             let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
-            self.events.push(time_ns, now, what, circumstances);
+            self.events.push(time_ns, what, circumstances);
         }
     }
 
