@@ -23,6 +23,10 @@ use crate::{
 /// Groups that are there and known. A path has some 100 bytes.
 const MOST: usize = 65_536;
 
+/// A longer path is not kept: it stays in locked memory, and whoever may make groups may nest them. What is
+/// in such a group is told without a name, and counts among those that are omitted.
+const LONGEST: usize = 1024;
+
 /// Groups that are gone and known; the one that went first is forgotten first.
 const MOST_GONE: usize = 4096;
 
@@ -55,8 +59,9 @@ pub fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
 /// others must be able to ask.
 pub fn walk(directory: &Shared, now: u64, every: Duration) -> bool {
     let Some((root, before)) = locked(directory).begin_walk(now, every) else { return false };
-    let found = cgroup::all_below(&root).map(|(id, path)| (id, Arc::from(tame(&path))));
-    let found = found.take(MOST).collect();
+    let found = cgroup::all_below(&root).map(|(id, path)| (id, tame(&path)));
+    let found = found.filter(|(_, path)| path.len() <= LONGEST).take(MOST);
+    let found = found.map(|(id, path)| (id, Arc::from(path))).collect();
     locked(directory).end_walk(&before, found);
     true
 }
@@ -232,6 +237,24 @@ mod tests {
         let directory = locked(&directory);
         assert_eq!(directory.path(first).as_deref(), Some("/a/b"), "gone, and known");
         assert!(directory.gone.contains_key(&first) && !directory.live.contains_key(&first));
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_to_keep_is_skipped() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (name, mut path) = ("x".repeat(255), dir.path().to_owned());
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            path.push(&name);
+            fs::create_dir(&path).expect("mkdir");
+            ids.push(fs::metadata(&path).expect("stat").ino());
+        }
+        let directory = Shared::new(Mutex::new(Directory::new(Some(dir.path().to_owned()))));
+        assert!(walk(&directory, 0, SOON));
+        let directory = locked(&directory);
+        let lens: Vec<_> =
+            ids.iter().map(|id| directory.path(*id).map(|path| path.len())).collect();
+        assert_eq!(lens, [Some(256), Some(512), Some(768), Some(LONGEST), None]);
     }
 
     #[test]
