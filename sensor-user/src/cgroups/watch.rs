@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{Killed, Published, Report, Shown, table::Table};
 use crate::{
-    directory::{self, locked},
+    directory,
     host::{cgroup_files, clock::monotonic_ns, memcg::Roots, survive::wait_your_turn},
     identity::Identity,
     sense::Common,
@@ -106,10 +106,7 @@ impl Watch {
             .chain(snapshot.stall_clock.iter().map(|(id, _)| *id))
             .chain(snapshot.reclaim.iter().map(|one| one.cgroup))
             .collect();
-        let known = || -> HashMap<u64, Arc<str>> {
-            let directory = locked(&self.directory);
-            ids.iter().filter_map(|id| Some((*id, directory.path(*id)?))).collect()
-        };
+        let known = || directory::names(&self.directory, ids.iter().copied());
         let mut names = known();
         let nameless = |names: &HashMap<u64, _>| -> BTreeSet<u64> {
             ids.iter().filter(|id| !names.contains_key(id)).copied().collect()
