@@ -118,7 +118,9 @@ impl Census {
                     let names = last.names();
                     who.name(|id| names.get(&id).map(|name| Arc::clone(name)));
                 }
-                self.last = Some(Arc::new(Who { taken_ns: now, from_proc, ..who }));
+                // What a walk saw first is as old as that: who was started since may not be in it.
+                let taken_ns = self.begun_ns.unwrap_or(now);
+                self.last = Some(Arc::new(Who { taken_ns, from_proc, ..who }));
             }
             Err(e) => {
                 if self.last.take().is_some() {
@@ -151,4 +153,29 @@ fn step(walk: &mut Option<Walk>) -> Result<Option<Pass>> {
         *walk = None;
     }
     Ok(pass)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_look_in_steps_is_as_old_as_its_first() {
+        let mut census = Census {
+            memory: Memory::new(procfs::page_size()),
+            last: None,
+            begun_ns: Some(7),
+            from: From::Proc(Some(Walk::begin(Path::new("/")).expect("/proc"))),
+            directory: Shared::default(),
+            calm: None,
+        };
+        let more = (8..).find_map(|now| {
+            census.look(None, now, When::Calm);
+            census.last()
+        });
+        let who = more.expect("its end");
+        assert_eq!((who.taken_ns, who.from_proc, who.seen > 0), (7, true, true));
+    }
 }

@@ -7,7 +7,7 @@
 //! Not here: what a path means to people ([`identity`](crate::identity)).
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -23,8 +23,15 @@ use crate::{
 /// Groups that are there and known. A path has some 100 bytes.
 const MOST: usize = 65_536;
 
+/// A longer path is not kept: it stays in locked memory, and whoever may make groups may nest them. What is
+/// in such a group is told without a name, and counts among those that are omitted.
+const LONGEST: usize = 1024;
+
 /// Groups that are gone and known; the one that went first is forgotten first.
 const MOST_GONE: usize = 4096;
+
+/// Groups for which the directory is held at a time.
+const AT_A_TIME: usize = 256;
 
 /// Between two walks for the name of an event, which somebody waits for.
 pub const SOON: Duration = Duration::from_secs(1);
@@ -55,10 +62,55 @@ pub fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
 /// others must be able to ask.
 pub fn walk(directory: &Shared, now: u64, every: Duration) -> bool {
     let Some((root, before)) = locked(directory).begin_walk(now, every) else { return false };
-    let found = cgroup::all_below(&root).map(|(id, path)| (id, Arc::from(tame(&path))));
-    let found = found.take(MOST).collect();
-    locked(directory).end_walk(&before, found);
+    let found = cgroup::all_below(&root).map(|(id, path)| (id, tame(&path)));
+    let found = found.filter(|(_, path)| path.len() <= LONGEST).take(MOST);
+    let found = found.map(|(id, path)| (id, Arc::from(path))).collect();
+    end_walk(directory, &before, found);
     true
+}
+
+/// What was made or went while somebody walked is known already: an id is not used again.
+fn end_walk(directory: &Shared, before: &[u64], found: HashMap<u64, Arc<str>>) {
+    let went = before.iter().filter(|id| !found.contains_key(id));
+    in_pieces(directory, went, |directory, id| {
+        if let Some(path) = directory.live.remove(id) {
+            directory.leave(*id, path);
+        }
+    });
+    in_pieces(directory, found, |directory, (id, path)| {
+        if !directory.gone.contains_key(&id) && directory.live.len() < MOST {
+            directory.live.insert(id, path);
+        }
+    });
+}
+
+/// What the groups of those ids are called, of which there may be many.
+pub fn names(directory: &Shared, ids: impl IntoIterator<Item = u64>) -> HashMap<u64, Arc<str>> {
+    let mut names = HashMap::new();
+    in_pieces(directory, ids, |directory, id| {
+        names.extend(directory.path(id).map(|path| (id, path)));
+    });
+    names
+}
+
+/// Does that for each, and holds the directory for a few of them at a time: whoever does it may run after
+/// everybody else, and an event waits for its name.
+fn in_pieces<T>(
+    directory: &Shared,
+    all: impl IntoIterator<Item = T>,
+    mut each: impl FnMut(&mut Directory, T),
+) {
+    let mut all = all.into_iter();
+    loop {
+        let piece: Vec<_> = all.by_ref().take(AT_A_TIME).collect();
+        if piece.is_empty() {
+            return;
+        }
+        let mut directory = locked(directory);
+        for one in piece {
+            each(&mut directory, one);
+        }
+    }
 }
 
 /// What the group of that id is called; if it is not known, after a walk.
@@ -77,28 +129,13 @@ impl Directory {
     }
 
     /// Where to walk, and which groups were there before; nothing if it is too early.
-    fn begin_walk(&mut self, now: u64, every: Duration) -> Option<(PathBuf, HashSet<u64>)> {
+    fn begin_walk(&mut self, now: u64, every: Duration) -> Option<(PathBuf, Vec<u64>)> {
         let every = u64::try_from(every.as_nanos()).unwrap_or(u64::MAX);
         if self.walked_ns.is_some_and(|then| now < then.saturating_add(every)) {
             return None;
         }
         self.walked_ns = Some(now);
         Some((self.root.clone()?, self.live.keys().copied().collect()))
-    }
-
-    /// What was made or went while somebody walked is known already: an id is not used again.
-    fn end_walk(&mut self, before: &HashSet<u64>, found: HashMap<u64, Arc<str>>) {
-        let went: Vec<_> = before.iter().filter(|id| !found.contains_key(id)).collect();
-        for id in went {
-            if let Some(path) = self.live.remove(id) {
-                self.leave(*id, path);
-            }
-        }
-        for (id, path) in found {
-            if !self.gone.contains_key(&id) && self.live.len() < MOST {
-                self.live.insert(id, path);
-            }
-        }
     }
 
     /// Takes in a record of the kernel half; false if it is none.
@@ -235,6 +272,45 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_is_too_long_to_keep_is_skipped() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let (name, mut path) = ("x".repeat(255), dir.path().to_owned());
+        let mut ids = Vec::new();
+        for _ in 0..5 {
+            path.push(&name);
+            fs::create_dir(&path).expect("mkdir");
+            ids.push(fs::metadata(&path).expect("stat").ino());
+        }
+        let directory = Shared::new(Mutex::new(Directory::new(Some(dir.path().to_owned()))));
+        assert!(walk(&directory, 0, SOON));
+        let directory = locked(&directory);
+        let lens: Vec<_> =
+            ids.iter().map(|id| directory.path(*id).map(|path| path.len())).collect();
+        assert_eq!(lens, [Some(256), Some(512), Some(768), Some(LONGEST), None]);
+    }
+
+    /// Ids, none of which is asked for while the directory is held.
+    fn unheld(directory: &Shared, ids: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
+        ids.inspect(|id| assert!(directory.try_lock().is_ok(), "held for those before {id}"))
+    }
+
+    #[test]
+    fn it_is_held_for_a_few_names_at_a_time() {
+        let directory = Shared::default();
+        let many = 3 * AT_A_TIME as u64 + 1;
+        in_pieces(&directory, unheld(&directory, 0..many), |directory, id| {
+            directory.take_in(bytes_of(&made(id, b"/a")));
+        });
+        let known = names(&directory, unheld(&directory, 1..2 * many));
+        assert_eq!(known.len() as u64, many - 1);
+        let before: Vec<_> = (0..many).collect();
+        let found = (many..2 * many).map(|id| (id, Arc::from("/b"))).collect();
+        end_walk(&directory, &before, found);
+        let directory = locked(&directory);
+        assert_eq!((directory.live.len() as u64, directory.gone.len() as u64), (many, many));
+    }
+
+    #[test]
     fn what_changes_during_a_walk_stays_as_it_was_told() {
         let mut directory = Directory::new(Some(PathBuf::from("/")));
         for (id, path) in [(1, b"/a"), (2, b"/b"), (3, b"/c")] {
@@ -246,7 +322,9 @@ mod tests {
         directory.take_in(bytes_of(&gone(2)));
         directory.take_in(bytes_of(&made(4, b"/d")));
         let found = [(1, "/a"), (2, "/b"), (5, "/e")];
-        directory.end_walk(&before, found.map(|(id, path)| (id, Arc::from(path))).into());
+        let directory = Shared::new(Mutex::new(directory));
+        end_walk(&directory, &before, found.map(|(id, path)| (id, Arc::from(path))).into());
+        let mut directory = locked(&directory);
         let live: std::collections::BTreeMap<_, _> =
             directory.live.iter().map(|(id, path)| (*id, &**path)).collect();
         assert_eq!(live, [(1, "/a"), (4, "/d"), (5, "/e")].into());

@@ -3,7 +3,7 @@
 //! It may walk a tree of cgroups or read a few files of one; nothing that answers waits for it. Not here:
 //! what an event is ([`events`]), what belongs to its record ([`circumstances`](crate::circumstances)).
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_ebpf::loss::{self, Loss};
@@ -19,7 +19,7 @@ use crate::{
         clock::monotonic_ns,
         kernel_log::{KernelLog, Logged},
         memcg::Roots,
-        pods,
+        pods::Pods,
     },
     identity::Identity,
     kernel::read::Rings,
@@ -60,6 +60,7 @@ pub struct Follower {
     /// None without the memory controller.
     roots: Option<Roots>,
     minute: Minute,
+    pods: Pods,
     page_bytes: u64,
     /// Names that had no room, when the tree was walked for them.
     names_lost: u64,
@@ -89,6 +90,7 @@ impl Follower {
             directory,
             roots: Roots::find().ok(),
             minute: Minute::default(),
+            pods: Pods::default(),
             page_bytes: rustix::param::page_size() as u64,
             names_lost: 0,
             signal_ns: 0,
@@ -99,7 +101,6 @@ impl Follower {
     pub fn run(mut self) {
         while !self.common.wake.is_stopped() {
             self.wait();
-            // A group is made before anything happens in it: so names come first.
             self.learn();
             self.follow();
             if let Some(log) = &mut self.debug {
@@ -114,14 +115,18 @@ impl Follower {
         let _ = poll(&mut [PollFd::new(&self.rings.events, PollFlags::IN)], Some(&timeout));
     }
 
-    fn learn(&mut self) {
+    /// Takes in which cgroups were made and removed.
+    fn learn_names(&mut self) {
         let mut directory = locked(&self.directory);
         while let Some(record) = self.rings.cgroups.next() {
             if !directory.take_in(&record) {
                 warn!("a record of a cgroup of unknown kind or size: {} bytes", record.len());
             }
         }
-        drop(directory);
+    }
+
+    fn learn(&mut self) {
+        self.learn_names();
         let Some(snapshot) = &*self.common.published.load() else { return };
         let losses = snapshot.rows.get(loss::ROW as usize);
         let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
@@ -150,10 +155,13 @@ impl Follower {
         let coverage = Arc::clone(&self.common.coverage);
         let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
         while let Some((time_ns, mut what)) = self.next() {
+            // A group is made before anything happens in it, maybe while the event before this one waited for
+            // a fresh look: so names come first.
+            self.learn_names();
             what.name_constraint(constraints);
             let now = monotonic_ns();
             for process in what.processes_mut() {
-                name(process, &self.directory, now);
+                name(process, &self.directory, &mut self.pods, now);
             }
             if let What::OomKill { victim, .. } = &what {
                 self.kills.note(victim);
@@ -161,7 +169,7 @@ impl Follower {
             }
             let logged = self.logged(&mut what);
             let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
-            self.events.push(time_ns, now, what, circumstances);
+            self.events.push(time_ns, what, circumstances);
         }
     }
 
@@ -236,12 +244,12 @@ fn due(last: &mut u64, now: u64) -> bool {
 }
 
 /// Adds what the process's cgroup is called.
-fn name(process: &mut Process, directory: &Shared, now: u64) {
+fn name(process: &mut Process, directory: &Shared, pods: &mut Pods, now: u64) {
     process.cgroup = directory::find(directory, process.cgroup_id, now);
     let Some(path) = &process.cgroup else { return };
     process.identity = Identity::of(path);
     if let Some(uid) = &process.identity.pod {
-        process.identity.pod_name = pods::name_of(Path::new(pods::LOGS), uid);
+        process.identity.pod_name = pods.name_of(uid, now);
     }
 }
 

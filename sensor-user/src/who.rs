@@ -105,7 +105,7 @@ pub struct Group {
 /// Who has the memory; largest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Who {
-    /// When that was: CLOCK_MONOTONIC nanoseconds.
+    /// When the look began: CLOCK_MONOTONIC nanoseconds.
     #[serde(skip)]
     pub taken_ns: u64,
     /// Read from /proc, for the kernel does not let us iterate.

@@ -27,8 +27,8 @@ pub type Published = Arc<ArcSwapOption<Report>>;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Paths of groups that have metrics of their own; `*` is any name or part of one. A process counts
-    /// for the deepest group above it that is named here. The default covers services, pods and
-    /// the containers of systemd's drivers.
+    /// for the deepest group above it that is named here and, on v2, has the memory controller. The default
+    /// covers services, pods and the containers of systemd's drivers.
     pub paths: Vec<String>,
     /// At most so many of them, the largest; the others are one sum.
     pub most: usize,

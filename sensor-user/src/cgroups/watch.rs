@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{Killed, Published, Report, Shown, table::Table};
 use crate::{
-    directory::{self, locked},
+    directory,
     host::{cgroup_files, clock::monotonic_ns, memcg::Roots, survive::wait_your_turn},
     identity::Identity,
     sense::Common,
@@ -39,6 +39,8 @@ pub struct Watch {
     report: Published,
     /// Ids that have no name after a walk either: not worth another.
     nameless: BTreeSet<u64>,
+    /// Ids of groups that were seen to have the memory controller: not asked for again.
+    charged: BTreeSet<u64>,
 }
 
 impl Watch {
@@ -51,7 +53,8 @@ impl Watch {
         roots: Roots,
         report: Published,
     ) -> Self {
-        Self { common, directory, killed, table, roots, report, nameless: BTreeSet::new() }
+        let (nameless, charged) = (BTreeSet::new(), BTreeSet::new());
+        Self { common, directory, killed, table, roots, report, nameless, charged }
     }
 
     /// Until it is told to stop.
@@ -83,7 +86,8 @@ impl Watch {
         self.table.stalls(&snapshot.stall_clock, name);
         self.table.reclaim(&snapshot.reclaim, name);
         for (path, kills) in self.killed.take() {
-            self.table.kill(path.as_deref(), kills);
+            let path = path.as_deref().map(|path| cgroup_files::charged(&self.roots, path));
+            self.table.kill(path, kills);
         }
         let mut shown = Vec::new();
         let paths: Vec<_> = self.table.shown().map(|(path, _)| Arc::clone(path)).collect();
@@ -106,10 +110,7 @@ impl Watch {
             .chain(snapshot.stall_clock.iter().map(|(id, _)| *id))
             .chain(snapshot.reclaim.iter().map(|one| one.cgroup))
             .collect();
-        let known = || -> HashMap<u64, Arc<str>> {
-            let directory = locked(&self.directory);
-            ids.iter().filter_map(|id| Some((*id, directory.path(*id)?))).collect()
-        };
+        let known = || directory::names(&self.directory, ids.iter().copied());
         let mut names = known();
         let nameless = |names: &HashMap<u64, _>| -> BTreeSet<u64> {
             ids.iter().filter(|id| !names.contains_key(id)).copied().collect()
@@ -120,6 +121,95 @@ impl Watch {
             names = known();
             self.nameless = nameless(&names);
         }
+        self.charge(&mut names);
         names
+    }
+
+    /// Has what happens in a group without the memory controller count for the one above that has it.
+    fn charge(&mut self, names: &mut HashMap<u64, Arc<str>>) {
+        self.charged.retain(|id| names.contains_key(id));
+        for (id, path) in names {
+            if self.charged.contains(id) {
+                continue;
+            }
+            let charged = cgroup_files::charged(&self.roots, path);
+            if charged.len() == path.len() {
+                self.charged.insert(*id);
+            } else {
+                *path = Arc::from(charged);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path, sync::Mutex};
+
+    use super::*;
+    use crate::{
+        cgroups::Settings,
+        deadlines::Deadlines,
+        directory::Directory,
+        kernel::{load::Coverage, read::Inside},
+        sense::Wake,
+    };
+
+    fn snapshot(stall_clock: &[(u64, [u64; 4])]) -> Snapshot {
+        Snapshot {
+            taken_ns: 0,
+            taken_unix: 0.0,
+            rows: Arc::default(),
+            window_start: Arc::default(),
+            recent_start: Arc::default(),
+            tells_skipped: false,
+            inside: Inside::default(),
+            costs: Vec::new(),
+            stalls: BTreeMap::new(),
+            stall_clock: stall_clock.into(),
+            stall_clock_ns: None,
+            reclaim: Arc::default(),
+            scopes: Vec::new(),
+            who: None,
+        }
+    }
+
+    fn watch(root: &Path) -> Watch {
+        let coverage = Coverage {
+            probes: Vec::new(),
+            enums: BTreeMap::new(),
+            senders: Vec::new(),
+            map_bytes: BTreeMap::new(),
+        };
+        let common = Common {
+            published: Arc::default(),
+            coverage: Arc::new(coverage),
+            deadlines: Arc::new(Deadlines::new(EVERY)),
+            wake: Arc::new(Wake::new().expect("eventfd")),
+        };
+        let directory = Arc::new(Mutex::new(Directory::new(Some(root.to_owned()))));
+        let table = Table::new(&Settings::default()).expect("valid");
+        let roots = Roots { memory: root.to_owned(), v1: false, unified: None };
+        Watch::new(common, directory, Arc::default(), table, roots, Arc::default())
+    }
+
+    #[test]
+    fn a_service_is_shown_that_has_groups_without_the_controller() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (service, own) = (root.path().join("a.slice/b.service"), "a.slice/b.service/own");
+        fs::create_dir_all(root.path().join(own)).expect("mkdir");
+        fs::write(service.join("memory.current"), "7\n").expect("write");
+        let id = fs::metadata(root.path().join(own)).expect("stat").ino();
+        let mut watch = watch(root.path());
+        watch.killed.note(Some(&format!("/{own}").into()));
+        let who = Who { sums: vec![(id, 5)], ..Who::default() };
+        let report = watch.look(&snapshot(&[(id, [3, 0, 0, 0])]), &who);
+        let [shown] = &report.shown[..] else { panic!("{report:?}") };
+        assert_eq!((&*shown.path, shown.found.memory_bytes), ("/a.slice/b.service", Some(7)));
+        assert_eq!((shown.totals.stall_ns[0], shown.totals.oom_kills, report.omitted), (3, 1, 0));
+        // It gets the controller.
+        fs::write(root.path().join(own).join("memory.current"), "6\n").expect("write");
+        let report = watch.look(&snapshot(&[]), &who);
+        assert!(report.shown.iter().any(|shown| *shown.path == *format!("/{own}")), "{report:?}");
     }
 }

@@ -110,7 +110,7 @@ pub(super) mod tests {
             let record = [&tag.to_ne_bytes()[..], &rest].concat();
             if let Some((_, what)) = decode(&record, 4096, "b") {
                 let log = Log::new("b");
-                log.push(0, 0, what, None);
+                log.push(0, what, None);
                 let event = &log.follow().0[0];
                 prop_assert!(!event.to_string().contains(|c: char| c.is_control()));
                 prop_assert!(!event.whole().contains(|c: char| c.is_control() && c != '\n'));

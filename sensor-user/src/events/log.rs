@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::broadcast;
 
 use super::{Event, Scope, What, id};
-use crate::{circumstances::Circumstances, host::clock::wall};
+use crate::{
+    circumstances::Circumstances,
+    host::clock::{monotonic_ns, wall},
+};
 
 /// Events kept, OOM kills and others apart: a flood of others, which any process can cause, must not
 /// push out a kill. The oldest of its kind goes first.
@@ -55,14 +58,9 @@ impl Log {
     }
 
     /// Adds an event of `time_ns` (CLOCK_MONOTONIC).
-    pub fn push(
-        &self,
-        time_ns: u64,
-        now_ns: u64,
-        what: What,
-        circumstances: Option<Circumstances>,
-    ) {
-        let time = wall(time_ns, now_ns, SystemTime::now());
+    pub fn push(&self, time_ns: u64, what: What, circumstances: Option<Circumstances>) {
+        // One now by both clocks: an event may have waited for what is known of it.
+        let time = wall(time_ns, monotonic_ns(), SystemTime::now());
         let id = id(&self.boot, time_ns);
         let mut kept = self.kept();
         kept.seq += 1;
@@ -124,6 +122,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytemuck::Zeroable as _;
     use sensor_ebpf::event::{self, Tag};
 
@@ -146,19 +146,19 @@ mod tests {
     fn the_log_is_bounded_and_followed_without_a_gap() {
         let log = Log::new("");
         for pid in 0..2000 {
-            log.push(0, 0, exit(pid, 0), None);
+            log.push(0, exit(pid, 0), None);
         }
         let (kept, _) = log.follow();
         assert_eq!((kept.len(), kept[0].seq, kept[KEEP - 1].seq), (KEEP, 977, 2000));
         let process = process(&bytemuck::Zeroable::zeroed());
         for _ in 0..2000 {
             let (sender, target) = (process.clone(), process.clone());
-            log.push(0, 0, What::KillSignal { sender, target }, None);
+            log.push(0, What::KillSignal { sender, target }, None);
         }
         let (kept, _) = log.follow();
         assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");
         let (_, mut feed) = log.follow();
-        log.push(0, 0, exit(1, 0), None);
+        log.push(0, exit(1, 0), None);
         assert_eq!(feed.try_recv().expect("one more").seq, 4001);
     }
 
@@ -166,9 +166,9 @@ mod tests {
     fn an_exit_is_told_to_its_own_kill() {
         let log = Log::new("b");
         // The same process id twice, as when it is used again.
-        log.push(100, 100, kill(7), None);
-        log.push(200, 200, kill(7), None);
-        log.push(300, 300, exit(7, 100), None);
+        log.push(100, kill(7), None);
+        log.push(200, kill(7), None);
+        log.push(300, exit(7, 100), None);
         let back = |id: &str| {
             let kept = log.follow().0;
             let kill = kept.iter().find(|event| event.id == id).expect("kept");
@@ -181,10 +181,22 @@ mod tests {
     }
 
     #[test]
+    fn an_event_has_its_own_time_however_late_it_is_told() {
+        let log = Log::new("b");
+        let (time_ns, time) = (monotonic_ns(), SystemTime::now());
+        // As for a fresh look at processes.
+        std::thread::sleep(Duration::from_millis(300));
+        log.push(time_ns, kill(7), None);
+        let (_, told) = log.last_kill(Scope::Global).expect("one");
+        let off = told.duration_since(time).unwrap_or_else(|e| e.duration());
+        assert!(off < Duration::from_millis(150), "{off:?}");
+    }
+
+    #[test]
     fn only_the_latest_are_whole() {
         let log = Log::new("b");
         for pid in 0..300 {
-            log.push(pid.into(), 0, kill(pid), Some(Circumstances::default()));
+            log.push(pid.into(), kill(pid), Some(Circumstances::default()));
         }
         let (kept, _) = log.follow();
         let whole: Vec<_> = kept.iter().map(|event| event.circumstances.is_some()).collect();

@@ -65,6 +65,22 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
     level.current_bytes.is_some().then_some(level)
 }
 
+/// The group of that path or, where it has no memory controller, the nearest above that has one: that is
+/// what memory is charged to. On v2 a group need not have it, as those that a service makes for itself.
+pub fn charged<'a>(roots: &Roots, path: &'a str) -> &'a str {
+    let is_there =
+        |at: &str, name: &str| roots.memory.join(at.trim_start_matches('/')).join(name).exists();
+    let mut at = path;
+    // One that is gone is told under its own name.
+    while !roots.v1 && !is_there(at, "memory.current") && is_there(at, "") {
+        match at.rsplit_once('/') {
+            Some((above, _)) if !above.is_empty() => at = above,
+            _ => return path,
+        }
+    }
+    at
+}
+
 /// What the files of the group of that path tell, those below it included; nothing if it is not there.
 pub fn found(roots: &Roots, path: &str) -> Found {
     let below = path.trim_start_matches('/');
@@ -147,6 +163,27 @@ mod tests {
         assert_eq!((own.max_bytes, own.high_bytes, own.oom_kills), (Some(400), None, Some(2)));
         assert_eq!((own.swap_bytes, own.swap_max_bytes), (Some(9), Some(0)));
         assert_eq!((above.max_bytes, above.high_bytes), (None, Some(600)));
+    }
+
+    #[test]
+    fn memory_is_charged_to_the_nearest_group_with_the_controller() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let current = [("memory.current", "1\n")];
+        write(dir.path(), "a.slice/b.service", &current);
+        write(dir.path(), "a.slice/b.service/own/deep", &[]);
+        write(dir.path(), "a.slice/b.service/with", &current);
+        write(dir.path(), "off/below", &[]);
+        for (path, wanted) in [
+            ("/a.slice/b.service", "/a.slice/b.service"),
+            ("/a.slice/b.service/own/deep", "/a.slice/b.service"),
+            ("/a.slice/b.service/with", "/a.slice/b.service/with"),
+            ("/a.slice/b.service/gone", "/a.slice/b.service/gone"),
+            ("/off/below", "/off/below"),
+            ("/", "/"),
+        ] {
+            assert_eq!(charged(&roots(dir.path(), false), path), wanted);
+            assert_eq!(charged(&roots(dir.path(), true), path), path, "v1");
+        }
     }
 
     #[test]

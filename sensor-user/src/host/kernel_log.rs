@@ -141,20 +141,41 @@ fn invoked(message: &str) -> Option<(i32, String)> {
     Some((order, flags.to_owned()))
 }
 
+/// The cgroup of `...,cpuset=NAME,mems_allowed=0,oom_memcg=PATH,task_memcg=PATH,task=COMM`. What stands before
+/// it is one name, in which there is no slash; what comes behind may hold anything.
+fn constrained(rest: &str) -> Option<String> {
+    let (before, rest) = rest.split_once(",oom_memcg=/")?;
+    let (memcg, task) = rest.split_once(",task_memcg=")?;
+    // A path may hold what separates it from the next.
+    let doubt = before.contains(",task_memcg=") || task.contains(",task_memcg=");
+    (!doubt).then(|| format!("/{}", plain(memcg)))
+}
+
+/// A name without the log's escapes: `\xHH` for what is not printable ASCII, and for a backslash
+/// (msg_add_ext_text, kernel/printk/printk.c). Only of a field: a name may hold what separates fields.
+fn plain(escaped: &str) -> String {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.as_bytes();
+    while let [first, ..] = rest {
+        let digit = |b: u8| char::from(b).to_digit(16).and_then(|d| u8::try_from(d).ok());
+        let code = match rest {
+            [b'\\', b'x', high, low, ..] => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        bytes.push(code.map_or(*first, |(high, low)| (high << 4) | low));
+        rest = rest.get(if code.is_some() { 4 } else { 1 }..).unwrap_or_default();
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
 fn killed(message: &str) -> Option<Logged> {
     let rest = message.strip_prefix("oom-kill:constraint=CONSTRAINT_")?;
     let (constraint, rest) = rest.split_once(',')?;
     let (rest, _) = rest.rsplit_once(",uid=")?;
     let (rest, pid) = rest.rsplit_once(",pid=")?;
-    // `global_oom` stands there otherwise. A name may hold what separates it from the next.
-    let mut parts = rest.split(",oom_memcg=");
-    let (_, memcg) = (parts.next(), parts.next());
-    let memcg = memcg.filter(|_| parts.next().is_none()).and_then(|rest| {
-        let mut parts = rest.split(",task_memcg=");
-        let memcg = parts.next()?;
-        (parts.next().is_some() && parts.next().is_none()).then(|| memcg.to_owned())
-    });
+    // Of any other kill the kernel names none (constrained_alloc, mm/oom_kill.c).
+    let memcg = (constraint == "MEMCG").then(|| constrained(rest)).flatten();
     Some(Logged {
         pid: pid.parse().ok()?,
         constraint: constraint.to_lowercase(),
@@ -213,8 +234,58 @@ mod tests {
             KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b,task_memcg=/x,task=y,pid=1,uid=2");
         let kill = killed(&path).expect("a kill");
         assert_eq!((kill.pid, kill.memcg), (23988, None), "left in doubt");
+        let cpuset = KILLED.replace("cpuset=/", "cpuset=x,oom_memcg=y");
+        assert_eq!(killed(&cpuset).expect("a kill").memcg.as_deref(), Some("/a"));
         let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
         assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
+    }
+
+    #[test]
+    fn names_are_as_they_were_before_the_log_escaped_them() {
+        let of = |path: &str| {
+            killed(&KILLED.replace("oom_memcg=/a", &format!("oom_memcg={path}")))
+                .and_then(|k| k.memcg)
+        };
+        for (path, wanted) in [
+            (
+                "/system.slice/system-php\\x5cx2dfpm.slice/php-fpm@8.service",
+                "/system.slice/system-php\\x2dfpm.slice/php-fpm@8.service",
+            ),
+            ("/caf\\xc3\\xa9\\x0a", "/caf\u{e9}\n"),
+            ("/\\xff\\xc3", "/\u{fffd}\u{fffd}"),
+            // Of a name, not of the log's.
+            ("/a\\x5cx2ctask_memcg=/b", "/a\\x2ctask_memcg=/b"),
+            // As the log never has them.
+            ("/\\x+1\\xg0\\y\\x2", "/\\x+1\\xg0\\y\\x2"),
+            ("/\u{e9}", "/\u{e9}"),
+        ] {
+            assert_eq!(of(path).as_deref(), Some(wanted), "{path}");
+        }
+        // Fields are told apart before.
+        let forged = KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b\\x2ctask_memcg=/z");
+        assert_eq!(killed(&forged).and_then(|k| k.memcg).as_deref(), Some("/a"));
+    }
+
+    /// The kernel names the cgroup that was out of memory before that of the victim, and only if there is one.
+    #[test]
+    fn the_victim_s_cgroup_does_not_say_what_was_out_of_memory() {
+        let named = "/a,oom_memcg=/y,task_memcg=/z";
+        for (constraint, oom, memcg) in [
+            ("NONE", "global_oom", None),
+            ("CPUSET", "global_oom", None),
+            ("MEMCG", "oom_memcg=(name too long)", None),
+            ("MEMCG", "oom_memcg=/r", Some("/r")),
+        ] {
+            let line = |task: &str| {
+                format!(
+                    "oom-kill:constraint=CONSTRAINT_{constraint},nodemask=(null),cpuset=/,mems_allowed=0,\
+                     {oom},task_memcg={task},task=hog,pid=7,uid=0"
+                )
+            };
+            let of = |task| killed(&line(task)).expect("a kill").memcg;
+            assert_eq!(of(named).as_deref(), None, "{oom}");
+            assert_eq!(of("/a,oom_memcg=/y").as_deref(), memcg, "{oom}");
+        }
     }
 
     #[test]
@@ -259,6 +330,17 @@ mod tests {
             parse(&record);
             invoked(&message);
             killed(&message);
+            plain(&message);
+        }
+
+        #[test]
+        fn every_name_comes_through_the_log(name in "\\PC{0,40}") {
+            // As the kernel writes it.
+            let shown = |byte: u8| match byte {
+                b'\\' | ..b' ' | 127.. => format!("\\x{byte:02x}"),
+                _ => char::from(byte).to_string(),
+            };
+            prop_assert_eq!(plain(&name.bytes().map(shown).collect::<String>()), name);
         }
     }
 }

@@ -2,7 +2,8 @@
 //! ([`sensor_ebpf::probes::processes`]).
 //!
 //! It costs several system calls and some forty microseconds for each process. So it is done in pieces,
-//! and of a host with more than [`MOST`] processes only those that started first are looked at.
+//! and of a host with more than [`MOST`] processes only those with the lowest ids are looked at,
+//! which are the oldest only until ids are used again.
 
 use std::{
     collections::BTreeMap,

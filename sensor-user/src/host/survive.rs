@@ -8,7 +8,7 @@
 use std::{fmt, ptr};
 
 use anyhow::{Context as _, Result, ensure};
-use procfs::process::MMapPath;
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use rustix::{
     io::Errno,
     mm::{MlockAllFlags, mlock, mlockall},
@@ -154,7 +154,7 @@ fn reserve() {
 #[allow(unsafe_code, reason = "rustix cannot know that we own no pointer into these")]
 fn lock_files() -> Result<()> {
     for map in procfs::process::Process::myself()?.maps()? {
-        if !matches!(map.pathname, MMapPath::Path(_)) {
+        if !is_lockable(&map) {
             continue;
         }
         let (from, to) = (usize::try_from(map.address.0)?, usize::try_from(map.address.1)?);
@@ -163,6 +163,13 @@ fn lock_files() -> Result<()> {
         unsafe { mlock(ptr::without_provenance_mut(from), to - from)? };
     }
     Ok(())
+}
+
+/// A file's, and not one that only keeps a place free (as the loader does between parts of a library): what
+/// nobody may touch cannot be brought into memory, and mlock fails there.
+fn is_lockable(map: &MemoryMap) -> bool {
+    let access = MMPermissions::READ | MMPermissions::WRITE | MMPermissions::EXECUTE;
+    matches!(map.pathname, MMapPath::Path(_)) && map.perms.intersects(access)
 }
 
 /// Grows the main thread's stack, which the kernel otherwise does page by page as it is used.
@@ -198,4 +205,25 @@ fn schedule(policy: i32, priority: i32) -> Result<(), Errno> {
 fn last_error() -> Errno {
     let code = std::io::Error::last_os_error().raw_os_error();
     Errno::from_raw_os_error(code.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use procfs::{FromBufRead as _, process::MemoryMaps};
+
+    use super::*;
+
+    #[test]
+    fn only_what_may_be_touched_of_files_is_locked() {
+        let maps = "\
+            5000-6000 r--p 00000000 fe:01 7 /usr/lib/libc.so.6\n\
+            6000-7000 --xp 00001000 fe:01 7 /usr/lib/libc.so.6\n\
+            7000-8000 ---p 00002000 fe:01 7 /usr/lib/libc.so.6\n\
+            8000-9000 -w-s 00003000 fe:01 7 /usr/lib/libc.so.6\n\
+            9000-a000 rw-p 00000000 00:00 0 \n\
+            a000-b000 rw-p 00000000 00:00 0 [heap]\n";
+        let maps = MemoryMaps::from_buf_read(maps.as_bytes()).expect("maps");
+        let locked = maps.iter().filter(|map| is_lockable(map)).map(|map| map.address.0);
+        assert_eq!(locked.collect::<Vec<_>>(), [0x5000, 0x6000, 0x8000]);
+    }
 }
