@@ -1,5 +1,5 @@
 //! `fleet`: what many hosts with memsensor ask of Prometheus and VictoriaMetrics (`tests/src/fleet`), and the
-//! table where docs/measured.md shows it.
+//! table where dashboards/scale/README.md shows it.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::{
     survey::Group,
 };
 
-/// The section of docs/measured.md that holds the table.
+/// The section of dashboards/scale/README.md that holds the table.
 const SECTION: &str = "fleet";
 
 /// Let Prometheus and VictoriaMetrics scrape many hosts, and see what they take; needs root.
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Load the rules in this directory, and not dashboards/rules
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
-    /// Put the table into docs/measured.md
+    /// Put the table into dashboards/scale/README.md
     #[arg(long)]
     write: bool,
 }

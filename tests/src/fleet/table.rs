@@ -1,4 +1,4 @@
-//! What was found, as the README shows it; and what follows from it for fleets that do not fit on a machine
+//! What was found, as dashboards/scale/README.md shows it; and what follows from it for fleets that do not fit on a machine
 //! like this one. What is computed says so.
 
 use std::fmt::Write as _;
