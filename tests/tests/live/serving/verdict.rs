@@ -125,7 +125,7 @@ fn a_scope_whose_group_is_gone_is_blind_until_it_is_back() {
 fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
     let mut daemon = Daemon::start("").expect("daemon");
     let (said, code) =
-        daemon.ask(&["drain", "--reason", "kernel update", "--for", "3s"]).expect("drain");
+        daemon.ask(&["drain", "--reason", "kernel update", "--for", "12s"]).expect("drain");
     assert!(code == Some(0), "{said}");
     assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n");
     let answer = daemon.get("/readyz", "").expect("readyz");
