@@ -16,7 +16,7 @@ use sensor_user::{
     top::Top,
 };
 
-use crate::{hog, wait_for_line};
+use crate::{Running, hog, wait_for_line};
 
 fn reader() -> Reader {
     load::load(&Config::default()).expect("load").reader
@@ -200,15 +200,15 @@ fn without_the_iterator_proc_tells() {
     let (config, socket) = (dir.join("config.toml"), dir.join("socket"));
     let path = socket.to_str().expect("UTF-8");
     std::fs::write(&config, format!("socket = {path:?}\ninterval = \"100ms\"")).expect("write");
-    let mut blind = Command::new("unshare")
+    let blind = Command::new("unshare")
         .args(["-m", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"", "sh"])
         .arg(program("memsensor").expect("memsensor"))
         .args(["run", "--allow-degraded", "--listen", "127.0.0.1:0", "--agent-listen"])
         .args(["127.0.0.1:0", "--config"])
         .arg(&config)
         .env("RUST_LOG", "off")
-        .spawn()
-        .expect("run");
+        .spawn();
+    let blind = Running(blind.expect("run"));
     let mut told = None;
     crate::wait_until("it is told", || {
         let mut top = Command::new(program("memsensor").expect("memsensor"));
@@ -216,9 +216,7 @@ fn without_the_iterator_proc_tells() {
         told = serde_json::from_slice::<Top>(&out.expect("top").stdout).ok();
         told.is_some()
     });
-    let pid = rustix::process::Pid::from_child(&blind);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
-    assert!(blind.wait().expect("wait").success());
+    assert!(blind.stop().success());
     std::fs::remove_dir_all(dir).expect("remove");
     let who = told.expect("told").who;
     assert!(who.from_proc, "{who:?}");

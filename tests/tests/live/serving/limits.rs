@@ -2,14 +2,13 @@
 
 use std::{io::Write as _, net::TcpStream, process::Command};
 
-use rustix::process::Signal;
 use sensor_tests::{
     daemon::{Daemon, get},
     scope::program,
 };
 
 use super::agent_check;
-use crate::{config, wait_until};
+use crate::{Running, config, wait_until};
 
 #[test]
 fn silent_and_slow_clients_harm_nobody() {
@@ -68,19 +67,18 @@ fn an_idle_listener_holds_no_connection_of_another() {
         "two.toml",
         &format!("socket = \"{}\"\n[http]\nmax_connections = 1", socket.display()),
     );
-    let mut two = Command::new(program("memsensor").expect("memsensor"))
+    let two = Command::new(program("memsensor").expect("memsensor"))
         .args(["run", "--config", file.to_str().expect("UTF-8")])
         .args(["--listen", &a.to_string(), "--listen", &b.to_string()])
+        .args(["--agent-listen", "127.0.0.1:0"])
         .env("RUST_LOG", "off")
-        .spawn()
-        .expect("run");
+        .spawn();
+    let two = Running(two.expect("run"));
     wait_until("ready", || get(a, "/readyz", "").is_ok_and(|answer| answer.status == 200));
     for _ in 0..3 {
         assert_eq!(get(a, "/readyz", "").expect("first").status, 200);
     }
     assert_eq!(get(b, "/readyz", "").expect("second").status, 200);
-    let pid = rustix::process::Pid::from_child(&two);
-    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
-    assert!(two.wait().expect("wait").success());
+    assert!(two.stop().success());
     std::fs::remove_file(file).expect("remove");
 }

@@ -1,14 +1,22 @@
 //! The world around the daemon: what is in its place already, and readers that went away.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use rustix::process::Signal;
 use sensor_tests::{
     daemon::{Daemon, get},
     scope::program,
 };
 
-use crate::{config, run_memsensor, wait_until};
+use crate::{Running, config, run_memsensor, wait_until};
+
+/// How to run with a configuration, at these addresses.
+fn run<'a>(config: &'a Path, listen: &'a str, agent_listen: &'a str) -> [&'a str; 7] {
+    let config = config.to_str().expect("UTF-8");
+    ["run", "--config", config, "--listen", listen, "--agent-listen", agent_listen]
+}
 
 #[test]
 fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
@@ -16,8 +24,7 @@ fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
     let addr = taken.local_addr().expect("addr").to_string();
     let socket = config("socket", "");
     let free = config("free.toml", &format!("socket = \"{}\"", socket.display()));
-    let (code, said) =
-        run_memsensor(&["run", "--config", free.to_str().expect("UTF-8"), "--listen", &addr]);
+    let (code, said) = run_memsensor(&run(&free, &addr, "127.0.0.1:0"));
     assert_eq!(code, Some(4), "{said}");
     assert!(
         said.contains(&addr) && said.contains("--listen") && said.lines().count() == 1,
@@ -38,11 +45,8 @@ fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
     }
 
     let daemon = Daemon::start("").expect("daemon");
-    let same = config(
-        "same.toml",
-        &format!("listen = [\"127.0.0.1:0\"]\nsocket = \"{}\"", daemon.socket().display()),
-    );
-    let (code, said) = run_memsensor(&["run", "--config", same.to_str().expect("UTF-8")]);
+    let same = config("same.toml", &format!("socket = \"{}\"", daemon.socket().display()));
+    let (code, said) = run_memsensor(&run(&same, "127.0.0.1:0", "127.0.0.1:0"));
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("another memsensor answers there"), "{said}");
 
@@ -62,16 +66,14 @@ fn the_daemon_outlives_the_reader_of_its_log() {
     };
     let socket = std::env::temp_dir().join(format!("memsensor-test-{}-log", std::process::id()));
     let file = config("log.toml", &format!("socket = \"{}\"", socket.display()));
-    let mut daemon = Command::new(program("memsensor").expect("memsensor"))
-        .args(["run", "--config", file.to_str().expect("UTF-8"), "--listen", &addr.to_string()])
+    let daemon = Command::new(program("memsensor").expect("memsensor"))
+        .args(run(&file, &addr.to_string(), "127.0.0.1:0"))
         .stderr(Stdio::piped())
-        .spawn()
-        .expect("run");
-    drop(daemon.stderr.take());
+        .spawn();
+    let mut daemon = Running(daemon.expect("run"));
+    drop(daemon.0.stderr.take());
     wait_until("ready", || get(addr, "/readyz", "").is_ok_and(|answer| answer.status == 200));
-    let pid = rustix::process::Pid::from_child(&daemon);
-    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
-    let status = daemon.wait().expect("wait");
+    let status = daemon.stop();
     assert!(status.success(), "{status}");
     std::fs::remove_file(file).expect("remove");
 }
@@ -97,13 +99,7 @@ fn output_that_nobody_reads_is_no_error() {
 fn a_file_in_the_place_of_the_socket_is_left_alone() {
     let precious = config("precious", "do not delete");
     let file = config("precious.toml", &format!("socket = \"{}\"", precious.display()));
-    let (code, said) = run_memsensor(&[
-        "run",
-        "--config",
-        file.to_str().expect("UTF-8"),
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    let (code, said) = run_memsensor(&run(&file, "127.0.0.1:0", "127.0.0.1:0"));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("is no socket"), "{said}");
     assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "do not delete");
