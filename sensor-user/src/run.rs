@@ -35,7 +35,8 @@ use crate::{
     resume,
     scopes::{HOST, Kills, Scopes},
     serve::{
-        admin, agent_check, http, limits::accept_loop, maintenance::Maintenance, state::State,
+        admin, agent_check, askers::Askers, http, limits::accept_loop, maintenance::Maintenance,
+        state::State,
     },
     threads::Threads,
     verdict::policy::Policy,
@@ -157,7 +158,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
         stale_after: config.stale_after,
         on_blind: config.on_blind,
-        askers: Arc::default(),
+        askers: Arc::new(Askers::new(monotonic_ns())),
         unknown_scopes: Arc::default(),
         deadlines: Arc::new(Deadlines::new(config.interval)),
     };

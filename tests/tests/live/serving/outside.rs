@@ -1,6 +1,8 @@
 //! The world around the daemon: what is in its place already, and readers that went away.
 
 use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::net::UnixListener,
     path::Path,
     process::{Command, Stdio},
 };
@@ -93,6 +95,41 @@ fn output_that_nobody_reads_is_no_error() {
         let said = String::from_utf8_lossy(&out.stderr);
         assert_eq!((out.status.code(), said.as_ref()), (Some(0), ""), "{command}");
     }
+}
+
+/// A daemon that gives these answers, one to each that asks, and hangs up.
+fn answering(socket: &Path, answers: &'static [&str]) -> std::thread::JoinHandle<()> {
+    let listener = UnixListener::bind(socket).expect("bind");
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().expect("accept");
+            BufReader::new(&stream).read_line(&mut String::new()).expect("a question");
+            stream.write_all(answer.as_bytes()).expect("write");
+        }
+    })
+}
+
+/// What was not answered is not done.
+#[test]
+fn no_answer_is_no_success() {
+    const DONE: &str = "{\"done\":\"drained\"}\n";
+    const NOT_NOW: &str = "{\"error\":\"not now\"}\n";
+    let socket = config("fake", "");
+    let asked = ["drain", "--reason", "r", "--socket", socket.to_str().expect("UTF-8"), "--wait"];
+    for (answers, says) in [
+        (&[""][..], "hung up without an answer"),
+        (&[NOT_NOW], "says: not now"),
+        (&[DONE, ""], "hung up without an answer"),
+        (&[DONE, NOT_NOW], "says: not now"),
+        (&[DONE, DONE], "did not answer"),
+    ] {
+        std::fs::remove_file(&socket).expect("remove");
+        let daemon = answering(&socket, answers);
+        let (code, said) = run_memsensor(&asked);
+        assert!(code == Some(1) && said.contains(says), "{answers:?}: {code:?} {said}");
+        daemon.join().expect("it was asked as often");
+    }
+    std::fs::remove_file(socket).expect("remove");
 }
 
 #[test]

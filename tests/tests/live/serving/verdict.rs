@@ -150,6 +150,20 @@ fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
     assert_eq!(daemon.ask(&["undrain"]).expect("undrain").0.trim(), "it was not drained");
 }
 
+/// A daemon that was just started does not know who asked the one before.
+#[test]
+fn a_drain_waits_for_who_asked_before_a_restart() {
+    let daemon = Daemon::start("").expect("daemon");
+    let drain = ["drain", "--reason", "update", "--wait", "1s"];
+    let (said, code) = daemon.ask(&drain).expect("drain");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("waiting for whoever asked before the daemon was started"), "{said}");
+    assert!(said.contains("drained, but after 1s nobody has asked"), "{said}");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "the drain stays");
+    let (said, code) = daemon.ask(&drain).expect("drain");
+    assert!(code == Some(0) && said.contains("told: 127.0.0.1"), "{said}");
+}
+
 #[test]
 fn a_daemon_that_does_not_answer_is_unknown_to_check() {
     let mut daemon = Daemon::start("").expect("daemon");
