@@ -69,6 +69,21 @@ fn nginx_s_last_resort_leaves_out_what_an_operator_drained() {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
+/// Where the unit expects the program, the others find it.
+#[test]
+fn all_files_agree_where_the_program_is() {
+    let mut named = Vec::new();
+    for entry in std::fs::read_dir(Path::new(SCRIPT).parent().expect("deploy")).expect("deploy") {
+        let path = entry.expect("a file").path();
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let words = text.split(|c: char| c.is_whitespace() || "\"'=;".contains(c));
+        let places = words.filter(|word| word.ends_with("bin/memsensor")).map(str::to_owned);
+        named.extend(places.map(|place| (place, path.clone())));
+    }
+    let elsewhere: Vec<_> = named.iter().filter(|n| n.0 != "/usr/local/bin/memsensor").collect();
+    assert!(named.len() >= 2 && elsewhere.is_empty(), "{named:#?}");
+}
+
 /// systemd knows every setting, and finds that the service has few rights.
 #[test]
 fn the_unit_is_what_systemd_takes_it_for() {
