@@ -2,9 +2,11 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
+    net::UdpSocket,
     os::unix::net::UnixListener,
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use sensor_tests::{
@@ -56,6 +58,30 @@ fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("is memsensor running"), "{said}");
     for path in [free, bad, same, socket] {
+        std::fs::remove_file(path).expect("remove");
+    }
+}
+
+/// Names are looked up by a thread, which waits for as long as it likes.
+#[test]
+fn check_does_not_wait_for_a_name_server_that_is_silent() {
+    let _silent = UdpSocket::bind("127.2.0.53:53").expect("bind");
+    let servers = config("resolv.conf", "nameserver 127.2.0.53\n");
+    let order = config("nsswitch.conf", "hosts: dns\n");
+    let bind = "mount -o bind \"$1\" /etc/resolv.conf && mount -o bind \"$2\" /etc/nsswitch.conf";
+    let began = Instant::now();
+    let out = Command::new("unshare")
+        .args(["-m", "sh", "-c", &format!("{bind} && shift 2 && exec \"$@\""), "sh"])
+        .args([&servers, &order, &program("memsensor").expect("memsensor")])
+        .args(["check", "--url", "http://web-01.example:9817", "--timeout", "500ms"])
+        .output()
+        .expect("run");
+    let took = began.elapsed();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert_eq!(out.status.code(), Some(3), "{said}");
+    assert!(said.contains("no answer from web-01.example:9817 within 500ms"), "{said}");
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    for path in [servers, order] {
         std::fs::remove_file(path).expect("remove");
     }
 }
