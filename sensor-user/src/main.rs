@@ -91,6 +91,7 @@ fn act(command: Command) -> Result<ExitCode> {
             }
             config.agent_listen = agent_listen.or(config.agent_listen);
             config.allow_degraded |= allow_degraded;
+            config.check().context(Misconfigured)?;
             run::run(&config)?;
         }
         Command::Probes { config, json } => return probes(&read(&config)?, json),

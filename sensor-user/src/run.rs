@@ -105,7 +105,7 @@ fn sense_or_go_blind(config: &Config) -> Result<Result<Loaded, Coverage>> {
 async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> {
     let http = bind_all(&config.listen).await?;
     let agent = match config.agent_listen {
-        Some(addr) => Some(bind(addr).await?),
+        Some(addr) => Some(bind(addr, "--agent-listen").await?),
         None => None,
     };
     let socket = PathBuf::from(&config.socket);
@@ -253,15 +253,15 @@ async fn wait_for_end(
 async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for addr in addrs {
-        listeners.push(bind(*addr).await?);
+        listeners.push(bind(*addr, "--listen").await?);
     }
     Ok(listeners)
 }
 
-async fn bind(addr: SocketAddr) -> Result<TcpListener> {
+async fn bind(addr: SocketAddr, option: &str) -> Result<TcpListener> {
     let listener = TcpListener::bind(addr)
         .await
-        .with_context(|| format!("listen on {addr} (choose another address with --listen)"))
+        .with_context(|| format!("listen on {addr} (choose another address with {option})"))
         .map_err(in_use)?;
     let local = listener.local_addr().unwrap_or(addr);
     info!("listening on {local}");

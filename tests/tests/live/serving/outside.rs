@@ -16,6 +16,9 @@ use sensor_tests::{
 
 use crate::{Running, config, run_memsensor, wait_until};
 
+/// Any free port.
+const LOCAL: &str = "127.0.0.1:0";
+
 /// How to run with a configuration, at these addresses.
 fn run<'a>(config: &'a Path, listen: &'a str, agent_listen: &'a str) -> [&'a str; 7] {
     let config = config.to_str().expect("UTF-8");
@@ -28,12 +31,14 @@ fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
     let addr = taken.local_addr().expect("addr").to_string();
     let socket = config("socket", "");
     let free = config("free.toml", &format!("socket = \"{}\"", socket.display()));
-    let (code, said) = run_memsensor(&run(&free, &addr, "127.0.0.1:0"));
-    assert_eq!(code, Some(4), "{said}");
-    assert!(
-        said.contains(&addr) && said.contains("--listen") && said.lines().count() == 1,
-        "{said}"
-    );
+    for (addrs, option) in [([&*addr, LOCAL], " --listen)"), ([LOCAL, &addr], " --agent-listen)")] {
+        let (code, said) = run_memsensor(&run(&free, addrs[0], addrs[1]));
+        assert_eq!(code, Some(4), "{said}");
+        let named = said.contains(&addr) && said.contains(option);
+        assert!(named && said.lines().count() == 1, "{said}");
+    }
+    let (code, said) = run_memsensor(&run(&free, &addr, &addr));
+    assert!(code == Some(2) && said.contains("is in listen as well"), "{said}");
 
     let bad = config("bad.toml", "listen = [\"0.0.0.0:9817\"]\nintervall = \"1s\"\n");
     for args in [
@@ -50,7 +55,7 @@ fn what_goes_wrong_is_one_line_with_a_remedy_and_a_code() {
 
     let daemon = Daemon::start("").expect("daemon");
     let same = config("same.toml", &format!("socket = \"{}\"", daemon.socket().display()));
-    let (code, said) = run_memsensor(&run(&same, "127.0.0.1:0", "127.0.0.1:0"));
+    let (code, said) = run_memsensor(&run(&same, LOCAL, LOCAL));
     assert_eq!(code, Some(4), "{said}");
     assert!(said.contains("another memsensor answers there"), "{said}");
 
@@ -95,7 +100,7 @@ fn the_daemon_outlives_the_reader_of_its_log() {
     let socket = std::env::temp_dir().join(format!("memsensor-test-{}-log", std::process::id()));
     let file = config("log.toml", &format!("socket = \"{}\"", socket.display()));
     let daemon = Command::new(program("memsensor").expect("memsensor"))
-        .args(run(&file, &addr.to_string(), "127.0.0.1:0"))
+        .args(run(&file, &addr.to_string(), LOCAL))
         .stderr(Stdio::piped())
         .spawn();
     let mut daemon = Running(daemon.expect("run"));
@@ -162,7 +167,7 @@ fn no_answer_is_no_success() {
 fn a_file_in_the_place_of_the_socket_is_left_alone() {
     let precious = config("precious", "do not delete");
     let file = config("precious.toml", &format!("socket = \"{}\"", precious.display()));
-    let (code, said) = run_memsensor(&run(&file, "127.0.0.1:0", "127.0.0.1:0"));
+    let (code, said) = run_memsensor(&run(&file, LOCAL, LOCAL));
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("is no socket"), "{said}");
     assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "do not delete");
