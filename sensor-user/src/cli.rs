@@ -159,7 +159,8 @@ pub enum Command {
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
         /// Return only when all balancers that asked within the last minute have been told; give up
-        /// after this time (the drain stays) with exit code 1
+        /// after this time (the drain stays) with exit code 1. A daemon that was started less than a minute
+        /// ago waits until somebody asks
         #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
         wait: Option<Duration>,
         /// The daemon's socket.

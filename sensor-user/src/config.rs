@@ -3,6 +3,8 @@
 //! All of it is optional: memsensor runs without a file. An unknown key, a wrong type or a value
 //! out of range is an error that names file, line and key.
 
+mod address_or_nothing;
+
 use std::{collections::BTreeSet, net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -263,11 +265,7 @@ impl Config {
             "window: {} is more than 600 intervals",
             humantime::format_duration(self.window)
         );
-        ensure!(
-            (1..=512).contains(&self.http.max_connections),
-            "http.max_connections: {} is not between 1 and 512",
-            self.http.max_connections
-        );
+        self.check_http()?;
         self.check_cgroups()?;
         self.check_verdict()?;
         let known: BTreeSet<_> = probes::ALL.iter().map(|p| p.name).collect();
@@ -299,6 +297,28 @@ impl Config {
                 COMM - 1
             );
             ensure!(seen.insert(name), "kill_senders: {name:?} twice");
+        }
+        Ok(())
+    }
+
+    fn check_http(&self) -> Result<()> {
+        let Http { max_connections, head_timeout, deadline } = self.http;
+        ensure!(
+            (1..=512).contains(&max_connections),
+            "http.max_connections: {max_connections} is not between 1 and 512"
+        );
+        for (key, value) in [("head_timeout", head_timeout), ("deadline", deadline)] {
+            ensure!(
+                (100..=600_000).contains(&value.as_millis()),
+                "http.{key}: {} is not between 100ms and 10m: nobody would be answered, or somebody \
+                 would never be dropped",
+                humantime::format_duration(value)
+            );
+        }
+        // Each of them may take any port that is free.
+        let taken = self.agent_listen.filter(|addr| addr.port() != 0 && self.listen.contains(addr));
+        if let Some(addr) = taken {
+            bail!("agent_listen: {addr} is in listen as well; HAProxy's agent-check needs its own");
         }
         Ok(())
     }
@@ -368,31 +388,6 @@ impl Config {
     }
 }
 
-/// TOML has no word for nothing, so an empty string is.
-mod address_or_nothing {
-    use std::net::SocketAddr;
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    #[allow(clippy::ref_option, reason = "serde's signature")]
-    pub(super) fn serialize<S: Serializer>(
-        addr: &Option<SocketAddr>,
-        to: S,
-    ) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&addr.map_or_else(String::new, |a| a.to_string()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        from: D,
-    ) -> Result<Option<SocketAddr>, D::Error> {
-        let text = String::deserialize(from)?;
-        if text.is_empty() {
-            return Ok(None);
-        }
-        text.parse().map(Some).map_err(D::Error::custom)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -428,6 +423,10 @@ mod tests {
             ),
             ("[probes]\ndisabled = [\"oom_kill\"]", "both required and disabled"),
             ("[http]\nmax_connections = 0", "between 1 and 512"),
+            ("[http]\nhead_timeout = \"0s\"", "http.head_timeout: 0s is not between 100ms and 10m"),
+            ("[http]\ndeadline = \"0s\"", "http.deadline: 0s is not between 100ms and 10m"),
+            ("[http]\ndeadline = \"1year\"", "http.deadline: 1year is not between"),
+            ("listen = [\"0.0.0.0:9818\"]", "agent_listen: 0.0.0.0:9818 is in listen as well"),
             ("interval = \"50ms\"\nwindow = \"1h\"", "more than 600 intervals"),
             ("[kill_senders]\nothers = [\"a-name-far-too-long\"]", "longer than the 15 bytes"),
             ("[kill_senders]\nothers = [\"earlyoom\"]", "twice"),
@@ -435,6 +434,14 @@ mod tests {
             let error = format!("{:#}", Config::parse(text).expect_err(text));
             assert!(error.contains(says), "{text:?} says {error:?}");
         }
+    }
+
+    #[test]
+    fn what_is_free_may_be_taken_twice() {
+        let any = "listen = [\"127.0.0.1:0\"]\nagent_listen = \"127.0.0.1:0\"";
+        Config::parse(any).expect("two ports");
+        let nowhere = "listen = [\"0.0.0.0:9818\"]\nagent_listen = \"\"";
+        Config::parse(nowhere).expect("one listener");
     }
 
     #[test]

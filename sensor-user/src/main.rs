@@ -91,6 +91,7 @@ fn act(command: Command) -> Result<ExitCode> {
             }
             config.agent_listen = agent_listen.or(config.agent_listen);
             config.allow_degraded |= allow_degraded;
+            config.check().context(Misconfigured)?;
             run::run(&config)?;
         }
         Command::Probes { config, json } => return probes(&read(&config)?, json),
@@ -158,12 +159,11 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let shown = admin::ask(&socket.socket, question, |line, answer| {
         match answer {
-            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
             _ if json => writeln!(out, "{line}")?,
             Answer::Event(event) => writeln!(out, "{event}")?,
             Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
             Answer::Explanation(why) => write!(out, "{why}")?,
-            Answer::Heard(_) | Answer::Top(_) => {}
+            Answer::Heard(_) | Answer::Top(_) | Answer::Error { .. } => {}
             Answer::Done { done } => writeln!(out, "{done}")?,
         }
         Ok(out.flush()?)
@@ -175,7 +175,6 @@ fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
     let mut told = String::new();
     admin::ask(&socket.socket, &Question::Event { id }, |line, answer| {
         match answer {
-            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
             Answer::Event(_) if json => told = format!("{line}\n"),
             Answer::Event(event) => told = event.whole(),
             _ => {}
@@ -188,10 +187,8 @@ fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
 fn ask_top(socket: &SocketArg) -> Result<Top> {
     let mut told = None;
     admin::ask(&socket.socket, &Question::Top, |_, answer| {
-        match answer {
-            Answer::Error { error } => anyhow::bail!("the daemon says: {error}"),
-            Answer::Top(top) => told = Some(top),
-            _ => {}
+        if let Answer::Top(top) = answer {
+            told = Some(top);
         }
         Ok(())
     })?;
@@ -203,33 +200,42 @@ fn show_top(mut top: Top, most: usize, by: By, json: bool) -> Result<()> {
     show(&if json { serde_json::to_string(&top)? + "\n" } else { top.tables() })
 }
 
+fn ask_heard(socket: &SocketArg) -> Result<Heard> {
+    let mut heard = None;
+    admin::ask(&socket.socket, &Question::Heard, |_, answer| {
+        if let Answer::Heard(now) = answer {
+            heard = Some(now);
+        }
+        Ok(())
+    })?;
+    heard.context("the daemon did not answer")
+}
+
 /// Until whoever asks for readiness knows of the drain.
 fn wait_for_balancers(socket: &SocketArg, patience: Duration) -> Result<ExitCode> {
     let end = Instant::now() + patience;
+    let names = |all: &[IpAddr]| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
     let mut shown = None;
     loop {
-        let mut heard = Heard::default();
-        admin::ask(&socket.socket, &Question::Heard, |_, answer| {
-            if let Answer::Heard(now) = answer {
-                heard = now;
-            }
-            Ok(())
-        })?;
-        let Heard { told, not_yet } = heard;
-        let names =
-            |all: &[IpAddr]| all.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
-        if not_yet.is_empty() {
-            show(&if told.is_empty() {
+        let heard = ask_heard(socket).context("drained, but it is not known who was told")?;
+        if heard.is_all() {
+            show(&if heard.told.is_empty() {
                 "nobody asked for readiness within the last minute: no balancer to wait for\n"
                     .to_owned()
             } else {
-                format!("told: {}\n", names(&told))
+                format!("told: {}\n", names(&heard.told))
             })?;
             return Ok(ExitCode::SUCCESS);
         }
-        let waiting = names(&not_yet);
+        let (waiting, lacking) = if heard.not_yet.is_empty() {
+            let who = "whoever asked before the daemon was started, less than a minute ago";
+            (who.to_owned(), "nobody has asked the daemon, which was just started".to_owned())
+        } else {
+            let who = names(&heard.not_yet);
+            (who.clone(), format!("these have not asked again: {who}"))
+        };
         if Instant::now() >= end {
-            anyhow::bail!("drained, but after {patience:?} these have not asked again: {waiting}");
+            anyhow::bail!("drained, but after {patience:?} {lacking}");
         }
         if shown.as_ref() != Some(&waiting) {
             show(&format!("waiting for {waiting}\n"))?;

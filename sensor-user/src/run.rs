@@ -35,7 +35,8 @@ use crate::{
     resume,
     scopes::{HOST, Kills, Scopes},
     serve::{
-        admin, agent_check, http, limits::accept_loop, maintenance::Maintenance, state::State,
+        admin, agent_check, askers::Askers, http, limits::accept_loop, maintenance::Maintenance,
+        state::State,
     },
     threads::Threads,
     verdict::policy::Policy,
@@ -104,7 +105,7 @@ fn sense_or_go_blind(config: &Config) -> Result<Result<Loaded, Coverage>> {
 async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> {
     let http = bind_all(&config.listen).await?;
     let agent = match config.agent_listen {
-        Some(addr) => Some(bind(addr).await?),
+        Some(addr) => Some(bind(addr, "--agent-listen").await?),
         None => None,
     };
     let socket = PathBuf::from(&config.socket);
@@ -157,7 +158,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
         stale_after: config.stale_after,
         on_blind: config.on_blind,
-        askers: Arc::default(),
+        askers: Arc::new(Askers::new(monotonic_ns())),
         unknown_scopes: Arc::default(),
         deadlines: Arc::new(Deadlines::new(config.interval)),
     };
@@ -252,15 +253,15 @@ async fn wait_for_end(
 async fn bind_all(addrs: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for addr in addrs {
-        listeners.push(bind(*addr).await?);
+        listeners.push(bind(*addr, "--listen").await?);
     }
     Ok(listeners)
 }
 
-async fn bind(addr: SocketAddr) -> Result<TcpListener> {
+async fn bind(addr: SocketAddr, option: &str) -> Result<TcpListener> {
     let listener = TcpListener::bind(addr)
         .await
-        .with_context(|| format!("listen on {addr} (choose another address with --listen)"))
+        .with_context(|| format!("listen on {addr} (choose another address with {option})"))
         .map_err(in_use)?;
     let local = listener.local_addr().unwrap_or(addr);
     info!("listening on {local}");

@@ -69,6 +69,38 @@ fn nginx_s_last_resort_leaves_out_what_an_operator_drained() {
     let _ = std::fs::remove_dir_all(&dir);
 }
 
+/// Where the unit expects the program, the others find it.
+#[test]
+fn all_files_agree_where_the_program_is() {
+    let mut named = Vec::new();
+    for entry in std::fs::read_dir(Path::new(SCRIPT).parent().expect("deploy")).expect("deploy") {
+        let path = entry.expect("a file").path();
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        let words = text.split(|c: char| c.is_whitespace() || "\"'=;".contains(c));
+        let places = words.filter(|word| word.ends_with("bin/memsensor")).map(str::to_owned);
+        named.extend(places.map(|place| (place, path.clone())));
+    }
+    let elsewhere: Vec<_> = named.iter().filter(|n| n.0 != "/usr/local/bin/memsensor").collect();
+    assert!(named.len() >= 2 && elsewhere.is_empty(), "{named:#?}");
+}
+
+/// What the unit may do to survive, a pod may as well. Not SYS_ADMIN, which is for one probe on some kernels.
+#[test]
+fn a_pod_has_the_capabilities_of_the_unit() {
+    let deploy = Path::new(SCRIPT).parent().expect("deploy");
+    let line = |file: &str, key: &str| {
+        let text = std::fs::read_to_string(deploy.join(file)).expect(file);
+        let line = text.lines().find_map(|l| l.trim().strip_prefix(key).map(str::to_owned));
+        line.unwrap_or_else(|| panic!("no {key} in {file}"))
+    };
+    let pod = line("kubernetes.yaml", "add: [");
+    let pod: Vec<_> = pod.trim_end_matches(']').split(", ").collect();
+    for capability in line("memsensor.service", "CapabilityBoundingSet=").split(' ') {
+        let name = capability.strip_prefix("CAP_").expect("a capability");
+        assert_eq!(pod.contains(&name), name != "SYS_ADMIN", "{name}");
+    }
+}
+
 /// systemd knows every setting, and finds that the service has few rights.
 #[test]
 fn the_unit_is_what_systemd_takes_it_for() {

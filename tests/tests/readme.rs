@@ -88,7 +88,7 @@ fn exposition() -> String {
         scopes: [HOST.to_owned()].into(),
         stale_after: Duration::from_secs(5),
         on_blind: OnBlind::Pass,
-        askers: Arc::default(),
+        askers: Arc::new(serve::askers::Askers::new(0)),
         unknown_scopes: Arc::default(),
         deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
     };

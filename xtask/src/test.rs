@@ -171,7 +171,8 @@ fn report(outcomes: &[Outcome]) -> String {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    // Without root the test tools cannot be installed; the levels that use them are skipped.
+    // Without root the test tools cannot be installed. Levels that need root are skipped then; in the others
+    // a test whose tool is not there fails, and says how to get it.
     let groups = [Group::Build, Group::Tests];
     setup::ensure(if Root::find().is_ok() { &groups } else { &groups[..1] })?;
     // The tests start memsensor and their workloads as an operator would; `cargo test` alone would

@@ -292,7 +292,8 @@ async fn events(
     }
 }
 
-/// The client's side: asks and hands each answer to `each` until the daemon hangs up.
+/// The client's side: asks and hands each answer to `each` until the daemon hangs up. That it could not be
+/// done is an error, and so is no answer, save where there are no events to tell of.
 pub fn ask(
     path: &Path,
     question: &Question,
@@ -304,6 +305,7 @@ pub fn ask(
     let patience = question.patience();
     stream.set_read_timeout(patience)?;
     writeln!(stream, "{}", serde_json::to_string(question)?)?;
+    let mut answered = matches!(question, Question::Events { .. });
     for line in StdBufReader::new(stream).lines() {
         let line = match line {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -312,8 +314,12 @@ pub fn ask(
             }
             line => line.context("read from the daemon")?,
         };
-        let answer = serde_json::from_str(&line).context("understand the daemon")?;
-        each(&line, answer)?;
+        match serde_json::from_str(&line).context("understand the daemon")? {
+            Answer::Error { error } => bail!("the daemon says: {error}"),
+            answer => each(&line, answer)?,
+        }
+        answered = true;
     }
+    ensure!(answered, "the daemon hung up without an answer (see its log)");
     Ok(())
 }

@@ -41,7 +41,10 @@ const LATELY_NS: u64 = 60_000_000_000;
 
 /// Who asked lately.
 #[derive(Debug)]
-pub struct Askers(Mutex<[Option<Asker>; MAX_ASKERS]>);
+pub struct Askers {
+    asked: Mutex<[Option<Asker>; MAX_ASKERS]>,
+    since_ns: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Asker {
@@ -51,24 +54,34 @@ struct Asker {
 }
 
 /// Who asked lately, by whether the last answer said that an operator drained the host.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Heard {
     /// It did, to all that they ask.
     pub told: Vec<IpAddr>,
     /// They have not asked all of it since.
     pub not_yet: Vec<IpAddr>,
+    /// For how long anybody could ask: a daemon that was just started has forgotten who asked before.
+    pub listening_seconds: f64,
 }
 
-impl Default for Askers {
-    fn default() -> Self {
-        Self(Mutex::new([None; MAX_ASKERS]))
+impl Heard {
+    /// Whether nobody is to be waited for. That nobody asks is only known after as long as who asks is
+    /// remembered.
+    pub fn is_all(&self) -> bool {
+        let long = self.listening_seconds >= LATELY_NS as f64 / 1e9;
+        self.not_yet.is_empty() && (long || !self.told.is_empty())
     }
 }
 
 impl Askers {
+    /// Nobody has asked, who could since then.
+    pub fn new(since_ns: u64) -> Self {
+        Self { asked: Mutex::new([None; MAX_ASKERS]), since_ns }
+    }
+
     /// Somebody was answered. Does not allocate; the lock is never held for longer than this.
     pub fn note(&self, asking: Asking, now_ns: u64, told: bool) {
-        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut askers = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let known = askers.iter().position(|a| a.is_some_and(|a| a.asking == asking));
         let silent = || (0..MAX_ASKERS).min_by_key(|i| askers[*i].map_or(0, |a| a.asked_ns));
         if let Some(at) = known.or_else(silent) {
@@ -78,7 +91,7 @@ impl Askers {
 
     /// Who has heard.
     pub fn heard(&self, now_ns: u64) -> Heard {
-        let askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let askers = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = askers.iter().flatten();
         let lately = lately.filter(|a| now_ns.saturating_sub(a.asked_ns) <= LATELY_NS);
         // By address: whether all that it asks was answered so.
@@ -88,7 +101,8 @@ impl Askers {
         }
         let (told, not_yet): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, told)| *told);
         let addrs = |list: Vec<(IpAddr, bool)>| list.into_iter().map(|(addr, _)| addr).collect();
-        Heard { told: addrs(told), not_yet: addrs(not_yet) }
+        let listening_seconds = now_ns.saturating_sub(self.since_ns) as f64 / 1e9;
+        Heard { told: addrs(told), not_yet: addrs(not_yet), listening_seconds }
     }
 }
 
@@ -110,13 +124,26 @@ mod tests {
 
     #[test]
     fn the_last_answer_counts_and_old_ones_do_not() {
-        let askers = Askers::default();
+        let askers = Askers::new(0);
         askers.note(agent(1), SECOND, false);
         askers.note(agent(2), 2 * SECOND, false);
         askers.note(agent(1), 3 * SECOND, true);
         let heard = askers.heard(4 * SECOND);
-        assert_eq!(heard, Heard { told: vec![addr(1)], not_yet: vec![addr(2)] });
-        assert_eq!(askers.heard(62 * SECOND + 1), Heard { told: vec![addr(1)], not_yet: vec![] });
+        assert_eq!((heard.told, heard.not_yet), (vec![addr(1)], vec![addr(2)]));
+        let heard = askers.heard(62 * SECOND + 1);
+        assert_eq!((heard.told, heard.not_yet), (vec![addr(1)], vec![]));
+    }
+
+    #[test]
+    fn that_nobody_asks_is_known_after_a_minute() {
+        let askers = Askers::new(100 * SECOND);
+        let is_all = |second: u64| askers.heard(second * SECOND).is_all();
+        assert!(!is_all(100) && !is_all(159), "somebody may have asked before");
+        assert!(is_all(160));
+        askers.note(agent(1), 110 * SECOND, false);
+        assert!(!is_all(111) && !is_all(165), "it was not told");
+        askers.note(agent(1), 112 * SECOND, true);
+        assert!(is_all(113) && is_all(165) && is_all(180));
     }
 
     #[test]
@@ -127,22 +154,22 @@ mod tests {
             Asking { fail_on: FailOn::Maintenance, ..agent },
             Asking { by: Protocol::Http, ..agent },
         ] {
-            let askers = Askers::default();
+            let askers = Askers::new(0);
             askers.note(agent, SECOND, false);
             askers.note(other, SECOND, false);
             askers.note(other, 2 * SECOND, true);
             let heard = askers.heard(3 * SECOND);
-            let expected = Heard { told: vec![], not_yet: vec![addr(1)] };
-            assert_eq!(heard, expected, "the agent has not heard: {other:?}");
+            let expected = (vec![], vec![addr(1)]);
+            assert_eq!((heard.told, heard.not_yet), expected, "the agent has not heard: {other:?}");
             askers.note(agent, 4 * SECOND, true);
-            let expected = Heard { told: vec![addr(1)], not_yet: vec![] };
-            assert_eq!(askers.heard(5 * SECOND), expected);
+            let heard = askers.heard(5 * SECOND);
+            assert_eq!((heard.told, heard.not_yet), (vec![addr(1)], vec![]));
         }
     }
 
     #[test]
     fn a_flood_of_addresses_pushes_out_the_oldest_only() {
-        let askers = Askers::default();
+        let askers = Askers::new(0);
         for n in 0..1000 {
             askers.note(agent(n), u64::from(n) + 1, true);
             askers.note(agent(5000), u64::from(n) + 1, true);

@@ -24,12 +24,15 @@ pub fn readiness(base: &str, scope: &str, patience: Duration) -> Result<Value> {
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(9817);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let answer = runtime.block_on(async {
         tokio::time::timeout(patience, ask(&host, port, scope))
             .await
             .with_context(|| format!("no answer from {host}:{port} within {patience:?}"))?
             .with_context(|| format!("ask {host}:{port}"))
-    })
+    });
+    // A name is looked up by a thread of its own, which goes on after our patience is over.
+    runtime.shutdown_background();
+    answer
 }
 
 async fn ask(host: &str, port: u16, scope: &str) -> Result<Value> {

@@ -129,10 +129,10 @@ mod tests {
         assert!(!second.end());
         Arc::clone(&second).keep().await.expect("nothing to remove");
         assert_eq!(reason(&daemon()), None);
-        second.begin("short", Some(Duration::from_millis(50)));
+        second.begin("short", Some(Duration::from_secs(1)));
         assert_eq!(reason(&second).as_deref(), Some("short"));
         Arc::clone(&second).keep().await.expect("kept");
-        std::thread::sleep(Duration::from_millis(60));
+        std::thread::sleep(Duration::from_millis(1010));
         assert_eq!((reason(&second), reason(&daemon())), (None, None));
     }
 

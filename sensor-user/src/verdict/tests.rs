@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::{
     Level, State,
     judge::Judge,
-    pace::{Pace, Settings},
+    pace::{Pace, Position, Settings},
     policy::{Change, Changes, Policy, RULES},
     reading::Reading,
     signals::{Past, Signal, Signals, Worse},
@@ -415,15 +415,22 @@ proptest! {
 
     #[test]
     fn it_always_comes_back_when_it_is_calm(
+        // More than a history of a quarter of an hour has.
+        relapses in 0u32..=5,
         history in prop::collection::vec((level(), level(), 0..5 * SECOND), 0..200)
     ) {
         let mut pace = Pace::new(Settings::default());
+        let drained_until_ns = (relapses > 0).then_some(0);
+        let (state, weight) = (State::Draining, 0.0);
+        pace.resume(Position { state, weight, drained_until_ns, relapses });
         let mut now = 0;
         for (fires, holds, elapsed) in history {
             now += elapsed;
             pace.step(now, fires, holds);
         }
-        for _ in 0..(300 + 60) {
+        // Once until it gets traffic again, once at half of it, and the climb.
+        let longest = 2 * Settings::default().recover_after_max.as_secs() + 60;
+        for _ in 0..longest {
             now += SECOND;
             pace.step(now, Level::Calm, Level::Calm);
         }

@@ -17,7 +17,7 @@ use sensor_tests::{
     scope::program,
 };
 
-use crate::{config, running_kernel};
+use crate::{Running, config, running_kernel};
 
 fn programs_of(pid: u32) -> BTreeSet<u32> {
     let dir = format!("/proc/{pid}/fdinfo");
@@ -132,7 +132,8 @@ fn copy_for_all(name: &str) -> std::path::PathBuf {
 #[test]
 fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
     assert_nobody_has_nothing();
-    let out = as_nobody(&["run", "--listen", "127.0.0.1:0"]).output().expect("run");
+    let addrs = ["--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"];
+    let out = as_nobody(&["run"]).args(addrs).output().expect("run");
     let said = String::from_utf8_lossy(&out.stderr);
     assert_eq!(out.status.code(), Some(3), "{said}");
     for part in ["CAP_BPF", "CAP_PERFMON", "AmbientCapabilities"] {
@@ -150,10 +151,10 @@ fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
     // With the default socket, which nobody may not make: then without it.
     let file = config("nobody.toml", "interval = \"100ms\"");
     let file = file.to_str().expect("UTF-8");
-    let mut blind =
-        as_nobody(&["run", "--config", file, "--listen", &addr.to_string(), "--allow-degraded"])
-            .spawn()
-            .expect("run");
+    let blind = as_nobody(&["run", "--config", file, "--listen", &addr.to_string()])
+        .args(["--agent-listen", "127.0.0.1:0", "--allow-degraded"])
+        .spawn();
+    let blind = Running(blind.expect("run"));
     let end = std::time::Instant::now() + PATIENCE;
     let series = loop {
         let answer = get(addr, "/metrics", "").map(|a| parse(&a.body));
@@ -170,9 +171,7 @@ fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
     let psi = std::fs::read_to_string("/proc/pressure/memory").is_ok();
     let state = if psi { "\"measured_by\":\"psi\"" } else { "\"state\":\"blind\"" };
     assert!(ready.status == 200 && ready.body.contains(state), "{ready:?}");
-    let pid = rustix::process::Pid::from_child(&blind);
-    rustix::process::kill_process(pid, Signal::TERM).expect("stop");
-    assert!(blind.wait().expect("wait").success());
+    assert!(blind.stop().success());
     std::fs::remove_file(file).expect("remove");
     std::fs::remove_file(copy_for_all("memsensor")).expect("remove");
     // Not measured is absent, and says why.
@@ -201,7 +200,7 @@ fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
     let out = Command::new("unshare")
         .args(["-m", "sh", "-c", &format!("{hide} && exec \"$@\""), "sh"])
         .arg(program("memsensor").expect("memsensor"))
-        .args(["run", "--listen", "127.0.0.1:0"])
+        .args(["run", "--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"])
         .env("RUST_LOG", "off")
         .output()
         .expect("run");

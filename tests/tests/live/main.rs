@@ -30,7 +30,7 @@ mod unified;
 
 use std::{
     collections::BTreeMap,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -71,6 +71,25 @@ fn is_kill(what: &What) -> bool {
 fn as_kill(what: &What) -> (OomScope, &Process, &Process) {
     let What::OomKill { scope, victim, trigger, .. } = what else { panic!("{what:?}") };
     (*scope, victim, trigger)
+}
+
+/// A program that ends with the test, also with one that fails: what it listens on is another's next.
+struct Running(Child);
+
+impl Running {
+    /// Asks it to end, and waits for that.
+    fn stop(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
+        self.0.wait().expect("wait")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn wait_for_line(child: &mut Child) {

@@ -16,7 +16,7 @@ use sensor_user::{
     top::Top,
 };
 
-use crate::{hog, wait_for_line};
+use crate::{Running, hog, wait_for_line};
 
 fn reader() -> Reader {
     load::load(&Config::default()).expect("load").reader
@@ -49,33 +49,51 @@ fn it_agrees_with_proc() {
         Some(((p.pid().cast_unsigned(), stat.starttime), (stat.comm, status)))
     };
     let all = || procfs::process::all_processes().expect("/proc").flatten();
-    let before: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
-    let table = table(&mut reader);
-    let after: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
     let ticks = procfs::ticks_per_second();
-    let mut seen = 0;
-    for ((pid, start), (comm, status)) in &before {
-        if !after.contains_key(&(*pid, *start)) {
-            continue;
+    let mut look = || {
+        let before: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
+        let table = table(&mut reader);
+        let after: BTreeMap<_, _> = all().filter_map(|p| known(&p)).collect();
+        let (mut seen, mut other_sizes) = (0, Vec::new());
+        for ((pid, start), (comm, status)) in &before {
+            let Some((comm_after, status_after)) = after.get(&(*pid, *start)) else { continue };
+            // A machine may keep a process of its own from all that root looks at.
+            if std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_err() {
+                continue;
+            }
+            let (rss, rss_after) = match (status.vmrss, status_after.vmrss) {
+                (Some(rss), Some(rss_after)) => (rss * 1024, rss_after * 1024),
+                (None, None) => {
+                    assert!(!table.contains_key(pid), "without memory of its own: {pid}");
+                    continue;
+                }
+                // It ends.
+                _ => continue,
+            };
+            let found = table.get(pid).unwrap_or_else(|| panic!("not there: {status:?}"));
+            assert!((found.start_ns / (1_000_000_000 / ticks)).abs_diff(*start) <= 1, "{found:?}");
+            if comm == comm_after {
+                let name: Vec<_> =
+                    found.task.comm.iter().copied().take_while(|b| *b != 0).collect();
+                assert_eq!(String::from_utf8_lossy(&name), *comm);
+            }
+            if status.ruid == status_after.ruid {
+                assert_eq!(found.task.uid, status.ruid);
+            }
+            let sizes = &found.sizes;
+            let resident = (sizes.anon_pages + sizes.file_pages + sizes.shmem_pages) * page;
+            let least = rss.min(rss_after).saturating_sub(slack);
+            if !(least..=rss.max(rss_after) + slack).contains(&resident) {
+                other_sizes.push(format!("{resident} bytes: {status:?} {status_after:?}"));
+            }
+            seen += 1;
         }
-        // A machine may keep a process of its own from all that root looks at.
-        if std::fs::read_link(format!("/proc/{pid}/ns/pid")).is_err() {
-            continue;
-        }
-        let Some(rss) = status.vmrss else {
-            assert!(!table.contains_key(pid), "without memory of its own: {pid}");
-            continue;
-        };
-        let found = table.get(pid).unwrap_or_else(|| panic!("not there: {status:?}"));
-        assert!((found.start_ns / (1_000_000_000 / ticks)).abs_diff(*start) <= 1, "{found:?}");
-        let name: Vec<_> = found.task.comm.iter().copied().take_while(|b| *b != 0).collect();
-        assert_eq!(String::from_utf8_lossy(&name), *comm);
-        assert_eq!(found.task.uid, status.ruid);
-        let resident =
-            (found.sizes.anon_pages + found.sizes.file_pages + found.sizes.shmem_pages) * page;
-        assert!(resident.abs_diff(rss * 1024) <= slack, "{resident} bytes: {status:?}");
-        seen += 1;
-    }
+        (seen, other_sizes)
+    };
+    // A compiler may grow and shrink between two looks at /proc. Not each time.
+    let mut looks = (0..10).map(|_| look());
+    let (seen, wrong) = looks.find(|(_, wrong)| wrong.is_empty()).unwrap_or_else(&mut look);
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(seen >= 2, "only {seen} processes");
 }
 
@@ -225,15 +243,15 @@ fn without_the_iterator_proc_tells() {
     let (config, socket) = (dir.join("config.toml"), dir.join("socket"));
     let path = socket.to_str().expect("UTF-8");
     std::fs::write(&config, format!("socket = {path:?}\ninterval = \"100ms\"")).expect("write");
-    let mut blind = Command::new("unshare")
+    let blind = Command::new("unshare")
         .args(["-m", "sh", "-c", "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"", "sh"])
         .arg(program("memsensor").expect("memsensor"))
         .args(["run", "--allow-degraded", "--listen", "127.0.0.1:0", "--agent-listen"])
         .args(["127.0.0.1:0", "--config"])
         .arg(&config)
         .env("RUST_LOG", "off")
-        .spawn()
-        .expect("run");
+        .spawn();
+    let blind = Running(blind.expect("run"));
     let mut told = None;
     crate::wait_until("it is told", || {
         let mut top = Command::new(program("memsensor").expect("memsensor"));
@@ -241,9 +259,7 @@ fn without_the_iterator_proc_tells() {
         told = serde_json::from_slice::<Top>(&out.expect("top").stdout).ok();
         told.is_some()
     });
-    let pid = rustix::process::Pid::from_child(&blind);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
-    assert!(blind.wait().expect("wait").success());
+    assert!(blind.stop().success());
     std::fs::remove_dir_all(dir).expect("remove");
     let who = told.expect("told").who;
     assert!(who.from_proc, "{who:?}");

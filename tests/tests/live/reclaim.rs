@@ -1,12 +1,52 @@
 //! Reclaim and compaction: our counts against vmstat's and against the kernel's trace.
 
+use std::collections::BTreeMap;
+
 use sensor_tests::{
-    count::{Record, Trace, has_event, vmstat},
+    count::{Record, Recorded, Trace, has_event, vmstat},
     daemon::{Daemon, delta},
     scope::{MIB, Scope},
 };
 
-use crate::{OOM_KILLS, assert_no_losses, hog, killed, sum};
+use crate::{OOM_KILLS, assert_no_losses, hog, killed, sum, wait_until};
+
+/// CLOCK_MONOTONIC, which the trace is stamped with too.
+fn now() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Our samples and what we compare them with are not of the same moment, and the rest of the machine goes
+/// on: ours must be between what was counted from sample to sample, and what was in all, in which
+/// both samples are. Where nothing happens at the ends, the three are equal.
+#[track_caller]
+fn assert_between(what: &str, [inner, ours, all]: [f64; 3]) {
+    assert!(
+        inner <= ours && ours <= all,
+        "{what}: {ours}, but {inner} from sample to sample and {all} in all"
+    );
+}
+
+/// The sum of `of` each record of an event: of those within the times, and of all.
+fn traced(
+    trace: &Recorded,
+    (from, to): (f64, f64),
+    event: &str,
+    of: impl Fn(&Record) -> f64,
+) -> (f64, f64) {
+    let records = || trace.of(event).expect("traced");
+    let within = records().filter(|r| r.seconds >= from && r.seconds <= to);
+    (within.map(&of).sum(), records().map(&of).sum())
+}
+
+/// The same of a field.
+fn traced_sum(trace: &Recorded, within: (f64, f64), event: &str, field: &str) -> (f64, f64) {
+    traced(trace, within, event, |r| r.number(field).expect(field) as f64)
+}
+
+fn went_up(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, name: &str) -> f64 {
+    sum(after, name) - sum(before, name)
+}
 
 /// Limit reclaim of page cache: no OOM, our counts against the kernel's and its trace's.
 #[test]
@@ -24,43 +64,61 @@ fn limit_reclaim_agrees_with_the_kernel_and_with_its_trace() {
         "vmscan:mm_vmscan_lru_shrink_inactive",
     ])
     .expect("trace");
-    let (before, kernel_before) = (daemon.metrics().expect("metrics"), vmstat().expect("vmstat"));
-    let status = hog(&scope, &["file", path, "96", "6"]).status().expect("hog");
-    let kernel_after = vmstat().expect("vmstat");
+    let around_before = vmstat().expect("vmstat");
+    let before = daemon.metrics().expect("metrics");
+    let (from, kernel_before) = (now(), vmstat().expect("vmstat"));
+    let mut child = hog(&scope, &["file", path, "96", "6"]).spawn().expect("hog");
+    let (tid, status) = (child.id(), child.wait().expect("wait"));
+    let (to, kernel_after) = (now(), vmstat().expect("vmstat"));
     let after = daemon.metrics().expect("metrics");
-    let traced = trace.stop().expect("trace");
+    let around_after = vmstat().expect("vmstat");
+    let trace = trace.stop().expect("trace");
     std::fs::remove_file(&file).expect("remove the file");
     assert!(
         status.success(),
         "{status}: page cache can be reclaimed, nobody is killed, if {path} is on a disk"
     );
 
-    let went_up = |name: &str| sum(&after, name) - sum(&before, name);
-    let kernel = |name: &str| (kernel_after[name] - kernel_before[name]) as f64;
-    let ends = went_up("memsensor_memcg_reclaim_seconds_count");
+    let went_up = |name: &str| went_up(&before, &after, name);
+    let between = |metric: &str, (inner, all)| {
+        let ours = went_up(metric);
+        assert_between(metric, [inner, ours, all]);
+        ours
+    };
+    let end = "mm_vmscan_memcg_reclaim_end";
+    let count = "memsensor_memcg_reclaim_seconds_count";
+    let ends = between(count, traced(&trace, (from, to), end, |_| 1.0));
     println!("{ends} limit reclaims");
     assert!(ends > 100.0, "only {ends} limit reclaims: the workload is too kind");
-    let end = "mm_vmscan_memcg_reclaim_end";
-    assert_eq!(ends, traced.count(end).expect("ends") as f64);
-    let pages = traced.sum(end, "nr_reclaimed").expect("pages");
-    assert_eq!(went_up("memsensor_memcg_reclaim_pages_total"), pages as f64);
-    let scanned = went_up("memsensor_reclaim_scanned_pages_total");
-    let stolen = went_up("memsensor_reclaim_stolen_pages_total");
-    let scan = |field| traced.sum("mm_vmscan_lru_shrink_inactive", field).expect(field) as f64;
-    assert_eq!((scanned, stolen), (scan("nr_scanned"), scan("nr_reclaimed")));
-    let pgscan = kernel("pgscan_anon") + kernel("pgscan_file");
-    if is_multi_generational() {
-        // Its event has what was looked at, again for what it retries, and nothing at all when the
-        // generations run out; vmstat has what was isolated. That is about the same.
-        assert!((scanned - pgscan).abs() < pgscan / 20.0, "{scanned} scanned, vmstat: {pgscan}");
-    } else {
-        assert_eq!(scanned, pgscan);
-    }
-    assert_eq!(stolen, kernel("pgsteal_anon") + kernel("pgsteal_file"));
+    let pages = traced_sum(&trace, (from, to), end, "nr_reclaimed");
+    between("memsensor_memcg_reclaim_pages_total", pages);
+    let scan = |field| traced_sum(&trace, (from, to), "mm_vmscan_lru_shrink_inactive", field);
+    let scanned = between("memsensor_reclaim_scanned_pages_total", scan("nr_scanned"));
+    let stolen = between("memsensor_reclaim_stolen_pages_total", scan("nr_reclaimed"));
+    let kernel = |prefix: &str| {
+        let names = [format!("{prefix}_anon"), format!("{prefix}_file")];
+        let rose = |before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>| {
+            names.iter().map(|name| (after[name] - before[name]) as f64).sum::<f64>()
+        };
+        (rose(&kernel_before, &kernel_after), rose(&around_before, &around_after))
+    };
+    let (inner, all) = kernel("pgscan");
+    // The event of the multi-generational LRU has what was looked at, again for what it retries, and nothing
+    // at all when the generations run out; vmstat has what was isolated. That is about the same.
+    let about = if is_multi_generational() { inner / 20.0 } else { 0.0 };
+    assert_between("pgscan", [inner - about, scanned, all + about]);
+    let (inner, all) = kernel("pgsteal");
+    assert_between("pgsteal", [inner, stolen, all]);
     assert_eq!(went_up("memsensor_oom_kills_total"), 0.0);
-    // All of it was done by tasks at their limit, on the file LRU.
+    // All that the hog stole was stolen by a task at its limit, from the file LRU.
     let series = "memsensor_reclaim_stolen_pages_total{by=\"memcg\",lru=\"file\"}";
-    assert_eq!(delta(&before, &after, series).expect("series"), stolen);
+    let event = "mm_vmscan_lru_shrink_inactive";
+    let by_it = |r: &Record| {
+        if r.tid == tid { r.number("nr_reclaimed").expect("nr_reclaimed") as f64 } else { 0.0 }
+    };
+    let (inner, _) = traced(&trace, (from, to), event, by_it);
+    assert!(inner > 0.0, "the hog, {tid}, stole nothing");
+    assert_between(series, [inner, delta(&before, &after, series).expect("series"), stolen]);
     // The buckets add up, and the stall clock has the same time.
     let seconds = went_up("memsensor_memcg_reclaim_seconds_sum");
     let stall = "memsensor_stall_seconds_total{cause=\"memcg_reclaim\"}";
@@ -100,20 +158,28 @@ fn an_anonymous_workload_agrees_with_the_trace() {
     ])
     .expect("trace");
     let before = daemon.metrics().expect("metrics");
-    for _ in 0..5 {
-        killed(&scope, &["anon", "48"]);
-    }
+    let from = now();
+    let hogs: Vec<_> = (0..5).map(|_| killed(&scope, &["anon", "48"])).collect();
+    let to = now();
     let after = daemon.metrics().expect("metrics");
-    let traced = trace.stop().expect("trace");
-    let count = |event| traced.count(event).expect(event);
-    let ends = sum(&after, "memsensor_memcg_reclaim_seconds_count")
-        - sum(&before, "memsensor_memcg_reclaim_seconds_count");
-    let traced_ends = count("mm_vmscan_memcg_reclaim_end");
-    assert_eq!(count("mm_vmscan_memcg_reclaim_begin"), traced_ends);
-    assert_eq!(count("mark_victim"), 5);
-    assert_eq!(ends, traced_ends as f64);
-    assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), 5.0);
-    assert_eq!(after["memsensor_reclaiming_tasks{kind=\"memcg\"}"], 0.0);
+    let trace = trace.stop().expect("trace");
+    let by_hogs = |event: &str| {
+        let all = trace.of(event).expect("traced");
+        all.filter(|r| hogs.contains(&r.tid)).count()
+    };
+    let (begin, end) = ("mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end");
+    assert_eq!(by_hogs(begin), by_hogs(end));
+    assert!(by_hogs(end) > 0, "{hogs:?} reclaimed nothing");
+    let count = "memsensor_memcg_reclaim_seconds_count";
+    let (inner, all) = traced(&trace, (from, to), end, |_| 1.0);
+    assert_between(count, [inner, went_up(&before, &after, count), all]);
+    let (inner, all) = traced(&trace, (from, to), "mark_victim", |_| 1.0);
+    assert!(inner >= 5.0, "{inner} victims");
+    let kills = delta(&before, &after, OOM_KILLS[1]).expect("memcg");
+    assert_between(OOM_KILLS[1], [5.0, kills, all]);
+    wait_until("nobody reclaims any more", || {
+        daemon.metrics().expect("metrics")["memsensor_reclaiming_tasks{kind=\"memcg\"}"] == 0.0
+    });
     assert_no_losses(&before, &after);
 }
 
@@ -122,17 +188,19 @@ fn compaction_by_a_task_counts_and_kcompactd_does_not() {
     let daemon = Daemon::start("").expect("daemon");
     let trace = Trace::start(&["compaction:mm_compaction_end"]).expect("trace");
     let before = daemon.metrics().expect("metrics");
+    let from = now();
     std::fs::write("/proc/sys/vm/compact_memory", "1").expect("compact");
+    let to = now();
     let after = daemon.metrics().expect("metrics");
-    let traced = trace.stop().expect("trace");
-    let went_up = |name: &str| sum(&after, name) - sum(&before, name);
+    let trace = trace.stop().expect("trace");
+    let went_up = |name: &str| went_up(&before, &after, name);
     let ends = went_up("memsensor_compaction_stall_seconds_count");
     assert!(ends > 0.0, "nothing was compacted");
-    let by_a_task = |record: &&Record| {
+    let by_a_task = |record: &Record| {
         let comm = record.comm.as_deref().expect("the kernel remembers who compacted");
-        !comm.starts_with("kcompactd")
+        f64::from(u8::from(!comm.starts_with("kcompactd")))
     };
-    let traced = traced.of("mm_compaction_end").expect("traced").filter(by_a_task).count();
-    assert_eq!(ends, traced as f64);
+    let (inner, all) = traced(&trace, (from, to), "mm_compaction_end", by_a_task);
+    assert_between("compactions", [inner, ends, all]);
     assert_eq!(went_up("memsensor_compaction_results_total"), ends, "each has a named result");
 }

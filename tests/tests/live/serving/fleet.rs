@@ -24,7 +24,8 @@ const GROWING: usize = 5;
 
 const HOSTS: u32 = 50;
 const PACE: f64 = 15.0;
-const LASTS: u64 = 20;
+/// The one that is silent is so from the fifteenth second to the twenty-third.
+const LASTS: u64 = 22;
 
 /// Without what depends on the cgroups of this machine.
 fn plain(daemon: &Daemon) -> Template {
@@ -101,8 +102,10 @@ fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
     // Where the first and the last one fall is chance; two gaps are not.
     let fewest = scrapes.values().copied().fold(f64::INFINITY, f64::min);
     assert!(fewest >= (LASTS - 7) as f64, "{scrapes:?}");
+    // A scrape may take its whole second on a busy machine, now and then. Who is silent, is for seven of
+    // these seventeen.
     let down: Vec<_> =
-        over("min_over_time", "up").into_iter().filter(|(_, up)| *up < 1.0).map(|h| h.0).collect();
+        over("avg_over_time", "up").into_iter().filter(|(_, up)| *up < 0.7).map(|h| h.0).collect();
     assert_eq!(down, fleet.silent(), "only who is silent by the story is down");
 
     let rules = prometheus.api("rules", &[]).expect("rules");

@@ -15,6 +15,10 @@ fn a_frozen_sensor_is_not_ready() {
     let daemon = Daemon::start("").expect("daemon");
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
     let tid = thread(&daemon, "sense");
+    let told = |series| daemon.metrics().expect("metrics")[series];
+    // On a busy machine it may have been late before.
+    let misses = "memsensor_deadline_misses_total{loop=\"sense\"}";
+    let before = told(misses);
 
     let freezer = Freezer::new(&daemon);
     freezer.freeze(&tid);
@@ -27,9 +31,9 @@ fn a_frozen_sensor_is_not_ready() {
     freezer.thaw();
     wait_until("ready again", || daemon.get("/readyz", "").expect("readyz").status == 200);
     assert_eq!(agent_check(&daemon), "up 100%\n");
-    let late = |series| daemon.metrics().expect("metrics")[series];
-    assert_eq!(late("memsensor_deadline_misses_total{loop=\"sense\"}"), 1.0);
-    let longest = late("memsensor_deadline_overrun_max_seconds{loop=\"sense\"}");
+    let more = told(misses) - before;
+    assert!(more >= 1.0, "{more}");
+    let longest = told("memsensor_deadline_overrun_max_seconds{loop=\"sense\"}");
     assert!(longest >= 1.5, "it stood for two seconds at least: {longest}");
 }
 

@@ -2,21 +2,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
 };
 
 use sensor_tests::{daemon::Daemon, scope::program};
 
-/// A terminal that is gone with the test.
-struct Terminal(Child);
-
-impl Drop for Terminal {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::Running;
 
 /// It is live, does what keys say, and leaves the terminal as it was.
 #[test]
@@ -35,8 +27,8 @@ fn top_is_live_on_a_terminal() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("script, of bsdutils");
-    let mut terminal = Terminal(child);
-    let Terminal(child) = &mut terminal;
+    let mut terminal = Running(child);
+    let Running(child) = &mut terminal;
     let (mut keys, mut out) =
         (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     let said = Arc::new(Mutex::new(Vec::new()));

@@ -16,12 +16,9 @@ use sensor_tests::{
     swap::Swap,
 };
 
-use self::{
-    monitoring::{Monitoring, Running},
-    webhook::Webhook,
-};
+use self::{monitoring::Monitoring, webhook::Webhook};
 use super::verdict::judging_at;
-use crate::{hog, killed, wait_until};
+use crate::{Running, hog, killed, wait_until};
 
 /// How many times faster than shipped.
 const FACTOR: u64 = 20;

@@ -4,7 +4,7 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -12,16 +12,7 @@ use sensor_tests::{alerting::hurried, daemon::Daemon, prometheus::Prometheus};
 use serde_json::Value;
 
 use super::{FACTOR, PATIENCE, STEP, webhook::Webhook};
-
-/// A program of ours that ends with us.
-pub(super) struct Running(pub(super) Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::Running;
 
 /// Prometheus, and Alertmanager in its directory.
 pub(super) struct Monitoring {

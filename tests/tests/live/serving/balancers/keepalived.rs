@@ -30,7 +30,7 @@ fn keepalived_takes_priority_from_a_host_that_drains() {
             let memsensor = program("memsensor").expect("memsensor");
             let ask =
                 format!("{} check --scope web --url http://127.2.0.11:9817", memsensor.display());
-            put(text, "/usr/bin/memsensor check", &ask);
+            put(text, "/usr/local/bin/memsensor check", &ask);
         },
         |dir, file, _| {
             let mut command = Command::new("keepalived");

@@ -25,8 +25,8 @@ use sensor_tests::{
     scope::{MIB, Scope},
 };
 
-use super::verdict::judging_at;
-use crate::{killed, wait_until};
+use super::verdict::{judging_at, killed_apart};
+use crate::wait_until;
 
 /// What a request costs: long enough that some are under way at any time, which is what "least connections"
 /// goes by.
@@ -105,9 +105,7 @@ impl Host {
 
     /// A kill for lack of memory: the first takes weight, the second all of it.
     fn kill(&self) {
-        killed(&self.scope, &["anon", "32"]);
-        // Kills within a second are one.
-        std::thread::sleep(Duration::from_millis(1100));
+        killed_apart(&self.daemon, &self.scope);
     }
 
     fn kill_twice(&self) {

@@ -2,25 +2,16 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use sensor_tests::scope::program;
 
 use super::{Balancer, Host, put};
-use crate::wait_until;
+use crate::{Running, wait_until};
 
 /// The script, which runs until it is killed.
-struct Script(Child);
-
-impl Drop for Script {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn script(file: &Path, reload: &str) -> Script {
+fn script(file: &Path, reload: &str) -> Running {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/nginx-upstream.sh");
     let memsensor = program("memsensor").expect("memsensor");
     let own = memsensor.parent().expect("a directory").display();
@@ -29,7 +20,7 @@ fn script(file: &Path, reload: &str) -> Script {
     command.arg(file).args(["127.2.0.11:8080", "127.2.0.12:8080@http://127.2.0.12:9817"]);
     command.env("PATH", format!("{own}:{all}")).env("RELOAD", reload);
     command.env("MEMSENSOR_SCOPE", "web").env("EVERY", "0.2").stdin(Stdio::null());
-    Script(command.spawn().expect("start nginx-upstream.sh"))
+    Running(command.spawn().expect("start nginx-upstream.sh"))
 }
 
 #[test]
