@@ -17,7 +17,7 @@ use sensor_tests::{
 };
 
 use self::{monitoring::Monitoring, webhook::Webhook};
-use super::verdict::judging_at;
+use super::verdict::{judging_at, killed_apart};
 use crate::{Running, hog, killed, wait_until};
 
 /// How many times faster than shipped.
@@ -101,7 +101,7 @@ fn the_right_alerts_arrive_at_the_webhook_and_no_others() {
     // is said then does not count.
     monitoring.restart_prometheus(Duration::from_secs(300 / FACTOR + 2));
     let back = Instant::now();
-    be_killed_again(&small, &webhook, &monitoring, first);
+    be_killed_again(&hosts, &small, &webhook, &monitoring, first);
     webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", back);
     let mended = Instant::now();
     send(&hosts.dying, Signal::CONT);
@@ -182,13 +182,17 @@ fn die_of_it(hosts: &Hosts, small: &Scope, webhook: &Webhook, thrash: &mut Runni
 }
 
 /// Again, and five minutes after the first: fifteen seconds here.
-fn be_killed_again(small: &Scope, webhook: &Webhook, monitoring: &Monitoring, first: Instant) {
+fn be_killed_again(
+    hosts: &Hosts,
+    small: &Scope,
+    webhook: &Webhook,
+    monitoring: &Monitoring,
+    first: Instant,
+) {
     assert!(first.elapsed() > Duration::from_secs(300 / FACTOR));
     monitoring.wait_for("count(instance:memsensor:silent{job=\"memsensor-kills\"} == 0)", 1);
-    for _ in 0..2 {
-        std::thread::sleep(Duration::from_millis(1300));
-        killed(small, &["anon", "32"]);
-    }
+    killed_apart(&hosts.kills, small);
+    killed(small, &["anon", "32"]);
     let again = Instant::now();
     webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", again);
     webhook.wait_for("MemsensorHostDraining", "memsensor-kills", again);
