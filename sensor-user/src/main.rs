@@ -184,15 +184,25 @@ fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
     show(&told)
 }
 
-fn ask_top(socket: &SocketArg) -> Result<Top> {
+/// The one answer that the question has.
+fn answer<T>(
+    socket: &SocketArg,
+    question: &Question,
+    pick: impl Fn(Answer) -> Option<T>,
+) -> Result<T> {
     let mut told = None;
-    admin::ask(&socket.socket, &Question::Top, |_, answer| {
-        if let Answer::Top(top) = answer {
-            told = Some(top);
-        }
+    admin::ask(&socket.socket, question, |_, answer| {
+        told = pick(answer).or(told.take());
         Ok(())
     })?;
-    Ok(*told.context("the daemon did not answer")?)
+    told.context("the daemon did not answer")
+}
+
+fn ask_top(socket: &SocketArg) -> Result<Top> {
+    answer(socket, &Question::Top, |answer| match answer {
+        Answer::Top(top) => Some(*top),
+        _ => None,
+    })
 }
 
 fn show_top(mut top: Top, most: usize, by: By, json: bool) -> Result<()> {
@@ -201,14 +211,10 @@ fn show_top(mut top: Top, most: usize, by: By, json: bool) -> Result<()> {
 }
 
 fn ask_heard(socket: &SocketArg) -> Result<Heard> {
-    let mut heard = None;
-    admin::ask(&socket.socket, &Question::Heard, |_, answer| {
-        if let Answer::Heard(now) = answer {
-            heard = Some(now);
-        }
-        Ok(())
-    })?;
-    heard.context("the daemon did not answer")
+    answer(socket, &Question::Heard, |answer| match answer {
+        Answer::Heard(heard) => Some(heard),
+        _ => None,
+    })
 }
 
 /// Until whoever asks for readiness knows of the drain.

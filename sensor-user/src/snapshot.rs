@@ -21,6 +21,7 @@ use crate::{
 
 /// All that was measured at one moment.
 #[derive(Debug, Clone)]
+#[cfg_attr(test, derive(Default))]
 pub struct Snapshot {
     /// When: CLOCK_MONOTONIC nanoseconds.
     pub taken_ns: u64,

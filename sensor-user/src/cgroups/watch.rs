@@ -144,46 +144,22 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path, sync::Mutex};
+    use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Mutex};
 
     use super::*;
     use crate::{
-        cgroups::Settings,
-        deadlines::Deadlines,
-        directory::Directory,
-        kernel::{load::Coverage, read::Inside},
+        cgroups::Settings, deadlines::Deadlines, directory::Directory, kernel::load::Coverage,
         sense::Wake,
     };
 
     fn snapshot(stall_clock: &[(u64, [u64; 4])]) -> Snapshot {
-        Snapshot {
-            taken_ns: 0,
-            taken_unix: 0.0,
-            rows: Arc::default(),
-            window_start: Arc::default(),
-            recent_start: Arc::default(),
-            tells_skipped: false,
-            inside: Inside::default(),
-            costs: Vec::new(),
-            stalls: BTreeMap::new(),
-            stall_clock: stall_clock.into(),
-            stall_clock_ns: None,
-            reclaim: Arc::default(),
-            scopes: Vec::new(),
-            who: None,
-        }
+        Snapshot { stall_clock: stall_clock.into(), ..Snapshot::default() }
     }
 
     fn watch(root: &Path) -> Watch {
-        let coverage = Coverage {
-            probes: Vec::new(),
-            enums: BTreeMap::new(),
-            senders: Vec::new(),
-            map_bytes: BTreeMap::new(),
-        };
         let common = Common {
             published: Arc::default(),
-            coverage: Arc::new(coverage),
+            coverage: Arc::new(Coverage::blind("not tried")),
             deadlines: Arc::new(Deadlines::new(EVERY)),
             wake: Arc::new(Wake::new().expect("eventfd")),
         };

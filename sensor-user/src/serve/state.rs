@@ -287,10 +287,7 @@ fn fitness(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        kernel::read::Inside,
-        verdict::{judge::Judge, pace::Settings, reading::Reading},
-    };
+    use crate::verdict::{judge::Judge, pace::Settings, reading::Reading};
 
     const SECOND: u64 = 1_000_000_000;
 
@@ -299,24 +296,13 @@ mod tests {
         let reading = Reading { at_ns: SECOND, ..Reading::default() };
         Snapshot {
             taken_ns: SECOND,
-            taken_unix: 0.0,
-            rows: Arc::default(),
-            window_start: Arc::default(),
-            recent_start: Arc::default(),
-            tells_skipped: false,
-            inside: Inside::default(),
-            costs: Vec::new(),
-            stall_clock: Arc::default(),
-            stall_clock_ns: None,
-            reclaim: Arc::default(),
-            stalls: std::collections::BTreeMap::new(),
             scopes: vec![Judged {
                 scope: HOST.into(),
                 reading,
                 verdict: judge.judge(reading),
                 blind: blind.then(|| "no PSI".into()),
             }],
-            who: None,
+            ..Snapshot::default()
         }
     }
 
