@@ -10,18 +10,18 @@ use sensor_ebpf::probes;
 use tracing::error;
 
 use crate::{
-    directory::Shared,
+    directory::SharedPaths,
     host::{cgroup, clock::since_boot_ns, process_walk::Walk},
     kernel::{
-        load::{Coverage, State},
+        load::{AttachState, Coverage},
         read::Reader,
     },
-    who::{Memory, Pass, Who},
+    who::{MemoryUsage, ScanBatch, UsageTracker},
 };
 
 /// How soon to look again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
+pub enum ScanPriority {
     /// Ten seconds after the last look.
     Calm,
     /// A second after it.
@@ -30,7 +30,7 @@ pub enum When {
     Now,
 }
 
-impl When {
+impl ScanPriority {
     const fn after(self) -> Duration {
         Duration::from_secs(match self {
             Self::Calm => 10,
@@ -45,13 +45,13 @@ const STEP: usize = 200;
 
 /// Looks who has the memory.
 #[derive(Debug)]
-pub struct Census {
-    memory: Memory,
-    last: Option<Arc<Who>>,
+pub struct ProcessScanner {
+    memory: UsageTracker,
+    last: Option<Arc<MemoryUsage>>,
     /// When the last look began: CLOCK_MONOTONIC nanoseconds.
     begun_ns: Option<u64>,
     from: From,
-    directory: Shared,
+    directory: SharedPaths,
     /// Seconds since boot.
     calm: Option<u32>,
 }
@@ -65,27 +65,27 @@ enum From {
     Proc(Option<Walk>),
 }
 
-impl Census {
+impl ProcessScanner {
     /// Not yet.
-    pub fn new(coverage: &Coverage, directory: Shared) -> Self {
+    pub fn new(coverage: &Coverage, directory: SharedPaths) -> Self {
         let probe = coverage.probes.get(probes::Id::processes as usize);
         let from = match probe.map(|probe| probe.state) {
-            Some(State::Disabled) => From::Nowhere,
-            Some(State::Attached) => From::Kernel,
+            Some(AttachState::Disabled) => From::Nowhere,
+            Some(AttachState::Attached) => From::Kernel,
             _ => From::Proc(None),
         };
-        let memory = Memory::new(procfs::page_size());
+        let memory = UsageTracker::new(procfs::page_size());
         Self { memory, last: None, begun_ns: None, from, directory, calm: None }
     }
 
     /// What was found last.
-    pub fn last(&self) -> Option<Arc<Who>> {
+    pub fn last(&self) -> Option<Arc<MemoryUsage>> {
         self.last.clone()
     }
 
     /// Looks, if it is time to. A walk through /proc goes on by a step.
-    pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, when: When) {
-        if when == When::Calm {
+    pub fn look(&mut self, reader: Option<&mut Reader>, now: u64, when: ScanPriority) {
+        if when == ScanPriority::Calm {
             self.calm = Some(boot_seconds());
         }
         let every = u64::try_from(when.after().as_nanos()).unwrap_or(u64::MAX);
@@ -107,10 +107,10 @@ impl Census {
             Ok(None) => {}
             Ok(Some(pass)) => {
                 let seconds = boot_seconds();
-                let from_proc = matches!(self.from, From::Proc(_));
+                let usage_from_proc = matches!(self.from, From::Proc(_));
                 let mut who = self.memory.update(pass, seconds);
                 let calm = self.calm.map(|calm| seconds.saturating_sub(calm));
-                who.mark_new(calm.filter(|_| when != When::Calm));
+                who.mark_new(calm.filter(|_| when != ScanPriority::Calm));
                 // Whoever holds it may have to wait for a processor: then names are those of the last look.
                 if let Ok(directory) = self.directory.try_lock() {
                     who.name(|id| directory.path(id));
@@ -120,7 +120,7 @@ impl Census {
                 }
                 // What a walk saw first is as old as that: who was started since may not be in it.
                 let taken_ns = self.begun_ns.unwrap_or(now);
-                self.last = Some(Arc::new(Who { taken_ns, from_proc, ..who }));
+                self.last = Some(Arc::new(MemoryUsage { taken_ns, usage_from_proc, ..who }));
             }
             Err(e) => {
                 if self.last.take().is_some() {
@@ -135,15 +135,15 @@ fn boot_seconds() -> u32 {
     u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
-fn iterate(reader: Option<&mut Reader>) -> Result<Pass> {
-    let mut pass = Pass::default();
+fn iterate(reader: Option<&mut Reader>) -> Result<ScanBatch> {
+    let mut pass = ScanBatch::default();
     if let Some(reader) = reader {
         reader.processes(|process| pass.add(process))?;
     }
     Ok(pass)
 }
 
-fn step(walk: &mut Option<Walk>) -> Result<Option<Pass>> {
+fn step(walk: &mut Option<Walk>) -> Result<Option<ScanBatch>> {
     let under_way = match walk {
         Some(walk) => walk,
         None => walk.insert(Walk::begin(&cgroup::memory_root().unwrap_or_default())?),
@@ -163,19 +163,19 @@ mod tests {
 
     #[test]
     fn a_look_in_steps_is_as_old_as_its_first() {
-        let mut census = Census {
-            memory: Memory::new(procfs::page_size()),
+        let mut census = ProcessScanner {
+            memory: UsageTracker::new(procfs::page_size()),
             last: None,
             begun_ns: Some(7),
             from: From::Proc(Some(Walk::begin(Path::new("/")).expect("/proc"))),
-            directory: Shared::default(),
+            directory: SharedPaths::default(),
             calm: None,
         };
         let more = (8..).find_map(|now| {
-            census.look(None, now, When::Calm);
+            census.look(None, now, ScanPriority::Calm);
             census.last()
         });
         let who = more.expect("its end");
-        assert_eq!((who.taken_ns, who.from_proc, who.seen > 0), (7, true, true));
+        assert_eq!((who.taken_ns, who.usage_from_proc, who.seen > 0), (7, true, true));
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::serve::state::{FailOn, Fitness, Standing};
+use crate::serve::state::{FailOn, ReadinessState, TrafficHealth};
 
 /// What the convention calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,9 +24,9 @@ pub enum Code {
 
 /// Whether the scope should get traffic; what cannot be told should not.
 pub fn is_fit(readiness: &Value, fail_on: FailOn) -> bool {
-    let standing = readiness.get("state").and_then(|s| Standing::deserialize(s).ok());
+    let standing = readiness.get("state").and_then(|s| ReadinessState::deserialize(s).ok());
     let weight = readiness.get("weight").and_then(Value::as_f64);
-    let fitness = standing.zip(weight).map(|(standing, weight)| Fitness { standing, weight });
+    let fitness = standing.zip(weight).map(|(standing, weight)| TrafficHealth { standing, weight });
     fitness.is_some_and(|fitness| fitness.on(fail_on).takes_traffic())
 }
 
@@ -38,7 +38,7 @@ pub fn result(readiness: &Value) -> (Code, String) {
     let (code, word) = match state {
         "ready" => (Code::Ok, "OK"),
         "degraded" => (Code::Warning, "WARNING"),
-        "draining" | "maintenance" | "stale" | "starting" => (Code::Critical, "CRITICAL"),
+        "overloaded" | "drained" | "stale" | "starting" => (Code::Critical, "CRITICAL"),
         _ => (Code::Unknown, "UNKNOWN"),
     };
     let percent = weight * 100.0;
@@ -79,27 +79,27 @@ mod tests {
     fn who_knows_but_good_and_bad_says_where_bad_begins() {
         let fit = |state: &str, weight: f64| {
             let readiness = json!({ "state": state, "weight": weight });
-            [FailOn::Maintenance, FailOn::Draining, FailOn::Degraded]
+            [FailOn::Drained, FailOn::Overloaded, FailOn::Degraded]
                 .map(|fail_on| is_fit(&readiness, fail_on))
         };
         assert_eq!(fit("ready", 1.0), [true, true, true]);
-        assert_eq!(fit("blind", 1.0), [true, true, true]);
+        assert_eq!(fit("unknown", 1.0), [true, true, true]);
         assert_eq!(fit("degraded", 0.5), [true, true, false]);
-        assert_eq!(fit("draining", 0.0), [true, false, false]);
-        assert_eq!(fit("maintenance", 0.0), [false, false, false]);
+        assert_eq!(fit("overloaded", 0.0), [true, false, false]);
+        assert_eq!(fit("drained", 0.0), [false, false, false]);
         assert_eq!(fit("nonsense", 1.0), [false, false, false]);
-        assert!(!is_fit(&json!({}), FailOn::Draining));
+        assert!(!is_fit(&json!({}), FailOn::Overloaded));
     }
 
     #[test]
     fn every_state_has_its_code() {
         for (state, code) in [
             ("ready", Code::Ok),
-            ("draining", Code::Critical),
-            ("maintenance", Code::Critical),
+            ("overloaded", Code::Critical),
+            ("drained", Code::Critical),
             ("stale", Code::Critical),
             ("starting", Code::Critical),
-            ("blind", Code::Unknown),
+            ("unknown", Code::Unknown),
             ("nonsense", Code::Unknown),
         ] {
             assert_eq!(result(&json!({ "state": state })).0, code, "{state}");

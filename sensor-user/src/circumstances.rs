@@ -7,10 +7,10 @@ use std::{collections::VecDeque, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    events::{Context, Scope, What, tame},
-    host::kernel_log::Logged,
+    events::{AllocContext, EventKind, OomType, tame},
+    host::kernel_log::KmsgKill,
     verdict::reading::Reading,
-    who::{Group, Holder, Who},
+    who::{CgroupUsage, MemoryUsage, ProcessUsage},
 };
 
 /// Processes that are told as the largest.
@@ -25,7 +25,7 @@ const OOMD: &str = "systemd-oomd";
 /// One cgroup's limits and use, at the moment of the event or shortly after.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Level {
+pub struct CgroupLimits {
     /// Its path.
     pub path: String,
     /// What it has, its children's among it.
@@ -56,7 +56,7 @@ pub struct Level {
 /// How long the host stalled within a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Stalled {
+pub struct StallWindow {
     /// Over so many seconds; less than a minute if we were started since.
     pub within_seconds: f64,
     /// In which some task waited for memory (PSI).
@@ -73,63 +73,63 @@ pub struct Stalled {
 /// What else was known.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Circumstances {
+pub struct OomReport {
     /// The victim's cgroup and those above it, its own first. One that was gone is not there.
-    pub cgroups: Vec<Level>,
+    pub cgroups: Vec<CgroupLimits>,
     /// The one of them that was out of memory: by the kernel's log, else as far as limits tell, the fullest.
     /// The processes below are those in it then, else those of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ran_out: Option<String>,
+    pub oom_cgroup: Option<String>,
     /// How long before the event processes were looked at; below zero if that was after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub looked_seconds_before: Option<f64>,
+    pub usage_age_seconds: Option<f64>,
     /// The largest processes then.
-    pub largest: Vec<Holder>,
+    pub largest: Vec<ProcessUsage>,
     /// Who grew most within the ten minutes before.
-    pub growers: Vec<Holder>,
+    pub top_growers: Vec<ProcessUsage>,
     /// Cgroups that did.
-    pub growing_cgroups: Vec<Group>,
+    pub growing_cgroups: Vec<CgroupUsage>,
     /// Of the minute before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stalled: Option<Stalled>,
+    pub stalled: Option<StallWindow>,
     /// What does not go together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contradictions: Vec<String>,
 }
 
-impl Circumstances {
+impl OomReport {
     /// Puts together what there is about an event of `time_ns` (CLOCK_MONOTONIC).
     pub fn of(
-        what: &What,
+        what: &EventKind,
         time_ns: u64,
-        cgroups: Vec<Level>,
-        logged: Option<&Logged>,
-        who: Option<&Who>,
-        stalled: Option<Stalled>,
+        cgroups: Vec<CgroupLimits>,
+        logged: Option<&KmsgKill>,
+        who: Option<&MemoryUsage>,
+        stalled: Option<StallWindow>,
     ) -> Self {
         // After a kill another process may have the victim's id.
         let before = who.filter(|who| who.taken_ns <= time_ns);
         let mut contradictions = contradictions(what, &cgroups, before);
         contradictions.extend(logged.and_then(|logged| against_log(what, logged)));
-        let memcg = matches!(what, What::OomKill { scope: Scope::Memcg, .. });
+        let memcg = matches!(what, EventKind::OomKill { oom_type: OomType::Memcg, .. });
         let in_log = logged.and_then(|logged| Some(tame(logged.memcg.as_ref()?)));
-        let ran_out = in_log.or_else(|| memcg.then(|| fullest(&cgroups)).flatten());
-        let mut all = Self { cgroups, ran_out, stalled, contradictions, ..Self::default() };
+        let oom_cgroup = in_log.or_else(|| memcg.then(|| fullest(&cgroups)).flatten());
+        let mut all = Self { cgroups, oom_cgroup, stalled, contradictions, ..Self::default() };
         let Some(who) = who else { return all };
         let inside = |path: &Option<Arc<str>>| {
-            let Some(group) = &all.ran_out else { return true };
+            let Some(group) = &all.oom_cgroup else { return true };
             let below = path.as_deref().and_then(|path| path.strip_prefix(group.as_str()));
             below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
         };
         let processes: Vec<_> = who.processes.iter().filter(|p| inside(&p.cgroup_path)).collect();
         let cgroups: Vec<_> = who.cgroups.iter().filter(|g| inside(&g.cgroup_path)).collect();
         let seconds = |ns: u64| ns as f64 / 1e9;
-        all.looked_seconds_before = Some(seconds(time_ns) - seconds(who.taken_ns));
+        all.usage_age_seconds = Some(seconds(time_ns) - seconds(who.taken_ns));
         all.largest = processes.iter().take(LARGEST).copied().cloned().collect();
-        all.growers = most_grown(processes, |p| p.growth.ten_minutes_bytes);
+        all.top_growers = most_grown(processes, |p| p.growth.ten_minutes_bytes);
         all.growing_cgroups = most_grown(cgroups, |g| g.growth.ten_minutes_bytes);
-        all.largest.iter_mut().chain(&mut all.growers).for_each(Holder::identify);
-        all.growing_cgroups.iter_mut().for_each(Group::identify);
+        all.largest.iter_mut().chain(&mut all.top_growers).for_each(ProcessUsage::identify);
+        all.growing_cgroups.iter_mut().for_each(CgroupUsage::identify);
         all
     }
 }
@@ -141,19 +141,19 @@ fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> 
 }
 
 /// Where the kernel's log says something else.
-fn against_log(what: &What, logged: &Logged) -> Option<String> {
-    let What::OomKill { scope, context, .. } = what else { return None };
-    let memcg = *scope == Scope::Memcg;
+fn against_log(what: &EventKind, logged: &KmsgKill) -> Option<String> {
+    let EventKind::OomKill { oom_type, context, .. } = what else { return None };
+    let memcg = *oom_type == OomType::Memcg;
     // The path may be left in doubt.
     let in_log = logged.memcg.is_some() || logged.constraint == "memcg";
     if in_log != memcg {
         return Some(format!(
             "the kernel's log names {:?} as what was constrained and {:?} as the cgroup, but it was \
-             seen as a kill of scope {scope}",
+             seen as a kill of type {oom_type}",
             logged.constraint, logged.memcg,
         ));
     }
-    let Context { order, gfp_flags, constraint, .. } = context.as_ref()?;
+    let AllocContext { order, gfp_flags, constraint, .. } = context.as_ref()?;
     let (logged_order, logged_flags) = logged.asked.as_ref()?;
     let same =
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
@@ -167,9 +167,9 @@ fn against_log(what: &What, logged: &Logged) -> Option<String> {
 }
 
 /// The group that has most of what it may.
-fn fullest(cgroups: &[Level]) -> Option<String> {
+fn fullest(cgroups: &[CgroupLimits]) -> Option<String> {
     let share = |used: Option<u64>, limit: Option<u64>| Some(used? as f64 / limit?.max(1) as f64);
-    let full = |level: &Level| {
+    let full = |level: &CgroupLimits| {
         let memory = share(level.current_bytes, level.max_bytes);
         let swap = share(level.swap_bytes, level.swap_max_bytes);
         memory.into_iter().chain(swap).reduce(f64::max)
@@ -179,11 +179,15 @@ fn fullest(cgroups: &[Level]) -> Option<String> {
     fullest.map(|(level, _)| level.path.clone())
 }
 
-fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<String> {
+fn contradictions(
+    what: &EventKind,
+    cgroups: &[CgroupLimits],
+    who: Option<&MemoryUsage>,
+) -> Vec<String> {
     let mut all = Vec::new();
     let victim = match what {
-        What::OomKill { scope, victim, context, .. } => {
-            let memcg = *scope == Scope::Memcg;
+        EventKind::OomKill { oom_type, victim, context, .. } => {
+            let memcg = *oom_type == OomType::Memcg;
             if let Some(context) = context
                 && (context.constraint == "memcg") != memcg
             {
@@ -194,7 +198,7 @@ fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<Stri
                 ));
             }
             let limited =
-                |level: &Level| level.max_bytes.is_some() || level.swap_max_bytes.is_some();
+                |level: &CgroupLimits| level.max_bytes.is_some() || level.swap_max_bytes.is_some();
             if memcg && !cgroups.is_empty() && !cgroups.iter().any(limited) {
                 all.push(
                     "a cgroup was out of memory, but none of the victim's has a limit now".into(),
@@ -202,7 +206,7 @@ fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<Stri
             }
             victim
         }
-        What::KillSignal { sender, target } => {
+        EventKind::KillSignal { sender, target } => {
             let marked = cgroups.iter().any(|level| level.oomd_ooms.is_some());
             if sender.comm == OOMD && !cgroups.is_empty() && !marked {
                 all.push(format!(
@@ -211,7 +215,7 @@ fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<Stri
             }
             target
         }
-        What::VictimExit { .. } => return all,
+        EventKind::VictimExit { .. } => return all,
     };
     let known = who.and_then(|who| who.processes.iter().find(|p| p.pid == victim.pid));
     if let Some(known) = known.filter(|known| known.comm != victim.comm) {
@@ -224,7 +228,7 @@ fn contradictions(what: &What, cgroups: &[Level], who: Option<&Who>) -> Vec<Stri
     all
 }
 
-/// What a minute ago was, for [`Stalled`].
+/// What a minute ago was, for [`StallWindow`].
 #[derive(Debug, Default)]
 pub struct Minute(VecDeque<Reading>);
 
@@ -250,12 +254,12 @@ impl Minute {
     }
 
     /// How long the host stalled within the minute up to this reading.
-    pub fn stalled(&self, now: &Reading) -> Option<Stalled> {
+    pub fn stalled(&self, now: &Reading) -> Option<StallWindow> {
         let then = self.0.iter().rfind(|r| r.at_ns.saturating_add(MINUTE_NS) <= now.at_ns);
         let then = then.or(self.0.front()).filter(|then| then.at_ns < now.at_ns)?;
         let rose =
             |of: fn(&Reading) -> Option<u64>| Some(of(now)?.saturating_sub(of(then)?) as f64 / 1e9);
-        Some(Stalled {
+        Some(StallWindow {
             within_seconds: (now.at_ns - then.at_ns) as f64 / 1e9,
             some_seconds: rose(|r| r.some_ns),
             full_seconds: rose(|r| r.full_ns),
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
     use crate::{events::decode, who::Growth};
 
-    fn kill(memcg: bool, constraint: Option<&str>) -> What {
+    fn kill(memcg: bool, constraint: Option<&str>) -> EventKind {
         let mut kill = event::OomKill { tag: Tag::OomKill as u32, ..event::OomKill::zeroed() };
         kill.memcg = u32::from(memcg);
         kill.has_context = u32::from(constraint.is_some());
@@ -285,23 +289,23 @@ mod tests {
         what
     }
 
-    fn holder(pid: u32, comm: &str, grown: i64) -> Holder {
-        Holder {
+    fn holder(pid: u32, comm: &str, grown: i64) -> ProcessUsage {
+        ProcessUsage {
             pid,
             comm: comm.to_owned(),
             growth: Growth { ten_minutes_bytes: grown, ..Growth::default() },
-            ..Holder::default()
+            ..ProcessUsage::default()
         }
     }
 
-    fn who(processes: Vec<Holder>) -> Who {
-        Who { taken_ns: 3_000_000_000, processes, ..Who::default() }
+    fn who(processes: Vec<ProcessUsage>) -> MemoryUsage {
+        MemoryUsage { taken_ns: 3_000_000_000, processes, ..MemoryUsage::default() }
     }
 
     #[test]
     fn what_contradicts_itself_is_told() {
-        let limited = Level { max_bytes: Some(1), ..Level::default() };
-        let free = Level::default();
+        let limited = CgroupLimits { max_bytes: Some(1), ..CgroupLimits::default() };
+        let free = CgroupLimits::default();
         let as_known = who(vec![holder(7, "php", 0)]);
         let other = who(vec![holder(7, "init", 0)]);
         for (what, cgroups, who, wanted) in [
@@ -313,7 +317,7 @@ mod tests {
             (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
             (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was used again"]),
         ] {
-            let found = Circumstances::of(&what, 4_000_000_000, cgroups, None, who, None);
+            let found = OomReport::of(&what, 4_000_000_000, cgroups, None, who, None);
             let found = found.contradictions;
             assert_eq!(found.len(), wanted.len(), "{found:?}");
             for (found, wanted) in found.iter().zip(wanted) {
@@ -321,7 +325,7 @@ mod tests {
             }
         }
         // Looked at afterwards: the id may have been used again since.
-        let later = Circumstances::of(&kill(false, None), 0, vec![], None, Some(&other), None);
+        let later = OomReport::of(&kill(false, None), 0, vec![], None, Some(&other), None);
         assert_eq!(later.contradictions, [""; 0]);
     }
 
@@ -333,29 +337,29 @@ mod tests {
             signal.sender.comm[..comm.len()].copy_from_slice(comm);
             decode(bytemuck::bytes_of(&signal), 4096, "b").expect("decodes").1
         };
-        let marked = Level { oomd_ooms: Some(1), ..Level::default() };
+        let marked = CgroupLimits { oomd_ooms: Some(1), ..CgroupLimits::default() };
         for (comm, cgroups, contradictions) in [
-            (&b"systemd-oomd"[..], vec![Level::default()], 1),
-            (b"systemd-oomd", vec![Level::default(), marked.clone()], 0),
+            (&b"systemd-oomd"[..], vec![CgroupLimits::default()], 1),
+            (b"systemd-oomd", vec![CgroupLimits::default(), marked.clone()], 0),
             (b"systemd-oomd", vec![], 0),
-            (b"earlyoom", vec![Level::default()], 0),
+            (b"earlyoom", vec![CgroupLimits::default()], 0),
         ] {
-            let told = Circumstances::of(&signal(comm), 0, cgroups, None, None, None);
+            let told = OomReport::of(&signal(comm), 0, cgroups, None, None, None);
             assert_eq!(told.contradictions.len(), contradictions, "{:?}", told.contradictions);
         }
     }
 
     #[test]
     fn the_kernel_s_log_is_a_second_witness() {
-        let logged = |constraint: &str, memcg: Option<&str>, order| Logged {
+        let logged = |constraint: &str, memcg: Option<&str>, order| KmsgKill {
             constraint: constraint.to_owned(),
             memcg: memcg.map(str::to_owned),
             asked: Some((order, "0x0".to_owned())),
-            ..Logged::default()
+            ..KmsgKill::default()
         };
-        let against = |what: &What, logged: &Logged| {
-            let told = Circumstances::of(what, 0, vec![], Some(logged), None, None);
-            (told.contradictions.len(), told.ran_out)
+        let against = |what: &EventKind, logged: &KmsgKill| {
+            let told = OomReport::of(what, 0, vec![], Some(logged), None, None);
+            (told.contradictions.len(), told.oom_cgroup)
         };
         let memcg = logged("memcg", Some("/a"), 0);
         assert_eq!(against(&kill(true, Some("memcg")), &memcg), (0, Some("/a".to_owned())));
@@ -376,47 +380,43 @@ mod tests {
     #[test]
     fn the_largest_and_who_grew_are_told_apart() {
         let all = (1..=20).map(|i| holder(i, "x", i64::from(i) - 10)).collect();
-        let told = Circumstances::of(
-            &kill(true, None),
-            5_500_000_000,
-            vec![],
-            None,
-            Some(&who(all)),
-            None,
-        );
-        assert_eq!(told.looked_seconds_before, Some(2.5));
-        let pids = |all: &[Holder]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
+        let told =
+            OomReport::of(&kill(true, None), 5_500_000_000, vec![], None, Some(&who(all)), None);
+        assert_eq!(told.usage_age_seconds, Some(2.5));
+        let pids = |all: &[ProcessUsage]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
         assert_eq!(pids(&told.largest), (1..=10).collect::<Vec<_>>(), "as they are sorted");
-        assert_eq!(pids(&told.growers), [20, 19, 18, 17, 16]);
+        assert_eq!(pids(&told.top_growers), [20, 19, 18, 17, 16]);
         let none = who(vec![holder(1, "x", 0), holder(2, "x", -5)]);
-        let told = Circumstances::of(&kill(true, None), 0, vec![], None, Some(&none), None);
-        assert_eq!(told.growers, []);
+        let told = OomReport::of(&kill(true, None), 0, vec![], None, Some(&none), None);
+        assert_eq!(told.top_growers, []);
     }
 
     #[test]
     fn of_a_cgroup_that_ran_out_only_who_is_in_it_is_told() {
-        let level = |path: &str, current: u64, max: Option<u64>| Level {
+        let level = |path: &str, current: u64, max: Option<u64>| CgroupLimits {
             path: path.into(),
             current_bytes: Some(current),
             max_bytes: max,
-            ..Level::default()
+            ..CgroupLimits::default()
         };
         let cgroups = vec![
             level("/a/b/c", 50, None),
             level("/a/b", 60, Some(100)),
             level("/a", 198, Some(200)),
         ];
-        let placed =
-            |pid, path: &str| Holder { cgroup_path: Some(path.into()), ..holder(pid, "x", 1000) };
+        let placed = |pid, path: &str| ProcessUsage {
+            cgroup_path: Some(path.into()),
+            ..holder(pid, "x", 1000)
+        };
         let processes =
             vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), holder(4, "x", 9)];
         let who = who(processes);
         let told = |memcg| {
             let told =
-                Circumstances::of(&kill(memcg, None), 0, cgroups.clone(), None, Some(&who), None);
+                OomReport::of(&kill(memcg, None), 0, cgroups.clone(), None, Some(&who), None);
             let pids: Vec<_> = told.largest.iter().map(|p| p.pid).collect();
-            assert_eq!(told.growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
-            (told.ran_out, pids)
+            assert_eq!(told.top_growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
+            (told.oom_cgroup, pids)
         };
         assert_eq!(told(true), (Some("/a".to_owned()), vec![1, 2]));
         assert_eq!(told(false), (None, vec![1, 2, 3, 4]));

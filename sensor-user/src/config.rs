@@ -12,7 +12,7 @@ use sensor_ebpf::{event::COMM, probes, spec::MAX_SENDERS};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cgroups::{self, table::Table},
+    cgroups::{self, table::Selection},
     scopes::HOST,
     serve::histogram::Buckets,
     verdict::{
@@ -53,7 +53,7 @@ pub enum BpfLog {
 /// What readiness says where nothing can be told of a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnBlind {
+pub enum OnUnknown {
     /// Fit: to install a sensor that cannot sense must not take a host out of service.
     Pass,
     /// Not fit.
@@ -96,7 +96,7 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     pub window: Duration,
     /// What `/readyz` and the agent-check say where neither PSI nor a probe tells who stalls.
-    pub on_blind: OnBlind,
+    pub on_unknown: OnUnknown,
     /// Serve what can be had even if a required probe cannot be attached.
     pub allow_degraded: bool,
     /// Let the kernel measure our programs. It costs each run two clock reads, so it is off.
@@ -172,7 +172,7 @@ impl Default for Config {
             pressed_interval: Duration::from_millis(100),
             stale_after: Duration::from_secs(5),
             window: Duration::from_secs(30),
-            on_blind: OnBlind::Pass,
+            on_unknown: OnUnknown::Pass,
             allow_degraded: false,
             bpf_stats: false,
             bpf_log: BpfLog::Off,
@@ -336,7 +336,7 @@ impl Config {
                 bail!("cgroups.{key}: {path:?} does not begin with / as /system.slice/* does");
             }
         }
-        Table::new(&self.cgroups)?;
+        Selection::new(&self.cgroups)?;
         ensure!(
             self.growing_processes <= MAX_GROWING,
             "growing_processes: {} is more than {MAX_GROWING}",

@@ -17,14 +17,14 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(50);
 
 /// Both loops.
 #[derive(Debug)]
-pub struct Deadlines {
+pub struct LoopLags {
     /// The one that senses. It may be late by one sample: what is pressing is sampled more often.
     pub sense: Loop,
     /// The one that answers.
     pub serve: Loop,
 }
 
-impl Deadlines {
+impl LoopLags {
     /// Nothing missed yet. `interval` is that of samples.
     pub fn new(interval: Duration) -> Self {
         Self { sense: Loop::new(interval), serve: Loop::new(ANSWER_WITHIN) }
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn late_is_later_than_allowed() {
         const MS: u64 = 1_000_000;
-        let deadlines = Deadlines::new(Duration::from_secs(1));
+        let deadlines = LoopLags::new(Duration::from_secs(1));
         for (now, due) in [(100, 100), (150, 100), (90, 100)] {
             deadlines.serve.turned(now * MS, due * MS);
         }

@@ -1,10 +1,10 @@
 //! What each cgroup is called: its path by its id, and for a while after it is gone.
 //!
-//! Learnt from a walk at the start and from then on from the kernel half ([`Directory::take_in`]). An id
+//! Learnt from a walk at the start and from then on from the kernel half ([`CgroupPathCache::take_in`]). An id
 //! that is not known (a path that was cut, a ring that was full, a kernel without the tracepoints) has the
 //! tree walked again ([`walk`]), but not for every such id, and never while the directory is held.
 //!
-//! Not here: what a path means to people ([`identity`](crate::identity)).
+//! Not here: what a path means to people ([`workload`](crate::identity)).
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,7 +38,7 @@ pub const SOON: Duration = Duration::from_secs(1);
 
 /// The paths of all cgroups in the hierarchy that memory is charged to.
 #[derive(Debug, Default)]
-pub struct Directory {
+pub struct CgroupPathCache {
     /// Where that is mounted; nowhere without the memory controller.
     root: Option<PathBuf>,
     live: HashMap<u64, Arc<str>>,
@@ -50,17 +50,17 @@ pub struct Directory {
 
 /// One directory for all threads. It is held for a moment at a time, but a thread that must not wait
 /// uses `try_lock`.
-pub type Shared = Arc<Mutex<Directory>>;
+pub type SharedPaths = Arc<Mutex<CgroupPathCache>>;
 
 /// Holds it for a moment.
-pub fn locked(directory: &Shared) -> MutexGuard<'_, Directory> {
+pub fn locked(directory: &SharedPaths) -> MutexGuard<'_, CgroupPathCache> {
     directory.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Learns all that there are now, unless that was done so short a time ago; `now` is CLOCK_MONOTONIC
 /// nanoseconds. Whether it did. A walk through ten thousand groups takes some tenths of a second, in which
 /// others must be able to ask.
-pub fn walk(directory: &Shared, now: u64, every: Duration) -> bool {
+pub fn walk(directory: &SharedPaths, now: u64, every: Duration) -> bool {
     let Some((root, before)) = locked(directory).begin_walk(now, every) else { return false };
     let found = cgroup::all_below(&root).map(|(id, path)| (id, tame(&path)));
     let found = found.filter(|(_, path)| path.len() <= LONGEST).take(MOST);
@@ -70,7 +70,7 @@ pub fn walk(directory: &Shared, now: u64, every: Duration) -> bool {
 }
 
 /// What was made or went while somebody walked is known already: an id is not used again.
-fn end_walk(directory: &Shared, before: &[u64], found: HashMap<u64, Arc<str>>) {
+fn end_walk(directory: &SharedPaths, before: &[u64], found: HashMap<u64, Arc<str>>) {
     let went = before.iter().filter(|id| !found.contains_key(id));
     in_pieces(directory, went, |directory, id| {
         if let Some(path) = directory.live.remove(id) {
@@ -85,7 +85,10 @@ fn end_walk(directory: &Shared, before: &[u64], found: HashMap<u64, Arc<str>>) {
 }
 
 /// What the groups of those ids are called, of which there may be many.
-pub fn names(directory: &Shared, ids: impl IntoIterator<Item = u64>) -> HashMap<u64, Arc<str>> {
+pub fn names(
+    directory: &SharedPaths,
+    ids: impl IntoIterator<Item = u64>,
+) -> HashMap<u64, Arc<str>> {
     let mut names = HashMap::new();
     in_pieces(directory, ids, |directory, id| {
         names.extend(directory.path(id).map(|path| (id, path)));
@@ -96,9 +99,9 @@ pub fn names(directory: &Shared, ids: impl IntoIterator<Item = u64>) -> HashMap<
 /// Does that for each, and holds the directory for a few of them at a time: whoever does it may run after
 /// everybody else, and an event waits for its name.
 fn in_pieces<T>(
-    directory: &Shared,
+    directory: &SharedPaths,
     all: impl IntoIterator<Item = T>,
-    mut each: impl FnMut(&mut Directory, T),
+    mut each: impl FnMut(&mut CgroupPathCache, T),
 ) {
     let mut all = all.into_iter();
     loop {
@@ -114,7 +117,7 @@ fn in_pieces<T>(
 }
 
 /// What the group of that id is called; if it is not known, after a walk.
-pub fn find(directory: &Shared, id: u64, now: u64) -> Option<Arc<str>> {
+pub fn find(directory: &SharedPaths, id: u64, now: u64) -> Option<Arc<str>> {
     let known = locked(directory).path(id);
     if known.is_some() || !walk(directory, now, SOON) {
         return known;
@@ -122,7 +125,7 @@ pub fn find(directory: &Shared, id: u64, now: u64) -> Option<Arc<str>> {
     locked(directory).path(id)
 }
 
-impl Directory {
+impl CgroupPathCache {
     /// Knows nothing yet.
     pub fn new(root: Option<PathBuf>) -> Self {
         Self { root, ..Self::default() }
@@ -201,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_group_has_its_name_also_when_it_is_gone() {
-        let mut directory = Directory::new(None);
+        let mut directory = CgroupPathCache::new(None);
         assert!(directory.take_in(bytes_of(&made(7, b"/system.slice/a.service"))));
         assert_eq!(directory.path(7).as_deref(), Some("/system.slice/a.service"));
         assert!(directory.take_in(bytes_of(&gone(7))));
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_the_latest() {
-        let mut directory = Directory::new(None);
+        let mut directory = CgroupPathCache::new(None);
         for id in 0..3 * MOST_GONE as u64 {
             directory.take_in(bytes_of(&made(id, b"/a")));
             directory.take_in(bytes_of(&gone(id)));
@@ -229,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_path_that_was_cut_or_not_read_is_not_believed() {
-        let mut directory = Directory::new(None);
+        let mut directory = CgroupPathCache::new(None);
         assert!(directory.take_in(bytes_of(&made(1, &[b'/'; 300]))));
         let mut unread = made(2, b"/x");
         unread.path_len = (-14i32).cast_unsigned();
@@ -244,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_hostile_name_has_no_control_characters_of_eight_bits() {
-        let mut directory = Directory::new(None);
+        let mut directory = CgroupPathCache::new(None);
         directory.take_in(bytes_of(&made(1, b"/\xc2\x9b31m\x7f\xff")));
         let path = directory.path(1).expect("known");
         assert!(!path.chars().any(char::is_control), "{path:?}");
@@ -258,7 +261,8 @@ mod tests {
             fs::create_dir_all(&path).expect("mkdir");
             fs::metadata(path).expect("stat").ino()
         };
-        let directory = Shared::new(Mutex::new(Directory::new(Some(dir.path().to_owned()))));
+        let directory =
+            SharedPaths::new(Mutex::new(CgroupPathCache::new(Some(dir.path().to_owned()))));
         let soon = u64::try_from(SOON.as_nanos()).expect("short");
         let first = id_of("a/b");
         assert_eq!(find(&directory, first, 0).as_deref(), Some("/a/b"));
@@ -281,7 +285,8 @@ mod tests {
             fs::create_dir(&path).expect("mkdir");
             ids.push(fs::metadata(&path).expect("stat").ino());
         }
-        let directory = Shared::new(Mutex::new(Directory::new(Some(dir.path().to_owned()))));
+        let directory =
+            SharedPaths::new(Mutex::new(CgroupPathCache::new(Some(dir.path().to_owned()))));
         assert!(walk(&directory, 0, SOON));
         let directory = locked(&directory);
         let lens: Vec<_> =
@@ -290,13 +295,13 @@ mod tests {
     }
 
     /// Ids, none of which is asked for while the directory is held.
-    fn unheld(directory: &Shared, ids: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
+    fn unheld(directory: &SharedPaths, ids: std::ops::Range<u64>) -> impl Iterator<Item = u64> {
         ids.inspect(|id| assert!(directory.try_lock().is_ok(), "held for those before {id}"))
     }
 
     #[test]
     fn it_is_held_for_a_few_names_at_a_time() {
-        let directory = Shared::default();
+        let directory = SharedPaths::default();
         let many = 3 * AT_A_TIME as u64 + 1;
         in_pieces(&directory, unheld(&directory, 0..many), |directory, id| {
             directory.take_in(bytes_of(&made(id, b"/a")));
@@ -312,7 +317,7 @@ mod tests {
 
     #[test]
     fn what_changes_during_a_walk_stays_as_it_was_told() {
-        let mut directory = Directory::new(Some(PathBuf::from("/")));
+        let mut directory = CgroupPathCache::new(Some(PathBuf::from("/")));
         for (id, path) in [(1, b"/a"), (2, b"/b"), (3, b"/c")] {
             directory.take_in(bytes_of(&made(id, path)));
         }
@@ -322,7 +327,7 @@ mod tests {
         directory.take_in(bytes_of(&gone(2)));
         directory.take_in(bytes_of(&made(4, b"/d")));
         let found = [(1, "/a"), (2, "/b"), (5, "/e")];
-        let directory = Shared::new(Mutex::new(directory));
+        let directory = SharedPaths::new(Mutex::new(directory));
         end_walk(&directory, &before, found.map(|(id, path)| (id, Arc::from(path))).into());
         let mut directory = locked(&directory);
         let live: std::collections::BTreeMap<_, _> =

@@ -1,7 +1,7 @@
 //! The event thread: moves events from the ring buffer to the log, each with what is known of it.
 //!
 //! It may walk a tree of cgroups or read a few files of one; nothing that answers waits for it. Not here:
-//! what an event is ([`events`]), what belongs to its record ([`circumstances`](crate::circumstances)).
+//! what an event is ([`events`]), what belongs to its record ([`report`](crate::circumstances)).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,17 +11,17 @@ use tracing::warn;
 
 use crate::{
     cgroups::Killed,
-    circumstances::{Circumstances, Minute},
-    directory::{self, SOON, Shared, locked},
-    events::{self, Context, Log, Process, What},
+    circumstances::{Minute, OomReport},
+    directory::{self, SOON, SharedPaths, locked},
+    events::{self, AllocContext, EventKind, EventLog, TaskInfo},
     host::{
         cgroup_files,
         clock::monotonic_ns,
-        kernel_log::{KernelLog, Logged},
-        memcg::Roots,
+        kernel_log::{KernelLog, KmsgKill},
+        memcg::CgroupMounts,
         pods::Pods,
     },
-    identity::Identity,
+    identity::WorkloadId,
     kernel::read::Rings,
     scopes::Kills,
     sense::Common,
@@ -37,8 +37,8 @@ const FRESH_NS: u64 = 1_000_000_000;
 /// An event waits so long for a fresh look, and those behind it too: the ring has room for a thousand.
 const PATIENCE_NS: u64 = 300_000_000;
 
-/// Shortest time between two SIGKILLs whose circumstances are taken: four a second. Who sent one is known
-/// by a name that anybody may take, and circumstances cost reads of files and a look at processes, while OOM
+/// Shortest time between two SIGKILLs whose report are taken: four a second. Who sent one is known
+/// by a name that anybody may take, and report cost reads of files and a look at processes, while OOM
 /// kills wait behind.
 const SIGNAL_GAP_NS: u64 = 250_000_000;
 
@@ -47,36 +47,36 @@ pub type DebugLog = aya_log::EbpfLogger<&'static dyn log::Log>;
 
 /// The event thread.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
-pub struct Follower {
+pub struct EventReader {
     rings: Rings,
     debug: Option<DebugLog>,
     /// None where it may not be read.
     kernel_log: Option<KernelLog>,
     common: Common,
-    events: Arc<Log>,
+    events: Arc<EventLog>,
     kills: Arc<Kills>,
     killed: Arc<Killed>,
-    directory: Shared,
+    directory: SharedPaths,
     /// None without the memory controller.
-    roots: Option<Roots>,
+    roots: Option<CgroupMounts>,
     minute: Minute,
     pods: Pods,
     page_bytes: u64,
     /// Names that had no room, when the tree was walked for them.
     names_lost: u64,
-    /// When circumstances of a SIGKILL were taken last; 0 = never.
+    /// When report of a SIGKILL were taken last; 0 = never.
     signal_ns: u64,
 }
 
-impl Follower {
+impl EventReader {
     /// Learns what cgroups there are already.
     pub fn new(
         rings: Rings,
         (debug, kernel_log): (Option<DebugLog>, Option<KernelLog>),
         common: Common,
-        events: Arc<Log>,
+        events: Arc<EventLog>,
         (kills, killed): (Arc<Kills>, Arc<Killed>),
-        directory: Shared,
+        directory: SharedPaths,
     ) -> Self {
         directory::walk(&directory, monotonic_ns(), SOON);
         Self {
@@ -88,7 +88,7 @@ impl Follower {
             kills,
             killed,
             directory,
-            roots: Roots::find().ok(),
+            roots: CgroupMounts::find().ok(),
             minute: Minute::default(),
             pods: Pods::default(),
             page_bytes: rustix::param::page_size() as u64,
@@ -140,7 +140,7 @@ impl Follower {
     }
 
     /// The next event, if there is one.
-    fn next(&mut self) -> Option<(u64, What)> {
+    fn next(&mut self) -> Option<(u64, EventKind)> {
         loop {
             let record = self.rings.events.next()?;
             let decoded = events::decode(&record, self.page_bytes, self.events.boot());
@@ -163,13 +163,13 @@ impl Follower {
             for process in what.processes_mut() {
                 name(process, &self.directory, &mut self.pods, now);
             }
-            if let What::OomKill { victim, .. } = &what {
+            if let EventKind::OomKill { victim, .. } = &what {
                 self.kills.note(victim);
                 self.killed.note(victim.cgroup.as_ref());
             }
             let logged = self.logged(&mut what);
-            let circumstances = self.circumstances(&what, time_ns, logged.as_ref());
-            self.events.push(time_ns, what, circumstances);
+            let report = self.report(&what, time_ns, logged.as_ref());
+            self.events.push(time_ns, what, report);
         }
     }
 
@@ -194,33 +194,33 @@ impl Follower {
     }
 
     /// What the kernel's log says of an OOM kill; what nobody else measured is taken from there.
-    fn logged(&mut self, what: &mut What) -> Option<Logged> {
-        let What::OomKill { victim, context, .. } = what else { return None };
+    fn logged(&mut self, what: &mut EventKind) -> Option<KmsgKill> {
+        let EventKind::OomKill { victim, context, .. } = what else { return None };
         let logged = self.kernel_log.as_mut()?.find(victim.pid)?;
         if context.is_none()
             && let Some((order, gfp_flags)) = logged.asked.clone()
         {
             let constraint = logged.constraint.clone();
-            *context = Some(Context { order, gfp_flags, constraint, from_log: true });
+            *context = Some(AllocContext { order, gfp_flags, constraint, from_log: true });
         }
         Some(logged)
     }
 
-    fn circumstances(
+    fn report(
         &mut self,
-        what: &What,
+        what: &EventKind,
         time_ns: u64,
-        logged: Option<&Logged>,
-    ) -> Option<Circumstances> {
+        logged: Option<&KmsgKill>,
+    ) -> Option<OomReport> {
         let victim = match what {
-            What::OomKill { victim, .. } => victim,
-            What::KillSignal { target, .. } => {
+            EventKind::OomKill { victim, .. } => victim,
+            EventKind::KillSignal { target, .. } => {
                 if !due(&mut self.signal_ns, monotonic_ns()) {
                     return None;
                 }
                 target
             }
-            What::VictimExit { .. } => return None,
+            EventKind::VictimExit { .. } => return None,
         };
         let path = victim.cgroup.as_deref();
         let levels =
@@ -230,11 +230,11 @@ impl Follower {
         let stalled = host.and_then(|host| self.minute.stalled(&host.reading));
         let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
         let levels = levels.unwrap_or_default();
-        Some(Circumstances::of(what, time_ns, levels, logged, who, stalled))
+        Some(OomReport::of(what, time_ns, levels, logged, who, stalled))
     }
 }
 
-/// Whether circumstances of a SIGKILL may be taken `now`, which is then kept in `last`.
+/// Whether report of a SIGKILL may be taken `now`, which is then kept in `last`.
 fn due(last: &mut u64, now: u64) -> bool {
     let due = *last == 0 || now.saturating_sub(*last) >= SIGNAL_GAP_NS;
     if due {
@@ -244,12 +244,12 @@ fn due(last: &mut u64, now: u64) -> bool {
 }
 
 /// Adds what the process's cgroup is called.
-fn name(process: &mut Process, directory: &Shared, pods: &mut Pods, now: u64) {
+fn name(process: &mut TaskInfo, directory: &SharedPaths, pods: &mut Pods, now: u64) {
     process.cgroup = directory::find(directory, process.cgroup_id, now);
     let Some(path) = &process.cgroup else { return };
-    process.identity = Identity::of(path);
-    if let Some(uid) = &process.identity.pod {
-        process.identity.pod_name = pods.name_of(uid, now);
+    process.workload = WorkloadId::of(path);
+    if let Some(uid) = &process.workload.pod {
+        process.workload.pod_name = pods.name_of(uid, now);
     }
 }
 

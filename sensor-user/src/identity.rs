@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A cgroup as people know it. What its path does not say is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Identity {
+pub struct WorkloadId {
     /// systemd's unit of the host, e.g. `nginx.service`; none for a container, whose unit says nothing
     /// that its id does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +46,7 @@ const PARENTS: [(&str, &str); 4] =
 /// Suffixes of units that processes are in; a slice is none.
 const UNITS: [&str; 5] = [".service", ".scope", ".mount", ".socket", ".swap"];
 
-impl Identity {
+impl WorkloadId {
     /// From a path below the root of the hierarchy.
     pub fn of(path: &str) -> Self {
         let mut known = Self::default();
@@ -191,14 +191,14 @@ mod tests {
         ];
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         for (path, unit, container, runtime, pod) in table {
-            let wanted = Identity {
+            let wanted = WorkloadId {
                 unit: some(unit),
                 container: some(container),
                 runtime: some(runtime),
                 pod: some(pod),
                 pod_name: None,
             };
-            assert_eq!(Identity::of(&path), wanted, "{path}");
+            assert_eq!(WorkloadId::of(&path), wanted, "{path}");
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
         /// Whoever makes a cgroup chooses its name: nothing of it is invented.
         #[test]
         fn every_name_is_a_part_of_the_path(path in "[a-f0-9_./-]{0,80}|(/(docker|kubepods|pod[a-f0-9]{32}|[a-f0-9]{64}|.{0,9}\\.service)){0,4}") {
-            let Identity { unit, container, pod, .. } = Identity::of(&path);
+            let WorkloadId { unit, container, pod, .. } = WorkloadId::of(&path);
             for name in [unit, container, pod].into_iter().flatten() {
                 prop_assert!(!name.is_empty());
                 prop_assert!(path.replace('_', "-").contains(&name.replace('_', "-")), "{name}");

@@ -13,13 +13,13 @@ use sensor_user::{
     check::{self, Code},
     cli::{Cli, Command, ConfigArg, ConfigCommand, SocketArg},
     config::Config,
-    host::survive::Survival,
+    host::survive::Hardening,
     kernel::{load, privilege},
     report,
     run::{self, Failure},
     serve::{
-        admin::{self, Answer, Question},
-        askers::Heard,
+        admin::{self, Request, Response},
+        askers::DrainAcks,
         client,
         state::FailOn,
     },
@@ -96,7 +96,7 @@ fn act(command: Command) -> Result<ExitCode> {
         }
         Command::Probes { config, json } => return probes(&read(&config)?, json),
         Command::Events { follow, json, socket } => {
-            ask(&socket, &Question::Events { follow }, json)?;
+            ask(&socket, &Request::Events { follow }, json)?;
         }
         Command::Event { id, json, socket } => one_event(&socket, id, json)?,
         Command::Top { most, by, once, json, socket } => {
@@ -108,19 +108,19 @@ fn act(command: Command) -> Result<ExitCode> {
             }
         }
         Command::Explain { scope, json, socket } => {
-            ask(&socket, &Question::Explain { scope }, json)?;
+            ask(&socket, &Request::Explain { scope }, json)?;
         }
         Command::Check { scope, fail_on, url, timeout } => {
             return check(&scope, fail_on, &url, timeout);
         }
         Command::Drain { reason, lasts, wait, socket } => {
             let seconds = lasts.map(|l| l.as_secs_f64());
-            ask(&socket, &Question::Drain { reason, seconds }, false)?;
+            ask(&socket, &Request::Drain { reason, seconds }, false)?;
             if let Some(patience) = wait {
                 return wait_for_balancers(&socket, patience);
             }
         }
-        Command::Undrain { socket } => ask(&socket, &Question::Undrain, false)?,
+        Command::Undrain { socket } => ask(&socket, &Request::Undrain, false)?,
         Command::Config { command: ConfigCommand::Check { file } } => {
             Config::read(&file).context(Misconfigured)?;
             show(&format!("{}: valid\n", file.display()))?;
@@ -144,7 +144,7 @@ fn probes(config: &Config, json: bool) -> Result<ExitCode> {
     let loaded = load::load(config).context(Failure::Unsupported)?;
     let required = &config.probes.required;
     // As the daemon would, to tell what it would have.
-    let mut survival = Survival::prepare();
+    let mut survival = Hardening::prepare();
     survival.lock();
     if json {
         show(&format!("{:#}\n", report::json(&loaded.coverage, required, &survival)))?;
@@ -155,16 +155,16 @@ fn probes(config: &Config, json: bool) -> Result<ExitCode> {
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
+fn ask(socket: &SocketArg, question: &Request, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let shown = admin::ask(&socket.socket, question, |line, answer| {
         match answer {
             _ if json => writeln!(out, "{line}")?,
-            Answer::Event(event) => writeln!(out, "{event}")?,
-            Answer::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
-            Answer::Explanation(why) => write!(out, "{why}")?,
-            Answer::Heard(_) | Answer::Top(_) | Answer::Error { .. } => {}
-            Answer::Done { done } => writeln!(out, "{done}")?,
+            Response::Event(event) => writeln!(out, "{event}")?,
+            Response::Missed { missed } => writeln!(out, "(too slow: {missed} events not shown)")?,
+            Response::Explanation(why) => write!(out, "{why}")?,
+            Response::DrainAcks(_) | Response::Top(_) | Response::Error { .. } => {}
+            Response::Done { done } => writeln!(out, "{done}")?,
         }
         Ok(out.flush()?)
     });
@@ -173,10 +173,10 @@ fn ask(socket: &SocketArg, question: &Question, json: bool) -> Result<()> {
 
 fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
     let mut told = String::new();
-    admin::ask(&socket.socket, &Question::Event { id }, |line, answer| {
+    admin::ask(&socket.socket, &Request::Event { id }, |line, answer| {
         match answer {
-            Answer::Event(_) if json => told = format!("{line}\n"),
-            Answer::Event(event) => told = event.whole(),
+            Response::Event(_) if json => told = format!("{line}\n"),
+            Response::Event(event) => told = event.whole(),
             _ => {}
         }
         Ok(())
@@ -187,8 +187,8 @@ fn one_event(socket: &SocketArg, id: String, json: bool) -> Result<()> {
 /// The one answer that the question has.
 fn answer<T>(
     socket: &SocketArg,
-    question: &Question,
-    pick: impl Fn(Answer) -> Option<T>,
+    question: &Request,
+    pick: impl Fn(Response) -> Option<T>,
 ) -> Result<T> {
     let mut told = None;
     admin::ask(&socket.socket, question, |_, answer| {
@@ -199,8 +199,8 @@ fn answer<T>(
 }
 
 fn ask_top(socket: &SocketArg) -> Result<Top> {
-    answer(socket, &Question::Top, |answer| match answer {
-        Answer::Top(top) => Some(*top),
+    answer(socket, &Request::Top, |answer| match answer {
+        Response::Top(top) => Some(*top),
         _ => None,
     })
 }
@@ -210,9 +210,9 @@ fn show_top(mut top: Top, most: usize, by: By, json: bool) -> Result<()> {
     show(&if json { serde_json::to_string(&top)? + "\n" } else { top.tables() })
 }
 
-fn ask_heard(socket: &SocketArg) -> Result<Heard> {
-    answer(socket, &Question::Heard, |answer| match answer {
-        Answer::Heard(heard) => Some(heard),
+fn ask_heard(socket: &SocketArg) -> Result<DrainAcks> {
+    answer(socket, &Request::DrainAcks, |answer| match answer {
+        Response::DrainAcks(heard) => Some(heard),
         _ => None,
     })
 }

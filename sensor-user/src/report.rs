@@ -7,13 +7,13 @@ use sensor_ebpf::probes;
 use serde_json::{Value, json};
 
 use crate::{
-    host::survive::{Footprint, Survival},
+    host::survive::{Footprint, Hardening},
     kernel::load::{Coverage, ProbeState},
-    verdict::{Level, policy::RULES, signals::Worse},
+    verdict::{Severity, policy::RULES, signals::Worse},
 };
 
 /// The table, and lines on what it costs and on what it has to survive with.
-pub fn table(coverage: &Coverage, required: &[String], survival: &Survival) -> String {
+pub fn table(coverage: &Coverage, required: &[String], survival: &Hardening) -> String {
     let mut table = Table::new();
     table
         .load_preset(UTF8_FULL_CONDENSED)
@@ -61,7 +61,7 @@ pub fn rules() -> String {
          # Take over what you change; `enabled = false` switches a rule off.\n",
     );
     for rule in RULES {
-        let does = if rule.level == Level::Draining { "drains" } else { "takes weight" };
+        let does = if rule.level == Severity::Overloaded { "drains" } else { "takes weight" };
         let psi = if rule.without_psi { ", only without PSI" } else { "" };
         let _ = write!(text, "\n# {} ({does}{psi}).\n[rules.{}]\n", rule.because, rule.name);
         for condition in rule.when {
@@ -79,7 +79,7 @@ pub fn rules() -> String {
 }
 
 /// The same for programs.
-pub fn json(coverage: &Coverage, required: &[String], survival: &Survival) -> Value {
+pub fn json(coverage: &Coverage, required: &[String], survival: &Hardening) -> Value {
     let probes: Vec<_> = coverage
         .probes
         .iter()

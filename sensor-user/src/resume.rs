@@ -16,7 +16,7 @@ use crate::{
         state_file::StateFile,
     },
     sense::{Published, Wake},
-    verdict::{State, pace::Position},
+    verdict::{VerdictState, pace::ScopeState},
 };
 
 /// How often what is kept is looked at; it is written if it changed.
@@ -25,32 +25,32 @@ const EVERY: Duration = Duration::from_secs(1);
 const ANEW: Duration = Duration::from_mins(1);
 
 /// By scope.
-pub type Positions = BTreeMap<String, Position>;
+pub type ScopeStates = BTreeMap<String, ScopeState>;
 
 /// What is in the file. Positions hold times of CLOCK_MONOTONIC, which mean nothing after a reboot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Kept {
+struct SavedState {
     boot: String,
     /// CLOCK_BOOTTIME: a host that slept for a night is not as it was.
     at_ns: u64,
-    scopes: Positions,
+    scopes: ScopeStates,
 }
 
-impl Kept {
-    fn now(scopes: Positions) -> Self {
+impl SavedState {
+    fn now(scopes: ScopeStates) -> Self {
         Self { boot: boot_id(), at_ns: since_boot_ns(), scopes }
     }
 
     /// What still means something. After a while without a daemon nobody knows how a scope stands, and
     /// a fresh daemon takes no weight; how often it relapsed, and when, is as true as before.
-    fn still_true(self, now_ns: u64, lasts: Duration) -> Positions {
+    fn still_true(self, now_ns: u64, lasts: Duration) -> ScopeStates {
         let age_ns = now_ns.saturating_sub(self.at_ns);
         let is_old = Duration::from_nanos(age_ns) > lasts.saturating_add(ANEW);
-        let mut positions = if self.boot == boot_id() { self.scopes } else { Positions::new() };
+        let mut positions = if self.boot == boot_id() { self.scopes } else { ScopeStates::new() };
         positions.retain(|_, position| position.is_sound());
         for position in positions.values_mut().filter(|_| is_old) {
-            let Position { state, weight, .. } = Position::default();
-            *position = Position { state, weight, ..*position };
+            let ScopeState { state, weight, .. } = ScopeState::default();
+            *position = ScopeState { state, weight, ..*position };
         }
         positions
     }
@@ -62,10 +62,10 @@ fn file(socket: &Path) -> StateFile {
 
 /// What an earlier daemon of this boot left; where the scopes stood only if that is not longer ago than
 /// `lasts`.
-pub fn read(socket: &Path, lasts: Duration) -> Positions {
-    let kept: Option<Kept> = file(socket).read();
+pub fn read(socket: &Path, lasts: Duration) -> ScopeStates {
+    let kept: Option<SavedState> = file(socket).read();
     let positions = kept.map(|kept| kept.still_true(since_boot_ns(), lasts)).unwrap_or_default();
-    for (scope, position) in positions.iter().filter(|(_, p)| p.state != State::Ready) {
+    for (scope, position) in positions.iter().filter(|(_, p)| p.state != VerdictState::Ready) {
         let (state, percent) = (position.state.label(), position.weight * 100.0);
         info!(scope, "goes on from {state}, weight {percent:.0}%");
     }
@@ -83,10 +83,10 @@ pub fn keep(socket: &Path, published: &Published, wake: &Wake) {
         let stopping = wake.is_stopped();
         if let Some(snapshot) = published.load().as_ref() {
             let scopes = snapshot.scopes.iter();
-            let scopes: Positions =
+            let scopes: ScopeStates =
                 scopes.map(|j| (j.scope.to_string(), j.verdict.position)).collect();
             if stopping || last.as_ref() != Some(&scopes) || written.elapsed() >= ANEW {
-                match file.write(&Kept::now(scopes.clone())) {
+                match file.write(&SavedState::now(scopes.clone())) {
                     Ok(()) => (last, written, failing) = (Some(scopes), Instant::now(), false),
                     Err(e) if !failing => {
                         warn!("a restart will not know of a drain: {e:#}");
@@ -111,22 +111,23 @@ mod tests {
     fn what_is_kept_is_of_this_boot_and_sound() {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let draining = Position { state: State::Draining, weight: 0.0, ..Position::default() };
-        let odd = Position { state: State::Ready, weight: 0.1, ..Position::default() };
-        let scopes = Positions::from([("host".into(), draining), ("web".into(), odd)]);
+        let draining =
+            ScopeState { state: VerdictState::Overloaded, weight: 0.0, ..ScopeState::default() };
+        let odd = ScopeState { state: VerdictState::Ready, weight: 0.1, ..ScopeState::default() };
+        let scopes = ScopeStates::from([("host".into(), draining), ("web".into(), odd)]);
         let lasts = Duration::from_mins(10);
-        file(&socket).write(&Kept::now(scopes.clone())).expect("written");
-        assert_eq!(read(&socket, lasts), Positions::from([("host".into(), draining)]));
-        let another = Kept { boot: "another".into(), ..Kept::now(scopes) };
+        file(&socket).write(&SavedState::now(scopes.clone())).expect("written");
+        assert_eq!(read(&socket, lasts), ScopeStates::from([("host".into(), draining)]));
+        let another = SavedState { boot: "another".into(), ..SavedState::now(scopes) };
         file(&socket).write(&another).expect("written");
-        assert_eq!(read(&socket, lasts), Positions::new());
+        assert_eq!(read(&socket, lasts), ScopeStates::new());
     }
 
     #[test]
     fn where_it_stood_is_soon_forgotten_and_relapses_are_not() {
-        let ready = Position { drained_until_ns: Some(7), relapses: 3, ..Position::default() };
-        let draining = Position { state: State::Draining, weight: 0.0, ..ready };
-        let coming_back = Position { state: State::Degraded, weight: 0.1, ..ready };
+        let ready = ScopeState { drained_until_ns: Some(7), relapses: 3, ..ScopeState::default() };
+        let draining = ScopeState { state: VerdictState::Overloaded, weight: 0.0, ..ready };
+        let coming_back = ScopeState { state: VerdictState::Degraded, weight: 0.1, ..ready };
         let (lasts, soon, late) = (Duration::ZERO, ANEW / 2, ANEW * 2);
         for (stood, since, found) in [
             (draining, soon, draining),
@@ -135,7 +136,7 @@ mod tests {
             (coming_back, late, ready),
             (ready, late, ready),
         ] {
-            let kept = Kept::now(Positions::from([("host".into(), stood)]));
+            let kept = SavedState::now(ScopeStates::from([("host".into(), stood)]));
             let since_ns = u64::try_from(since.as_nanos()).expect("short");
             let now_ns = kept.at_ns + since_ns;
             let positions = kept.still_true(now_ns, lasts);

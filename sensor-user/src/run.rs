@@ -21,12 +21,12 @@ use tracing::{info, warn};
 
 use crate::{
     config::Config,
-    deadlines::{Deadlines, TICK},
-    events::Log,
+    deadlines::{LoopLags, TICK},
+    events::EventLog,
     host::{
         clock::{boot_id, monotonic_ns},
         kernel_log::KernelLog,
-        survive::{STACK_BYTES, Survival},
+        survive::{Hardening, STACK_BYTES},
     },
     kernel::{
         load::{self, Coverage, Loaded},
@@ -35,8 +35,8 @@ use crate::{
     resume,
     scopes::{HOST, Kills, Scopes},
     serve::{
-        admin, agent_check, askers::Askers, http, limits::accept_loop, maintenance::Maintenance,
-        state::State,
+        admin, agent_check, askers::ClientTracker, http, limits::accept_loop,
+        maintenance::OperatorDrain, state::AppState,
     },
     threads::Threads,
     verdict::policy::Policy,
@@ -134,7 +134,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     // What it says of a kill is only asked for where a kill can be seen.
     let told = |e: &anyhow::Error| info!("the kernel's log tells nothing of OOM kills: {e:#}");
     let kernel_log = reader.as_ref().and_then(|_| KernelLog::open().inspect_err(told).ok());
-    let mut survival = Survival::prepare();
+    let mut survival = Hardening::prepare();
     let works = || reader.as_ref().is_none_or(|r| r.rows().is_ok());
     let kept = privilege::drop_all(survival.needs(), works)?;
     info!("capabilities kept: {kept}");
@@ -146,21 +146,21 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
     }
 
     let names = config.scope.iter().map(|s| s.name.clone());
-    let state = State {
+    let state = AppState {
         published: Arc::new(ArcSwapOption::empty()),
         coverage: Arc::new(coverage),
         cgroups: Arc::default(),
         buckets: config.buckets,
         growing_processes: config.growing_processes,
-        events: Arc::new(Log::new(&boot_id())),
-        maintenance: Arc::new(Maintenance::beside(Path::new(&config.socket))),
+        events: Arc::new(EventLog::new(&boot_id())),
+        maintenance: Arc::new(OperatorDrain::beside(Path::new(&config.socket))),
         policy: Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?),
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
         stale_after: config.stale_after,
-        on_blind: config.on_blind,
-        askers: Arc::new(Askers::new(monotonic_ns())),
+        on_unknown: config.on_unknown,
+        askers: Arc::new(ClientTracker::new(monotonic_ns())),
         unknown_scopes: Arc::default(),
-        deadlines: Arc::new(Deadlines::new(config.interval)),
+        deadlines: Arc::new(LoopLags::new(config.interval)),
     };
     survival.lock();
     info!("to survive a host that thrashes: {survival}");
@@ -192,7 +192,7 @@ async fn serve(config: &Config, loaded: Result<Loaded, Coverage>) -> Result<()> 
 
 fn start_servers(
     config: &Config,
-    state: State,
+    state: AppState,
     http: Vec<TcpListener>,
     agent: Option<TcpListener>,
     admin: Option<UnixListener>,
@@ -228,7 +228,7 @@ fn start_servers(
 async fn wait_for_end(
     (mut interrupt, mut terminate): (tokio::signal::unix::Signal, tokio::signal::unix::Signal),
     threads: &Threads,
-    deadlines: &Deadlines,
+    deadlines: &LoopLags,
 ) -> Result<()> {
     loop {
         let due = tokio::time::Instant::now() + TICK;

@@ -20,18 +20,18 @@ use tracing::{info, warn};
 
 use crate::{
     config::{Config, ScopeConfig},
-    events::Process,
+    events::TaskInfo,
     host::{
-        memcg::{Group, Roots},
-        memory::Memory,
+        memcg::{CgroupMounts, ScopeFiles},
+        memory::HostMemory,
         pressure,
     },
     kernel::load::{Coverage, ProbeState},
-    resume::Positions,
+    resume::ScopeStates,
     snapshot::Snapshot,
     stall_clock::StallClock,
     verdict::{
-        judge::{Judge, Verdict},
+        judge::{Evaluator, Verdict},
         policy::Policy,
         reading::Reading,
     },
@@ -42,7 +42,7 @@ pub const HOST: &str = "host";
 
 /// One scope as found and judged.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct ScopeVerdict {
     /// Its name.
     pub scope: Arc<str>,
     /// What was found.
@@ -50,7 +50,7 @@ pub struct Judged {
     /// What follows.
     pub verdict: Verdict,
     /// Why nothing can be told, if so: the group is not there, or nothing measures its stalls.
-    pub blind: Option<Arc<str>>,
+    pub unknown_reason: Option<Arc<str>>,
 }
 
 /// OOM kills in the scopes' groups, as the ring buffer tells of them. The groups' own counters lose
@@ -79,7 +79,7 @@ impl Kills {
     }
 
     /// Counts a victim for each scope that it was in.
-    pub fn note(&self, victim: &Process) {
+    pub fn note(&self, victim: &TaskInfo) {
         for scope in &self.0 {
             let below = |path: &str| {
                 let rest = path.strip_prefix(&scope.path);
@@ -100,7 +100,7 @@ impl Kills {
 /// Kills as a group's file and the ring buffer tell of them. Either may miss one, and of the same kill
 /// one may tell a little later: so the larger rise counts, from when both were last still.
 #[derive(Debug, Default)]
-struct KillCount {
+struct MergedCounter {
     sum: u64,
     from: [u64; 2],
     last: [u64; 2],
@@ -110,7 +110,7 @@ struct KillCount {
 /// The later of the two has told by then.
 const LATE_NS: u64 = 5_000_000_000;
 
-impl KillCount {
+impl MergedCounter {
     /// Kills so far; none if nobody counts.
     fn see(&mut self, now_ns: u64, told: [Option<u64>; 2]) -> Option<u64> {
         let now = [0, 1].map(|i| told[i].unwrap_or(self.last[i]));
@@ -131,20 +131,20 @@ impl KillCount {
 
 /// A cgroup that has a verdict of its own.
 #[derive(Debug)]
-struct Named {
+struct CgroupScope {
     scope: Arc<str>,
-    judge: Judge,
-    group: Group,
-    kills: KillCount,
+    judge: Evaluator,
+    group: ScopeFiles,
+    kills: MergedCounter,
     clock: StallClock,
 }
 
 /// All scopes.
 #[derive(Debug)]
 pub struct Scopes {
-    memory: Memory,
-    host: (Arc<str>, Judge),
-    groups: Vec<Named>,
+    memory: HostMemory,
+    host: (Arc<str>, Evaluator),
+    groups: Vec<CgroupScope>,
     kills: Arc<Kills>,
     /// What wakes us when there is pressure anywhere: that of a cgroup is part of the host's. One on
     /// the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is being polled
@@ -156,16 +156,17 @@ impl Scopes {
     /// Opens the host's files; groups need not be there yet.
     pub fn open(config: &Config, root: &Path, kills: Arc<Kills>) -> Result<Self> {
         let policy = Arc::new(Policy::new(&config.rules).map_err(anyhow::Error::msg)?);
-        let judge = || Judge::new(Arc::clone(&policy), config.verdict).with_gap(config.stale_after);
-        let roots = if config.scope.is_empty() { None } else { Some(Roots::find()?) };
+        let judge =
+            || Evaluator::new(Arc::clone(&policy), config.verdict).with_gap(config.stale_after);
+        let roots = if config.scope.is_empty() { None } else { Some(CgroupMounts::find()?) };
         let groups = config.scope.iter().zip(roots.into_iter().cycle()).map(|(scope, roots)| {
-            let group = Group::new(roots, &scope.cgroup);
+            let group = ScopeFiles::new(roots, &scope.cgroup);
             let scope = Arc::from(scope.name.as_str());
-            let (kills, clock) = (KillCount::default(), StallClock::default());
-            Named { scope, judge: judge(), group, kills, clock }
+            let (kills, clock) = (MergedCounter::default(), StallClock::default());
+            CgroupScope { scope, judge: judge(), group, kills, clock }
         });
         let groups: Vec<_> = groups.collect();
-        let memory = Memory::open(root);
+        let memory = HostMemory::open(root);
         if !memory.has_psi() {
             warn!(
                 "no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock stands in for it"
@@ -182,7 +183,7 @@ impl Scopes {
     }
 
     /// Goes on from where an earlier daemon left them.
-    pub fn resume(&mut self, stood: &Positions) {
+    pub fn resume(&mut self, stood: &ScopeStates) {
         let (name, judge) = &mut self.host;
         let groups = self.groups.iter_mut().map(|named| (&mut named.scope, &mut named.judge));
         for (name, judge) in std::iter::once((name, judge)).chain(groups) {
@@ -196,7 +197,7 @@ impl Scopes {
     /// within another's is there once.
     pub fn without_psi(&self) -> BTreeSet<u64> {
         let groups = self.groups.iter().map(|named| &named.group);
-        groups.filter(|group| group.lacks_psi()).flat_map(Group::ids).copied().collect()
+        groups.filter(|group| group.lacks_psi()).flat_map(ScopeFiles::ids).copied().collect()
     }
 
     /// Files that are ready for `PRI` when there is pressure.
@@ -205,20 +206,21 @@ impl Scopes {
     }
 
     /// Looks at every scope and judges it, the host first.
-    pub fn judge(&mut self, snapshot: &Snapshot, coverage: &Coverage) -> Vec<Judged> {
+    pub fn judge(&mut self, snapshot: &Snapshot, coverage: &Coverage) -> Vec<ScopeVerdict> {
         let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
         from_probes(snapshot, coverage, &mut reading);
         self.memory.read(&mut reading);
-        let blind = no_stalls(&reading);
+        let unknown_reason = no_stalls(&reading);
         let verdict = self.host.1.judge(reading);
-        let host = Judged { scope: Arc::clone(&self.host.0), reading, verdict, blind };
+        let host =
+            ScopeVerdict { scope: Arc::clone(&self.host.0), reading, verdict, unknown_reason };
         let mut all = Vec::with_capacity(1 + self.groups.len());
         all.push(host);
         let clock_runs = reading.stall_ns.is_some();
         let rings = measures(coverage, Id::oom_kill);
         for (named, noted) in self.groups.iter_mut().zip(&self.kills.0) {
             let mut found = Reading { at_ns: reading.at_ns, ..Reading::default() };
-            let (verdict, blind) = match named.group.read(&mut found, &reading) {
+            let (verdict, unknown_reason) = match named.group.read(&mut found, &reading) {
                 Ok(()) => {
                     let ids = named.group.ids();
                     noted.id.store(ids.first().copied().unwrap_or(0), Ordering::Relaxed);
@@ -233,7 +235,12 @@ impl Scopes {
                 }
                 Err(e) => (named.judge.pause(found.at_ns), Some(format!("{e:#}").into())),
             };
-            all.push(Judged { scope: Arc::clone(&named.scope), reading: found, verdict, blind });
+            all.push(ScopeVerdict {
+                scope: Arc::clone(&named.scope),
+                reading: found,
+                verdict,
+                unknown_reason,
+            });
         }
         all
     }
@@ -293,7 +300,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::kernel::{load::State, read::Inside};
+    use crate::kernel::{load::AttachState, read::InFlight};
     use sensor_ebpf::spec::ROW_WORDS;
 
     #[test]
@@ -319,7 +326,7 @@ mod tests {
             ("no file", &[(1, ring(1)), (20, ring(2))], 2),
             ("the file cannot be read once", &[(1, both(2, 1)), (2, ring(1)), (3, both(2, 1))], 2),
         ] {
-            let mut tally = KillCount::default();
+            let mut tally = MergedCounter::default();
             assert_eq!(tally.see(0, [None, None]), None, "nobody counts");
             let seen: Vec<_> =
                 looks.iter().map(|(s, told)| tally.see(s * 1_000_000_000, *told)).collect();
@@ -339,7 +346,7 @@ mod tests {
             window_start: Arc::new(vec![[0; ROW_WORDS]; probes::ALL.len() + 1]),
             recent_start: Arc::new(vec![[1; ROW_WORDS]; probes::ALL.len() + 1]),
             tells_skipped: false,
-            inside: Inside::default(),
+            inside: InFlight::default(),
             costs: Vec::new(),
             stalls: BTreeMap::new(),
             stall_clock: Arc::default(),
@@ -356,7 +363,7 @@ mod tests {
             let name = probes::ALL[i].name;
             *probe = ProbeState {
                 name,
-                state: State::Attached,
+                state: AttachState::Attached,
                 reason: String::new(),
                 programs: Vec::new(),
             };

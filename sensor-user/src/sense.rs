@@ -22,17 +22,17 @@ use sensor_ebpf::{
 use tracing::{error, info};
 
 use crate::{
-    census::{Census, When},
+    census::{ProcessScanner, ScanPriority},
     config::Config,
-    deadlines::Deadlines,
+    deadlines::LoopLags,
     host::clock::monotonic_ns,
     kernel::{
         load::Coverage,
-        read::{ByCause, Cost, InCgroup, Inside, Reader},
+        read::{ByCause, CgroupReclaim, Cost, InFlight, Reader},
     },
     scopes::Scopes,
     snapshot::{History, Settled, Snapshot},
-    verdict::{State, signals::Signal},
+    verdict::{VerdictState, signals::Signal},
 };
 
 /// Where the last snapshot is found; empty until the first.
@@ -46,7 +46,7 @@ pub struct Common {
     /// What is attached.
     pub coverage: Arc<Coverage>,
     /// Whether loops are on time.
-    pub deadlines: Arc<Deadlines>,
+    pub deadlines: Arc<LoopLags>,
     /// Ends them.
     pub wake: Arc<Wake>,
 }
@@ -64,10 +64,10 @@ pub struct Sampler {
     cgroups_evicted: u64,
     stall_clock: Arc<[(u64, ByCause)]>,
     stall_clock_ns: Option<u64>,
-    reclaim: Arc<[InCgroup]>,
+    reclaim: Arc<[CgroupReclaim]>,
     /// Between samples: when it is calm, and under pressure.
     intervals: [Duration; 2],
-    census: Census,
+    census: ProcessScanner,
 }
 
 /// Reading the stall clock of all cgroups takes two system calls for each: not at every sample.
@@ -134,7 +134,7 @@ impl Sampler {
     pub fn new(
         config: &Config,
         reader: Option<Reader>,
-        census: Census,
+        census: ProcessScanner,
         scopes: Scopes,
         common: Common,
     ) -> Self {
@@ -160,13 +160,13 @@ impl Sampler {
         if asked || self.samples == 0 {
             // Only these looks come before the verdict. The first: somebody may ask as soon as we answer.
             // After a kill: its record is waiting.
-            self.census.look(self.reader.as_mut(), monotonic_ns(), When::Now);
+            self.census.look(self.reader.as_mut(), monotonic_ns(), ScanPriority::Now);
         }
         let mut snapshot = self.look()?;
         snapshot.scopes = self.scopes.judge(&snapshot, &self.common.coverage);
         let pressed = snapshot.scopes.iter().any(|judged| {
             let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
-            judged.verdict.position.state != State::Ready
+            judged.verdict.position.state != VerdictState::Ready
                 || signal(Signal::Some1s)
                 || signal(Signal::Stalled1s)
                 || judged.verdict.signals.get(Signal::IoFull1s).is_some_and(|v| v >= PRESSED_IO)
@@ -177,7 +177,7 @@ impl Sampler {
         let interval = self.intervals[usize::from(pressed)].as_nanos();
         self.due_ns = now.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX));
         // The verdict does not wait for it.
-        let when = if pressed { When::Pressed } else { When::Calm };
+        let when = if pressed { ScanPriority::Pressed } else { ScanPriority::Calm };
         self.census.look(self.reader.as_mut(), now, when);
         Ok(pressed)
     }
@@ -186,7 +186,7 @@ impl Sampler {
     fn look(&mut self) -> Result<Snapshot> {
         self.samples += 1;
         let Some(reader) = &self.reader else {
-            return Ok(self.settled(monotonic_ns(), Vec::new(), Inside::default(), Vec::new()));
+            return Ok(self.settled(monotonic_ns(), Vec::new(), InFlight::default(), Vec::new()));
         };
         // Rows before slots: see History::settle.
         let mut rows = reader.rows()?;
@@ -210,7 +210,7 @@ impl Sampler {
         let skipped = reader.recursion_misses();
         losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
         let costs = reader.costs();
-        let inside = Inside::of(&slots, taken_ns);
+        let inside = InFlight::of(&slots, taken_ns);
         let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);
         let tells_skipped = skipped.is_some();
         Ok(Snapshot { tells_skipped, stalls, ..self.settled(taken_ns, rows, inside, costs) })
@@ -220,7 +220,7 @@ impl Sampler {
         &mut self,
         taken_ns: u64,
         rows: Vec<Row>,
-        inside: Inside,
+        inside: InFlight,
         costs: Vec<Cost>,
     ) -> Snapshot {
         let Settled { rows, window_start, recent_start } =

@@ -14,9 +14,9 @@ use sensor_ebpf::{
 };
 
 use crate::{
-    kernel::read::{ByCause, Cost, InCgroup, Inside},
-    scopes::Judged,
-    who::Who,
+    kernel::read::{ByCause, CgroupReclaim, Cost, InFlight},
+    scopes::ScopeVerdict,
+    who::MemoryUsage,
 };
 
 /// All that was measured at one moment.
@@ -36,7 +36,7 @@ pub struct Snapshot {
     /// Whether the kernel tells which events it skipped; if not, that word of the losses says nothing.
     pub tells_skipped: bool,
     /// Who is inside what.
-    pub inside: Inside,
+    pub inside: InFlight,
     /// What the programs cost; empty while BPF statistics are off.
     pub costs: Vec<Cost>,
     /// Nanoseconds that tasks of a cgroup spent stalled, by its id: of scopes without PSI.
@@ -48,11 +48,11 @@ pub struct Snapshot {
     /// the samples; none before it was read.
     pub stall_clock_ns: Option<u64>,
     /// How long reclaim took by cgroup and kind, where that is asked for. Read as often.
-    pub reclaim: Arc<[InCgroup]>,
+    pub reclaim: Arc<[CgroupReclaim]>,
     /// Each scope as judged, the host first.
-    pub scopes: Vec<Judged>,
+    pub scopes: Vec<ScopeVerdict>,
     /// Who has the memory, at the last look, which is not as often; none if that cannot be told.
-    pub who: Option<Arc<Who>>,
+    pub who: Option<Arc<MemoryUsage>>,
 }
 
 /// How far back the verdict looks for what moved, whatever the gauges' window is: what was a minute ago
@@ -121,7 +121,7 @@ impl History {
     /// A stall under way is added to the ended ones of its cause. When it ends, it moves from one to
     /// the other, and rows are read before the table of who is inside; so one that ends in between
     /// is in neither, and the sum would fall for one sample if it were not held.
-    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, inside: &Inside) -> Settled {
+    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, inside: &InFlight) -> Settled {
         for (row, probe) in rows.iter_mut().zip(probes::ALL) {
             for metric in probe.metrics {
                 add_under_way(row, metric.shape, inside);
@@ -157,7 +157,7 @@ impl History {
     }
 }
 
-fn add_under_way(row: &mut Row, shape: Shape, inside: &Inside) {
+fn add_under_way(row: &mut Row, shape: Shape, inside: &InFlight) {
     match shape {
         Shape::Stall { at, kind: Some(kind), .. } => {
             row[at] = row[at].saturating_add(inside.exclusive_ns[kind as usize]);
@@ -194,8 +194,8 @@ mod tests {
         rows
     }
 
-    fn inside(ns: u64) -> Inside {
-        let mut inside = Inside::default();
+    fn inside(ns: u64) -> InFlight {
+        let mut inside = InFlight::default();
         inside.exclusive_ns[Kind::Direct as usize] = ns;
         inside
     }

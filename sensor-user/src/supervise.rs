@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 use tracing::warn;
 
 use crate::{
-    deadlines::Deadlines,
+    deadlines::LoopLags,
     host::clock::monotonic_ns,
     sense::{Published, Wake},
 };
@@ -23,7 +23,7 @@ pub fn is_wanted() -> bool {
 }
 
 /// Says ready at the first sample, and alive as long as both loops are, until told to stop.
-pub fn tell(deadlines: &Deadlines, published: &Published, wake: &Wake) {
+pub fn tell(deadlines: &LoopLags, published: &Published, wake: &Wake) {
     let patience = sd_notify::watchdog_enabled();
     let mut ready = false;
     while !wake.is_stopped() {

@@ -12,17 +12,17 @@ use anyhow::{Context as _, Result};
 use tracing::warn;
 
 use crate::{
-    census::Census,
-    cgroups::{Killed, table::Table, watch::Watch},
+    census::ProcessScanner,
+    cgroups::{Killed, table::Selection, watch::Collector},
     config::Config,
-    directory::{Directory, Shared},
-    follow::{DebugLog, Follower},
-    host::{cgroup, kernel_log::KernelLog, memcg::Roots, survive::STACK_BYTES},
+    directory::{CgroupPathCache, SharedPaths},
+    follow::{DebugLog, EventReader},
+    host::{cgroup, kernel_log::KernelLog, memcg::CgroupMounts, survive::STACK_BYTES},
     kernel::read::Reader,
     resume,
     scopes::{Kills, Scopes},
     sense::{Common, Sampler, Wake},
-    serve::state::State,
+    serve::state::AppState,
     supervise,
 };
 
@@ -44,7 +44,7 @@ impl Threads {
     /// Starts them; they have the capabilities and the scheduling class of the caller.
     pub fn start(
         config: &Config,
-        state: &State,
+        state: &AppState,
         mut reader: Option<Reader>,
         logs: (Option<DebugLog>, Option<KernelLog>),
         scopes: Scopes,
@@ -52,30 +52,30 @@ impl Threads {
     ) -> Result<Self> {
         let wake = Arc::new(Wake::new()?);
         let rings = reader.as_mut().and_then(Reader::take_rings);
-        let State { published, coverage, deadlines, .. } = state.clone();
+        let AppState { published, coverage, deadlines, .. } = state.clone();
         let common = Common { published, coverage, deadlines, wake: Arc::clone(&wake) };
-        let directory = Shared::new(Mutex::new(Directory::new(cgroup::memory_root())));
+        let directory = SharedPaths::new(Mutex::new(CgroupPathCache::new(cgroup::memory_root())));
         let names = Arc::clone(&directory);
         let killed = Arc::<Killed>::default();
         let told = Arc::clone(&killed);
-        let census = Census::new(&common.coverage, Arc::clone(&directory));
+        let census = ProcessScanner::new(&common.coverage, Arc::clone(&directory));
         let sampler = Sampler::new(config, reader, census, scopes, common.clone());
         let sense = spawn("sense", move || sampler.run())?;
         let follow = |rings| {
             let events = Arc::clone(&state.events);
             let kills = (kills, told);
-            let follower = Follower::new(rings, logs, common.clone(), events, kills, directory);
+            let follower = EventReader::new(rings, logs, common.clone(), events, kills, directory);
             spawn("events", move || follower.run())
         };
         let events = rings.map(follow).transpose()?;
         let watch = |roots| {
             let (common, report) = (common.clone(), Arc::clone(&state.cgroups));
-            let table = Table::new(&config.cgroups)?;
-            let watch = Watch::new(common, names, killed, table, roots, report);
+            let table = Selection::new(&config.cgroups)?;
+            let watch = Collector::new(common, names, killed, table, roots, report);
             spawn("cgroups", move || watch.run())
         };
         // Without the memory controller there is nothing to tell.
-        let cgroups = Roots::find().ok().map(watch).transpose()?;
+        let cgroups = CgroupMounts::find().ok().map(watch).transpose()?;
         let socket = PathBuf::from(&config.socket);
         let Common { published, wake: waker, .. } = common.clone();
         let keep = spawn("keep", move || resume::keep(&socket, &published, &waker))?;

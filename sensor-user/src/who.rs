@@ -1,6 +1,6 @@
 //! Who has the memory, and who took it lately: sizes of processes and of cgroups, and how they grew.
 //!
-//! Pure: a pass over the processes goes in ([`Pass`]), a [`Who`] comes out. What is kept is bounded,
+//! Pure: a pass over the processes goes in ([`ScanBatch`]), a [`MemoryUsage`] comes out. What is kept is bounded,
 //! whatever there is: the [`MOST`] largest processes and cgroups are remembered, of the others only how
 //! many there were.
 //!
@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 mod growth;
 
 pub use growth::Growth;
-use growth::Track;
+use growth::SizeHistory;
 
-use crate::identity::Identity;
+use crate::identity::WorkloadId;
 
 /// Processes, and cgroups, that are remembered.
 pub const MOST: usize = 512;
@@ -36,7 +36,7 @@ const MOST_HEADLESS: usize = 1024;
 /// A process, and what it has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Holder {
+pub struct ProcessUsage {
     /// Process id in the initial pid namespace.
     pub pid: u32,
     /// The kernel's name of it; any bytes but control characters.
@@ -52,7 +52,7 @@ pub struct Holder {
     pub cgroup_path: Option<Arc<str>>,
     /// What people call it; filled in for the few that are shown.
     #[serde(flatten)]
-    pub identity: Identity,
+    pub workload: WorkloadId,
     /// Seconds since it was started.
     pub age_seconds: u32,
     /// Started since the host was last calm.
@@ -78,7 +78,7 @@ pub struct Holder {
 /// A cgroup, and what its processes have.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Group {
+pub struct CgroupUsage {
     /// Its id: the inode number of its directory.
     pub cgroup: u64,
     /// Its path, if it is known.
@@ -86,7 +86,7 @@ pub struct Group {
     pub cgroup_path: Option<Arc<str>>,
     /// What people call it; filled in for the few that are shown.
     #[serde(flatten)]
-    pub identity: Identity,
+    pub workload: WorkloadId,
     /// Seconds that its tasks spent stalled since the daemon started, those of groups below it not among
     /// them; filled in when somebody asks.
     #[serde(default)]
@@ -104,12 +104,12 @@ pub struct Group {
 
 /// Who has the memory; largest first.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Who {
+pub struct MemoryUsage {
     /// When the look began: CLOCK_MONOTONIC nanoseconds.
     #[serde(skip)]
     pub taken_ns: u64,
     /// Read from /proc, for the kernel does not let us iterate.
-    pub from_proc: bool,
+    pub usage_from_proc: bool,
     /// How long ago the host was last calm; absent if it is, or if it never was since the daemon started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calm_seconds_ago: Option<u32>,
@@ -118,15 +118,15 @@ pub struct Who {
     /// Cgroups that have such processes.
     pub cgroups_seen: u32,
     /// The largest processes.
-    pub processes: Vec<Holder>,
+    pub processes: Vec<ProcessUsage>,
     /// The largest cgroups.
-    pub cgroups: Vec<Group>,
+    pub cgroups: Vec<CgroupUsage>,
     /// Of every cgroup that was added up: its id, and its processes' own memory in bytes.
     #[serde(skip)]
     pub sums: Vec<(u64, u64)>,
 }
 
-impl Who {
+impl MemoryUsage {
     /// Marks what was started since the host was last calm, so many seconds ago.
     pub fn mark_new(&mut self, calm_seconds_ago: Option<u32>) {
         self.calm_seconds_ago = calm_seconds_ago;
@@ -154,10 +154,10 @@ impl Who {
     }
 }
 
-impl Holder {
+impl ProcessUsage {
     /// Fills in what people call its cgroup.
     pub fn identify(&mut self) {
-        self.identity = self.cgroup_path.as_deref().map(Identity::of).unwrap_or_default();
+        self.workload = self.cgroup_path.as_deref().map(WorkloadId::of).unwrap_or_default();
     }
 
     /// Where it is, for a terminal.
@@ -166,10 +166,10 @@ impl Holder {
     }
 }
 
-impl Group {
+impl CgroupUsage {
     /// Fills in what people call it.
     pub fn identify(&mut self) {
-        self.identity = self.cgroup_path.as_deref().map(Identity::of).unwrap_or_default();
+        self.workload = self.cgroup_path.as_deref().map(WorkloadId::of).unwrap_or_default();
     }
 
     /// Which it is, for a terminal.
@@ -184,7 +184,7 @@ fn place(id: u64, path: Option<&str>) -> String {
 
 /// What is added up of a cgroup, in pages.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sum {
+struct CgroupSum {
     processes: u32,
     own: u64,
     swap: u64,
@@ -192,17 +192,17 @@ struct Sum {
 
 /// One pass over the processes.
 #[derive(Debug, Default)]
-pub struct Pass {
+pub struct ScanBatch {
     /// Not more than twice [`MOST`] at a time.
     largest: Vec<Process>,
-    sums: BTreeMap<u64, Sum>,
+    sums: BTreeMap<u64, CgroupSum>,
     /// A cgroup was not added up.
     cut: bool,
     headless: BTreeSet<u32>,
     seen: u32,
 }
 
-impl Pass {
+impl ScanBatch {
     /// Adds one.
     pub fn add(&mut self, process: &Process) {
         let task = &process.task;
@@ -232,7 +232,7 @@ impl Pass {
     }
 }
 
-impl Sum {
+impl CgroupSum {
     fn add(&mut self, process: &Process) {
         self.processes += 1;
         self.own = self.own.saturating_add(own(process));
@@ -248,16 +248,16 @@ fn own(process: &Process) -> u64 {
 
 /// Remembers sizes from pass to pass.
 #[derive(Debug)]
-pub struct Memory {
+pub struct UsageTracker {
     page_bytes: u64,
     /// By id and start: an id is used again, the pair is not.
-    processes: BTreeMap<(u32, u64), Track>,
-    cgroups: BTreeMap<u64, Track>,
+    processes: BTreeMap<(u32, u64), SizeHistory>,
+    cgroups: BTreeMap<u64, SizeHistory>,
     /// When the last pass was, if it told of all cgroups.
     whole: Option<u32>,
 }
 
-impl Memory {
+impl UsageTracker {
     /// Nothing is known yet.
     pub fn new(page_bytes: u64) -> Self {
         let (processes, cgroups) = (BTreeMap::new(), BTreeMap::new());
@@ -265,9 +265,9 @@ impl Memory {
     }
 
     /// Takes in a pass; `now` is seconds since boot.
-    pub fn update(&mut self, mut pass: Pass, now: u32) -> Who {
+    pub fn update(&mut self, mut pass: ScanBatch, now: u32) -> MemoryUsage {
         pass.keep_largest();
-        let bytes = |sum: &Sum| sum.own.saturating_mul(self.page_bytes);
+        let bytes = |sum: &CgroupSum| sum.own.saturating_mul(self.page_bytes);
         let sums = pass.sums.iter().map(|(id, sum)| (*id, bytes(sum))).collect();
         let mut groups: Vec<_> = pass.sums.iter().map(|(id, sum)| (*id, *sum)).collect();
         groups.sort_unstable_by_key(|(id, sum)| (std::cmp::Reverse(sum.own), *id));
@@ -278,7 +278,8 @@ impl Memory {
         for process in &pass.largest {
             let start = u32::try_from(process.start_ns / 1_000_000_000).unwrap_or(u32::MAX);
             let key = (process.task.tgid, process.start_ns);
-            let mut track = before.remove(&key).unwrap_or_else(|| Track::new(now, Some(start)));
+            let mut track =
+                before.remove(&key).unwrap_or_else(|| SizeHistory::new(now, Some(start)));
             let grown = track.record(now, own(process));
             self.processes.insert(key, track);
             processes.push(self.holder(process, now.saturating_sub(start), grown));
@@ -288,13 +289,13 @@ impl Memory {
         for (cgroup, sum) in groups {
             // One that was not there is as new as the pass; one that was not told may be old.
             let track = before.remove(&cgroup);
-            let mut track = track.unwrap_or_else(|| Track::new(now, self.whole));
+            let mut track = track.unwrap_or_else(|| SizeHistory::new(now, self.whole));
             let (grown, _) = track.record(now, sum.own);
             self.cgroups.insert(cgroup, track);
-            cgroups.push(Group {
+            cgroups.push(CgroupUsage {
                 cgroup,
                 cgroup_path: None,
-                identity: Identity::default(),
+                workload: WorkloadId::default(),
                 stall_seconds: 0.0,
                 processes: sum.processes,
                 own_bytes: sum.own.saturating_mul(self.page_bytes),
@@ -304,7 +305,14 @@ impl Memory {
         }
         self.whole = (!pass.cut && pass.sums.len() <= MOST).then_some(now);
         let cgroups_seen = u32::try_from(pass.sums.len()).unwrap_or(u32::MAX);
-        Who { seen: pass.seen, cgroups_seen, processes, cgroups, sums, ..Who::default() }
+        MemoryUsage {
+            seen: pass.seen,
+            cgroups_seen,
+            processes,
+            cgroups,
+            sums,
+            ..MemoryUsage::default()
+        }
     }
 
     fn holder(
@@ -312,17 +320,17 @@ impl Memory {
         process: &Process,
         age_seconds: u32,
         (grown, minute_seconds): ([i64; 3], u32),
-    ) -> Holder {
+    ) -> ProcessUsage {
         let bytes = |pages: u64| pages.saturating_mul(self.page_bytes);
         let task = &process.task;
-        Holder {
+        ProcessUsage {
             pid: task.tgid,
             comm: crate::events::name(&task.comm),
             uid: task.uid,
             oom_score_adj: task.oom_score_adj,
             cgroup: task.cgroup,
             cgroup_path: None,
-            identity: Identity::default(),
+            workload: WorkloadId::default(),
             age_seconds,
             is_new: false,
             own_bytes: bytes(own(process)),
@@ -366,8 +374,8 @@ mod tests {
         }
     }
 
-    fn pass<'a>(processes: impl IntoIterator<Item = &'a Process>) -> Pass {
-        let mut pass = Pass::default();
+    fn pass<'a>(processes: impl IntoIterator<Item = &'a Process>) -> ScanBatch {
+        let mut pass = ScanBatch::default();
         processes.into_iter().for_each(|p| pass.add(p));
         pass
     }
@@ -380,7 +388,7 @@ mod tests {
     #[test]
     fn growth_is_told_over_each_horizon() {
         // One that was there long before us, with a page more each second from 10,000 s on.
-        let mut memory = Memory::new(PAGE);
+        let mut memory = UsageTracker::new(PAGE);
         let mut grown = BTreeMap::new();
         for now in (10_000..=14_000).step_by(10) {
             let size = 1000 + u64::from(now - 10_000);
@@ -402,10 +410,10 @@ mod tests {
 
     #[test]
     fn who_is_new_has_grown_from_nothing() {
-        let mut memory = Memory::new(PAGE);
+        let mut memory = UsageTracker::new(PAGE);
         let old = process(1, 5, 9, 100);
         let who = memory.update(pass(&[old, process(2, 9_990, 9, 50)]), 10_000);
-        let of = |who: &Who, pid| {
+        let of = |who: &MemoryUsage, pid| {
             let found = who.processes.iter().find(|p| p.pid == pid).expect("in the list");
             (found.age_seconds, pages(found.growth))
         };
@@ -431,7 +439,7 @@ mod tests {
             ("started just now", 10_000, 10, &[(0, 0), (10, 10), (60, 60)]),
             ("older than the minute", 9_939, 10, &[(0, 0), (10, 10)]),
         ] {
-            let mut memory = Memory::new(PAGE);
+            let mut memory = UsageTracker::new(PAGE);
             let looks: BTreeMap<_, _> = (10_000..=10_300)
                 .step_by(every)
                 .map(|now| {
@@ -453,9 +461,9 @@ mod tests {
 
     #[test]
     fn who_was_started_since_it_was_calm_is_new() {
-        let mut memory = Memory::new(PAGE);
+        let mut memory = UsageTracker::new(PAGE);
         let mut who = memory.update(pass(&[process(1, 900, 9, 2), process(2, 980, 9, 1)]), 1000);
-        let new = |who: &Who| who.processes.iter().map(|p| p.is_new).collect::<Vec<_>>();
+        let new = |who: &MemoryUsage| who.processes.iter().map(|p| p.is_new).collect::<Vec<_>>();
         who.mark_new(Some(50));
         assert_eq!((new(&who), who.calm_seconds_ago), (vec![false, true], Some(50)));
         who.mark_new(None);
@@ -468,14 +476,14 @@ mod tests {
         one.task.tid = 6;
         let mut other = one;
         other.task.tid = 7;
-        let who = Memory::new(PAGE).update(pass(&[one, other]), 10);
+        let who = UsageTracker::new(PAGE).update(pass(&[one, other]), 10);
         assert_eq!((who.seen, who.processes.len()), (1, 1));
         assert_eq!(who.cgroups[0].own_bytes, 100 * PAGE);
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_the_largest() {
-        let mut memory = Memory::new(PAGE);
+        let mut memory = UsageTracker::new(PAGE);
         let all: Vec<_> = (1..=20_000).map(|i| process(i, 5, u64::from(i), u64::from(i))).collect();
         for now in [100, 110] {
             let who = memory.update(pass(&all), now);
@@ -497,7 +505,7 @@ mod tests {
             passes in proptest::collection::vec(
                 proptest::collection::btree_map(1u32..40, (0u64..50, 0u64..5, 0u64..1000), 0..40), 1..20),
         ) {
-            let mut memory = Memory::new(PAGE);
+            let mut memory = UsageTracker::new(PAGE);
             for (i, all) in (0u32..).zip(passes) {
                 let all: Vec<_> =
                     all.iter().map(|(pid, (start, group, size))| process(*pid, *start, *group, *size)).collect();

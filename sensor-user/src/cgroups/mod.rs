@@ -17,10 +17,10 @@ use arc_swap::ArcSwapOption;
 use sensor_ebpf::{hist, inflight::Kind, probes::Cause};
 use serde::{Deserialize, Serialize};
 
-use crate::{identity::Identity, kernel::read::RECLAIM_KINDS};
+use crate::{identity::WorkloadId, kernel::read::RECLAIM_KINDS};
 
 /// Where the last report is found; empty until the first.
-pub type Published = Arc<ArcSwapOption<Report>>;
+pub type Published = Arc<ArcSwapOption<CgroupReport>>;
 
 /// Which groups.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -54,7 +54,7 @@ pub type Histograms = [[u64; hist::WORDS]; RECLAIM_KINDS.len()];
 
 /// What is counted for a group: since it is among those shown, or since the daemon started.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct CgroupCounters {
     /// Nanoseconds that its tasks spent stalled, by [`Cause`], stalls under way included.
     pub stall_ns: [u64; Cause::COUNT],
     /// Its processes that the OOM killer killed.
@@ -63,7 +63,7 @@ pub struct Totals {
     pub reclaim: Option<Box<Histograms>>,
 }
 
-impl Totals {
+impl CgroupCounters {
     fn add(&mut self, more: &Self) {
         for (to, from) in self.stall_ns.iter_mut().zip(more.stall_ns) {
             *to = to.saturating_add(from);
@@ -106,7 +106,7 @@ impl Killed {
 
 /// What the files of a group tell, those below it among it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Found {
+pub struct CgroupStats {
     /// What it has.
     pub memory_bytes: Option<u64>,
     /// Its limit; none without one.
@@ -121,7 +121,7 @@ pub struct Found {
     pub pressure_ns: Option<[u64; 2]>,
 }
 
-impl Found {
+impl CgroupStats {
     /// What is left to tell of a group that is gone.
     fn counters(self) -> Self {
         Self { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..self }
@@ -135,24 +135,24 @@ impl Found {
 
 /// One group that is shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct ShownCgroup {
     /// Its path.
     pub path: Arc<str>,
     /// What people call it.
-    pub identity: Identity,
+    pub workload: WorkloadId,
     /// What is counted.
-    pub totals: Totals,
+    pub totals: CgroupCounters,
     /// What its files tell.
-    pub found: Found,
+    pub found: CgroupStats,
 }
 
 /// All that is told of cgroups.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CgroupReport {
     /// Those that are shown, by path.
-    pub shown: Vec<Shown>,
+    pub shown: Vec<ShownCgroup>,
     /// The sum of what happened in all others, while they were not shown.
-    pub other: Totals,
+    pub other: CgroupCounters,
     /// How many have processes and are not shown, though they are named or their name is not known.
     pub omitted: usize,
 }

@@ -8,9 +8,9 @@ use std::{
 use anyhow::{Context as _, Result};
 use sensor_ebpf::hist;
 
-use super::{Found, MOST_HISTOGRAMS, Settings, Totals, patterns::Patterns};
+use super::{CgroupCounters, CgroupStats, MOST_HISTOGRAMS, Settings, patterns::Patterns};
 use crate::{
-    kernel::read::{ByCause, InCgroup},
+    kernel::read::{ByCause, CgroupReclaim},
     stall_clock,
 };
 
@@ -19,12 +19,12 @@ const LINGER: u32 = 60;
 
 /// The groups.
 #[derive(Debug)]
-pub struct Table {
+pub struct Selection {
     paths: Patterns,
     histograms: Patterns,
     most: usize,
     shown: BTreeMap<Arc<str>, Entry>,
-    other: Totals,
+    other: CgroupCounters,
     omitted: usize,
     looks: u32,
     /// What was last read of each group's stall clock, by id.
@@ -35,14 +35,14 @@ pub struct Table {
 
 #[derive(Debug, Default)]
 struct Entry {
-    totals: Totals,
+    totals: CgroupCounters,
     /// What its files told last.
-    found: Found,
+    found: CgroupStats,
     /// The look at which it last had processes.
     seen: u32,
 }
 
-impl Table {
+impl Selection {
     /// An error if a pattern is none.
     pub fn new(settings: &Settings) -> Result<Self> {
         Ok(Self {
@@ -50,7 +50,7 @@ impl Table {
             histograms: Patterns::new(&settings.histograms).context("cgroups.histograms")?,
             most: settings.most,
             shown: BTreeMap::new(),
-            other: Totals::default(),
+            other: CgroupCounters::default(),
             omitted: 0,
             looks: 0,
             clocks: HashMap::new(),
@@ -107,11 +107,16 @@ impl Table {
     /// Takes in what a group's files tell, and tells what there is to tell of it. One that is gone has its
     /// counters still: one that dies with its container is of no use to whoever asks why it died. `None`
     /// if there is nothing.
-    pub fn found(&mut self, path: &str, found: Found) -> Option<(&Totals, Found)> {
+    pub fn found(
+        &mut self,
+        path: &str,
+        found: CgroupStats,
+    ) -> Option<(&CgroupCounters, CgroupStats)> {
         let entry = self.shown.get_mut(path)?;
         entry.found = if found.memory_bytes.is_some() { found } else { entry.found.counters() };
         let is_there = found.memory_bytes.is_some();
-        let is_told = is_there || entry.found.has_counted() || entry.totals != Totals::default();
+        let is_told =
+            is_there || entry.found.has_counted() || entry.totals != CgroupCounters::default();
         is_told.then_some((&entry.totals, entry.found))
     }
 
@@ -128,9 +133,9 @@ impl Table {
         for (id, now) in clock {
             let mut last = self.clocks.get(id).copied().unwrap_or_default();
             let stall_ns = std::array::from_fn(|i| stall_clock::rise(&mut last[i], now[i]));
-            let rose = Totals { stall_ns, ..Totals::default() };
+            let rose = CgroupCounters { stall_ns, ..CgroupCounters::default() };
             clocks.insert(*id, last);
-            if rose != Totals::default() {
+            if rose != CgroupCounters::default() {
                 self.totals(path(*id).as_deref()).add(&rose);
             }
         }
@@ -139,9 +144,9 @@ impl Table {
 
     /// Takes in how long reclaim took, in the same way. What has no histogram of its own is in that of
     /// the others.
-    pub fn reclaim(&mut self, clock: &[InCgroup], path: impl Fn(u64) -> Option<Arc<str>>) {
+    pub fn reclaim(&mut self, clock: &[CgroupReclaim], path: impl Fn(u64) -> Option<Arc<str>>) {
         let mut clocks = HashMap::with_capacity(clock.len());
-        for InCgroup { cgroup, kind, words } in clock {
+        for CgroupReclaim { cgroup, kind, words } in clock {
             let key = (*cgroup, *kind as u8);
             let rose = match self.reclaim.get(&key) {
                 Some(last) => rise(words, last),
@@ -167,10 +172,10 @@ impl Table {
 
     /// Takes in so many OOM kills in the group of that path, if it is known.
     pub fn kill(&mut self, path: Option<&str>, kills: u64) {
-        self.totals(path).add(&Totals { oom_kills: kills, ..Totals::default() });
+        self.totals(path).add(&CgroupCounters { oom_kills: kills, ..CgroupCounters::default() });
     }
 
-    fn totals(&mut self, path: Option<&str>) -> &mut Totals {
+    fn totals(&mut self, path: Option<&str>) -> &mut CgroupCounters {
         let Some(group) = path.and_then(|path| self.paths.deepest(path)) else {
             return &mut self.other;
         };
@@ -183,12 +188,12 @@ impl Table {
     }
 
     /// Those that are shown, by path.
-    pub fn shown(&self) -> impl Iterator<Item = (&Arc<str>, &Totals)> {
+    pub fn shown(&self) -> impl Iterator<Item = (&Arc<str>, &CgroupCounters)> {
         self.shown.iter().map(|(path, entry)| (path, &entry.totals))
     }
 
     /// The sum of the others.
-    pub fn other(&self) -> &Totals {
+    pub fn other(&self) -> &CgroupCounters {
         &self.other
     }
 
@@ -211,19 +216,19 @@ mod tests {
 
     use super::*;
 
-    fn table(most: usize) -> Table {
-        Table::new(&Settings { most, ..Settings::default() }).expect("valid")
+    fn table(most: usize) -> Selection {
+        Selection::new(&Settings { most, ..Settings::default() }).expect("valid")
     }
 
     fn settings(path: &str) -> Settings {
         Settings { paths: vec![path.into()], most: 1, ..Settings::default() }
     }
 
-    fn totals(stall_ns: ByCause, oom_kills: u64) -> Totals {
-        Totals { stall_ns, oom_kills, reclaim: None }
+    fn totals(stall_ns: ByCause, oom_kills: u64) -> CgroupCounters {
+        CgroupCounters { stall_ns, oom_kills, reclaim: None }
     }
 
-    fn paths(table: &Table) -> Vec<&str> {
+    fn paths(table: &Selection) -> Vec<&str> {
         table.shown().map(|(path, _)| &**path).collect()
     }
 
@@ -247,10 +252,10 @@ mod tests {
             assert_eq!(table.paths.deepest(path), group, "{path}");
         }
         let one = settings("/x/*.service");
-        let one = Table::new(&one).expect("valid");
+        let one = Selection::new(&one).expect("valid");
         assert_eq!(one.paths.deepest("/x/y.service/z"), Some("/x/y.service"));
         assert_eq!(one.paths.deepest("/x/y/z.service"), None, "no name goes over a slash");
-        assert!(Table::new(&settings("/[")).is_err());
+        assert!(Selection::new(&settings("/[")).is_err());
     }
 
     #[test]
@@ -296,7 +301,7 @@ mod tests {
     fn the_counters_of_a_group_s_files_outlive_it() {
         let mut table = table(2);
         table.look([(Some("/a"), 10), (Some("/idle"), 10)]);
-        let found = Found {
+        let found = CgroupStats {
             memory_bytes: Some(5),
             limit_bytes: Some(6),
             swap_bytes: Some(7),
@@ -304,22 +309,26 @@ mod tests {
             limit_hits: Some(9),
             pressure_ns: Some([2, 1]),
         };
-        let idle = Found { limit_hits: Some(0), memory_bytes: Some(5), ..Found::default() };
+        let idle =
+            CgroupStats { limit_hits: Some(0), memory_bytes: Some(5), ..CgroupStats::default() };
         let mut tell = |path, found| table.found(path, found).map(|(_, found)| found);
         assert_eq!(tell("/a", found), Some(found));
-        let left = Found { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..found };
+        let left = CgroupStats { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..found };
         for _ in 0..3 {
-            assert_eq!(tell("/a", Found::default()), Some(left), "it is gone");
+            assert_eq!(tell("/a", CgroupStats::default()), Some(left), "it is gone");
         }
         assert_eq!(tell("/a", idle), Some(idle), "it was made anew");
-        assert_eq!((tell("/idle", idle), tell("/idle", Found::default())), (Some(idle), None));
+        assert_eq!(
+            (tell("/idle", idle), tell("/idle", CgroupStats::default())),
+            (Some(idle), None)
+        );
         assert_eq!(tell("/none", found), None);
     }
 
     #[test]
     fn what_happens_counts_once_for_the_group_or_for_the_others() {
         let top = settings("/*");
-        let mut table = Table::new(&top).expect("valid");
+        let mut table = Selection::new(&top).expect("valid");
         table.look([(Some("/a"), 10), (Some("/b"), 5)]);
         let path = |id: u64| {
             [None, Some("/a/x"), Some("/b")][usize::try_from(id).unwrap_or(0)].map(Arc::from)
@@ -343,13 +352,13 @@ mod tests {
     }
 
     /// So many stalls of a microsecond at most, in a histogram of which nothing else is looked at.
-    fn took(cgroup: u64, kind: Kind, stalls: u64) -> InCgroup {
+    fn took(cgroup: u64, kind: Kind, stalls: u64) -> CgroupReclaim {
         let mut words = [0; hist::WORDS];
         [words[0], words[1]] = [stalls * 900, stalls];
-        InCgroup { cgroup, kind, words }
+        CgroupReclaim { cgroup, kind, words }
     }
 
-    fn stalls(totals: &Totals) -> Option<[u64; 2]> {
+    fn stalls(totals: &CgroupCounters) -> Option<[u64; 2]> {
         totals.reclaim.as_deref().map(|histograms| histograms.map(|words| words[1]))
     }
 
@@ -357,7 +366,7 @@ mod tests {
     fn reclaim_counts_for_the_group_that_has_histograms_or_for_the_others() {
         let paths = vec!["/*".into(), "/*/*".into()];
         let histograms = vec!["/web/*".into(), "/odd/x/y".into()];
-        let mut table = Table::new(&Settings { paths, most: 9, histograms }).expect("valid");
+        let mut table = Selection::new(&Settings { paths, most: 9, histograms }).expect("valid");
         table.look([(Some("/web/a"), 1), (Some("/db"), 1)]);
         let path = |id: u64| {
             let paths = ["/web/a", "/web/a/below", "/db", "/web", "/odd/x/y"];
@@ -376,7 +385,7 @@ mod tests {
             ],
             path,
         );
-        let of_a = |table: &Table| {
+        let of_a = |table: &Selection| {
             let (_, totals) = table.shown().find(|(path, _)| &***path == "/web/a").expect("shown");
             stalls(totals)
         };
@@ -391,7 +400,8 @@ mod tests {
     #[test]
     fn histograms_are_bounded() {
         let histograms = vec!["/*".into()];
-        let mut table = Table::new(&Settings { histograms, ..Settings::default() }).expect("valid");
+        let mut table =
+            Selection::new(&Settings { histograms, ..Settings::default() }).expect("valid");
         let path = |id: u64| Some(Arc::from(format!("/g{id}")));
         for _ in 0..2 {
             let clock: Vec<_> = (0..50).map(|id| took(id, Kind::Direct, 1)).collect();
@@ -413,7 +423,7 @@ mod tests {
                 let other = table.other().clone();
                 table.look(named.iter().map(|(path, size)| (Some(path.as_str()), *size)));
                 prop_assert_eq!(table.other(), &other, "to look is not to count");
-                let kills = |table: &Table| {
+                let kills = |table: &Selection| {
                     let shown = table.shown().map(|(_, totals)| totals.oom_kills).sum::<u64>();
                     shown + table.other().oom_kills
                 };

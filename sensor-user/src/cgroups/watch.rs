@@ -8,14 +8,14 @@ use std::{
 
 use tracing::warn;
 
-use super::{Killed, Published, Report, Shown, table::Table};
+use super::{CgroupReport, Killed, Published, ShownCgroup, table::Selection};
 use crate::{
     directory,
-    host::{cgroup_files, clock::monotonic_ns, memcg::Roots, survive::wait_your_turn},
-    identity::Identity,
+    host::{cgroup_files, clock::monotonic_ns, memcg::CgroupMounts, survive::wait_your_turn},
+    identity::WorkloadId,
     sense::Common,
     snapshot::Snapshot,
-    who::Who,
+    who::MemoryUsage,
 };
 
 /// How often: after each look at processes, but not more often than this; nobody acts on these numbers but
@@ -30,12 +30,12 @@ const WALK_EVERY: Duration = Duration::from_secs(10);
 
 /// Looks at cgroups.
 #[derive(Debug)]
-pub struct Watch {
+pub struct Collector {
     common: Common,
-    directory: directory::Shared,
+    directory: directory::SharedPaths,
     killed: Arc<Killed>,
-    table: Table,
-    roots: Roots,
+    table: Selection,
+    roots: CgroupMounts,
     report: Published,
     /// Ids that have no name after a walk either: not worth another.
     nameless: BTreeSet<u64>,
@@ -43,14 +43,14 @@ pub struct Watch {
     charged: BTreeSet<u64>,
 }
 
-impl Watch {
+impl Collector {
     /// Of the groups in `directory`; publishes in `report`.
     pub fn new(
         common: Common,
-        directory: directory::Shared,
+        directory: directory::SharedPaths,
         killed: Arc<Killed>,
-        table: Table,
-        roots: Roots,
+        table: Selection,
+        roots: CgroupMounts,
         report: Published,
     ) -> Self {
         let (nameless, charged) = (BTreeSet::new(), BTreeSet::new());
@@ -79,7 +79,7 @@ impl Watch {
         }
     }
 
-    fn look(&mut self, snapshot: &Snapshot, who: &Who) -> Report {
+    fn look(&mut self, snapshot: &Snapshot, who: &MemoryUsage) -> CgroupReport {
         let names = self.names(snapshot, who);
         let name = |id: u64| names.get(&id).cloned();
         self.table.look(who.sums.iter().map(|(id, bytes)| (names.get(id).map(|n| &**n), *bytes)));
@@ -97,15 +97,15 @@ impl Watch {
                 self.table.forget(&path);
                 continue;
             };
-            let (identity, totals) = (Identity::of(&path), totals.clone());
-            shown.push(Shown { path, identity, totals, found });
+            let (workload, totals) = (WorkloadId::of(&path), totals.clone());
+            shown.push(ShownCgroup { path, workload, totals, found });
         }
-        Report { shown, other: self.table.other().clone(), omitted: self.table.omitted() }
+        CgroupReport { shown, other: self.table.other().clone(), omitted: self.table.omitted() }
     }
 
     /// What the groups are called that have processes or have stalled. Where nobody tells of new groups (no
     /// probe, or a path that was cut) the tree is walked for those that are not known.
-    fn names(&mut self, snapshot: &Snapshot, who: &Who) -> HashMap<u64, Arc<str>> {
+    fn names(&mut self, snapshot: &Snapshot, who: &MemoryUsage) -> HashMap<u64, Arc<str>> {
         let ids: BTreeSet<u64> = (who.sums.iter().map(|(id, _)| *id))
             .chain(snapshot.stall_clock.iter().map(|(id, _)| *id))
             .chain(snapshot.reclaim.iter().map(|one| one.cgroup))
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        cgroups::Settings, deadlines::Deadlines, directory::Directory, kernel::load::Coverage,
+        cgroups::Settings, deadlines::LoopLags, directory::CgroupPathCache, kernel::load::Coverage,
         sense::Wake,
     };
 
@@ -156,17 +156,17 @@ mod tests {
         Snapshot { stall_clock: stall_clock.into(), ..Snapshot::default() }
     }
 
-    fn watch(root: &Path) -> Watch {
+    fn watch(root: &Path) -> Collector {
         let common = Common {
             published: Arc::default(),
             coverage: Arc::new(Coverage::blind("not tried")),
-            deadlines: Arc::new(Deadlines::new(EVERY)),
+            deadlines: Arc::new(LoopLags::new(EVERY)),
             wake: Arc::new(Wake::new().expect("eventfd")),
         };
-        let directory = Arc::new(Mutex::new(Directory::new(Some(root.to_owned()))));
-        let table = Table::new(&Settings::default()).expect("valid");
-        let roots = Roots { memory: root.to_owned(), v1: false, unified: None };
-        Watch::new(common, directory, Arc::default(), table, roots, Arc::default())
+        let directory = Arc::new(Mutex::new(CgroupPathCache::new(Some(root.to_owned()))));
+        let table = Selection::new(&Settings::default()).expect("valid");
+        let roots = CgroupMounts { memory: root.to_owned(), v1: false, unified: None };
+        Collector::new(common, directory, Arc::default(), table, roots, Arc::default())
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         let id = fs::metadata(root.path().join(own)).expect("stat").ino();
         let mut watch = watch(root.path());
         watch.killed.note(Some(&format!("/{own}").into()));
-        let who = Who { sums: vec![(id, 5)], ..Who::default() };
+        let who = MemoryUsage { sums: vec![(id, 5)], ..MemoryUsage::default() };
         let report = watch.look(&snapshot(&[(id, [3, 0, 0, 0])]), &who);
         let [shown] = &report.shown[..] else { panic!("{report:?}") };
         assert_eq!((&*shown.path, shown.found.memory_bytes), ("/a.slice/b.service", Some(7)));

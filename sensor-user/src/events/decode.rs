@@ -2,8 +2,8 @@
 
 use sensor_ebpf::event::{self, Tag};
 
-use super::{Context, Memory, Process, Scope, What, name};
-use crate::identity::Identity;
+use super::{AllocContext, EventKind, OomType, TaskInfo, VictimMemory, name};
+use crate::identity::WorkloadId;
 
 /// The beginning of a record as a `T`; `None` if it is shorter.
 pub fn record<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> Option<T> {
@@ -18,16 +18,16 @@ pub fn id(boot: &str, time_ns: u64) -> String {
 
 /// Decodes a record of the ring buffer of that boot: its time in CLOCK_MONOTONIC nanoseconds, and what it
 /// says. `None` if it is of no known kind or size.
-pub fn decode(bytes: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, What)> {
+pub fn decode(bytes: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventKind)> {
     let tag = record::<u32>(bytes)?;
     if tag == Tag::OomKill as u32 {
         let e: event::OomKill = record(bytes)?;
         let of = |pages: u64| pages.saturating_mul(page_bytes);
-        let what = What::OomKill {
-            scope: if e.memcg == 0 { Scope::Global } else { Scope::Memcg },
+        let what = EventKind::OomKill {
+            oom_type: if e.memcg == 0 { OomType::Global } else { OomType::Memcg },
             victim: process(&e.victim),
             trigger: process(&e.trigger),
-            memory: Memory {
+            memory: VictimMemory {
                 anon_bytes: of(e.sizes.anon_pages),
                 file_bytes: of(e.sizes.file_pages),
                 shmem_bytes: of(e.sizes.shmem_pages),
@@ -35,7 +35,7 @@ pub fn decode(bytes: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, What)> 
                 page_tables_bytes: e.sizes.pgtables_bytes,
                 virtual_bytes: of(e.total_vm_pages),
             },
-            context: (e.has_context != 0).then(|| Context {
+            context: (e.has_context != 0).then(|| AllocContext {
                 order: e.order,
                 gfp_flags: format!("{:#x}", e.gfp_flags),
                 constraint: e.constraint.to_string(),
@@ -47,19 +47,19 @@ pub fn decode(bytes: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, What)> 
     } else if tag == Tag::VictimExit as u32 {
         let e: event::VictimExit = record(bytes)?;
         let seconds = e.time_ns.saturating_sub(e.killed_ns) as f64 / 1e9;
-        let what = What::VictimExit { pid: e.tgid, seconds, kill: id(boot, e.killed_ns) };
+        let what = EventKind::VictimExit { pid: e.tgid, seconds, kill: id(boot, e.killed_ns) };
         Some((e.time_ns, what))
     } else if tag == Tag::KillSignal as u32 {
         let e: event::KillSignal = record(bytes)?;
-        let what = What::KillSignal { sender: process(&e.sender), target: process(&e.target) };
+        let what = EventKind::KillSignal { sender: process(&e.sender), target: process(&e.target) };
         Some((e.time_ns, what))
     } else {
         None
     }
 }
 
-pub(super) fn process(task: &event::Task) -> Process {
-    Process {
+pub(super) fn process(task: &event::Task) -> TaskInfo {
+    TaskInfo {
         pid: task.tgid,
         tid: task.tid,
         comm: name(&task.comm),
@@ -67,7 +67,7 @@ pub(super) fn process(task: &event::Task) -> Process {
         oom_score_adj: task.oom_score_adj,
         cgroup_id: task.cgroup,
         cgroup: None,
-        identity: Identity::default(),
+        workload: WorkloadId::default(),
     }
 }
 
@@ -76,7 +76,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::events::Log;
+    use crate::events::EventLog;
 
     pub(in crate::events) fn kill(comm: &[u8]) -> event::OomKill {
         let mut kill: event::OomKill = bytemuck::Zeroable::zeroed();
@@ -90,8 +90,8 @@ pub(super) mod tests {
     #[test]
     fn pages_become_bytes() {
         let (_, what) = decode(bytemuck::bytes_of(&kill(b"x")), 4096, "b").expect("decodes");
-        let What::OomKill { scope, memory, .. } = what else { panic!("{what:?}") };
-        assert_eq!((scope, memory.anon_bytes), (Scope::Memcg, 40_960));
+        let EventKind::OomKill { oom_type, memory, .. } = what else { panic!("{what:?}") };
+        assert_eq!((oom_type, memory.anon_bytes), (OomType::Memcg, 40_960));
     }
 
     #[test]
@@ -109,7 +109,7 @@ pub(super) mod tests {
         ) {
             let record = [&tag.to_ne_bytes()[..], &rest].concat();
             if let Some((_, what)) = decode(&record, 4096, "b") {
-                let log = Log::new("b");
+                let log = EventLog::new("b");
                 log.push(0, what, None);
                 let event = &log.follow().0[0];
                 prop_assert!(!event.to_string().contains(|c: char| c.is_control()));

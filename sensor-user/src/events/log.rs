@@ -8,9 +8,9 @@ use std::{
 
 use tokio::sync::broadcast;
 
-use super::{Event, Scope, What, id};
+use super::{Event, EventKind, OomType, id};
 use crate::{
-    circumstances::Circumstances,
+    circumstances::OomReport,
     host::clock::{monotonic_ns, wall},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 /// push out a kill. The oldest of its kind goes first.
 const KEEP: usize = 1024;
 
-/// Of so many of each kind the circumstances are kept: some five KiB each.
+/// Of so many of each kind the report are kept: some five KiB each.
 pub const WHOLE: usize = 128;
 
 /// Events that a slow follower may be behind before it misses some.
@@ -26,7 +26,7 @@ const BEHIND: usize = 256;
 
 /// The last events, and whoever follows new ones.
 #[derive(Debug)]
-pub struct Log {
+pub struct EventLog {
     /// Of which boot our events are: a prefix of its id.
     boot: String,
     kept: Mutex<Kept>,
@@ -41,7 +41,7 @@ struct Kept {
     last_kills: [Option<(String, SystemTime)>; 2],
 }
 
-impl Log {
+impl EventLog {
     /// An empty one of this boot, of whose id a few digits are enough.
     pub fn new(boot_id: &str) -> Self {
         let boot = boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
@@ -58,25 +58,25 @@ impl Log {
     }
 
     /// Adds an event of `time_ns` (CLOCK_MONOTONIC).
-    pub fn push(&self, time_ns: u64, what: What, circumstances: Option<Circumstances>) {
+    pub fn push(&self, time_ns: u64, what: EventKind, report: Option<OomReport>) {
         // One now by both clocks: an event may have waited for what is known of it.
         let time = wall(time_ns, monotonic_ns(), SystemTime::now());
         let id = id(&self.boot, time_ns);
         let mut kept = self.kept();
         kept.seq += 1;
         match &what {
-            What::OomKill { scope, .. } => {
-                kept.last_kills[*scope as usize] = Some((id.clone(), time));
+            EventKind::OomKill { oom_type, .. } => {
+                kept.last_kills[*oom_type as usize] = Some((id.clone(), time));
             }
-            What::VictimExit { kill, seconds, .. } => kept.join(kill, *seconds),
-            What::KillSignal { .. } => {}
+            EventKind::VictimExit { kill, seconds, .. } => kept.join(kill, *seconds),
+            EventKind::KillSignal { .. } => {}
         }
         let time = humantime::format_rfc3339_millis(time).to_string();
-        let circumstances = circumstances.map(Arc::new);
-        let event = Arc::new(Event { id, seq: kept.seq, time, what, circumstances });
+        let report = report.map(Arc::new);
+        let event = Arc::new(Event { id, seq: kept.seq, time, what, report });
         let queue = match event.what {
-            What::OomKill { .. } | What::VictimExit { .. } => &mut kept.oom,
-            What::KillSignal { .. } => &mut kept.others,
+            EventKind::OomKill { .. } | EventKind::VictimExit { .. } => &mut kept.oom,
+            EventKind::KillSignal { .. } => &mut kept.others,
         };
         if queue.len() == KEEP {
             queue.pop_front();
@@ -84,9 +84,9 @@ impl Log {
         queue.push_back(Arc::clone(&event));
         // The one before had its turn when it was the oldest but so many.
         if let Some(old) = queue.len().checked_sub(WHOLE + 1).and_then(|at| queue.get_mut(at))
-            && old.circumstances.is_some()
+            && old.report.is_some()
         {
-            Arc::make_mut(old).circumstances = None;
+            Arc::make_mut(old).report = None;
         }
         // Nobody following is no error.
         let _ = self.followers.send(event);
@@ -103,7 +103,7 @@ impl Log {
     }
 
     /// Id and time of the last OOM kill of that scope.
-    pub fn last_kill(&self, scope: Scope) -> Option<(String, SystemTime)> {
+    pub fn last_kill(&self, scope: OomType) -> Option<(String, SystemTime)> {
         self.kept().last_kills[scope as usize].clone()
     }
 }
@@ -113,7 +113,7 @@ impl Kept {
     fn join(&mut self, kill: &str, took: f64) {
         let found = self.oom.iter_mut().rev().find(|event| event.id == kill);
         if let Some(event) = found
-            && let What::OomKill { memory_back_seconds, .. } = &mut Arc::make_mut(event).what
+            && let EventKind::OomKill { memory_back_seconds, .. } = &mut Arc::make_mut(event).what
         {
             *memory_back_seconds = Some(took);
         }
@@ -132,11 +132,11 @@ mod tests {
         *,
     };
 
-    fn exit(pid: u32, killed_ns: u64) -> What {
-        What::VictimExit { pid, seconds: 0.5, kill: id("b", killed_ns) }
+    fn exit(pid: u32, killed_ns: u64) -> EventKind {
+        EventKind::VictimExit { pid, seconds: 0.5, kill: id("b", killed_ns) }
     }
 
-    fn kill(pid: u32) -> What {
+    fn kill(pid: u32) -> EventKind {
         let mut kill = event::OomKill { tag: Tag::OomKill as u32, ..event::OomKill::zeroed() };
         kill.victim.tgid = pid;
         decode(bytemuck::bytes_of(&kill), 4096, "b").expect("decodes").1
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_log_is_bounded_and_followed_without_a_gap() {
-        let log = Log::new("");
+        let log = EventLog::new("");
         for pid in 0..2000 {
             log.push(0, exit(pid, 0), None);
         }
@@ -153,7 +153,7 @@ mod tests {
         let process = process(&bytemuck::Zeroable::zeroed());
         for _ in 0..2000 {
             let (sender, target) = (process.clone(), process.clone());
-            log.push(0, What::KillSignal { sender, target }, None);
+            log.push(0, EventKind::KillSignal { sender, target }, None);
         }
         let (kept, _) = log.follow();
         assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn an_exit_is_told_to_its_own_kill() {
-        let log = Log::new("b");
+        let log = EventLog::new("b");
         // The same process id twice, as when it is used again.
         log.push(100, kill(7), None);
         log.push(200, kill(7), None);
@@ -172,34 +172,36 @@ mod tests {
         let back = |id: &str| {
             let kept = log.follow().0;
             let kill = kept.iter().find(|event| event.id == id).expect("kept");
-            let What::OomKill { memory_back_seconds, .. } = kill.what else { panic!("{kill:?}") };
+            let EventKind::OomKill { memory_back_seconds, .. } = kill.what else {
+                panic!("{kill:?}")
+            };
             memory_back_seconds
         };
         assert_eq!((back("b-64"), back("b-c8")), (Some(0.5), None));
-        let (last, _) = log.last_kill(Scope::Global).expect("one");
-        assert_eq!((last.as_str(), log.last_kill(Scope::Memcg)), ("b-c8", None));
+        let (last, _) = log.last_kill(OomType::Global).expect("one");
+        assert_eq!((last.as_str(), log.last_kill(OomType::Memcg)), ("b-c8", None));
     }
 
     #[test]
     fn an_event_has_its_own_time_however_late_it_is_told() {
-        let log = Log::new("b");
+        let log = EventLog::new("b");
         let (time_ns, time) = (monotonic_ns(), SystemTime::now());
         // As for a fresh look at processes.
         std::thread::sleep(Duration::from_millis(300));
         log.push(time_ns, kill(7), None);
-        let (_, told) = log.last_kill(Scope::Global).expect("one");
+        let (_, told) = log.last_kill(OomType::Global).expect("one");
         let off = told.duration_since(time).unwrap_or_else(|e| e.duration());
         assert!(off < Duration::from_millis(150), "{off:?}");
     }
 
     #[test]
     fn only_the_latest_are_whole() {
-        let log = Log::new("b");
+        let log = EventLog::new("b");
         for pid in 0..300 {
-            log.push(pid.into(), kill(pid), Some(Circumstances::default()));
+            log.push(pid.into(), kill(pid), Some(OomReport::default()));
         }
         let (kept, _) = log.follow();
-        let whole: Vec<_> = kept.iter().map(|event| event.circumstances.is_some()).collect();
+        let whole: Vec<_> = kept.iter().map(|event| event.report.is_some()).collect();
         assert!(whole[300 - WHOLE..].iter().all(|w| *w) && !whole[..300 - WHOLE].contains(&true));
     }
 }

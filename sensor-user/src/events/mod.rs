@@ -10,16 +10,16 @@ pub mod show;
 use std::sync::Arc;
 
 pub use decode::{decode, id, record};
-pub use log::Log;
+pub use log::EventLog;
 use sensor_ebpf::event;
 use serde::{Deserialize, Serialize};
 
-use crate::{circumstances::Circumstances, identity::Identity};
+use crate::{circumstances::OomReport, identity::WorkloadId};
 
 /// A process that takes part in an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Process {
+pub struct TaskInfo {
     /// Process id, in the host's pid namespace.
     pub pid: u32,
     /// Thread id, in the host's pid namespace.
@@ -37,14 +37,14 @@ pub struct Process {
     pub cgroup: Option<Arc<str>>,
     /// What people call that cgroup.
     #[serde(flatten)]
-    pub identity: Identity,
+    pub workload: WorkloadId,
 }
 
 /// Memory of a victim when it was killed, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[allow(missing_docs, reason = "the names say it")]
-pub struct Memory {
+pub struct VictimMemory {
     pub anon_bytes: u64,
     pub file_bytes: u64,
     pub shmem_bytes: u64,
@@ -56,7 +56,7 @@ pub struct Memory {
 /// What the allocation that could not be served asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Context {
+pub struct AllocContext {
     /// It wanted 2^order pages; -1 if it was no allocation but sysrq-f.
     pub order: i32,
     /// GFP flags in hexadecimal; what they mean differs between kernels.
@@ -73,14 +73,14 @@ pub struct Context {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum Scope {
+pub enum OomType {
     /// The machine.
     Global,
     /// A memory cgroup.
     Memcg,
 }
 
-impl Scope {
+impl OomType {
     /// As in the label `scope`.
     pub const fn label(self) -> &'static str {
         match self {
@@ -94,20 +94,21 @@ impl Scope {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub enum What {
+pub enum EventKind {
     /// The kernel killed a process.
     OomKill {
         /// What ran out.
-        scope: Scope,
+        #[serde(rename = "type")]
+        oom_type: OomType,
         /// Who was killed.
-        victim: Process,
+        victim: TaskInfo,
         /// Whose allocation set it off.
-        trigger: Process,
+        trigger: TaskInfo,
         /// What the victim had.
-        memory: Memory,
+        memory: VictimMemory,
         /// What was asked for, where that could be measured.
         #[serde(skip_serializing_if = "Option::is_none", default)]
-        context: Option<Context>,
+        context: Option<AllocContext>,
         /// Seconds until the victim had given its memory back; absent until then.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         memory_back_seconds: Option<f64>,
@@ -124,9 +125,9 @@ pub enum What {
     /// A user-space OOM killer sent SIGKILL.
     KillSignal {
         /// Who sent it.
-        sender: Process,
+        sender: TaskInfo,
         /// Who got it.
-        target: Process,
+        target: TaskInfo,
     },
 }
 
@@ -143,10 +144,10 @@ pub struct Event {
     pub time: String,
     /// What happened.
     #[serde(flatten)]
-    pub what: What,
+    pub what: EventKind,
     /// What else was known at that moment: of a kill, and of the latest [`log::WHOLE`] only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub circumstances: Option<Arc<Circumstances>>,
+    pub report: Option<Arc<OomReport>>,
 }
 
 /// The kernel's name of a task, [`tame`].
@@ -168,9 +169,9 @@ pub(crate) const fn ends_a_line(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}')
 }
 
-impl What {
+impl EventKind {
     /// The processes in it, to be completed with what user space knows.
-    pub fn processes_mut(&mut self) -> Vec<&mut Process> {
+    pub fn processes_mut(&mut self) -> Vec<&mut TaskInfo> {
         match self {
             Self::OomKill { victim, trigger, .. } => vec![victim, trigger],
             Self::KillSignal { sender, target } => vec![sender, target],

@@ -4,8 +4,8 @@ use std::fmt::{self, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets::NOTHING};
 
-use super::{Context, Event, Memory, Process, Scope, What};
-use crate::{circumstances::Circumstances, identity::Identity, top::mib, who::Growth};
+use super::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory};
+use crate::{circumstances::OomReport, identity::WorkloadId, top::mib, who::Growth};
 
 /// A name for a terminal: control characters and the like are shown, not sent.
 pub struct Printable<'a>(pub &'a str);
@@ -16,7 +16,7 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for WorkloadId {
     /// The pod, the container or the unit: what people would call it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { unit, container, runtime, pod, pod_name } = self;
@@ -36,10 +36,10 @@ impl fmt::Display for Identity {
     }
 }
 
-impl fmt::Display for Process {
+impl fmt::Display for TaskInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} (uid {}, ", self.pid, Printable(&self.comm), self.uid)?;
-        let known = self.identity.to_string();
+        let known = self.workload.to_string();
         if !known.is_empty() {
             write!(f, "{known}, ")?;
         }
@@ -50,13 +50,13 @@ impl fmt::Display for Process {
     }
 }
 
-impl fmt::Display for Scope {
+impl fmt::Display for OomType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.label())
     }
 }
 
-impl fmt::Display for Memory {
+impl fmt::Display for VictimMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { anon_bytes, file_bytes, shmem_bytes, swap_bytes, .. } = *self;
         let [anon, file, shmem, swap] = [anon_bytes, file_bytes, shmem_bytes, swap_bytes].map(mib);
@@ -64,7 +64,7 @@ impl fmt::Display for Memory {
     }
 }
 
-impl fmt::Display for Context {
+impl fmt::Display for AllocContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { order, gfp_flags, constraint, from_log } = self;
         write!(f, "order {order}, gfp {gfp_flags}, constraint {constraint}")?;
@@ -76,18 +76,18 @@ impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}  {}  ", self.time, self.id)?;
         match &self.what {
-            What::OomKill { scope, victim, trigger, memory, context, .. } => {
+            EventKind::OomKill { oom_type, victim, trigger, memory, context, .. } => {
                 let adj = victim.oom_score_adj;
                 write!(
                     f,
-                    "OOM kill ({scope}): {victim}, {memory}, oom_score_adj {adj}; triggered by {trigger}"
+                    "OOM kill ({oom_type}): {victim}, {memory}, oom_score_adj {adj}; triggered by {trigger}"
                 )?;
                 context.as_ref().map_or(Ok(()), |context| write!(f, ", {context}"))
             }
-            What::VictimExit { pid, seconds, .. } => {
+            EventKind::VictimExit { pid, seconds, .. } => {
                 write!(f, "OOM victim {pid} gave its memory back after {seconds:.3} s")
             }
-            What::KillSignal { sender, target } => {
+            EventKind::KillSignal { sender, target } => {
                 write!(f, "SIGKILL by {sender} to {target}")
             }
         }
@@ -100,18 +100,26 @@ impl Event {
         let mut text = format!("{}  {}\n", self.id, self.time);
         // Writing to a String cannot fail.
         let _ = match &self.what {
-            What::OomKill { scope, victim, trigger, memory, context, memory_back_seconds } => {
-                let ran_out = match scope {
-                    Scope::Global => "the machine ran out of memory",
-                    Scope::Memcg => "a cgroup reached its limit",
+            EventKind::OomKill {
+                oom_type,
+                victim,
+                trigger,
+                memory,
+                context,
+                memory_back_seconds,
+            } => {
+                let oom_cgroup = match oom_type {
+                    OomType::Global => "the machine ran out of memory",
+                    OomType::Memcg => "a cgroup reached its limit",
                 };
-                let asked = context.as_ref().map_or("not measured".to_owned(), Context::to_string);
+                let asked =
+                    context.as_ref().map_or("not measured".to_owned(), AllocContext::to_string);
                 let back = memory_back_seconds
                     .map_or("not seen yet".to_owned(), |seconds| format!("after {seconds:.3} s"));
                 let adj = victim.oom_score_adj;
                 writeln!(
                     text,
-                    "killed by the kernel: {ran_out}\n\
+                    "killed by the kernel: {oom_cgroup}\n\
                      victim       {victim}\n\
                      it had       {memory}, oom_score_adj {adj}\n\
                      trigger      {trigger}\n\
@@ -119,21 +127,21 @@ impl Event {
                      memory back  {back}",
                 )
             }
-            What::VictimExit { pid, seconds, kill } => {
+            EventKind::VictimExit { pid, seconds, kill } => {
                 writeln!(text, "victim {pid} of {kill} gave its memory back after {seconds:.3} s")
             }
-            What::KillSignal { sender, target } => {
+            EventKind::KillSignal { sender, target } => {
                 writeln!(text, "killed by a process\nsender       {sender}\nvictim       {target}")
             }
         };
-        if let Some(circumstances) = &self.circumstances {
-            text.push_str(&circumstances.tables());
+        if let Some(report) = &self.report {
+            text.push_str(&report.tables());
         }
         text
     }
 }
 
-impl Circumstances {
+impl OomReport {
     fn tables(&self) -> String {
         let mut text = String::new();
         for contradiction in &self.contradictions {
@@ -169,10 +177,10 @@ impl Circumstances {
             }
             let _ = writeln!(text, "\n{table}");
         }
-        let Some(before) = self.looked_seconds_before else { return text };
+        let Some(before) = self.usage_age_seconds else { return text };
         let when = if before < 0.0 { "after" } else { "before" };
         let inside = |path: &String| format!(" in {}", Printable(path));
-        let inside = self.ran_out.as_ref().map_or_else(String::new, inside);
+        let inside = self.oom_cgroup.as_ref().map_or_else(String::new, inside);
         let _ = writeln!(text, "\nlargest processes{inside}, {:.1} s {when}:", before.abs());
         let mut largest = table(&["own MiB", "10 min", "pid", "adj", "name", "cgroup"]);
         for held in &self.largest {
@@ -186,14 +194,14 @@ impl Circumstances {
             ]);
         }
         let _ = writeln!(text, "{largest}");
-        if self.growers.is_empty() && self.growing_cgroups.is_empty() {
+        if self.top_growers.is_empty() && self.growing_cgroups.is_empty() {
             let _ = writeln!(text, "\nnothing grew within the ten minutes before");
             return text;
         }
         let _ = writeln!(text, "\ngrew most within the ten minutes before:");
-        let mut growers = table(&["10 min", "own MiB", "pid", "", "name", "cgroup"]);
-        for held in &self.growers {
-            growers.add_row([
+        let mut top_growers = table(&["10 min", "own MiB", "pid", "", "name", "cgroup"]);
+        for held in &self.top_growers {
+            top_growers.add_row([
                 grown(held.growth),
                 mib(held.own_bytes),
                 held.pid.to_string(),
@@ -205,9 +213,9 @@ impl Circumstances {
         for group in &self.growing_cgroups {
             let cells = [grown(group.growth), mib(group.own_bytes)];
             let none = [String::new(), String::new(), "(cgroup)".to_owned()];
-            growers.add_row(cells.into_iter().chain(none).chain([group.place()]));
+            top_growers.add_row(cells.into_iter().chain(none).chain([group.place()]));
         }
-        let _ = writeln!(text, "{growers}");
+        let _ = writeln!(text, "{top_growers}");
         text
     }
 }
@@ -234,8 +242,8 @@ mod tests {
     use super::*;
     use crate::events::decode::{decode, tests::kill};
 
-    fn event(what: What) -> Event {
-        Event { id: "b-1".into(), seq: 1, time: String::new(), what, circumstances: None }
+    fn event(what: EventKind) -> Event {
+        Event { id: "b-1".into(), seq: 1, time: String::new(), what, report: None }
     }
 
     #[test]

@@ -4,23 +4,23 @@
 use std::{fs, path::Path};
 
 use super::{
-    memcg::{self, Roots},
+    memcg::{self, CgroupMounts},
     pressure,
     text::numbers,
 };
-use crate::{cgroups::Found, circumstances::Level};
+use crate::{cgroups::CgroupStats, circumstances::CgroupLimits};
 
 /// Groups above one: a bound, not an expectation.
 const MOST: usize = 32;
 
 /// Of the group of that path and all above it, its own first. One that is not there any more is left
 /// out; the root is, too, for it has no limits.
-pub fn chain(roots: &Roots, path: &str) -> Vec<Level> {
+pub fn chain(roots: &CgroupMounts, path: &str) -> Vec<CgroupLimits> {
     let above = Path::new(path).ancestors().filter(|path| path.parent().is_some());
     above.take(MOST).filter_map(|path| level(roots, path)).collect()
 }
 
-fn level(roots: &Roots, path: &Path) -> Option<Level> {
+fn level(roots: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     let dir = roots.memory.join(path.strip_prefix("/").unwrap_or(path));
     let number = |name: &str| memcg::number(&fs::read_to_string(dir.join(name)).ok()?);
     let kills = |name: &str| {
@@ -38,7 +38,7 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
     let (oomd_ooms, oomd_kills) = (mark("user.oomd_ooms"), mark("user.oomd_kill"));
     let path = path.to_string_lossy().into_owned();
     let level = if roots.v1 {
-        Level {
+        CgroupLimits {
             path,
             current_bytes: number("memory.usage_in_bytes"),
             max_bytes: number("memory.limit_in_bytes"),
@@ -50,7 +50,7 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
             oomd_kills,
         }
     } else {
-        Level {
+        CgroupLimits {
             path,
             current_bytes: number("memory.current"),
             max_bytes: number("memory.max"),
@@ -67,7 +67,7 @@ fn level(roots: &Roots, path: &Path) -> Option<Level> {
 
 /// The group of that path or, where it has no memory controller, the nearest above that has one: that is
 /// what memory is charged to. On v2 a group need not have it, as those that a service makes for itself.
-pub fn charged<'a>(roots: &Roots, path: &'a str) -> &'a str {
+pub fn charged<'a>(roots: &CgroupMounts, path: &'a str) -> &'a str {
     let is_there =
         |at: &str, name: &str| roots.memory.join(at.trim_start_matches('/')).join(name).exists();
     let mut at = path;
@@ -82,7 +82,7 @@ pub fn charged<'a>(roots: &Roots, path: &'a str) -> &'a str {
 }
 
 /// What the files of the group of that path tell, those below it included; nothing if it is not there.
-pub fn found(roots: &Roots, path: &str) -> Found {
+pub fn found(roots: &CgroupMounts, path: &str) -> CgroupStats {
     let below = path.trim_start_matches('/');
     let dir = roots.memory.join(below);
     let text = |dir: &Path, name: &str| fs::read_to_string(dir.join(name)).ok();
@@ -95,16 +95,16 @@ pub fn found(roots: &Roots, path: &str) -> Found {
         Some([totals.some_ns, totals.full_ns])
     };
     let refaulted = memcg::refaulted_pages(&stat, roots.v1);
-    let found = Found {
+    let found = CgroupStats {
         refaulted_bytes: refaulted.map(|pages| pages.saturating_mul(page)),
         pressure_ns: psi(),
-        ..Found::default()
+        ..CgroupStats::default()
     };
     if roots.v1 {
         let [swap] = numbers(&stat, ["total_swap"]);
         // With a limit on memory and swap together, either may be the one that is hit.
         let hits = ["memory.failcnt", "memory.memsw.failcnt"].into_iter().filter_map(number);
-        return Found {
+        return CgroupStats {
             memory_bytes: number("memory.usage_in_bytes"),
             limit_bytes: number("memory.limit_in_bytes"),
             swap_bytes: swap,
@@ -113,7 +113,7 @@ pub fn found(roots: &Roots, path: &str) -> Found {
         };
     }
     let [hits] = numbers(&text(&dir, "memory.events").unwrap_or_default(), ["max"]);
-    Found {
+    CgroupStats {
         memory_bytes: number("memory.current"),
         limit_bytes: number("memory.max"),
         swap_bytes: number("memory.swap.current"),
@@ -136,8 +136,8 @@ mod tests {
         }
     }
 
-    fn roots(dir: &Path, v1: bool) -> Roots {
-        Roots { memory: PathBuf::from(dir), v1, unified: None }
+    fn roots(dir: &Path, v1: bool) -> CgroupMounts {
+        CgroupMounts { memory: PathBuf::from(dir), v1, unified: None }
     }
 
     #[test]

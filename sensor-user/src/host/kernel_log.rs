@@ -33,7 +33,7 @@ const KEEP_NS: u64 = 60_000_000_000;
 
 /// One kill as the log has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Logged {
+pub struct KmsgKill {
     /// The victim's process id.
     pub pid: u32,
     /// When: nanoseconds since boot by the scheduler's clock. That is not CLOCK_MONOTONIC: nobody keeps it
@@ -59,7 +59,7 @@ pub struct KernelLog {
 #[derive(Debug, Default)]
 struct Told {
     /// Kills that no event has asked for, oldest first.
-    kills: VecDeque<Logged>,
+    kills: VecDeque<KmsgKill>,
     /// What the last call of the OOM killer asked for.
     asked: Option<(i32, String)>,
 }
@@ -77,7 +77,7 @@ impl KernelLog {
     /// What the log says of a kill of that process, whose event has just come. Ask in the order of events,
     /// and once: the kernel writes the line before the event (oom_kill_process, mm/oom_kill.c), so it is
     /// there, and of several with one id it is the oldest.
-    pub fn find(&mut self, pid: u32) -> Option<Logged> {
+    pub fn find(&mut self, pid: u32) -> Option<KmsgKill> {
         self.catch_up();
         self.told.claim(pid)
     }
@@ -116,7 +116,7 @@ impl Told {
         }
     }
 
-    fn claim(&mut self, pid: u32) -> Option<Logged> {
+    fn claim(&mut self, pid: u32) -> Option<KmsgKill> {
         let at = self.kills.iter().position(|kill| kill.pid == pid)?;
         self.kills.remove(at)
     }
@@ -169,18 +169,18 @@ fn plain(escaped: &str) -> String {
 }
 
 /// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
-fn killed(message: &str) -> Option<Logged> {
+fn killed(message: &str) -> Option<KmsgKill> {
     let rest = message.strip_prefix("oom-kill:constraint=CONSTRAINT_")?;
     let (constraint, rest) = rest.split_once(',')?;
     let (rest, _) = rest.rsplit_once(",uid=")?;
     let (rest, pid) = rest.rsplit_once(",pid=")?;
     // Of any other kill the kernel names none (constrained_alloc, mm/oom_kill.c).
     let memcg = (constraint == "MEMCG").then(|| constrained(rest)).flatten();
-    Some(Logged {
+    Some(KmsgKill {
         pid: pid.parse().ok()?,
         constraint: constraint.to_lowercase(),
         memcg,
-        ..Logged::default()
+        ..KmsgKill::default()
     })
 }
 

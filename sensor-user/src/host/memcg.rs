@@ -8,13 +8,13 @@ use walkdir::DirEntryExt as _;
 
 use super::{
     cgroup, pressure,
-    text::{Text, numbers},
+    text::{ProcFile, numbers},
 };
 use crate::verdict::reading::Reading;
 
 /// Where the hierarchies are mounted that tell of a cgroup's memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Roots {
+pub struct CgroupMounts {
     /// The memory controller's.
     pub memory: PathBuf,
     /// Whether that is v1.
@@ -23,7 +23,7 @@ pub struct Roots {
     pub unified: Option<PathBuf>,
 }
 
-impl Roots {
+impl CgroupMounts {
     /// This host's.
     pub fn find() -> Result<Self> {
         let memory = cgroup::memory_root().context("no hierarchy with the memory controller")?;
@@ -33,24 +33,24 @@ impl Roots {
 
 /// A cgroup by its path below the roots, e.g. `/system.slice/nginx.service`.
 #[derive(Debug)]
-pub struct Group {
-    roots: Roots,
+pub struct ScopeFiles {
+    roots: CgroupMounts,
     path: PathBuf,
-    files: Option<Files>,
+    files: Option<OpenFiles>,
     kills: Tally,
 }
 
 #[derive(Debug)]
-struct Files {
+struct OpenFiles {
     /// The inodes of the group's directory and of those below it.
     ids: Vec<u64>,
     opened_ns: u64,
-    own: Level,
+    own: LimitFiles,
     /// Groups above it that have a limit: it ends there as well.
-    above: Vec<Level>,
-    kills: Option<Text>,
-    pressure: Option<Text>,
-    io_pressure: Option<Text>,
+    above: Vec<LimitFiles>,
+    kills: Option<ProcFile>,
+    pressure: Option<ProcFile>,
+    io_pressure: Option<ProcFile>,
 }
 
 /// Files are opened anew after this: a group above may have got a limit, and there may be others below.
@@ -74,9 +74,9 @@ impl Tally {
     }
 }
 
-impl Group {
+impl ScopeFiles {
     /// Does not look yet: the group need not be there.
-    pub fn new(roots: Roots, path: &str) -> Self {
+    pub fn new(roots: CgroupMounts, path: &str) -> Self {
         let path = path.trim_start_matches('/').into();
         Self { roots, path, files: None, kills: Tally::default() }
     }
@@ -98,7 +98,7 @@ impl Group {
     /// where the host's does. Kills are counted from the first look on.
     pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<()> {
         let now = reading.at_ns;
-        let fresh = |files: &Files| now < files.opened_ns.saturating_add(REOPEN_NS);
+        let fresh = |files: &OpenFiles| now < files.opened_ns.saturating_add(REOPEN_NS);
         let mut files = match self.files.take().filter(fresh) {
             Some(files) => files,
             None => self.open(now)?,
@@ -119,17 +119,18 @@ impl Group {
         Ok(())
     }
 
-    fn open(&self, now_ns: u64) -> Result<Files> {
+    fn open(&self, now_ns: u64) -> Result<OpenFiles> {
         let dir = self.roots.memory.join(&self.path);
         let v1 = self.roots.v1;
-        let own = Level::open(&dir, v1)?;
+        let own = LimitFiles::open(&dir, v1)?;
         let above = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
-        let above = above.filter_map(|path| Level::open(&self.roots.memory.join(path), v1).ok());
-        let is_limited = |level: &mut Level| matches!(level.limit(), Ok(Some(_)));
+        let above =
+            above.filter_map(|path| LimitFiles::open(&self.roots.memory.join(path), v1).ok());
+        let is_limited = |level: &mut LimitFiles| matches!(level.limit(), Ok(Some(_)));
         let above = above.filter_map(|mut level| is_limited(&mut level).then_some(level)).collect();
         // With psi=0 the file is there and cannot be read.
         let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
-        let psi = |name: &str| Text::readable(&unified.as_ref()?.join(name));
+        let psi = |name: &str| ProcFile::readable(&unified.as_ref()?.join(name));
         let (pressure, io_pressure) = (psi("memory.pressure"), psi("io.pressure"));
         let kills = if v1 { "memory.oom_control" } else { "memory.events" };
         let ids = walkdir::WalkDir::new(&dir)
@@ -138,12 +139,12 @@ impl Group {
             .filter_map(|entry| Some(entry.ok()?.ino()))
             .take(MAX_BELOW);
         let ids = ids.collect();
-        let kills = Text::open(&dir.join(kills)).ok();
-        Ok(Files { ids, opened_ns: now_ns, own, above, kills, pressure, io_pressure })
+        let kills = ProcFile::open(&dir.join(kills)).ok();
+        Ok(OpenFiles { ids, opened_ns: now_ns, own, above, kills, pressure, io_pressure })
     }
 }
 
-impl Files {
+impl OpenFiles {
     fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<()> {
         let stat = Stat::parse(self.own.stat.read()?, v1);
         let mut room = self.own.room(v1, &stat)?;
@@ -183,12 +184,12 @@ impl Files {
 
 /// One group's limits and how far they are used.
 #[derive(Debug)]
-struct Level {
-    usage: Text,
-    limits: Vec<Text>,
-    swap_usage: Option<Text>,
-    swap_limit: Option<Text>,
-    stat: Text,
+struct LimitFiles {
+    usage: ProcFile,
+    limits: Vec<ProcFile>,
+    swap_usage: Option<ProcFile>,
+    swap_limit: Option<ProcFile>,
+    stat: ProcFile,
 }
 
 /// What may still be taken, in bytes; `None` is no limit.
@@ -214,9 +215,9 @@ impl Room {
     }
 }
 
-impl Level {
+impl LimitFiles {
     fn open(dir: &Path, v1: bool) -> Result<Self> {
-        let must = |name: &str| Text::open(&dir.join(name));
+        let must = |name: &str| ProcFile::open(&dir.join(name));
         let may = |name: &str| must(name).ok();
         let stat = must("memory.stat")?;
         if v1 {
@@ -360,15 +361,15 @@ mod tests {
         no_progress: None,
     };
 
-    fn group(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, Group) {
+    fn group(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, ScopeFiles) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("a/web")).expect("mkdir");
         for (name, text) in files {
             fs::write(dir.path().join("a/web").join(name), text).expect("write");
         }
         let root = dir.path().to_path_buf();
-        let roots = Roots { memory: root.clone(), v1, unified: Some(root) };
-        (dir, Group::new(roots, "/a/web"))
+        let roots = CgroupMounts { memory: root.clone(), v1, unified: Some(root) };
+        (dir, ScopeFiles::new(roots, "/a/web"))
     }
 
     const MIB: u64 = 1 << 20;

@@ -6,26 +6,26 @@ use tracing::debug;
 
 use super::{
     pressure,
-    text::{Text, numbers},
+    text::{ProcFile, numbers},
 };
 use crate::verdict::reading::Reading;
 
 /// The files, open. One that cannot be opened leaves its part of a reading empty.
 #[derive(Debug)]
-pub struct Memory {
-    vmstat: Option<Text>,
-    meminfo: Option<Text>,
-    zoneinfo: Option<Text>,
-    pressure: Option<Text>,
-    io_pressure: Option<Text>,
+pub struct HostMemory {
+    vmstat: Option<ProcFile>,
+    meminfo: Option<ProcFile>,
+    zoneinfo: Option<ProcFile>,
+    pressure: Option<ProcFile>,
+    io_pressure: Option<ProcFile>,
 }
 
-impl Memory {
+impl HostMemory {
     /// Opens the files below `root`, which is / save for tests.
     pub fn open(root: &Path) -> Self {
-        let open = |path: &str| Text::open(&root.join(path)).ok();
+        let open = |path: &str| ProcFile::open(&root.join(path)).ok();
         // With psi=0 the files are there and cannot be read.
-        let readable = |path: &str| Text::readable(&root.join(path));
+        let readable = |path: &str| ProcFile::readable(&root.join(path));
         Self {
             vmstat: open("proc/vmstat"),
             meminfo: open("proc/meminfo"),
@@ -53,7 +53,7 @@ impl Memory {
         if let Some(text) = now(&mut self.zoneinfo) {
             reading.above_low_bytes = parse_zoneinfo(text, page);
         }
-        let totals = |text: &mut Option<Text>| pressure::parse(now(text)?).ok();
+        let totals = |text: &mut Option<ProcFile>| pressure::parse(now(text)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
@@ -61,7 +61,7 @@ impl Memory {
     }
 }
 
-fn now(text: &mut Option<Text>) -> Option<&str> {
+fn now(text: &mut Option<ProcFile>) -> Option<&str> {
     text.as_mut()?.read().inspect_err(|e| debug!("{e:#}")).ok()
 }
 
@@ -154,7 +154,7 @@ mod tests {
             "pressure/io",
             "some avg10=0 avg60=0 avg300=0 total=1\nfull avg10=0 avg60=0 avg300=0 total=2\n",
         );
-        let mut memory = Memory::open(dir.path());
+        let mut memory = HostMemory::open(dir.path());
         let mut reading = Reading::default();
         memory.read(&mut reading);
         let page = rustix::param::page_size() as u64;

@@ -17,7 +17,7 @@ use crate::verdict::reading::{BEFORE_SECONDS, Reading};
 
 /// Nanoseconds so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Totals {
+pub struct PsiTotals {
     /// At least one task was stalled.
     pub some_ns: u64,
     /// All non-idle tasks were.
@@ -27,7 +27,7 @@ pub struct Totals {
 }
 
 /// Reads a pressure file's text. Its totals are in microseconds.
-pub fn parse(text: &str) -> Result<Totals> {
+pub fn parse(text: &str) -> Result<PsiTotals> {
     let pressure = MemoryPressure::from_buf_read(text.as_bytes())?;
     let (some_ns, full_ns) = (pressure.some.total * 1000, pressure.full.total * 1000);
     // Percent with two digits after the point.
@@ -41,10 +41,10 @@ pub fn parse(text: &str) -> Result<Totals> {
         [ago(some_ns, pressure.some.avg10, ten), ago(full_ns, pressure.full.avg10, ten)],
         [ago(some_ns, pressure.some.avg60, sixty), ago(full_ns, pressure.full.avg60, sixty)],
     ];
-    Ok(Totals { some_ns, full_ns, before })
+    Ok(PsiTotals { some_ns, full_ns, before })
 }
 
-impl Totals {
+impl PsiTotals {
     /// Puts them where they belong.
     pub fn fill(self, reading: &mut Reading) {
         reading.some_ns = Some(self.some_ns);

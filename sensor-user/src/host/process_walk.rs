@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result};
 use procfs::{ProcError, process::Process as Entry};
 use sensor_ebpf::event::{COMM, Process, Sizes, Task};
 
-use crate::who::Pass;
+use crate::who::ScanBatch;
 
 /// Processes that are looked at.
 const MOST: usize = 4096;
@@ -28,7 +28,7 @@ pub struct Walk {
     root: PathBuf,
     /// Ids of cgroups by path: most processes share theirs with others.
     ids: BTreeMap<String, u64>,
-    pass: Pass,
+    pass: ScanBatch,
 }
 
 impl Walk {
@@ -37,11 +37,11 @@ impl Walk {
         let all = procfs::process::all_processes().context("list /proc")?;
         let mut left: Vec<_> = all.flatten().take(MOST).map(|entry| entry.pid()).collect();
         left.reverse();
-        Ok(Self { left, root: root.to_owned(), ids: BTreeMap::new(), pass: Pass::default() })
+        Ok(Self { left, root: root.to_owned(), ids: BTreeMap::new(), pass: ScanBatch::default() })
     }
 
     /// Looks at so many more; all of it, once these were the last.
-    pub fn step(&mut self, most: usize) -> Option<Pass> {
+    pub fn step(&mut self, most: usize) -> Option<ScanBatch> {
         for pid in self.left.split_off(self.left.len().saturating_sub(most)).into_iter().rev() {
             // One that has ended meanwhile is none, nor is one without memory.
             if let Ok(Some(process)) = self.look(pid) {
@@ -99,7 +99,7 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{host::cgroup, who::Memory};
+    use crate::{host::cgroup, who::UsageTracker};
 
     #[test]
     fn we_are_among_those_that_are_found() {
@@ -107,7 +107,7 @@ mod tests {
         let mut walk = Walk::begin(&root).expect("/proc");
         let pass = std::iter::repeat_with(|| walk.step(3)).find_map(|pass| pass).expect("its end");
         let now = u32::try_from(crate::host::clock::since_boot_ns() / 1_000_000_000);
-        let who = Memory::new(procfs::page_size()).update(pass, now.expect("not so long"));
+        let who = UsageTracker::new(procfs::page_size()).update(pass, now.expect("not so long"));
         let we = who.processes.iter().find(|p| p.pid == std::process::id()).expect("we");
         let status = Entry::myself().and_then(|p| p.status()).expect("status");
         let own = 1024 * (status.rssanon.expect("some") + status.vmswap.unwrap_or_default());

@@ -34,14 +34,14 @@ const OOM_SCORE_ADJ: &str = "-999";
 
 /// What was to be had, and what was not, each with what to do about it.
 #[derive(Debug, Default)]
-pub struct Survival {
+pub struct Hardening {
     had: Vec<&'static str>,
     missed: Vec<String>,
     /// Memory may be locked without a capability.
     lock_unlimited: bool,
 }
 
-impl Survival {
+impl Hardening {
     /// Takes what needs privileges, before they are dropped and before threads are started, which
     /// inherit the scheduling class.
     pub fn prepare() -> Self {
@@ -104,7 +104,7 @@ impl Survival {
     }
 }
 
-impl fmt::Display for Survival {
+impl fmt::Display for Hardening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.had.is_empty() { "nothing" } else { "" })?;
         f.write_str(&self.had.join(", "))

@@ -10,12 +10,12 @@ const MAX_BYTES: usize = 8 << 20;
 
 /// An open file of the kernel's.
 #[derive(Debug)]
-pub struct Text {
+pub struct ProcFile {
     file: File,
     buffer: Vec<u8>,
 }
 
-impl Text {
+impl ProcFile {
     /// Opens it.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_text_longer_than_the_buffer_is_read_whole_and_anew() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let mut text = Text::open(file.path()).expect("opens");
+        let mut text = ProcFile::open(file.path()).expect("opens");
         assert_eq!(text.read().expect("reads"), "");
         let long = "line\n".repeat(10_000);
         std::fs::write(file.path(), &long).expect("write");

@@ -49,7 +49,7 @@ pub struct ProgramState {
 
 /// How far a probe got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum AttachState {
     /// All programs are attached.
     Attached,
     /// All that it cannot do without are.
@@ -60,7 +60,7 @@ pub enum State {
     Disabled,
 }
 
-impl State {
+impl AttachState {
     /// The `state` label.
     pub const fn label(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ pub struct ProbeState {
     /// Its name.
     pub name: &'static str,
     /// How far it got.
-    pub state: State,
+    pub state: AttachState,
     /// Why it is not wholly attached; empty if it is.
     pub reason: String,
     /// Its programs, in the order of its spec.
@@ -88,7 +88,7 @@ pub struct ProbeState {
 impl ProbeState {
     /// Whether its metrics mean anything.
     pub fn measures(&self) -> bool {
-        matches!(self.state, State::Attached | State::Partial)
+        matches!(self.state, AttachState::Attached | AttachState::Partial)
     }
 }
 
@@ -112,7 +112,7 @@ impl Coverage {
             .iter()
             .map(|probe| ProbeState {
                 name: probe.name,
-                state: State::Missing,
+                state: AttachState::Missing,
                 reason: reason.to_owned(),
                 programs: probe
                     .programs
@@ -249,7 +249,7 @@ fn attach_probe(
         let programs = probe.programs.iter().map(|p| missing(p, reason.to_owned())).collect();
         return ProbeState {
             name: probe.name,
-            state: State::Disabled,
+            state: AttachState::Disabled,
             reason: reason.to_owned(),
             programs,
         };
@@ -290,7 +290,12 @@ fn attach_probe(
             attach::detach(ebpf, state.name);
             state.missing = Some(format!("the probe needs {name} too"));
         }
-        return ProbeState { name: probe.name, state: State::Missing, reason, programs: states };
+        return ProbeState {
+            name: probe.name,
+            state: AttachState::Missing,
+            reason,
+            programs: states,
+        };
     }
     for i in 0..states.len() {
         if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
@@ -309,7 +314,7 @@ fn attach_probe(
         .collect();
     ProbeState {
         name: probe.name,
-        state: if lost.is_empty() { State::Attached } else { State::Partial },
+        state: if lost.is_empty() { AttachState::Attached } else { AttachState::Partial },
         reason: lost.join("; "),
         programs: states,
     }

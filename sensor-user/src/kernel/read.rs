@@ -29,7 +29,7 @@ use sensor_ebpf::{
 
 /// Who is inside what now, added up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Inside {
+pub struct InFlight {
     /// Tasks by [`Kind`].
     pub tasks: [u32; KINDS],
     /// Nanoseconds that they have been inside, exclusively, by [`Kind`].
@@ -38,13 +38,13 @@ pub struct Inside {
     pub kswapd_ns: [u64; MAX_NODES],
 }
 
-impl Default for Inside {
+impl Default for InFlight {
     fn default() -> Self {
         Self { tasks: [0; KINDS], exclusive_ns: [0; KINDS], kswapd_ns: [0; MAX_NODES] }
     }
 }
 
-impl Inside {
+impl InFlight {
     /// Adds up slots, bucket by bucket as they are in the table; `now` is CLOCK_MONOTONIC.
     pub fn of(slots: &[Slot], now: u64) -> Self {
         let mut inside = Self::default();
@@ -106,7 +106,7 @@ pub const RECLAIM_KINDS: [(Kind, &str); 2] = [(Kind::Direct, "direct"), (Kind::M
 
 /// How long reclaim of a kind took in a cgroup: a [`hist::Log2Seconds`] as words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct InCgroup {
+pub struct CgroupReclaim {
     /// The cgroup's id.
     pub cgroup: u64,
     /// One of [`RECLAIM_KINDS`].
@@ -269,11 +269,11 @@ impl Reader {
     }
 
     /// How long reclaim took in each cgroup that the kernel half remembers, where that is asked for.
-    pub fn reclaim(&self) -> Result<Vec<InCgroup>> {
+    pub fn reclaim(&self) -> Result<Vec<CgroupReclaim>> {
         let known: BTreeMap<[u64; 2], _> = whole(self.reclaim.iter(), "RECLAIM")?;
         let of = |([cgroup, kind], words): ([u64; 2], _)| {
             let kind = RECLAIM_KINDS.into_iter().map(|(k, _)| k).find(|k| *k as u64 == kind)?;
-            Some(InCgroup { cgroup, kind, words })
+            Some(CgroupReclaim { cgroup, kind, words })
         };
         Ok(known.into_iter().filter_map(of).collect())
     }
@@ -431,7 +431,7 @@ mod tests {
             slot(7, Kind::Direct, 0, 150, 7),
             Slot::default(),
         ];
-        let inside = Inside::of(&slots, 200);
+        let inside = InFlight::of(&slots, 200);
         assert_eq!(inside.tasks[Kind::Direct as usize], 2);
         assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 75);
         assert_eq!(inside.exclusive_ns[Kind::Memcg as usize], 10);

@@ -24,11 +24,11 @@ use tokio::{
 };
 
 use super::{
-    askers::Heard,
-    state::{Fitness, State},
+    askers::DrainAcks,
+    state::{AppState, TrafficHealth},
 };
 use crate::{
-    events::{Event, What},
+    events::{Event, EventKind},
     host::clock::monotonic_ns,
     kernel::load,
     top::{Summary, Top},
@@ -49,7 +49,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What can be asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Question {
+pub enum Request {
     /// The kept events, and new ones if `follow`.
     Events {
         /// Stay and send new events as they happen.
@@ -75,12 +75,12 @@ pub enum Question {
     /// Takes a drain back.
     Undrain,
     /// Who asks for readiness, and has been told of a drain.
-    Heard,
+    DrainAcks,
     /// Who has the memory.
     Top,
 }
 
-impl Question {
+impl Request {
     /// How long a client waits for each line of the answer.
     fn patience(&self) -> Option<Duration> {
         match self {
@@ -95,7 +95,7 @@ impl Question {
 /// One line of an answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum Response {
     /// An event.
     Event(Arc<Event>),
     /// The client was too slow; so many events are not shown.
@@ -106,7 +106,7 @@ pub enum Answer {
     /// Why a verdict is what it is.
     Explanation(Box<Explanation>),
     /// Who has heard of a drain.
-    Heard(Heard),
+    DrainAcks(DrainAcks),
     /// Who has the memory.
     Top(Box<Top>),
     /// It is done.
@@ -146,7 +146,7 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
 }
 
 /// Answers one client.
-pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool>) {
+pub async fn answer(stream: UnixStream, state: AppState, stop: watch::Receiver<bool>) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(read).take(MAX_QUESTION);
@@ -155,7 +155,7 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
         return;
     }
     match serde_json::from_str(&line) {
-        Ok(Question::Events { follow }) => {
+        Ok(Request::Events { follow }) => {
             let hangup = async move {
                 // A client has nothing more to say: whatever comes now, or the end, is a goodbye.
                 let _ = limited.into_inner().read_u8().await;
@@ -167,24 +167,24 @@ pub async fn answer(stream: UnixStream, state: State, stop: watch::Receiver<bool
         }
         Ok(question) => {
             let answer = match question {
-                Question::Events { .. } => return,
-                Question::Event { id } => event(&id, &state),
-                Question::Explain { scope } => explained(&scope, &state),
-                Question::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
-                Question::Undrain => undrain(&state).await,
-                Question::Top => top(&state),
-                Question::Heard => Ok(Answer::Heard(state.askers.heard(monotonic_ns()))),
+                Request::Events { .. } => return,
+                Request::Event { id } => event(&id, &state),
+                Request::Explain { scope } => explained(&scope, &state),
+                Request::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
+                Request::Undrain => undrain(&state).await,
+                Request::Top => top(&state),
+                Request::DrainAcks => Ok(Response::DrainAcks(state.askers.heard(monotonic_ns()))),
             };
-            let answer = answer.unwrap_or_else(|e| Answer::Error { error: format!("{e:#}") });
+            let answer = answer.unwrap_or_else(|e| Response::Error { error: format!("{e:#}") });
             let _ = send(&mut write, &answer).await;
         }
         Err(e) => {
-            let _ = send(&mut write, &Answer::Error { error: e.to_string() }).await;
+            let _ = send(&mut write, &Response::Error { error: e.to_string() }).await;
         }
     }
 }
 
-fn explained(scope: &str, state: &State) -> Result<Answer> {
+fn explained(scope: &str, state: &AppState) -> Result<Response> {
     let at = state
         .scope(scope)
         .with_context(|| format!("no scope {scope:?}; there are: {}", state.scopes.join(", ")))?;
@@ -193,22 +193,22 @@ fn explained(scope: &str, state: &State) -> Result<Answer> {
     let judged = snapshot.scopes.get(at).context("no sample yet")?;
     let now_ns = monotonic_ns();
     let mut why = explain(&judged.scope, &judged.verdict, &state.policy, now_ns);
-    let Fitness { standing, weight } = state.fitness(at);
+    let TrafficHealth { standing, weight } = state.fitness(at);
     why.told =
         (standing.label() != why.state.label()).then(|| (standing.label().to_owned(), weight));
     why.age_seconds = now_ns.saturating_sub(snapshot.taken_ns) as f64 / 1e9;
-    why.blind = judged.blind.as_deref().map(str::to_owned);
+    why.unknown_reason = judged.unknown_reason.as_deref().map(str::to_owned);
     let drain = state.maintenance.drain();
     why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
-    Ok(Answer::Explanation(Box::new(why)))
+    Ok(Response::Explanation(Box::new(why)))
 }
 
-fn event(id: &str, state: &State) -> Result<Answer> {
+fn event(id: &str, state: &AppState) -> Result<Response> {
     let (kept, _) = state.events.follow();
-    let is_kill = |event: &Event| !matches!(event.what, What::VictimExit { .. });
+    let is_kill = |event: &Event| !matches!(event.what, EventKind::VictimExit { .. });
     if id.is_empty() {
         let last = kept.into_iter().rfind(|event| is_kill(event));
-        return Ok(Answer::Event(
+        return Ok(Response::Event(
             last.context("nothing has been killed since the daemon started")?,
         ));
     }
@@ -216,12 +216,12 @@ fn event(id: &str, state: &State) -> Result<Answer> {
     let found = found.with_context(|| {
         format!("no event {id:?} is kept (any more); `memsensor events` lists those that are")
     })?;
-    Ok(Answer::Event(found))
+    Ok(Response::Event(found))
 }
 
-fn top(state: &State) -> Result<Answer> {
+fn top(state: &AppState) -> Result<Response> {
     let probe = state.coverage.probes.get(probes::Id::processes as usize);
-    if let Some(probe) = probe.filter(|probe| probe.state == load::State::Disabled) {
+    if let Some(probe) = probe.filter(|probe| probe.state == load::AttachState::Disabled) {
         bail!("who has the memory cannot be told here: {}", probe.reason);
     }
     let snapshot = state.published.load();
@@ -235,32 +235,32 @@ fn top(state: &State) -> Result<Answer> {
             group.stall_seconds = ns as f64 / 1e9;
         }
     }
-    let Fitness { standing, weight } = state.fitness(0);
+    let TrafficHealth { standing, weight } = state.fitness(0);
     let signals = snapshot.scopes.first().map(|host| &host.verdict.signals);
     let signals = Signal::ALL.iter().filter_map(|s| Some((s.name().to_owned(), signals?.get(*s)?)));
     let host = Summary { state: standing.label().to_owned(), weight, signals: signals.collect() };
     let seen_seconds_ago = monotonic_ns().saturating_sub(who.taken_ns) as f64 / 1e9;
     let stall_clock_seconds = snapshot.stall_clock_ns.map(|ns| ns as f64 / 1e9);
-    Ok(Answer::Top(Box::new(Top { host, seen_seconds_ago, stall_clock_seconds, who })))
+    Ok(Response::Top(Box::new(Top { host, seen_seconds_ago, stall_clock_seconds, who })))
 }
 
-async fn drain(reason: &str, seconds: Option<f64>, state: &State) -> Result<Answer> {
+async fn drain(reason: &str, seconds: Option<f64>, state: &AppState) -> Result<Response> {
     let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
     state.maintenance.begin(reason, lasts.context("how long")?);
     Arc::clone(&state.maintenance).keep().await?;
-    Ok(Answer::Done { done: "drained".to_owned() })
+    Ok(Response::Done { done: "drained".to_owned() })
 }
 
-async fn undrain(state: &State) -> Result<Answer> {
+async fn undrain(state: &AppState) -> Result<Response> {
     let held = state.maintenance.end();
     Arc::clone(&state.maintenance).keep().await?;
     let done = if held { "no longer drained" } else { "it was not drained" };
-    Ok(Answer::Done { done: done.to_owned() })
+    Ok(Response::Done { done: done.to_owned() })
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;
 
-async fn send(write: &mut Writer, answer: &Answer) -> Result<()> {
+async fn send(write: &mut Writer, answer: &Response) -> Result<()> {
     let mut line = serde_json::to_string(answer)?;
     line.push('\n');
     Ok(tokio::time::timeout(WRITE_TIMEOUT, write.write_all(line.as_bytes())).await??)
@@ -268,13 +268,13 @@ async fn send(write: &mut Writer, answer: &Answer) -> Result<()> {
 
 async fn events(
     write: &mut Writer,
-    state: &State,
+    state: &AppState,
     follow: bool,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (kept, mut feed) = state.events.follow();
     for event in kept {
-        send(write, &Answer::Event(event)).await?;
+        send(write, &Response::Event(event)).await?;
     }
     if !follow {
         return Ok(());
@@ -285,8 +285,8 @@ async fn events(
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         };
         match next {
-            Ok(event) => send(write, &Answer::Event(event)).await?,
-            Err(RecvError::Lagged(missed)) => send(write, &Answer::Missed { missed }).await?,
+            Ok(event) => send(write, &Response::Event(event)).await?,
+            Err(RecvError::Lagged(missed)) => send(write, &Response::Missed { missed }).await?,
             Err(RecvError::Closed) => return Ok(()),
         }
     }
@@ -296,8 +296,8 @@ async fn events(
 /// done is an error, and so is no answer, save where there are no events to tell of.
 pub fn ask(
     path: &Path,
-    question: &Question,
-    mut each: impl FnMut(&str, Answer) -> Result<()>,
+    question: &Request,
+    mut each: impl FnMut(&str, Response) -> Result<()>,
 ) -> Result<()> {
     let mut stream = StdUnixStream::connect(path).with_context(|| {
         format!("connect to {} (is memsensor running, and are we root?)", path.display())
@@ -305,7 +305,7 @@ pub fn ask(
     let patience = question.patience();
     stream.set_read_timeout(patience)?;
     writeln!(stream, "{}", serde_json::to_string(question)?)?;
-    let mut answered = matches!(question, Question::Events { .. });
+    let mut answered = matches!(question, Request::Events { .. });
     for line in StdBufReader::new(stream).lines() {
         let line = match line {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
@@ -315,7 +315,7 @@ pub fn ask(
             line => line.context("read from the daemon")?,
         };
         match serde_json::from_str(&line).context("understand the daemon")? {
-            Answer::Error { error } => bail!("the daemon says: {error}"),
+            Response::Error { error } => bail!("the daemon says: {error}"),
             answer => each(&line, answer)?,
         }
         answered = true;

@@ -5,7 +5,7 @@
 //! it. Ours is whether the server is up, and its weight: not `ready`, `drain` or `maint`, which are what
 //! an operator sets at HAProxy, and would be overruled at the next check.
 //!
-//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=maintenance\n"` as a last resort should ask
+//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` as a last resort should ask
 //! (see [`FailOn`]); without it the answer is the host's.
 
 use std::{io::Write as _, sync::atomic::Ordering, time::Duration};
@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use super::{
-    askers::{Asking, Protocol},
-    state::{FailOn, Fitness, Standing, State},
+    askers::{Protocol, ReadinessQuery},
+    state::{AppState, FailOn, ReadinessState, TrafficHealth},
 };
 use crate::config::MAX_SCOPE_NAME;
 
@@ -33,13 +33,13 @@ const QUESTION_OF_SCOPES: Duration = Duration::from_millis(500);
 /// What an answer can hold.
 const MAX_LINE: usize = 64;
 /// What a question can.
-const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=maintenance\r\n".len();
+const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=drained\r\n".len();
 
 /// What HAProxy takes as no statement at all: whatever the state was, it stays.
 const NO_CHANGE: &[u8] = b"\n";
 
 /// The line for a state, written into `buffer`.
-pub fn line(fitness: Fitness, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
+pub fn line(fitness: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     // A weight of less than one percent is none to HAProxy.
     let percent = (fitness.weight * 100.0).round().clamp(1.0, 100.0);
     let mut rest = &mut buffer[..];
@@ -47,9 +47,9 @@ pub fn line(fitness: Fitness, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
         writeln!(rest, "up {percent:.0}%")
     } else {
         match fitness.standing {
-            Standing::Blind => writeln!(rest, "down#memsensor-blind"),
-            Standing::Stale => writeln!(rest, "down#memsensor-stale"),
-            Standing::Starting => writeln!(rest, "down#memsensor-starting"),
+            ReadinessState::Unknown => writeln!(rest, "down#memsensor-unknown"),
+            ReadinessState::Stale => writeln!(rest, "down#memsensor-stale"),
+            ReadinessState::Starting => writeln!(rest, "down#memsensor-starting"),
             // No new requests; those under way are finished, and a session that is bound to the
             // server by a cookie still reaches it.
             _ => writeln!(rest, "up 0%"),
@@ -83,7 +83,7 @@ async fn question<'a>(
 }
 
 /// Which scope is asked for, and how.
-fn understand(asked: &[u8], state: &State) -> Option<(usize, FailOn)> {
+fn understand(asked: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
     let asked = std::str::from_utf8(asked).ok()?.trim();
     let (name, fail_on) = match asked.split_once("?fail_on=") {
         Some((name, word)) => (name, FailOn::from_str(word, false).ok()?),
@@ -93,7 +93,7 @@ fn understand(asked: &[u8], state: &State) -> Option<(usize, FailOn)> {
 }
 
 /// Answers one connection.
-pub async fn answer(mut stream: TcpStream, state: State) {
+pub async fn answer(mut stream: TcpStream, state: AppState) {
     let peer = stream.peer_addr().ok().map(|addr| addr.ip());
     let _ = tokio::time::timeout(DEADLINE, async {
         let mut buffer = [0; MAX_QUESTION];
@@ -109,7 +109,7 @@ pub async fn answer(mut stream: TcpStream, state: State) {
         stream.shutdown().await?;
         // Only now: who hung up has heard nothing.
         if let Some(addr) = peer {
-            state.told(Asking { addr, scope, fail_on, by: Protocol::Agent }, fitness);
+            state.told(ReadinessQuery { addr, scope, fail_on, by: Protocol::Agent }, fitness);
         }
         Ok(())
     })
@@ -123,18 +123,18 @@ mod tests {
     #[test]
     fn every_state_is_said_in_full() {
         for (standing, weight, says) in [
-            (Standing::Ready, 1.0, "up 100%\n"),
-            (Standing::Degraded, 0.354, "up 35%\n"),
-            (Standing::Degraded, 0.001, "up 1%\n"),
-            (Standing::Draining, 0.0, "up 0%\n"),
-            (Standing::Maintenance, 0.0, "up 0%\n"),
-            (Standing::Blind, 1.0, "up 100%\n"),
-            (Standing::Blind, 0.0, "down#memsensor-blind\n"),
-            (Standing::Stale, 0.0, "down#memsensor-stale\n"),
-            (Standing::Starting, 0.0, "down#memsensor-starting\n"),
+            (ReadinessState::Ready, 1.0, "up 100%\n"),
+            (ReadinessState::Degraded, 0.354, "up 35%\n"),
+            (ReadinessState::Degraded, 0.001, "up 1%\n"),
+            (ReadinessState::Overloaded, 0.0, "up 0%\n"),
+            (ReadinessState::Drained, 0.0, "up 0%\n"),
+            (ReadinessState::Unknown, 1.0, "up 100%\n"),
+            (ReadinessState::Unknown, 0.0, "down#memsensor-unknown\n"),
+            (ReadinessState::Stale, 0.0, "down#memsensor-stale\n"),
+            (ReadinessState::Starting, 0.0, "down#memsensor-starting\n"),
         ] {
             let mut buffer = [0; MAX_LINE];
-            let line = line(Fitness { standing, weight }, &mut buffer);
+            let line = line(TrafficHealth { standing, weight }, &mut buffer);
             assert_eq!(std::str::from_utf8(line), Ok(says));
         }
     }
@@ -143,7 +143,7 @@ mod tests {
     async fn a_line_may_come_in_parts() {
         for (parts, hangs_up, asked) in [
             (&["web\n"][..], false, "web"),
-            (&["web", "2?fail_on=", "maintenance\r\n"], false, "web2?fail_on=maintenance\r"),
+            (&["web", "2?fail_on=", "drained\r\n"], false, "web2?fail_on=drained\r"),
             (&["web\nmore"], false, "web"),
             (&["web"], true, "web"),
             (&["web"], false, "web"),

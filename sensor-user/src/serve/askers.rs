@@ -14,7 +14,7 @@ use super::state::FailOn;
 /// What is asked, and by whom. A balancer may ask for several scopes, and a person from where it runs:
 /// what one of them is told, the others do not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asking {
+pub struct ReadinessQuery {
     /// From where.
     pub addr: IpAddr,
     /// For which scope, by its position.
@@ -41,21 +41,21 @@ const LATELY_NS: u64 = 60_000_000_000;
 
 /// Who asked lately.
 #[derive(Debug)]
-pub struct Askers {
-    asked: Mutex<[Option<Asker>; MAX_ASKERS]>,
+pub struct ClientTracker {
+    asked: Mutex<[Option<Client>; MAX_ASKERS]>,
     since_ns: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Asker {
-    asking: Asking,
+struct Client {
+    asking: ReadinessQuery,
     asked_ns: u64,
     told: bool,
 }
 
 /// Who asked lately, by whether the last answer said that an operator drained the host.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Heard {
+pub struct DrainAcks {
     /// It did, to all that they ask.
     pub told: Vec<IpAddr>,
     /// They have not asked all of it since.
@@ -64,7 +64,7 @@ pub struct Heard {
     pub listening_seconds: f64,
 }
 
-impl Heard {
+impl DrainAcks {
     /// Whether nobody is to be waited for. That nobody asks is only known after as long as who asks is
     /// remembered.
     pub fn is_all(&self) -> bool {
@@ -73,24 +73,24 @@ impl Heard {
     }
 }
 
-impl Askers {
+impl ClientTracker {
     /// Nobody has asked, who could since then.
     pub fn new(since_ns: u64) -> Self {
         Self { asked: Mutex::new([None; MAX_ASKERS]), since_ns }
     }
 
     /// Somebody was answered. Does not allocate; the lock is never held for longer than this.
-    pub fn note(&self, asking: Asking, now_ns: u64, told: bool) {
+    pub fn note(&self, asking: ReadinessQuery, now_ns: u64, told: bool) {
         let mut askers = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let known = askers.iter().position(|a| a.is_some_and(|a| a.asking == asking));
         let silent = || (0..MAX_ASKERS).min_by_key(|i| askers[*i].map_or(0, |a| a.asked_ns));
         if let Some(at) = known.or_else(silent) {
-            askers[at] = Some(Asker { asking, asked_ns: now_ns, told });
+            askers[at] = Some(Client { asking, asked_ns: now_ns, told });
         }
     }
 
     /// Who has heard.
-    pub fn heard(&self, now_ns: u64) -> Heard {
+    pub fn heard(&self, now_ns: u64) -> DrainAcks {
         let askers = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let lately = askers.iter().flatten();
         let lately = lately.filter(|a| now_ns.saturating_sub(a.asked_ns) <= LATELY_NS);
@@ -102,7 +102,7 @@ impl Askers {
         let (told, not_yet): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, told)| *told);
         let addrs = |list: Vec<(IpAddr, bool)>| list.into_iter().map(|(addr, _)| addr).collect();
         let listening_seconds = now_ns.saturating_sub(self.since_ns) as f64 / 1e9;
-        Heard { told: addrs(told), not_yet: addrs(not_yet), listening_seconds }
+        DrainAcks { told: addrs(told), not_yet: addrs(not_yet), listening_seconds }
     }
 }
 
@@ -118,13 +118,13 @@ mod tests {
         Ipv4Addr::from(n).into()
     }
 
-    fn agent(n: u32) -> Asking {
-        Asking { addr: addr(n), scope: 0, fail_on: FailOn::Draining, by: Protocol::Agent }
+    fn agent(n: u32) -> ReadinessQuery {
+        ReadinessQuery { addr: addr(n), scope: 0, fail_on: FailOn::Overloaded, by: Protocol::Agent }
     }
 
     #[test]
     fn the_last_answer_counts_and_old_ones_do_not() {
-        let askers = Askers::new(0);
+        let askers = ClientTracker::new(0);
         askers.note(agent(1), SECOND, false);
         askers.note(agent(2), 2 * SECOND, false);
         askers.note(agent(1), 3 * SECOND, true);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn that_nobody_asks_is_known_after_a_minute() {
-        let askers = Askers::new(100 * SECOND);
+        let askers = ClientTracker::new(100 * SECOND);
         let is_all = |second: u64| askers.heard(second * SECOND).is_all();
         assert!(!is_all(100) && !is_all(159), "somebody may have asked before");
         assert!(is_all(160));
@@ -150,11 +150,11 @@ mod tests {
     fn each_question_of_an_address_needs_its_answer() {
         let agent = agent(1);
         for other in [
-            Asking { scope: 1, ..agent },
-            Asking { fail_on: FailOn::Maintenance, ..agent },
-            Asking { by: Protocol::Http, ..agent },
+            ReadinessQuery { scope: 1, ..agent },
+            ReadinessQuery { fail_on: FailOn::Drained, ..agent },
+            ReadinessQuery { by: Protocol::Http, ..agent },
         ] {
-            let askers = Askers::new(0);
+            let askers = ClientTracker::new(0);
             askers.note(agent, SECOND, false);
             askers.note(other, SECOND, false);
             askers.note(other, 2 * SECOND, true);
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_addresses_pushes_out_the_oldest_only() {
-        let askers = Askers::new(0);
+        let askers = ClientTracker::new(0);
         for n in 0..1000 {
             askers.note(agent(n), u64::from(n) + 1, true);
             askers.note(agent(5000), u64::from(n) + 1, true);

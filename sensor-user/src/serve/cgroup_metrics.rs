@@ -11,10 +11,10 @@ use super::{
     metrics::{Labels, counter, gauge},
 };
 use crate::{
-    cgroups::{Found, Report, Totals},
+    cgroups::{CgroupCounters, CgroupReport, CgroupStats},
     events::ends_a_line,
     kernel::read::RECLAIM_KINDS,
-    who::{Holder, Who},
+    who::{MemoryUsage, ProcessUsage},
 };
 
 /// The `cgroup` label of all that are not shown.
@@ -36,7 +36,7 @@ struct Value {
     help: &'static str,
     unit: Option<Unit>,
     kind: MetricType,
-    of: fn(&Found) -> Option<f64>,
+    of: fn(&CgroupStats) -> Option<f64>,
 }
 
 fn values() -> [Value; 7] {
@@ -83,7 +83,7 @@ fn values() -> [Value; 7] {
 /// Writes what is told of cgroups.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
-    report: &Report,
+    report: &CgroupReport,
     buckets: Buckets,
 ) -> Result<(), Error> {
     let help = "Cgroups that have processes and are not shown by themselves, see [cgroups]";
@@ -96,7 +96,7 @@ pub(super) fn encode(
     let shown: BTreeMap<_, _> = report.shown.iter().map(|one| (harmless(&one.path), one)).collect();
     for (name, shown) in &shown {
         let mut labels = label(name);
-        let known = &shown.identity;
+        let known = &shown.workload;
         for (key, value) in [
             ("unit", &known.unit),
             ("container", &known.container),
@@ -127,11 +127,11 @@ pub(super) fn encode(
 
 fn totals<'a>(
     encoder: &mut DescriptorEncoder,
-    shown: impl Iterator<Item = (&'a str, &'a Totals)>,
-    report: &'a Report,
+    shown: impl Iterator<Item = (&'a str, &'a CgroupCounters)>,
+    report: &'a CgroupReport,
     buckets: Buckets,
 ) -> Result<(), Error> {
-    let all: Vec<(&str, &Totals)> = shown.chain([(OTHER, &report.other)]).collect();
+    let all: Vec<(&str, &CgroupCounters)> = shown.chain([(OTHER, &report.other)]).collect();
     let help = "Time that the cgroup's tasks spent stalled, by cause; absent if none";
     let mut stalls = encoder.encode_descriptor(
         "memsensor_cgroup_stall",
@@ -177,7 +177,11 @@ fn totals<'a>(
 }
 
 /// Writes the so many processes that grew most within a minute.
-pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) -> Result<(), Error> {
+pub(super) fn growth(
+    encoder: &mut DescriptorEncoder,
+    who: &MemoryUsage,
+    most: usize,
+) -> Result<(), Error> {
     let help = "How fast the processes that grew most within a minute took memory of their own; the \
                 few fastest";
     let mut family = encoder.encode_descriptor(
@@ -187,7 +191,7 @@ pub(super) fn growth(encoder: &mut DescriptorEncoder, who: &Who, most: usize) ->
         MetricType::Gauge,
     )?;
     // Who was seen once has no rate.
-    let grows = |p: &&Holder| p.growth.minute_bytes > 0 && p.minute_seconds > 0;
+    let grows = |p: &&ProcessUsage| p.growth.minute_bytes > 0 && p.minute_seconds > 0;
     let mut fastest: Vec<_> = who.processes.iter().filter(grows).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
@@ -213,10 +217,10 @@ mod tests {
     use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
 
     use super::*;
-    use crate::{cgroups::Shown, who::Growth};
+    use crate::{cgroups::ShownCgroup, who::Growth};
 
     #[derive(Debug)]
-    struct Told(Report, Who);
+    struct Told(CgroupReport, MemoryUsage);
 
     impl Collector for Told {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
@@ -225,9 +229,9 @@ mod tests {
         }
     }
 
-    fn told(report: Report, processes: Vec<Holder>) -> Vec<String> {
+    fn told(report: CgroupReport, processes: Vec<ProcessUsage>) -> Vec<String> {
         let mut registry = Registry::default();
-        let who = Who { processes, ..Who::default() };
+        let who = MemoryUsage { processes, ..MemoryUsage::default() };
         registry.register_collector(Box::new(Told(report, who)));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("writes");
@@ -235,20 +239,23 @@ mod tests {
         samples.map(str::to_owned).collect()
     }
 
-    fn shown(path: &str, totals: Totals) -> Shown {
-        let found = Found { memory_bytes: Some(5), ..Found::default() };
-        let identity = crate::identity::Identity::of(path);
-        Shown { path: path.into(), identity, totals, found }
+    fn shown(path: &str, totals: CgroupCounters) -> ShownCgroup {
+        let found = CgroupStats { memory_bytes: Some(5), ..CgroupStats::default() };
+        let workload = crate::identity::WorkloadId::of(path);
+        ShownCgroup { path: path.into(), workload, totals, found }
     }
 
     #[test]
     fn a_group_is_told_by_what_there_is_of_it() {
-        let stalled =
-            Totals { stall_ns: [0, 1_500_000_000, 0, 0], oom_kills: 2, ..Totals::default() };
-        let shown = vec![shown("/a.service", Totals::default()), shown("/b", stalled)];
-        let other = Totals { oom_kills: 1, ..Totals::default() };
+        let stalled = CgroupCounters {
+            stall_ns: [0, 1_500_000_000, 0, 0],
+            oom_kills: 2,
+            ..CgroupCounters::default()
+        };
+        let shown = vec![shown("/a.service", CgroupCounters::default()), shown("/b", stalled)];
+        let other = CgroupCounters { oom_kills: 1, ..CgroupCounters::default() };
         assert_eq!(
-            told(Report { shown, other, omitted: 3 }, Vec::new()),
+            told(CgroupReport { shown, other, omitted: 3 }, Vec::new()),
             [
                 "memsensor_cgroups_omitted 3.0",
                 "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
@@ -266,8 +273,8 @@ mod tests {
         let mut histograms = Box::<crate::cgroups::Histograms>::default();
         // Two between half a second and one.
         [histograms[1][0], histograms[1][21]] = [1_600_000_000, 2];
-        let totals = Totals { reclaim: Some(histograms), ..Totals::default() };
-        let report = Report { shown: vec![shown("/a", totals)], ..Report::default() };
+        let totals = CgroupCounters { reclaim: Some(histograms), ..CgroupCounters::default() };
+        let report = CgroupReport { shown: vec![shown("/a", totals)], ..CgroupReport::default() };
         let name = "memsensor_cgroup_reclaim_seconds";
         let samples = told(report, Vec::new());
         let told: Vec<_> = samples.iter().filter(|s| s.starts_with(name)).collect();
@@ -285,20 +292,20 @@ mod tests {
 
     #[test]
     fn names_that_differ_in_what_is_harmful_are_one_series() {
-        let shown = ["/\u{1}", "/\u{2}"].map(|path| shown(path, Totals::default())).into();
-        let samples = told(Report { shown, ..Report::default() }, Vec::new());
+        let shown = ["/\u{1}", "/\u{2}"].map(|path| shown(path, CgroupCounters::default())).into();
+        let samples = told(CgroupReport { shown, ..CgroupReport::default() }, Vec::new());
         let memory: Vec<_> = samples.iter().filter(|s| s.contains("memory_bytes")).collect();
         assert_eq!(memory, ["memsensor_cgroup_memory_bytes{cgroup=\"/\u{fffd}\"} 5.0"]);
     }
 
     #[test]
     fn the_few_that_grow_fastest_are_told() {
-        let held = |comm: &str, minute_seconds, minute_bytes| Holder {
+        let held = |comm: &str, minute_seconds, minute_bytes| ProcessUsage {
             comm: comm.to_owned(),
             age_seconds: 600,
             growth: Growth { minute_bytes, ..Growth::default() },
             minute_seconds,
-            ..Holder::default()
+            ..ProcessUsage::default()
         };
         let processes = vec![
             held("slow", 60, 60),
@@ -310,7 +317,7 @@ mod tests {
         ];
         let name = "memsensor_process_growth_bytes_per_second";
         assert_eq!(
-            told(Report::default(), processes)[1..],
+            told(CgroupReport::default(), processes)[1..],
             [
                 format!("{name}{{comm=\"not long known\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),

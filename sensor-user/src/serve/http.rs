@@ -31,10 +31,10 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
-    askers::{Asking, Protocol},
+    askers::{Protocol, ReadinessQuery},
     classic,
     metrics::Renderer,
-    state::{FailOn, Standing, State},
+    state::{AppState, FailOn, ReadinessState},
 };
 use crate::{config::Http, events::Event};
 
@@ -47,12 +47,12 @@ const MAX_HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Clone)]
 struct Site {
-    state: State,
+    state: AppState,
     renderer: Arc<Renderer>,
 }
 
 /// All routes.
-pub fn router(state: State) -> Router {
+pub fn router(state: AppState) -> Router {
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
@@ -115,10 +115,10 @@ async fn index() -> Response {
          /readyz   200 if the host is fit for traffic, 503 if not; the body says why\n\
          /readyz/NAME       the same of a scope\n\
          ?fail_on=degraded     503 also if it should get less traffic\n\
-         ?fail_on=maintenance  503 only if an operator drained it\n\
+         ?fail_on=drained  503 only if an operator drained it\n\
          /livez    200 while this process answers\n\
          /api/v1/events     the latest OOM kills and kills by OOM daemons, oldest first, JSON\n\
-         ?id=ID    one of them, with its circumstances\n\
+         ?id=ID    one of them, with its report\n\
          ?after=ID the first hundred after that one; the latest if it is not kept any more\n",
     )
 }
@@ -170,7 +170,7 @@ async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Respo
         page(&mut kept, which.after.as_deref());
         // Each of them whole would be half a megabyte, for whoever asks.
         for event in &mut kept {
-            Arc::make_mut(event).circumstances = None;
+            Arc::make_mut(event).report = None;
         }
     }
     let latest = &kept;
@@ -220,16 +220,19 @@ async fn readyz_of(
     ready(&site.state, &scope, &ask, from)
 }
 
-fn ready(state: &State, scope: &str, ask: &Ask, from: From) -> Response {
+fn ready(state: &AppState, scope: &str, ask: &Ask, from: From) -> Response {
     let Some(scope) = state.scope(scope) else {
         state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
         return text(StatusCode::NOT_FOUND, "no such scope; see the configuration's [[scope]]\n");
     };
     let readiness = state.readiness(scope);
-    let degraded = readiness.state == Standing::Degraded;
+    let degraded = readiness.state == ReadinessState::Degraded;
     let fitness = readiness.fitness().on(ask.fail_on);
     if let Some(Extension(Peer(addr))) = from {
-        state.told(Asking { addr, scope, fail_on: ask.fail_on, by: Protocol::Http }, fitness);
+        state.told(
+            ReadinessQuery { addr, scope, fail_on: ask.fail_on, by: Protocol::Http },
+            fitness,
+        );
     }
     let fit = fitness.takes_traffic();
     let status = if fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

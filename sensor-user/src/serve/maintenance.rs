@@ -42,14 +42,14 @@ impl Drain {
 
 /// Whether an operator has drained this host.
 #[derive(Debug)]
-pub struct Maintenance {
+pub struct OperatorDrain {
     drain: ArcSwapOption<Drain>,
     boot: String,
     /// One writes at a time, and writes what holds by then: the file is never behind for good.
     file: Mutex<StateFile>,
 }
 
-impl Maintenance {
+impl OperatorDrain {
     /// As it was left, by the file beside the socket.
     pub fn beside(socket: &Path) -> Self {
         let file = StateFile::beside(socket, "drain.json");
@@ -115,8 +115,9 @@ mod tests {
     async fn it_outlives_the_daemon_and_ends_by_itself() {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let reason = |m: &Maintenance| m.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
-        let daemon = || Arc::new(Maintenance::beside(&socket));
+        let reason =
+            |m: &OperatorDrain| m.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
+        let daemon = || Arc::new(OperatorDrain::beside(&socket));
         let first = daemon();
         assert_eq!(reason(&first), None);
         first.begin("kernel update\n", None);
@@ -140,7 +141,7 @@ mod tests {
     fn a_disk_that_hangs_holds_up_nobody() {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let maintenance = Arc::new(Maintenance::beside(&socket));
+        let maintenance = Arc::new(OperatorDrain::beside(&socket));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.expect("a runtime");
         let hangs = maintenance.file.lock().expect("nobody else");
@@ -157,7 +158,7 @@ mod tests {
         for write in [one, two] {
             runtime.block_on(write).expect("no panic").expect("kept");
         }
-        let after = Maintenance::beside(&socket);
+        let after = OperatorDrain::beside(&socket);
         let reason = after.drain().and_then(|d| d.as_ref().map(|d| d.reason.clone()));
         assert_eq!(reason.as_deref(), Some("two"), "in whatever order they were written");
     }
@@ -175,7 +176,7 @@ mod tests {
         }
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("socket");
-        let maintenance = Maintenance::beside(&socket);
+        let maintenance = OperatorDrain::beside(&socket);
         maintenance.begin("r", Some(Duration::from_mins(30)));
         let until_ns = maintenance.drain().and_then(|d| d.as_ref().and_then(|d| d.until_ns));
         let left = until_ns.expect("it ends").saturating_sub(since_boot_ns());
@@ -183,7 +184,7 @@ mod tests {
         for (boot, holds) in [(boot_id(), true), ("another".into(), false)] {
             let file = StateFile::beside(&socket, "drain.json");
             file.write(&Drain { boot, ..drain(None) }).expect("written");
-            assert_eq!(Maintenance::beside(&socket).drain().is_some(), holds);
+            assert_eq!(OperatorDrain::beside(&socket).drain().is_some(), holds);
         }
     }
 }

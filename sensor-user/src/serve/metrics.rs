@@ -23,8 +23,8 @@ use sensor_ebpf::{
     spec::{Label, MAX_NODES, Metric, Need, Row, Shape, Unit},
 };
 
-use super::{cgroup_metrics, scope_metrics, self_metrics, state::State};
-use crate::{events::Scope, kernel::load::ProbeState, snapshot::Snapshot};
+use super::{cgroup_metrics, scope_metrics, self_metrics, state::AppState};
+use crate::{events::OomType, kernel::load::ProbeState, snapshot::Snapshot};
 
 /// What every name begins with.
 pub const PREFIX: &str = "memsensor_";
@@ -39,7 +39,7 @@ pub struct Renderer {
 
 impl Renderer {
     /// The exposition as OpenMetrics text.
-    pub fn render(&self, state: &State) -> String {
+    pub fn render(&self, state: &AppState) -> String {
         let begun = Instant::now();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Exposition {
@@ -59,7 +59,7 @@ impl Renderer {
 #[derive(Debug)]
 struct Exposition {
     snapshot: Option<Arc<Snapshot>>,
-    state: State,
+    state: AppState,
     last_seconds: f64,
 }
 
@@ -192,8 +192,8 @@ impl Exposition {
 
     /// The event behind the last count of OOM kills of a scope.
     fn exemplar(&self, probe: usize, labels: &Labels) -> Option<(String, SystemTime)> {
-        let scopes = [Scope::Global, Scope::Memcg];
-        let scope = scopes.iter().find(|s| labels.contains(&("scope", s.label().to_owned())));
+        let scopes = [OomType::Global, OomType::Memcg];
+        let scope = scopes.iter().find(|s| labels.contains(&("type", s.label().to_owned())));
         let of_kills = probe == probes::Id::oom_kill as usize;
         scope.filter(|_| of_kills).and_then(|scope| self.state.events.last_kill(*scope))
     }

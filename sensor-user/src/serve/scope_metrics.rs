@@ -7,11 +7,11 @@ use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, regist
 
 use super::{
     metrics::{Labels, counter, gauge},
-    state::{Fitness, Standing},
+    state::{ReadinessState, TrafficHealth},
 };
 use crate::{
-    scopes::Judged,
-    verdict::{State, policy::RULES, reading::Reading, signals::Signal},
+    scopes::ScopeVerdict,
+    verdict::{VerdictState, policy::RULES, reading::Reading, signals::Signal},
 };
 
 /// A number of a reading.
@@ -85,11 +85,11 @@ fn values() -> [Value; 11] {
     ]
 }
 
-fn of(judged: &Judged) -> Labels {
+fn of(judged: &ScopeVerdict) -> Labels {
     vec![("scope", judged.scope.to_string())]
 }
 
-fn with(judged: &Judged, labels: &[(&'static str, &str)]) -> Labels {
+fn with(judged: &ScopeVerdict, labels: &[(&'static str, &str)]) -> Labels {
     let mut all = of(judged);
     all.extend(labels.iter().map(|(key, value)| (*key, (*value).to_owned())));
     all
@@ -98,8 +98,8 @@ fn with(judged: &Judged, labels: &[(&'static str, &str)]) -> Labels {
 /// Writes it; `fitness` is what balancers are told of a scope now.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
-    scopes: &[Judged],
-    fitness: impl Fn(usize) -> Fitness,
+    scopes: &[ScopeVerdict],
+    fitness: impl Fn(usize) -> TrafficHealth,
 ) -> Result<(), Error> {
     if scopes.is_empty() {
         return Ok(());
@@ -120,7 +120,7 @@ pub(super) fn encode(
             }
         }
     }
-    let forecast = |j: &Judged| j.verdict.signals.get(Signal::Exhaustion);
+    let forecast = |j: &ScopeVerdict| j.verdict.signals.get(Signal::Exhaustion);
     if scopes.iter().any(|j| forecast(j).is_some()) {
         let help = "Until memory and swap are gone, if the trend holds; absent without a trend";
         let unit = Unit::Seconds;
@@ -141,8 +141,8 @@ pub(super) fn encode(
 
 fn verdicts(
     encoder: &mut DescriptorEncoder,
-    scopes: &[Judged],
-    fitness: impl Fn(usize) -> Fitness,
+    scopes: &[ScopeVerdict],
+    fitness: impl Fn(usize) -> TrafficHealth,
 ) -> Result<(), Error> {
     let help = "Whether readiness says that the scope is fit for traffic";
     let mut ready = encoder.encode_descriptor("memsensor_ready", help, None, MetricType::Gauge)?;
@@ -160,7 +160,7 @@ fn verdicts(
     let mut states = encoder.encode_descriptor("memsensor_state", help, None, MetricType::Gauge)?;
     for (i, judged) in scopes.iter().enumerate() {
         let now = fitness(i).standing;
-        for standing in Standing::ALL {
+        for standing in ReadinessState::ALL {
             let is = f64::from(u8::from(now == standing));
             gauge(&mut states, &with(judged, &[("state", standing.label())]), is)?;
         }
@@ -173,8 +173,8 @@ fn verdicts(
         MetricType::Counter,
     )?;
     for judged in scopes {
-        for (from, row) in State::ALL.iter().zip(judged.verdict.transitions) {
-            for (to, n) in State::ALL.iter().zip(row).filter(|(to, _)| *to != from) {
+        for (from, row) in VerdictState::ALL.iter().zip(judged.verdict.transitions) {
+            for (to, n) in VerdictState::ALL.iter().zip(row).filter(|(to, _)| *to != from) {
                 let labels = with(judged, &[("from", from.label()), ("to", to.label())]);
                 counter(&mut transitions, &labels, n as f64)?;
             }

@@ -14,10 +14,10 @@ use sensor_ebpf::{
 
 use super::{
     metrics::{Labels, counter, gauge},
-    state::State,
+    state::AppState,
 };
 use crate::{
-    deadlines::Deadlines,
+    deadlines::LoopLags,
     kernel::load::{Coverage, ProbeState},
     snapshot::Snapshot,
 };
@@ -25,7 +25,7 @@ use crate::{
 /// Writes them. `last_seconds` is what rendering took the last time.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
-    state: &State,
+    state: &AppState,
     snapshot: Option<&Snapshot>,
     last_seconds: f64,
 ) -> Result<(), Error> {
@@ -60,7 +60,7 @@ pub(super) fn encode(
     ])
 }
 
-fn about_deadlines(encoder: &mut DescriptorEncoder, deadlines: &Deadlines) -> Result<(), Error> {
+fn about_deadlines(encoder: &mut DescriptorEncoder, deadlines: &LoopLags) -> Result<(), Error> {
     let help = "How often a loop of ours was too late: by a sample, or by 50 ms for an answer";
     let mut misses =
         encoder.encode_descriptor("memsensor_deadline_misses", help, None, MetricType::Counter)?;
@@ -146,7 +146,7 @@ mod tests {
     use sensor_ebpf::spec::ROW_WORDS;
 
     use super::*;
-    use crate::kernel::load::State::{Attached, Disabled, Missing, Partial};
+    use crate::kernel::load::AttachState::{Attached, Disabled, Missing, Partial};
 
     #[test]
     fn what_nobody_would_notice_is_absent() {

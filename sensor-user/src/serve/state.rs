@@ -5,18 +5,18 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    askers::{Askers, Asking},
+    askers::{ClientTracker, ReadinessQuery},
     histogram::Buckets,
-    maintenance::Maintenance,
+    maintenance::OperatorDrain,
 };
 use crate::{
     cgroups,
-    config::OnBlind,
-    deadlines::Deadlines,
-    events::Log,
+    config::OnUnknown,
+    deadlines::LoopLags,
+    events::EventLog,
     host::clock::monotonic_ns,
     kernel::load::Coverage,
-    scopes::{HOST, Judged},
+    scopes::{HOST, ScopeVerdict},
     sense::Published,
     snapshot::Snapshot,
     verdict::{self, policy::Policy, signals::Signals},
@@ -24,13 +24,13 @@ use crate::{
 
 /// What all readers share; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct AppState {
     /// The last snapshot.
     pub published: Published,
     /// What is attached.
     pub coverage: Arc<Coverage>,
     /// Rare events.
-    pub events: Arc<Log>,
+    pub events: Arc<EventLog>,
     /// The cgroups that have metrics of their own.
     pub cgroups: cgroups::Published,
     /// How finely histograms are told.
@@ -38,7 +38,7 @@ pub struct State {
     /// How many processes that grow have a metric.
     pub growing_processes: usize,
     /// An operator's drain.
-    pub maintenance: Arc<Maintenance>,
+    pub maintenance: Arc<OperatorDrain>,
     /// The rules, for explanations.
     pub policy: Arc<Policy>,
     /// The scopes' names, the host's first.
@@ -46,43 +46,43 @@ pub struct State {
     /// When a snapshot is too old to be an answer.
     pub stale_after: Duration,
     /// What to say where nothing can be told.
-    pub on_blind: OnBlind,
+    pub on_unknown: OnUnknown,
     /// Who asks.
-    pub askers: Arc<Askers>,
+    pub askers: Arc<ClientTracker>,
     /// Questions about scopes that there are not.
     pub unknown_scopes: Arc<std::sync::atomic::AtomicU64>,
     /// Whether our own loops are on time.
-    pub deadlines: Arc<Deadlines>,
+    pub deadlines: Arc<LoopLags>,
 }
 
 /// How a scope stands, for those who send it traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Standing {
+pub enum ReadinessState {
     /// Full weight.
     Ready,
     /// Less weight.
     Degraded,
     /// No new traffic: memory.
-    Draining,
+    Overloaded,
     /// No new traffic: an operator said so.
-    Maintenance,
+    Drained,
     /// Nothing can be told.
-    Blind,
+    Unknown,
     /// The last sample is too old: a frozen sensor is what a frozen host looks like.
     Stale,
     /// No sample yet.
     Starting,
 }
 
-impl Standing {
+impl ReadinessState {
     /// All, the best first.
     pub const ALL: [Self; 7] = [
         Self::Ready,
         Self::Degraded,
-        Self::Draining,
-        Self::Maintenance,
-        Self::Blind,
+        Self::Overloaded,
+        Self::Drained,
+        Self::Unknown,
         Self::Stale,
         Self::Starting,
     ];
@@ -92,9 +92,9 @@ impl Standing {
         match self {
             Self::Ready => "ready",
             Self::Degraded => "degraded",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-            Self::Blind => "blind",
+            Self::Overloaded => "overloaded",
+            Self::Drained => "drained",
+            Self::Unknown => "unknown",
             Self::Stale => "stale",
             Self::Starting => "starting",
         }
@@ -107,32 +107,32 @@ impl Standing {
 #[serde(rename_all = "lowercase")]
 pub enum FailOn {
     /// Only an operator's drain: for a last resort, which serves with whoever is left.
-    Maintenance,
+    Drained,
     /// What takes all weight.
     #[default]
-    Draining,
+    Overloaded,
     /// Less than full weight as well.
     Degraded,
 }
 
 /// Standing and weight: all that a balancer needs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fitness {
+pub struct TrafficHealth {
     /// How it stands.
-    pub standing: Standing,
+    pub standing: ReadinessState,
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
 }
 
-impl Fitness {
+impl TrafficHealth {
     /// The same for who asks like this.
     #[must_use]
     pub fn on(self, fail_on: FailOn) -> Self {
         let weight = match (fail_on, self.standing) {
-            (FailOn::Maintenance, Standing::Maintenance)
-            | (FailOn::Degraded, Standing::Degraded) => 0.0,
-            (FailOn::Maintenance, _) => 1.0,
-            (FailOn::Draining | FailOn::Degraded, _) => self.weight,
+            (FailOn::Drained, ReadinessState::Drained)
+            | (FailOn::Degraded, ReadinessState::Degraded) => 0.0,
+            (FailOn::Drained, _) => 1.0,
+            (FailOn::Overloaded | FailOn::Degraded, _) => self.weight,
         };
         Self { weight, ..self }
     }
@@ -148,7 +148,7 @@ impl Fitness {
 pub struct Readiness {
     scope: String,
     /// How it stands.
-    pub state: Standing,
+    pub state: ReadinessState,
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
     /// Rules that speak against full traffic, or what else is the reason.
@@ -166,8 +166,8 @@ pub struct Readiness {
 
 impl Readiness {
     /// Without the reasons.
-    pub fn fitness(&self) -> Fitness {
-        Fitness { standing: self.state, weight: self.weight }
+    pub fn fitness(&self) -> TrafficHealth {
+        TrafficHealth { standing: self.state, weight: self.weight }
     }
 }
 
@@ -179,7 +179,7 @@ pub(super) fn by_name<S: Serializer>(signals: &Signals, to: S) -> Result<S::Ok, 
     to.collect_map(known)
 }
 
-impl State {
+impl AppState {
     /// The position of a scope by its name; the empty name is the host's.
     pub fn scope(&self, name: &str) -> Option<usize> {
         let name = if name.is_empty() { HOST } else { name };
@@ -187,24 +187,25 @@ impl State {
     }
 
     /// How a scope stands now. Does not allocate, take a lock or read a file.
-    pub fn fitness(&self, scope: usize) -> Fitness {
+    pub fn fitness(&self, scope: usize) -> TrafficHealth {
         self.fitness_in(self.published.load().as_deref(), scope, monotonic_ns())
     }
 
     /// Somebody was told so.
-    pub fn told(&self, asking: Asking, fitness: Fitness) {
-        self.askers.note(asking, monotonic_ns(), fitness.standing == Standing::Maintenance);
+    pub fn told(&self, asking: ReadinessQuery, fitness: TrafficHealth) {
+        self.askers.note(asking, monotonic_ns(), fitness.standing == ReadinessState::Drained);
     }
 
-    fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> Fitness {
+    fn fitness_in(&self, snapshot: Option<&Snapshot>, scope: usize, now_ns: u64) -> TrafficHealth {
         let drained = self.maintenance.drain().is_some();
-        fitness(snapshot, scope, drained, now_ns, self.stale_after, self.on_blind)
+        fitness(snapshot, scope, drained, now_ns, self.stale_after, self.on_unknown)
     }
 
     /// The same with reasons, all from one snapshot.
     pub fn readiness(&self, scope: usize) -> Readiness {
         let (snapshot, now_ns) = (self.published.load(), monotonic_ns());
-        let Fitness { standing, weight } = self.fitness_in(snapshot.as_deref(), scope, now_ns);
+        let TrafficHealth { standing, weight } =
+            self.fitness_in(snapshot.as_deref(), scope, now_ns);
         let judged = snapshot.as_ref().and_then(|s| s.scopes.get(scope));
         let age = snapshot.as_ref().map(|s| now_ns.saturating_sub(s.taken_ns));
         Readiness {
@@ -218,19 +219,21 @@ impl State {
         }
     }
 
-    fn reasons(&self, standing: Standing, judged: Option<&Judged>) -> Vec<String> {
+    fn reasons(&self, standing: ReadinessState, judged: Option<&ScopeVerdict>) -> Vec<String> {
         match standing {
-            Standing::Starting => vec!["no sample yet".to_owned()],
-            Standing::Stale => vec!["the last sample is too old".to_owned()],
-            Standing::Maintenance => {
+            ReadinessState::Starting => vec!["no sample yet".to_owned()],
+            ReadinessState::Stale => vec!["the last sample is too old".to_owned()],
+            ReadinessState::Drained => {
                 let drain = self.maintenance.drain();
                 drain.iter().filter_map(|d| Some(d.as_ref()?.reason.clone())).collect()
             }
-            Standing::Blind => {
-                judged.and_then(|j| j.blind.as_deref()).map(str::to_owned).into_iter().collect()
-            }
-            Standing::Ready => Vec::new(),
-            Standing::Degraded | Standing::Draining => {
+            ReadinessState::Unknown => judged
+                .and_then(|j| j.unknown_reason.as_deref())
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
+            ReadinessState::Ready => Vec::new(),
+            ReadinessState::Degraded | ReadinessState::Overloaded => {
                 let rules = judged.map_or(&[][..], |j| &j.verdict.evidence.rules);
                 // Those that hold on matter only where none fires.
                 let fires = rules.iter().any(|finding| finding.fires);
@@ -240,14 +243,14 @@ impl State {
                     return names;
                 }
                 // It stays as it was while nothing can be told.
-                let blind = judged.and_then(|j| j.blind.as_deref());
+                let blind = judged.and_then(|j| j.unknown_reason.as_deref());
                 vec![blind.unwrap_or("recovering").to_owned()]
             }
         }
     }
 }
 
-fn measured_by(judged: &Judged) -> Option<&'static str> {
+fn measured_by(judged: &ScopeVerdict) -> Option<&'static str> {
     let clock = judged.reading.stall_ns.map(|_| "stall_clock");
     judged.reading.full_ns.map(|_| "psi").or(clock)
 }
@@ -258,49 +261,49 @@ fn fitness(
     drained: bool,
     now_ns: u64,
     stale_after: Duration,
-    on_blind: OnBlind,
-) -> Fitness {
-    let none = |standing| Fitness { standing, weight: 0.0 };
+    on_unknown: OnUnknown,
+) -> TrafficHealth {
+    let none = |standing| TrafficHealth { standing, weight: 0.0 };
     // First of all: it holds whatever is sensed, and a last resort asks for nothing else.
     if drained {
-        return none(Standing::Maintenance);
+        return none(ReadinessState::Drained);
     }
-    let Some(snapshot) = snapshot else { return none(Standing::Starting) };
+    let Some(snapshot) = snapshot else { return none(ReadinessState::Starting) };
     if Duration::from_nanos(now_ns.saturating_sub(snapshot.taken_ns)) > stale_after {
-        return none(Standing::Stale);
+        return none(ReadinessState::Stale);
     }
-    let Some(judged) = snapshot.scopes.get(scope) else { return none(Standing::Starting) };
+    let Some(judged) = snapshot.scopes.get(scope) else { return none(ReadinessState::Starting) };
     let position = judged.verdict.position;
     // What is known to be bad is not made better by what is not known.
-    if judged.blind.is_some() && position.state == verdict::State::Ready {
-        let weight = if on_blind == OnBlind::Pass { 1.0 } else { 0.0 };
-        return Fitness { standing: Standing::Blind, weight };
+    if judged.unknown_reason.is_some() && position.state == verdict::VerdictState::Ready {
+        let weight = if on_unknown == OnUnknown::Pass { 1.0 } else { 0.0 };
+        return TrafficHealth { standing: ReadinessState::Unknown, weight };
     }
     let standing = match position.state {
-        verdict::State::Ready => Standing::Ready,
-        verdict::State::Degraded => Standing::Degraded,
-        verdict::State::Draining => Standing::Draining,
+        verdict::VerdictState::Ready => ReadinessState::Ready,
+        verdict::VerdictState::Degraded => ReadinessState::Degraded,
+        verdict::VerdictState::Overloaded => ReadinessState::Overloaded,
     };
-    Fitness { standing, weight: position.weight }
+    TrafficHealth { standing, weight: position.weight }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verdict::{judge::Judge, pace::Settings, reading::Reading};
+    use crate::verdict::{judge::Evaluator, pace::Settings, reading::Reading};
 
     const SECOND: u64 = 1_000_000_000;
 
     fn snapshot(blind: bool) -> Snapshot {
-        let mut judge = Judge::new(Arc::default(), Settings::default());
+        let mut judge = Evaluator::new(Arc::default(), Settings::default());
         let reading = Reading { at_ns: SECOND, ..Reading::default() };
         Snapshot {
             taken_ns: SECOND,
-            scopes: vec![Judged {
+            scopes: vec![ScopeVerdict {
                 scope: HOST.into(),
                 reading,
                 verdict: judge.judge(reading),
-                blind: blind.then(|| "no PSI".into()),
+                unknown_reason: blind.then(|| "no PSI".into()),
             }],
             ..Snapshot::default()
         }
@@ -310,28 +313,28 @@ mod tests {
     fn what_is_known_to_be_bad_is_so_to_the_blind_as_well() {
         let mut snapshot = snapshot(true);
         let at = &mut snapshot.scopes[0].verdict.position;
-        (at.state, at.weight) = (verdict::State::Draining, 0.0);
-        for on_blind in [OnBlind::Pass, OnBlind::Fail] {
+        (at.state, at.weight) = (verdict::VerdictState::Overloaded, 0.0);
+        for on_unknown in [OnUnknown::Pass, OnUnknown::Fail] {
             let five = Duration::from_secs(5);
-            let found = fitness(Some(&snapshot), 0, false, SECOND, five, on_blind);
-            assert_eq!(found, Fitness { standing: Standing::Draining, weight: 0.0 });
+            let found = fitness(Some(&snapshot), 0, false, SECOND, five, on_unknown);
+            assert_eq!(found, TrafficHealth { standing: ReadinessState::Overloaded, weight: 0.0 });
         }
     }
 
     #[test]
     fn who_asks_says_what_takes_out_of_service() {
         let weights = |standing, weight| {
-            let fitness = Fitness { standing, weight };
-            let ways = [FailOn::Maintenance, FailOn::Draining, FailOn::Degraded];
+            let fitness = TrafficHealth { standing, weight };
+            let ways = [FailOn::Drained, FailOn::Overloaded, FailOn::Degraded];
             ways.map(|f| format!("{:.0}", fitness.on(f).weight * 100.0)).join(" ")
         };
         for (standing, weight, expected) in [
-            (Standing::Ready, 1.0, "100 100 100"),
-            (Standing::Degraded, 0.5, "100 50 0"),
-            (Standing::Draining, 0.0, "100 0 0"),
-            (Standing::Stale, 0.0, "100 0 0"),
-            (Standing::Blind, 1.0, "100 100 100"),
-            (Standing::Maintenance, 0.0, "0 0 0"),
+            (ReadinessState::Ready, 1.0, "100 100 100"),
+            (ReadinessState::Degraded, 0.5, "100 50 0"),
+            (ReadinessState::Overloaded, 0.0, "100 0 0"),
+            (ReadinessState::Stale, 0.0, "100 0 0"),
+            (ReadinessState::Unknown, 1.0, "100 100 100"),
+            (ReadinessState::Drained, 0.0, "0 0 0"),
         ] {
             assert_eq!(weights(standing, weight), expected, "{standing:?}");
         }
@@ -340,26 +343,30 @@ mod tests {
     #[test]
     fn what_is_not_known_for_sure_is_not_ready() {
         let five = Duration::from_secs(5);
-        let at = |snapshot: Option<&Snapshot>, now_s, drained, on_blind| {
-            fitness(snapshot, 0, drained, now_s * SECOND, five, on_blind)
+        let at = |snapshot: Option<&Snapshot>, now_s, drained, on_unknown| {
+            fitness(snapshot, 0, drained, now_s * SECOND, five, on_unknown)
         };
         let (sees, blind) = (snapshot(false), snapshot(true));
-        for (snapshot, now_s, drained, on_blind, standing, weight) in [
-            (None, 1, false, OnBlind::Pass, Standing::Starting, 0.0),
-            (None, 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
-            (Some(&sees), 1, false, OnBlind::Pass, Standing::Ready, 1.0),
-            (Some(&sees), 6, false, OnBlind::Fail, Standing::Ready, 1.0),
-            (Some(&sees), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
-            (Some(&sees), 7, true, OnBlind::Pass, Standing::Maintenance, 0.0),
-            (Some(&sees), 1, true, OnBlind::Pass, Standing::Maintenance, 0.0),
-            (Some(&blind), 1, false, OnBlind::Pass, Standing::Blind, 1.0),
-            (Some(&blind), 1, false, OnBlind::Fail, Standing::Blind, 0.0),
-            (Some(&blind), 7, false, OnBlind::Pass, Standing::Stale, 0.0),
+        for (snapshot, now_s, drained, on_unknown, standing, weight) in [
+            (None, 1, false, OnUnknown::Pass, ReadinessState::Starting, 0.0),
+            (None, 1, true, OnUnknown::Pass, ReadinessState::Drained, 0.0),
+            (Some(&sees), 1, false, OnUnknown::Pass, ReadinessState::Ready, 1.0),
+            (Some(&sees), 6, false, OnUnknown::Fail, ReadinessState::Ready, 1.0),
+            (Some(&sees), 7, false, OnUnknown::Pass, ReadinessState::Stale, 0.0),
+            (Some(&sees), 7, true, OnUnknown::Pass, ReadinessState::Drained, 0.0),
+            (Some(&sees), 1, true, OnUnknown::Pass, ReadinessState::Drained, 0.0),
+            (Some(&blind), 1, false, OnUnknown::Pass, ReadinessState::Unknown, 1.0),
+            (Some(&blind), 1, false, OnUnknown::Fail, ReadinessState::Unknown, 0.0),
+            (Some(&blind), 7, false, OnUnknown::Pass, ReadinessState::Stale, 0.0),
         ] {
-            let found = at(snapshot, now_s, drained, on_blind);
-            assert_eq!(found, Fitness { standing, weight }, "{now_s} {drained} {on_blind:?}");
+            let found = at(snapshot, now_s, drained, on_unknown);
+            assert_eq!(
+                found,
+                TrafficHealth { standing, weight },
+                "{now_s} {drained} {on_unknown:?}"
+            );
             // A last resort serves with all but those.
-            assert_eq!(found.on(FailOn::Maintenance).takes_traffic(), !drained, "{standing:?}");
+            assert_eq!(found.on(FailOn::Drained).takes_traffic(), !drained, "{standing:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use serde::{Deserialize, Serialize};
 
-use crate::who::{Group, Growth, Holder, Who};
+use crate::who::{CgroupUsage, Growth, MemoryUsage, ProcessUsage};
 
 pub use live::run;
 
@@ -38,7 +38,7 @@ pub struct Top {
     pub stall_clock_seconds: Option<f64>,
     /// It.
     #[serde(flatten)]
-    pub who: Who,
+    pub who: MemoryUsage,
 }
 
 /// What comes first.
@@ -98,8 +98,8 @@ impl Top {
         self.sort(by);
         self.who.processes.truncate(most);
         self.who.cgroups.truncate(most);
-        self.who.processes.iter_mut().for_each(Holder::identify);
-        self.who.cgroups.iter_mut().for_each(Group::identify);
+        self.who.processes.iter_mut().for_each(ProcessUsage::identify);
+        self.who.cgroups.iter_mut().for_each(CgroupUsage::identify);
     }
 
     /// Two tables: cgroups, and processes.
@@ -137,7 +137,7 @@ impl Top {
              in memory or in swap; 1 min, 10 min, 1 h: how much more than then.\n{groups}\n{processes}",
             who.seen,
             who.cgroups_seen,
-            if who.from_proc { ", read from /proc" } else { "" },
+            if who.usage_from_proc { ", read from /proc" } else { "" },
             match who.calm_seconds_ago {
                 Some(ago) => format!("; the host was last calm {} ago, * is new since", age(ago)),
                 None => String::new(),
@@ -161,7 +161,7 @@ fn table(header: &[&str], numbers: usize) -> Table {
 }
 
 /// A process: nine numbers, its name and its place, as a terminal may show them.
-fn cells(held: &Holder) -> [String; 11] {
+fn cells(held: &ProcessUsage) -> [String; 11] {
     let [minute, ten, hour] = grown(held.growth);
     [
         mib(held.own_bytes),
@@ -203,24 +203,24 @@ fn age(seconds: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Identity;
+    use crate::identity::WorkloadId;
 
     pub(super) fn top() -> Top {
         let growth =
             |minute_bytes, hour_bytes| Growth { minute_bytes, ten_minutes_bytes: 0, hour_bytes };
-        let held = |pid, comm: &str, own_mib: u64, growth| Holder {
+        let held = |pid, comm: &str, own_mib: u64, growth| ProcessUsage {
             pid,
             comm: comm.to_owned(),
             cgroup: u64::from(pid),
             age_seconds: 90,
             own_bytes: own_mib << 20,
             growth,
-            ..Holder::default()
+            ..ProcessUsage::default()
         };
-        let group = Group {
+        let group = CgroupUsage {
             cgroup: 1,
             cgroup_path: Some("/\u{1b}]0;owned\u{7}".into()),
-            identity: Identity::default(),
+            workload: WorkloadId::default(),
             stall_seconds: 0.5,
             processes: 1,
             own_bytes: 3 << 20,
@@ -230,10 +230,10 @@ mod tests {
         let processes = vec![
             held(1, "large", 900, growth(0, 0)),
             held(2, "\u{1b}[31mleaks", 100, growth(50 << 20, 60 << 20)),
-            Holder { is_new: true, ..held(3, "grew", 200, growth(0, 190 << 20)) },
+            ProcessUsage { is_new: true, ..held(3, "grew", 200, growth(0, 190 << 20)) },
         ];
         let (seen, cgroups_seen, cgroups) = (3, 1, vec![group]);
-        let who = Who { seen, cgroups_seen, processes, cgroups, ..Who::default() };
+        let who = MemoryUsage { seen, cgroups_seen, processes, cgroups, ..MemoryUsage::default() };
         let signals = BTreeMap::from([("full_share_10s".to_owned(), 0.125)]);
         let host = Summary { state: "degraded".to_owned(), weight: 0.35, signals };
         Top { host, seen_seconds_ago: 0.25, stall_clock_seconds: Some(1.0), who }

@@ -15,7 +15,7 @@ use ratatui::{
 use super::{By, Summary, Top, age, grown, mib};
 use crate::{
     verdict::signals::Signal,
-    who::{Group, Holder},
+    who::{CgroupUsage, ProcessUsage},
 };
 
 /// What is listed.
@@ -217,7 +217,7 @@ impl Screen {
                 top.who.seen,
                 top.who.cgroups_seen,
                 top.seen_seconds_ago,
-                if top.who.from_proc { ", read from /proc" } else { "" },
+                if top.who.usage_from_proc { ", read from /proc" } else { "" },
                 self.by.label(),
             )),
         ])
@@ -247,12 +247,12 @@ fn number(text: String) -> Cell<'static> {
     Cell::from(Text::from(text).alignment(Alignment::Right))
 }
 
-fn process(held: &Holder) -> Row<'static> {
+fn process(held: &ProcessUsage) -> Row<'static> {
     let [numbers @ .., name, place] = super::cells(held);
     Row::new(numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(place)]))
 }
 
-fn cgroup(group: &Group, stalled: f64) -> Row<'static> {
+fn cgroup(group: &CgroupUsage, stalled: f64) -> Row<'static> {
     let [minute, ten, hour] = grown(group.growth);
     let stalled = if stalled > 0.0 { format!("{stalled:.2}") } else { String::new() };
     let numbers = [

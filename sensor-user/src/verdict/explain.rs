@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Level, State,
+    Severity, VerdictState,
     judge::Verdict,
     policy::Policy,
     signals::{Signal, Worse},
@@ -20,7 +20,7 @@ pub struct Explanation {
     /// Which scope.
     pub scope: String,
     /// The verdict.
-    pub state: State,
+    pub state: VerdictState,
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
     /// What balancers are told, if that is something else: a state and a weight from 0 to 1.
@@ -32,7 +32,7 @@ pub struct Explanation {
     /// How long it must be calm before it gets better.
     pub recover_after_seconds: f64,
     /// Why nothing can be told, if so.
-    pub blind: Option<String>,
+    pub unknown_reason: Option<String>,
     /// An operator's drain, if one holds.
     pub drained: Option<String>,
     /// Every rule, the worst first.
@@ -47,7 +47,7 @@ pub struct RuleNow {
     /// Its name.
     pub rule: String,
     /// What it leads to.
-    pub level: Level,
+    pub level: Severity,
     /// Whether it holds.
     pub status: Status,
     /// Why it is evidence.
@@ -144,7 +144,7 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         recover_after_seconds: verdict.recover_after.as_secs_f64(),
         told: None,
         age_seconds: 0.0,
-        blind: None,
+        unknown_reason: None,
         drained: None,
         rules,
         other_signals,
@@ -163,15 +163,17 @@ impl Explanation {
         let holding: Vec<_> =
             holding.iter().filter(|s| !s.is_empty()).map(String::as_str).collect();
         match (self.state, holding.is_empty()) {
-            (State::Ready, true) => "no rule speaks against full traffic".to_owned(),
-            (State::Ready, false) => {
+            (VerdictState::Ready, true) => "no rule speaks against full traffic".to_owned(),
+            (VerdictState::Ready, false) => {
                 format!("{} is close; it would have to fire first", holding.join(", "))
             }
             (_, false) => {
                 format!("it gets better {wait:.0} s after these are quiet: {}", holding.join(", "))
             }
-            (State::Draining, true) => format!("all is quiet: traffic again within {wait:.0} s"),
-            (State::Degraded, true) => {
+            (VerdictState::Overloaded, true) => {
+                format!("all is quiet: traffic again within {wait:.0} s")
+            }
+            (VerdictState::Degraded, true) => {
                 format!("all is quiet: the weight rises, after {wait:.0} s at most")
             }
         }
@@ -200,7 +202,7 @@ impl fmt::Display for Explanation {
         if let Some(reason) = &self.drained {
             writeln!(f, "drained by an operator: {reason}")?;
         }
-        if let Some(why) = &self.blind {
+        if let Some(why) = &self.unknown_reason {
             writeln!(f, "blind: {why}")?;
         }
         writeln!(f, "{}", self.outlook())?;
@@ -210,7 +212,7 @@ impl fmt::Display for Explanation {
                 Status::Holds => ("holds", rule.level),
                 _ => ("quiet", rule.level),
             };
-            let level = if level == Level::Draining { "drains" } else { "takes weight" };
+            let level = if level == Severity::Overloaded { "drains" } else { "takes weight" };
             writeln!(f, "\n{mark}  {} ({level}): {}", rule.rule, rule.because)?;
             for c in &rule.conditions {
                 let value = c.value.map_or("unknown".to_owned(), |v| format!("{v:.4}"));

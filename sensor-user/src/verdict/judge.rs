@@ -3,59 +3,59 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Level, State,
-    pace::{Pace, Position, Settings},
-    policy::{Evidence, Policy},
+    Severity, VerdictState,
+    pace::{ScopeState, Settings, WeightController},
+    policy::{Policy, RuleResults},
     reading::Reading,
-    signals::{Past, Signal, Signals},
+    signals::{ReadingHistory, Signal, Signals},
 };
 
 /// What was decided, and from what.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// State and weight.
-    pub position: Position,
+    pub position: ScopeState,
     /// Since when it is in this state: CLOCK_MONOTONIC nanoseconds.
     pub since_ns: u64,
     /// What spoke against full traffic.
-    pub evidence: Evidence,
+    pub evidence: RuleResults,
     /// The numbers.
     pub signals: Signals,
     /// How long it must be calm before it gets better.
     pub recover_after: Duration,
-    /// Changes of state so far, from row to column, by [`State`].
+    /// Changes of state so far, from row to column, by [`VerdictState`].
     pub transitions: [[u64; 3]; 3],
 }
 
 /// Judges one scope.
 #[derive(Debug, Clone)]
-pub struct Judge {
+pub struct Evaluator {
     policy: Arc<Policy>,
-    past: Past,
-    pace: Pace,
+    past: ReadingHistory,
+    pace: WeightController,
     signals: Signals,
-    evidence: Evidence,
+    evidence: RuleResults,
     /// Where it stood when stalls could no longer be told; none while they can.
-    unseeing: Option<State>,
+    unmeasured: Option<VerdictState>,
     last_ns: Option<u64>,
     gap_ns: u64,
     since_ns: Option<u64>,
     transitions: [[u64; 3]; 3],
 }
 
-/// Readings that are further apart than this leave out what was between; see [`Judge::with_gap`].
+/// Readings that are further apart than this leave out what was between; see [`Evaluator::with_gap`].
 const GAP: Duration = Duration::from_secs(5);
 
-impl Judge {
+impl Evaluator {
     /// Knows nothing yet, and takes the scope to be ready.
     pub fn new(policy: Arc<Policy>, settings: Settings) -> Self {
         Self {
             policy,
-            past: Past::default(),
-            pace: Pace::new(settings),
+            past: ReadingHistory::default(),
+            pace: WeightController::new(settings),
             signals: Signals::default(),
-            evidence: Evidence::default(),
-            unseeing: None,
+            evidence: RuleResults::default(),
+            unmeasured: None,
             last_ns: None,
             gap_ns: nanos(GAP),
             since_ns: None,
@@ -71,7 +71,7 @@ impl Judge {
     }
 
     /// Goes on from where an earlier judge left the scope.
-    pub fn resume(&mut self, stood: Position) {
+    pub fn resume(&mut self, stood: ScopeState) {
         self.pace.resume(stood);
     }
 
@@ -85,9 +85,9 @@ impl Judge {
             if self.last_ns.replace(now).is_some_and(|last| now - last > self.gap_ns) {
                 self.pace.pause();
             }
-            let unseeing = (!tells_stalls(&signals)).then(|| self.unseeing.unwrap_or(before));
-            self.unseeing = unseeing;
-            if unseeing.is_none_or(|from| from == State::Ready) {
+            let unmeasured = (!tells_stalls(&signals)).then(|| self.unmeasured.unwrap_or(before));
+            self.unmeasured = unmeasured;
+            if unmeasured.is_none_or(|from| from == VerdictState::Ready) {
                 self.pace.step(now, self.evidence.fires, self.evidence.holds);
             } else {
                 self.stay_or_fall(now);
@@ -106,7 +106,7 @@ impl Judge {
         self.past.interrupt();
         self.pace.pause();
         self.signals = Signals::default();
-        self.evidence = Evidence::default();
+        self.evidence = RuleResults::default();
         self.verdict(now_ns)
     }
 
@@ -115,9 +115,9 @@ impl Judge {
     fn stay_or_fall(&mut self, now_ns: u64) {
         let stood = self.pace.position();
         let holds = match stood.state {
-            State::Ready => Level::Calm,
-            State::Degraded => Level::Degraded,
-            State::Draining => Level::Draining,
+            VerdictState::Ready => Severity::Calm,
+            VerdictState::Degraded => Severity::Degraded,
+            VerdictState::Overloaded => Severity::Overloaded,
         };
         self.pace.step(now_ns, self.evidence.fires, holds);
         // A rule that holds lets a weight climb to what degraded gives.
@@ -155,32 +155,32 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// A scope of which nothing can be told but kills.
-    fn unseeing(at_s: u64, kills: u64) -> Reading {
+    fn unmeasured(at_s: u64, kills: u64) -> Reading {
         Reading { at_ns: at_s * SECOND, oom_kills: Some(kills), ..Reading::default() }
     }
 
     fn seeing(at_s: u64, full_ns: u64) -> Reading {
-        Reading { full_ns: Some(full_ns), ..unseeing(at_s, 0) }
+        Reading { full_ns: Some(full_ns), ..unmeasured(at_s, 0) }
     }
 
-    fn left_at(state: State, weight: f64) -> Judge {
-        let mut judge = Judge::new(Arc::default(), Settings::default());
-        judge.resume(Position { state, weight, drained_until_ns: Some(1), relapses: 0 });
+    fn left_at(state: VerdictState, weight: f64) -> Evaluator {
+        let mut judge = Evaluator::new(Arc::default(), Settings::default());
+        judge.resume(ScopeState { state, weight, drained_until_ns: Some(1), relapses: 0 });
         judge
     }
 
     #[test]
     fn who_cannot_see_stays_as_it_was() {
         for (state, weight) in [
-            (State::Draining, 0.0),
-            (State::Degraded, 0.05),
-            (State::Degraded, 0.5),
-            (State::Degraded, 0.8),
-            (State::Ready, 1.0),
+            (VerdictState::Overloaded, 0.0),
+            (VerdictState::Degraded, 0.05),
+            (VerdictState::Degraded, 0.5),
+            (VerdictState::Degraded, 0.8),
+            (VerdictState::Ready, 1.0),
         ] {
             let mut judge = left_at(state, weight);
             for at in 1..1000 {
-                let found = judge.judge(unseeing(at, 0)).position;
+                let found = judge.judge(unmeasured(at, 0)).position;
                 assert_eq!((found.state, found.weight), (state, weight), "at {at} s");
             }
         }
@@ -188,38 +188,49 @@ mod tests {
 
     #[test]
     fn who_goes_blind_while_drained_must_be_seen_calm_anew() {
-        let mut judge = left_at(State::Ready, 1.0);
+        let mut judge = left_at(VerdictState::Ready, 1.0);
         // Everything is lost from the tenth second to the twentieth.
         let lost = |at: u64| at.clamp(10, 20) * SECOND;
-        let at = |judge: &mut Judge, at: u64| judge.judge(seeing(at, lost(at))).position.state;
+        let at = |judge: &mut Evaluator, at: u64| judge.judge(seeing(at, lost(at))).position.state;
         (1..20).for_each(|s| _ = at(&mut judge, s));
-        assert_eq!(at(&mut judge, 20), State::Draining);
+        assert_eq!(at(&mut judge, 20), VerdictState::Overloaded);
         for s in 21..300 {
-            assert_eq!(judge.judge(unseeing(s, 0)).position.state, State::Draining, "at {s} s");
+            assert_eq!(
+                judge.judge(unmeasured(s, 0)).position.state,
+                VerdictState::Overloaded,
+                "at {s} s"
+            );
         }
-        assert_eq!((300..310).map(|s| at(&mut judge, s)).max(), Some(State::Draining));
-        assert!((310..400).any(|s| at(&mut judge, s) == State::Ready), "and it does come back");
+        assert_eq!((300..310).map(|s| at(&mut judge, s)).max(), Some(VerdictState::Overloaded));
+        assert!(
+            (310..400).any(|s| at(&mut judge, s) == VerdictState::Ready),
+            "and it does come back"
+        );
     }
 
     #[test]
     fn a_gap_is_not_calm() {
         // Calm from the second second on; ten seconds of it are needed.
         for (gap, back_at) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
-            let mut judge = left_at(State::Draining, 0.0);
+            let mut judge = left_at(VerdictState::Overloaded, 0.0);
             let mut at = |s| judge.judge(seeing(s, 0)).position.state;
             (1..=6).for_each(|s| _ = at(s));
-            let back = (6 + gap..5000).find(|s| at(*s) != State::Draining);
+            let back = (6 + gap..5000).find(|s| at(*s) != VerdictState::Overloaded);
             assert_eq!(back, Some(back_at), "after a gap of {gap} s");
         }
-        let mut judge = left_at(State::Degraded, 0.05);
+        let mut judge = left_at(VerdictState::Degraded, 0.05);
         judge.judge(seeing(1, 0));
         let climbs = judge.judge(seeing(2, 0)).position;
         assert!(climbs.weight > 0.05);
         let later = judge.judge(seeing(60, 0)).position;
         assert_eq!(later, climbs, "it does not climb while nobody looks");
-        let mut judge = left_at(State::Draining, 0.0).with_gap(Duration::from_mins(1));
+        let mut judge = left_at(VerdictState::Overloaded, 0.0).with_gap(Duration::from_mins(1));
         (1..=2).for_each(|s| _ = judge.judge(seeing(s, 0)));
-        assert_eq!(judge.judge(seeing(60, 0)).position.state, State::Degraded, "as configured");
+        assert_eq!(
+            judge.judge(seeing(60, 0)).position.state,
+            VerdictState::Degraded,
+            "as configured"
+        );
     }
 
     #[test]
@@ -227,14 +238,18 @@ mod tests {
         // One kill in the second second, another in the twelfth.
         let kills = |at: u64| u64::from(at >= 2) + u64::from(at >= 12);
         for (weight, recovers) in [(1.0, true), (0.8, false)] {
-            let state = if recovers { State::Ready } else { State::Degraded };
+            let state = if recovers { VerdictState::Ready } else { VerdictState::Degraded };
             let mut judge = left_at(state, weight);
-            let mut at = |s| judge.judge(unseeing(s, kills(s))).position;
+            let mut at = |s| judge.judge(unmeasured(s, kills(s))).position;
             let found: Vec<_> = (1..500).map(&mut at).collect();
-            assert_eq!((found[8].state, found[8].weight), (State::Degraded, 0.5), "after one");
-            assert_eq!(found[20].state, State::Draining, "after two");
+            assert_eq!(
+                (found[8].state, found[8].weight),
+                (VerdictState::Degraded, 0.5),
+                "after one"
+            );
+            assert_eq!(found[20].state, VerdictState::Overloaded, "after two");
             // Kills alone brought it down, and that there are no more can be seen.
-            assert_eq!(found[498].state == State::Ready, recovers, "{state:?}");
+            assert_eq!(found[498].state == VerdictState::Ready, recovers, "{state:?}");
         }
     }
 }

@@ -30,38 +30,38 @@ use serde::{Deserialize, Serialize};
 /// How bad it is, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub enum Severity {
     /// Nothing speaks against full traffic.
     #[default]
     Calm,
     /// Less traffic would help.
     Degraded,
     /// Users suffer, or are about to.
-    Draining,
+    Overloaded,
 }
 
 /// What a load balancer should do with a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum VerdictState {
     /// Full weight.
     Ready,
     /// Less weight.
     Degraded,
     /// No new traffic.
-    Draining,
+    Overloaded,
 }
 
-impl State {
+impl VerdictState {
     /// All, in order.
-    pub const ALL: [Self; 3] = [Self::Ready, Self::Degraded, Self::Draining];
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Degraded, Self::Overloaded];
 
     /// Its label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Degraded => "degraded",
-            Self::Draining => "draining",
+            Self::Overloaded => "overloaded",
         }
     }
 }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::{Level, State};
+use super::{Severity, VerdictState};
 
 /// How fast.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -48,9 +48,9 @@ const FIRST_WEIGHT: f64 = 0.05;
 
 /// Where a scope stands, and how it came there: what is to outlive a restart of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Position {
+pub struct ScopeState {
     /// The state.
-    pub state: State,
+    pub state: VerdictState,
     /// The share of its usual traffic that the scope should get: 0 to 1.
     pub weight: f64,
     /// When the last drain ended: CLOCK_MONOTONIC nanoseconds.
@@ -59,48 +59,48 @@ pub struct Position {
     pub relapses: u32,
 }
 
-impl Default for Position {
+impl Default for ScopeState {
     /// Ready, at full weight: a fresh daemon must not take weight from a fleet.
     fn default() -> Self {
-        Self { state: State::Ready, weight: 1.0, drained_until_ns: None, relapses: 0 }
+        Self { state: VerdictState::Ready, weight: 1.0, drained_until_ns: None, relapses: 0 }
     }
 }
 
-impl Position {
+impl ScopeState {
     /// Whether the weight fits the state.
     pub fn is_sound(&self) -> bool {
         (0.0..=1.0).contains(&self.weight)
             && match self.state {
-                State::Ready => self.weight >= 1.0,
-                State::Degraded => self.weight > 0.0,
-                State::Draining => self.weight <= 0.0,
+                VerdictState::Ready => self.weight >= 1.0,
+                VerdictState::Degraded => self.weight > 0.0,
+                VerdictState::Overloaded => self.weight <= 0.0,
             }
     }
 }
 
 /// A position, and how it changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pace {
+pub struct WeightController {
     settings: Settings,
-    at: Position,
+    at: ScopeState,
     last_ns: Option<u64>,
     /// Since when nothing has spoken for this state or a worse one.
     better_since_ns: Option<u64>,
 }
 
-impl Pace {
+impl WeightController {
     /// Ready, at full weight.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, at: Position::default(), last_ns: None, better_since_ns: None }
+        Self { settings, at: ScopeState::default(), last_ns: None, better_since_ns: None }
     }
 
     /// Goes on from a position.
-    pub fn resume(&mut self, at: Position) {
+    pub fn resume(&mut self, at: ScopeState) {
         self.at = at;
     }
 
     /// Where it stands.
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> ScopeState {
         self.at
     }
 
@@ -118,17 +118,17 @@ impl Pace {
     }
 
     /// Follows the evidence: what fires now, and what fires or holds on.
-    pub fn step(&mut self, now_ns: u64, fires: Level, holds: Level) {
+    pub fn step(&mut self, now_ns: u64, fires: Severity, holds: Severity) {
         let elapsed = self.last_ns.map_or(0, |last| now_ns.saturating_sub(last)) as f64 / 1e9;
         self.last_ns = Some(self.last_ns.unwrap_or(0).max(now_ns));
         let holds = holds.max(fires);
-        if fires == Level::Draining {
+        if fires == Severity::Overloaded {
             self.drain(now_ns);
             return;
         }
         let stays = match self.at.state {
-            State::Draining => holds == Level::Draining,
-            State::Ready | State::Degraded => holds >= Level::Degraded,
+            VerdictState::Overloaded => holds == Severity::Overloaded,
+            VerdictState::Ready | VerdictState::Degraded => holds >= Severity::Degraded,
         };
         let since = *self.better_since_ns.get_or_insert(now_ns);
         if stays {
@@ -137,45 +137,45 @@ impl Pace {
         let waited = !stays && now_ns.saturating_sub(since) >= self.wait_ns();
         let half = self.settings.degraded_weight;
         match self.at.state {
-            State::Ready if fires >= Level::Degraded => {
-                self.at.state = State::Degraded;
+            VerdictState::Ready if fires >= Severity::Degraded => {
+                self.at.state = VerdictState::Degraded;
                 self.towards(half, elapsed);
             }
-            State::Draining if waited => {
+            VerdictState::Overloaded if waited => {
                 self.at.drained_until_ns = Some(now_ns);
                 self.better_since_ns = None;
-                self.at.state = State::Degraded;
+                self.at.state = VerdictState::Degraded;
                 self.at.weight = FIRST_WEIGHT;
             }
             // What fires takes weight, and gives none: a scope that comes back while its pages are still
             // in a slow swap waits where it is.
-            State::Degraded if fires >= Level::Degraded => {
+            VerdictState::Degraded if fires >= Severity::Degraded => {
                 self.towards(half.min(self.at.weight), elapsed);
             }
             // What only holds on takes nothing more; and is no worse than what gives half.
-            State::Degraded if holds >= Level::Degraded => {
+            VerdictState::Degraded if holds >= Severity::Degraded => {
                 self.towards(half.max(self.at.weight), elapsed);
             }
             // A scope that comes back from draining climbs while it is calm; one that never left
             // waits first.
-            State::Degraded if waited || self.is_coming_back() => {
+            VerdictState::Degraded if waited || self.is_coming_back() => {
                 self.towards(1.0, elapsed);
                 if self.at.weight >= 1.0 {
-                    self.at.state = State::Ready;
+                    self.at.state = VerdictState::Ready;
                     self.better_since_ns = None;
                 }
             }
-            State::Ready | State::Draining | State::Degraded => {}
+            VerdictState::Ready | VerdictState::Overloaded | VerdictState::Degraded => {}
         }
     }
 
     fn drain(&mut self, now_ns: u64) {
         self.better_since_ns = None;
         self.at.weight = 0.0;
-        if self.at.state == State::Draining {
+        if self.at.state == VerdictState::Overloaded {
             return;
         }
-        self.at.state = State::Draining;
+        self.at.state = VerdictState::Overloaded;
         let within = nanos(self.settings.relapse_within);
         let soon = self.at.drained_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
         self.at.relapses = if soon { self.at.relapses.saturating_add(1) } else { 0 };

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Level,
+    Severity,
     signals::{Signal, Signals, Worse},
 };
 
@@ -31,7 +31,7 @@ pub struct Rule {
     /// Its label.
     pub name: &'static str,
     /// How bad it is.
-    pub level: Level,
+    pub level: Severity,
     /// All of these must hold.
     pub when: &'static [Condition],
     /// Only where PSI cannot be read.
@@ -46,28 +46,28 @@ use Signal as S;
 pub const RULES: &[Rule] = &[
     Rule {
         name: "stalled",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Full10s, 0.25)],
         without_psi: false,
         because: "for a quarter of ten seconds nobody got anything done: a request meets that",
     },
     Rule {
         name: "choking",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Full1s, 0.5), when(S::Full10s, 0.08)],
         without_psi: false,
         because: "half of the last second was lost, and not only that one: do not wait for ten",
     },
     Rule {
         name: "thrashing",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Full1s, 0.2), when(S::Full10s, 0.08), when(S::Refault10s, 0.02)],
         without_psi: false,
         because: "what is evicted is needed again at once: the working set no longer fits",
     },
     Rule {
         name: "overflowing",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[
             when(S::Filled, 5.0),
             when(S::Available, 0.02),
@@ -80,7 +80,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "swapping",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[
             when(S::IoFull1s, 0.5),
             when(S::IoFull10s, 0.1),
@@ -93,7 +93,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "rereading",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015), when(S::Unused, 0.05)],
         without_psi: false,
         because: "nobody gets anything done for waiting for the disk, and what is read was evicted; PSI of \
@@ -101,35 +101,35 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "out_of_memory",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::OomKills60s, 2.0)],
         without_psi: false,
         because: "the second kill in a minute: the first did not help",
     },
     Rule {
         name: "no_progress",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::NoProgress, 4.0), when(S::Some1s, 0.2)],
         without_psi: false,
         because: "allocations go round and round without freeing anything: an OOM kill is next",
     },
     Rule {
         name: "running_out",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Exhaustion, 10.0), when(S::Some10s, 0.1), when(S::Available, 0.1)],
         without_psi: false,
         because: "memory and swap are gone in seconds, and tasks wait for them already",
     },
     Rule {
         name: "stall_clock",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Stalled1s, 1.0), when(S::Stalled10s, 0.5)],
         without_psi: true,
         because: "without PSI: on average a task is inside reclaim all the time",
     },
     Rule {
         name: "stall_clock_thrashing",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Stalled10s, 0.1), when(S::Refault10s, 0.03)],
         without_psi: true,
         because: "without PSI: memory is read again half a minute after it was evicted; the waits for \
@@ -137,7 +137,7 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "stall_clock_scarce",
-        level: Level::Draining,
+        level: Severity::Overloaded,
         when: &[when(S::Stalled10s, 0.2), when(S::Available, 0.05)],
         without_psi: true,
         because: "without PSI: next to nothing is left, and tasks look for it; the waits for a slow swap \
@@ -145,49 +145,49 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "pressed",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::Full10s, 0.1)],
         without_psi: false,
         because: "a tenth of the time nobody got anything done: less traffic may be enough",
     },
     Rule {
         name: "refaulting",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::Refault10s, 0.01), when(S::Full10s, 0.04)],
         without_psi: false,
         because: "the working set begins not to fit, and tasks wait for it",
     },
     Rule {
         name: "swapping_back",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::IoFull10s, 0.1), when(S::SwapIns10s, 50.0)],
         without_psi: false,
         because: "pages come back from a slow swap, and requests wait for them",
     },
     Rule {
         name: "rereading_begins",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.002)],
         without_psi: false,
         because: "the disk is waited for, and what is read was evicted; first reads alone do not refault",
     },
     Rule {
         name: "hard_reclaim",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::ScanEfficiency10s, 0.1), when(S::Some10s, 0.2)],
         without_psi: false,
         because: "reclaim looks at ten pages to free one, and tasks wait for it",
     },
     Rule {
         name: "oom_kill",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::OomKills60s, 1.0)],
         without_psi: false,
         because: "something was killed for memory in the last minute: it may have been the service",
     },
     Rule {
         name: "filling",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::Filled, 5.0), when(S::Available, 0.15)],
         without_psi: false,
         because: "in five seconds whatever is allocated must be evicted for; seeing it and halving the \
@@ -195,14 +195,14 @@ pub const RULES: &[Rule] = &[
     },
     Rule {
         name: "exhaustion",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::Exhaustion, 30.0), when(S::Available, 0.1)],
         without_psi: false,
         because: "memory and swap are gone in half a minute if this goes on",
     },
     Rule {
         name: "stall_clock_rising",
-        level: Level::Degraded,
+        level: Severity::Degraded,
         when: &[when(S::Stalled10s, 0.2)],
         without_psi: true,
         because: "without PSI: a fifth of a task's time goes into reclaim",
@@ -272,9 +272,9 @@ impl Policy {
     }
 
     /// What speaks against full traffic.
-    pub fn weigh(&self, signals: &Signals) -> Evidence {
+    pub fn weigh(&self, signals: &Signals) -> RuleResults {
         let has_psi = signals.has_psi();
-        let mut evidence = Evidence::default();
+        let mut evidence = RuleResults::default();
         for (rule, conditions) in &self.rules {
             if rule.without_psi && has_psi {
                 continue;
@@ -286,7 +286,7 @@ impl Policy {
                 if fires {
                     evidence.fires = evidence.fires.max(rule.level);
                 }
-                evidence.rules.push(Finding { rule: rule.name, level: rule.level, fires });
+                evidence.rules.push(RuleResult { rule: rule.name, level: rule.level, fires });
             }
         }
         evidence
@@ -320,22 +320,22 @@ impl Condition {
 
 /// What speaks against full traffic now.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Evidence {
+pub struct RuleResults {
     /// The worst level of the rules that fire.
-    pub fires: Level,
+    pub fires: Severity,
     /// The worst of those that fire or hold on.
-    pub holds: Level,
+    pub holds: Severity,
     /// The rules that fire or hold on.
-    pub rules: Vec<Finding>,
+    pub rules: Vec<RuleResult>,
 }
 
 /// A rule that speaks against full traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Finding {
+pub struct RuleResult {
     /// Its name.
     pub rule: &'static str,
     /// Its level.
-    pub level: Level,
+    pub level: Severity,
     /// At its thresholds, or only at the relaxed ones.
     pub fires: bool,
 }

@@ -116,7 +116,7 @@ const ONE_KILL_NS: u64 = SECOND;
 
 /// Readings of the last minute: all of the last two seconds, then one a second.
 #[derive(Debug, Clone, Default)]
-pub struct Past {
+pub struct ReadingHistory {
     recent: VecDeque<Reading>,
     seconds: VecDeque<Reading>,
     /// When something was killed, in the last minute; and the counter as last seen.
@@ -124,7 +124,7 @@ pub struct Past {
     killed: Option<u64>,
 }
 
-impl Past {
+impl ReadingHistory {
     /// Takes a reading, and says what the signals are now; `None` for one that is not later than the
     /// last, which is ignored.
     pub fn push(&mut self, reading: Reading) -> Option<Signals> {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::{
-    Level, State,
-    judge::Judge,
-    pace::{Pace, Position, Settings},
+    Severity, VerdictState,
+    judge::Evaluator,
+    pace::{ScopeState, Settings, WeightController},
     policy::{Change, Changes, Policy, RULES},
     reading::Reading,
-    signals::{Past, Signal, Signals, Worse},
+    signals::{ReadingHistory, Signal, Signals, Worse},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -28,7 +28,7 @@ struct Second {
 const CALM: Second = Second { full_percent: 0, available: GIB / 2, refaulted: 0, kills: 0 };
 
 struct Host {
-    judge: Judge,
+    judge: Evaluator,
     reading: Reading,
 }
 
@@ -44,10 +44,10 @@ impl Host {
             swap_free_bytes: Some(0),
             ..Reading::default()
         };
-        Self { judge: Judge::new(Arc::default(), Settings::default()), reading }
+        Self { judge: Evaluator::new(Arc::default(), Settings::default()), reading }
     }
 
-    fn second(&mut self, second: Second) -> (State, f64) {
+    fn second(&mut self, second: Second) -> (VerdictState, f64) {
         let add = |to: &mut Option<u64>, n: u64| *to = to.map(|was| was + n);
         let r = &mut self.reading;
         r.at_ns += SECOND;
@@ -61,7 +61,7 @@ impl Host {
         (verdict.position.state, verdict.position.weight)
     }
 
-    fn seconds(&mut self, n: u32, second: Second) -> (State, f64) {
+    fn seconds(&mut self, n: u32, second: Second) -> (VerdictState, f64) {
         (0..n).map(|_| self.second(second)).last().expect("at least one")
     }
 }
@@ -69,16 +69,16 @@ impl Host {
 #[test]
 fn the_night_of_web_01_is_drained_and_comes_back() {
     let mut host = Host::new();
-    assert_eq!(host.seconds(60, CALM), (State::Ready, 1.0));
+    assert_eq!(host.seconds(60, CALM), (VerdictState::Ready, 1.0));
     let thrash = Second { full_percent: 80, available: GIB / 50, refaulted: GIB / 10, kills: 0 };
-    let drained = (1..10).find(|_| host.second(thrash).0 == State::Draining);
+    let drained = (1..10).find(|_| host.second(thrash).0 == VerdictState::Overloaded);
     assert!(drained.is_some_and(|s| s <= 2), "drained after {drained:?} s");
-    assert_eq!(host.seconds(3600, thrash), (State::Draining, 0.0));
+    assert_eq!(host.seconds(3600, thrash), (VerdictState::Overloaded, 0.0));
     let mut weights = Vec::new();
     let back = (1..600).find(|_| {
         let (state, weight) = host.second(CALM);
         weights.push(weight);
-        state == State::Ready
+        state == VerdictState::Ready
     });
     assert!(back.is_some_and(|s| (20..=90).contains(&s)), "ready after {back:?} s");
     assert!(weights.is_sorted(), "never less on the way back: {weights:?}");
@@ -91,11 +91,11 @@ fn a_daemon_that_is_started_in_the_night_knows_at_once() {
     host.reading.at_ns = 3600 * SECOND;
     host.reading.full_ns = Some(600 * SECOND);
     host.reading.before = Some([[0, 596 * SECOND], [0, 580 * SECOND]]);
-    assert_eq!(host.second(CALM), (State::Draining, 0.0), "four of ten seconds lost");
+    assert_eq!(host.second(CALM), (VerdictState::Overloaded, 0.0), "four of ten seconds lost");
     let mut calm = Host::new();
     calm.reading.at_ns = 3600 * SECOND;
     calm.reading.before = Some([[0, 0], [0, 0]]);
-    assert_eq!(calm.second(CALM), (State::Ready, 1.0));
+    assert_eq!(calm.second(CALM), (VerdictState::Ready, 1.0));
 }
 
 #[test]
@@ -104,12 +104,12 @@ fn a_full_page_cache_and_a_short_burst_are_no_harm() {
     // Much `some` alone: a backup that reads everything once.
     for _ in 0..120 {
         host.reading.some_ns = host.reading.some_ns.map(|ns| ns + SECOND * 6 / 10);
-        assert_eq!(host.second(CALM), (State::Ready, 1.0));
+        assert_eq!(host.second(CALM), (VerdictState::Ready, 1.0));
     }
     // Half a second of stall once.
     let burst = Second { full_percent: 50, ..CALM };
-    assert_eq!(host.second(burst), (State::Ready, 1.0));
-    assert_eq!(host.seconds(60, CALM), (State::Ready, 1.0));
+    assert_eq!(host.second(burst), (VerdictState::Ready, 1.0));
+    assert_eq!(host.seconds(60, CALM), (VerdictState::Ready, 1.0));
 }
 
 #[test]
@@ -117,8 +117,8 @@ fn a_kill_takes_weight_and_a_second_one_drains() {
     let mut host = Host::new();
     host.seconds(5, CALM);
     let kill = Second { kills: 1, ..CALM };
-    assert_eq!(host.second(kill).0, State::Degraded);
-    assert_eq!(host.second(kill), (State::Draining, 0.0));
+    assert_eq!(host.second(kill).0, VerdictState::Degraded);
+    assert_eq!(host.second(kill), (VerdictState::Overloaded, 0.0));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_leak_takes_weight_before_memory_is_gone() {
     let left = |t: u64| GIB / 2 - t * (GIB / 200);
     let degraded = (1..100).find(|t| {
         let (state, _) = host.second(Second { available: left(*t), ..CALM });
-        state != State::Ready
+        state != VerdictState::Ready
     });
     let degraded = degraded.expect("degraded before it is all gone");
     assert!(left(degraded) > GIB / 50, "{degraded} s");
@@ -145,28 +145,28 @@ fn a_host_that_overflows_into_fast_swap_is_left_within_a_second() {
         let (state, weight) = host.second(Second { available: of(left), ..CALM });
         (state, (weight * 100.0).round())
     });
-    let (ready, less) = ((State::Ready, 100.0), |weight| (State::Degraded, weight));
+    let (ready, less) = ((VerdictState::Ready, 100.0), |weight| (VerdictState::Degraded, weight));
     assert_eq!(weights, [ready, ready, ready, less(75.0), less(50.0)]);
     let full = Second { full_percent: 3, available: of(1), refaulted: of(1), kills: 0 };
-    assert_eq!(host.second(full), (State::Draining, 0.0));
+    assert_eq!(host.second(full), (VerdictState::Overloaded, 0.0));
 
     // The same in a group that has long been full: it swaps a little, and that is all.
     let mut host = Host::new();
-    assert_eq!(host.seconds(120, Second { refaulted: 0, ..full }), (State::Ready, 1.0));
-    assert_eq!(host.seconds(120, full), (State::Ready, 1.0), "and nothing is filling up");
+    assert_eq!(host.seconds(120, Second { refaulted: 0, ..full }), (VerdictState::Ready, 1.0));
+    assert_eq!(host.seconds(120, full), (VerdictState::Ready, 1.0), "and nothing is filling up");
 }
 
 #[test]
 fn what_fires_on_the_way_back_stops_it() {
-    let mut pace = Pace::new(Settings::default());
-    let after = |pace: &mut Pace, seconds: std::ops::Range<u64>, level| {
+    let mut pace = WeightController::new(Settings::default());
+    let after = |pace: &mut WeightController, seconds: std::ops::Range<u64>, level| {
         seconds.for_each(|second| pace.step(second * SECOND, level, level));
         format!("{:.0} %", pace.position().weight * 100.0)
     };
-    assert_eq!(after(&mut pace, 1..3, Level::Draining), "0 %");
-    assert_eq!(after(&mut pace, 3..16, Level::Calm), "15 %");
-    assert_eq!(after(&mut pace, 16..300, Level::Degraded), "15 %", "pages are still in swap");
-    assert_eq!(after(&mut pace, 300..340, Level::Calm), "100 %");
+    assert_eq!(after(&mut pace, 1..3, Severity::Overloaded), "0 %");
+    assert_eq!(after(&mut pace, 3..16, Severity::Calm), "15 %");
+    assert_eq!(after(&mut pace, 16..300, Severity::Degraded), "15 %", "pages are still in swap");
+    assert_eq!(after(&mut pace, 300..340, Severity::Calm), "100 %");
 }
 
 #[test]
@@ -174,33 +174,48 @@ fn what_is_only_a_little_better_does_not_end_a_drain() {
     let mut host = Host::new();
     let full = |full_percent| Second { full_percent, ..CALM };
     host.seconds(20, CALM);
-    assert_eq!(host.seconds(20, full(30)), (State::Draining, 0.0));
-    assert_eq!(host.seconds(300, full(15)), (State::Draining, 0.0), "half of 25 % is not yet calm");
-    assert_eq!(host.seconds(60, full(1)).0, State::Ready);
-    assert_eq!(host.seconds(300, full(8)).0, State::Ready, "what never fired cannot hold on");
+    assert_eq!(host.seconds(20, full(30)), (VerdictState::Overloaded, 0.0));
+    assert_eq!(
+        host.seconds(300, full(15)),
+        (VerdictState::Overloaded, 0.0),
+        "half of 25 % is not yet calm"
+    );
+    assert_eq!(host.seconds(60, full(1)).0, VerdictState::Ready);
+    assert_eq!(
+        host.seconds(300, full(8)).0,
+        VerdictState::Ready,
+        "what never fired cannot hold on"
+    );
 }
 
 #[test]
 fn what_only_holds_on_takes_no_more_than_what_gives_half() {
-    let mut pace = Pace::new(Settings::default());
+    let mut pace = WeightController::new(Settings::default());
     let mut now = 0;
-    let mut step = |pace: &mut Pace, seconds: u64, fires, holds| {
+    let mut step = |pace: &mut WeightController, seconds: u64, fires, holds| {
         for _ in 0..seconds {
             now += SECOND;
             pace.step(now, fires, holds);
         }
         (pace.position().state, (pace.position().weight * 100.0).round())
     };
-    step(&mut pace, 2, Level::Draining, Level::Draining);
-    let back = step(&mut pace, 60, Level::Calm, Level::Degraded);
-    assert_eq!(back, (State::Degraded, 50.0), "drained once, and a rule that never fires again");
-    let waiting = step(&mut pace, 10, Level::Calm, Level::Calm);
-    assert_eq!(waiting, (State::Degraded, 50.0), "ten seconds of calm first");
-    let nearly = step(&mut pace, 9, Level::Calm, Level::Calm);
-    assert_eq!(nearly, (State::Degraded, 95.0));
-    let holds = step(&mut pace, 60, Level::Calm, Level::Degraded);
-    assert_eq!(holds, (State::Degraded, 95.0), "it is not taken back");
-    assert_eq!(step(&mut pace, 60, Level::Degraded, Level::Degraded), (State::Degraded, 50.0));
+    step(&mut pace, 2, Severity::Overloaded, Severity::Overloaded);
+    let back = step(&mut pace, 60, Severity::Calm, Severity::Degraded);
+    assert_eq!(
+        back,
+        (VerdictState::Degraded, 50.0),
+        "drained once, and a rule that never fires again"
+    );
+    let waiting = step(&mut pace, 10, Severity::Calm, Severity::Calm);
+    assert_eq!(waiting, (VerdictState::Degraded, 50.0), "ten seconds of calm first");
+    let nearly = step(&mut pace, 9, Severity::Calm, Severity::Calm);
+    assert_eq!(nearly, (VerdictState::Degraded, 95.0));
+    let holds = step(&mut pace, 60, Severity::Calm, Severity::Degraded);
+    assert_eq!(holds, (VerdictState::Degraded, 95.0), "it is not taken back");
+    assert_eq!(
+        step(&mut pace, 60, Severity::Degraded, Severity::Degraded),
+        (VerdictState::Degraded, 50.0)
+    );
 }
 
 #[test]
@@ -208,15 +223,19 @@ fn no_news_is_not_good_news() {
     let mut host = Host::new();
     host.seconds(20, CALM);
     let thrash = Second { full_percent: 80, ..CALM };
-    assert_eq!(host.seconds(5, thrash), (State::Draining, 0.0));
+    assert_eq!(host.seconds(5, thrash), (VerdictState::Overloaded, 0.0));
     for _ in 0..600 {
         host.reading.at_ns += SECOND;
         let verdict = host.judge.pause(host.reading.at_ns);
-        assert_eq!(verdict.position.state, State::Draining, "a group that is gone is not calm");
+        assert_eq!(
+            verdict.position.state,
+            VerdictState::Overloaded,
+            "a group that is gone is not calm"
+        );
     }
     host.reading.before = Some([[0; 2]; 2].map(|_| [host.reading.some_ns.unwrap_or(0); 2]));
-    assert_eq!(host.seconds(9, CALM), (State::Draining, 0.0), "calm must be seen anew");
-    assert_eq!(host.seconds(40, CALM), (State::Ready, 1.0));
+    assert_eq!(host.seconds(9, CALM), (VerdictState::Overloaded, 0.0), "calm must be seen anew");
+    assert_eq!(host.seconds(40, CALM), (VerdictState::Ready, 1.0));
 }
 
 #[test]
@@ -227,14 +246,14 @@ fn a_group_that_is_killed_at_once_is_one_kill() {
         host.seconds(120, CALM);
         host.reading.at_ns += SECOND / 10;
         let killed = host.second(Second { kills: at_once, ..CALM });
-        assert_eq!(killed.0, State::Degraded, "{at_once} at once");
+        assert_eq!(killed.0, VerdictState::Degraded, "{at_once} at once");
     }
 }
 
 /// A file that cannot be read once must not blind a rule for as long as its window.
 #[test]
 fn a_counter_that_is_missing_once_leaves_its_window_alone() {
-    let mut past = Past::default();
+    let mut past = ReadingHistory::default();
     let mut signals = None;
     for i in 1..=30u64 {
         let told = (i != 20).then_some(i * GIB / 100);
@@ -273,7 +292,7 @@ fn a_rule_holds_on_until_its_signals_are_clearly_better() {
 
 #[test]
 fn a_window_is_as_long_as_it_says_however_often_it_is_looked_at() {
-    let mut past = Past::default();
+    let mut past = ReadingHistory::default();
     let mut signals = None;
     for i in 0..1000u64 {
         // Ten seconds, a hundred looks in each; all of the last one is lost.
@@ -290,24 +309,24 @@ fn without_psi_the_stall_clock_stands_in() {
     let mut signals = Signals::default();
     signals.set(Signal::Stalled1s, Some(3.0));
     signals.set(Signal::Stalled10s, Some(2.0));
-    assert_eq!(Policy::default().weigh(&signals).fires, Level::Draining);
+    assert_eq!(Policy::default().weigh(&signals).fires, Severity::Overloaded);
     signals.set(Signal::Full1s, Some(0.0));
     signals.set(Signal::Full10s, Some(0.0));
-    assert_eq!(Policy::default().weigh(&signals).fires, Level::Calm, "PSI knows better");
+    assert_eq!(Policy::default().weigh(&signals).fires, Severity::Calm, "PSI knows better");
 }
 
 #[test]
 fn each_relapse_makes_the_way_back_longer() {
-    let mut pace = Pace::new(Settings::default());
+    let mut pace = WeightController::new(Settings::default());
     let mut now = 0;
     let mut waits = Vec::new();
     for _ in 0..8 {
         now += SECOND;
-        pace.step(now, Level::Draining, Level::Draining);
+        pace.step(now, Severity::Overloaded, Severity::Overloaded);
         let drained = now;
-        while pace.position().state == State::Draining {
+        while pace.position().state == VerdictState::Overloaded {
             now += SECOND;
-            pace.step(now, Level::Calm, Level::Calm);
+            pace.step(now, Severity::Calm, Severity::Calm);
         }
         waits.push((now - drained) / SECOND);
     }
@@ -326,7 +345,7 @@ fn every_rule_can_fire_and_names_are_unique() {
         let found = evidence.rules.iter().find(|f| f.rule == rule.name);
         assert!(found.is_some_and(|f| f.fires), "{}", rule.name);
         assert_eq!(RULES.iter().filter(|r| r.name == rule.name).count(), 1, "{}", rule.name);
-        assert!(rule.level > Level::Calm);
+        assert!(rule.level > Severity::Calm);
         let names: Vec<_> = rule.when.iter().map(|c| c.signal.name()).collect();
         let only_some = names.iter().all(|n| n.starts_with("some_share"));
         assert!(!only_some, "{} rests on some alone", rule.name);
@@ -356,8 +375,8 @@ fn changes_of_rules_are_checked() {
     assert!(found.rules.iter().all(|f| f.rule != "stalled"), "{found:?}");
 }
 
-fn level() -> impl Strategy<Value = Level> {
-    prop_oneof![Just(Level::Calm), Just(Level::Degraded), Just(Level::Draining)]
+fn level() -> impl Strategy<Value = Severity> {
+    prop_oneof![Just(Severity::Calm), Just(Severity::Degraded), Just(Severity::Overloaded)]
 }
 
 fn some_signals() -> impl Strategy<Value = Signals> {
@@ -400,7 +419,7 @@ proptest! {
         let (one, other) = (policy.weigh(&signals), policy.weigh(&worse));
         prop_assert!(other.fires >= one.fires && other.holds >= one.holds);
         // And from any point of any history, worse evidence is no better an answer.
-        let mut pace = Pace::new(Settings::default());
+        let mut pace = WeightController::new(Settings::default());
         let mut now = 0;
         for (fires, holds) in history {
             now += SECOND;
@@ -419,10 +438,10 @@ proptest! {
         relapses in 0u32..=5,
         history in prop::collection::vec((level(), level(), 0..5 * SECOND), 0..200)
     ) {
-        let mut pace = Pace::new(Settings::default());
+        let mut pace = WeightController::new(Settings::default());
         let drained_until_ns = (relapses > 0).then_some(0);
-        let (state, weight) = (State::Draining, 0.0);
-        pace.resume(Position { state, weight, drained_until_ns, relapses });
+        let (state, weight) = (VerdictState::Overloaded, 0.0);
+        pace.resume(ScopeState { state, weight, drained_until_ns, relapses });
         let mut now = 0;
         for (fires, holds, elapsed) in history {
             now += elapsed;
@@ -432,24 +451,24 @@ proptest! {
         let longest = 2 * Settings::default().recover_after_max.as_secs() + 60;
         for _ in 0..longest {
             now += SECOND;
-            pace.step(now, Level::Calm, Level::Calm);
+            pace.step(now, Severity::Calm, Severity::Calm);
         }
-        prop_assert_eq!((pace.position().state, pace.position().weight), (State::Ready, 1.0));
+        prop_assert_eq!((pace.position().state, pace.position().weight), (VerdictState::Ready, 1.0));
     }
 
     #[test]
     fn whatever_comes_weights_fit_states_and_drains_are_rare(
         history in prop::collection::vec((level(), level(), 1..SECOND), 1..3000)
     ) {
-        let mut pace = Pace::new(Settings::default());
+        let mut pace = WeightController::new(Settings::default());
         let (mut now, mut drains) = (0u64, 0u64);
         for (fires, holds, elapsed) in history {
             now += elapsed;
             let before = pace.position().state;
             pace.step(now, fires, holds);
             prop_assert!(pace.position().is_sound(), "{pace:?}");
-            let drained = pace.position().state == State::Draining;
-            drains += u64::from(drained && before != State::Draining);
+            let drained = pace.position().state == VerdictState::Overloaded;
+            drains += u64::from(drained && before != VerdictState::Overloaded);
         }
         // Waits of 10, 20, 40 ... seconds between drains.
         let seconds = now / SECOND;

@@ -24,13 +24,13 @@ pub struct Growth {
 
 /// Sizes over time of one of them, in pages.
 #[derive(Debug, Clone)]
-pub(super) struct Track {
+pub(super) struct SizeHistory {
     /// For each horizon, oldest first: when, in seconds since boot, and how much.
     points: [[(u32, u32); POINTS + 1]; HORIZONS.len()],
     filled: [usize; HORIZONS.len()],
 }
 
-impl Track {
+impl SizeHistory {
     /// `born` is when it had nothing, if that is known.
     pub(super) fn new(now: u32, born: Option<u32>) -> Self {
         let mut track =
