@@ -1,4 +1,4 @@
-//! Paths of cgroups as they are named in the configuration: `*` is any name or part of one.
+//! Patterns of cgroup paths, as in the configuration: `*` is any name or part of one.
 
 use anyhow::{Context as _, Result};
 use glob::{MatchOptions, Pattern};
@@ -10,29 +10,29 @@ const MATCH: MatchOptions = MatchOptions {
     require_literal_leading_dot: false,
 };
 
-/// Any of these.
+/// A set of patterns.
 #[derive(Debug)]
 pub(super) struct Patterns(Vec<Pattern>);
 
 impl Patterns {
-    /// An error if one is none.
+    /// An error if a pattern is not valid.
     pub(super) fn new(paths: &[String]) -> Result<Self> {
         let parse =
             |path: &String| Pattern::new(path).with_context(|| format!("the path {path:?}"));
         Ok(Self(paths.iter().map(parse).collect::<Result<_>>()?))
     }
 
-    /// Whether the path is one of them.
-    pub(super) fn have(&self, path: &str) -> bool {
+    /// Whether any pattern matches.
+    pub(super) fn match_path(&self, path: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches_with(path, MATCH))
     }
 
-    /// The deepest group above or at `path` that is one of them.
+    /// The deepest cgroup above or at `path` that matches.
     pub(super) fn deepest<'a>(&self, path: &'a str) -> Option<&'a str> {
         let mut at = path.trim_end_matches('/');
-        // `*` may be nothing, and the root is no group.
+        // `*` matches the empty name, but the root is not shown.
         while !at.is_empty() {
-            if self.have(at) {
+            if self.match_path(at) {
                 return Some(at);
             }
             at = at.rsplit_once('/')?.0;

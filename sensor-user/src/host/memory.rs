@@ -6,9 +6,9 @@ use tracing::debug;
 
 use super::{
     pressure,
-    text::{ProcFile, numbers},
+    proc_file::{ProcFile, numbers},
 };
-use crate::verdict::reading::Reading;
+use sensor_core::verdict::reading::Reading;
 
 /// The files, open. One that cannot be opened leaves its part of a reading empty.
 #[derive(Debug)]

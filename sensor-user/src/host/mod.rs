@@ -1,15 +1,18 @@
-//! The edge to the host's files and clocks. Each reader parses text that a test can hand it.
+//! The edge to the host's files. Each reader parses text that a test can pass in.
+//!
+//! * [`memory`], [`pressure`]: the host's memory and PSI.
+//! * [`cgroup`]: mounts, limits and counters of cgroups.
+//! * [`proc_walk`]: processes from /proc; [`footprint`]: our own memory.
+//! * [`kmsg`]: OOM kills in the kernel's log; [`pods`]: names of Kubernetes pods.
+//! * [`proc_file`]: files that the kernel writes anew at each read.
+//!
+//! Not here: decisions, and anything of BPF.
 
 pub mod cgroup;
-pub mod cgroup_files;
-pub mod clock;
-pub mod kernel_log;
-pub mod memcg;
+pub mod footprint;
+pub mod kmsg;
 pub mod memory;
 pub mod pods;
 pub mod pressure;
-pub mod process;
-pub mod process_walk;
-pub mod state_file;
-pub mod survive;
-pub mod text;
+pub mod proc_file;
+pub mod proc_walk;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::events::tame;
+use sensor_core::common::text::sanitize;
 
 /// Where the kubelet keeps logs.
 const LOGS: &str = "/var/log/pods";
@@ -70,7 +70,7 @@ fn look(logs: &Path, uid: &str) -> Option<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).find_map(|dir| {
         let (namespace, rest) = dir.split_once('_')?;
         let (name, of) = rest.rsplit_once('_')?;
-        (of == uid).then(|| tame(&format!("{namespace}/{name}")))
+        (of == uid).then(|| sanitize(&format!("{namespace}/{name}")))
     })
 }
 

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use procfs::{FromBufRead as _, MemoryPressure};
 
-use crate::verdict::reading::{BEFORE_SECONDS, Reading};
+use sensor_core::verdict::reading::{BEFORE_SECONDS, Reading};
 
 /// Nanoseconds so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ const TRIGGERS: [(&str, [&[u8]; 2]); 2] = [
 ];
 
 /// Asks the kernel to wake whoever polls these files for `PRI` when there is pressure. For /proc/pressure
-/// only: see [`crate::scopes::Scopes`].
+/// only: a trigger on a cgroup is dangerous before 6.5 (see `collect/scopes`).
 pub fn triggers(dir: &Path) -> Vec<Result<File>> {
     let ask = |path: &Path, trigger: &[u8]| -> Result<File> {
         let mut options = OpenOptions::new();

@@ -1,14 +1,16 @@
-//! The edge to the kernel: BTF, loading, attaching, reading maps. Only here is aya named.
+//! The edge to BPF: loading, attaching, reading maps. Only here is aya named.
 //!
-//! * [`btf`] reads the running kernel's type information; pure.
-//! * [`resolve`] decides from it which programs can be attached and what they must be told; pure.
-//! * [`load`] does it, and keeps what was attached alive.
-//! * [`read`] reads the maps.
+//! * [`settings`]: what the configuration may change.
+//! * [`load`] loads the object and keeps it; [`probe`] attaches a probe, [`attach`] one program.
+//! * [`read`] reads the maps; [`debug_log`] the kernel half's messages.
 //! * [`privilege`] checks and drops capabilities.
+//!
+//! Not here: what can be attached to a given kernel (`btf/resolve` of the core).
 
 mod attach;
-pub mod btf;
+pub mod debug_log;
 pub mod load;
 pub mod privilege;
+mod probe;
 pub mod read;
-pub mod resolve;
+pub mod settings;

@@ -18,113 +18,16 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{Iter, Program, RawTracePoint},
 };
+use sensor_core::model::counters::{
+    ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, total_ns, unsettled_stalls,
+};
 use sensor_ebpf::{
     event::Process,
     hist,
-    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Kind, Slot, WAYS},
-    loss,
-    probes::{self, Cause},
-    spec::{MAX_NODES, ROW_WORDS, Row},
+    inflight::{CHUNK_WORDS, CHUNKS, Slot},
+    loss, probes,
+    spec::{ROW_WORDS, Row},
 };
-
-/// Who is inside what now, added up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InFlight {
-    /// Tasks by [`Kind`].
-    pub tasks: [u32; KINDS],
-    /// Nanoseconds that they have been inside, exclusively, by [`Kind`].
-    pub exclusive_ns: [u64; KINDS],
-    /// Nanoseconds that each node's kswapd has been awake.
-    pub kswapd_ns: [u64; MAX_NODES],
-}
-
-impl Default for InFlight {
-    fn default() -> Self {
-        Self { tasks: [0; KINDS], exclusive_ns: [0; KINDS], kswapd_ns: [0; MAX_NODES] }
-    }
-}
-
-impl InFlight {
-    /// Adds up slots, bucket by bucket as they are in the table; `now` is CLOCK_MONOTONIC.
-    pub fn of(slots: &[Slot], now: u64) -> Self {
-        let mut inside = Self::default();
-        let buckets = slots.chunks(WAYS).flat_map(|bucket| bucket.iter().map(move |s| (bucket, s)));
-        for (bucket, slot) in buckets.filter(|(_, s)| s.active()) {
-            if slot.is(Kind::Pfmemalloc) && went_on(slot, bucket) {
-                continue;
-            }
-            let kind = (slot.owner & 0xff) as usize;
-            let Some(tasks) = inside.tasks.get_mut(kind) else { continue };
-            *tasks += 1;
-            let ns = slot.exclusive_ns(now);
-            inside.exclusive_ns[kind] = inside.exclusive_ns[kind].saturating_add(ns);
-            if slot.is(Kind::Kswapd)
-                && let Ok(node) = usize::try_from(slot.aux)
-                && let Some(awake) = inside.kswapd_ns.get_mut(node)
-            {
-                *awake = awake.saturating_add(ns);
-            }
-        }
-        inside
-    }
-}
-
-/// Nanoseconds by [`Cause`].
-pub type ByCause = [u64; Cause::COUNT];
-
-/// What the table still holds of each cgroup's stalls: ended ones that were not charged yet, and those
-/// under way. One pass, for there may be thousands of slots and hundreds of cgroups.
-fn unsettled(slots: &[Slot], now: u64) -> BTreeMap<u64, ByCause> {
-    let mut by_cgroup = BTreeMap::<u64, ByCause>::new();
-    for slot in slots {
-        let Some(cause) = slot.cause() else { continue };
-        let under_way = if slot.active() { slot.exclusive_ns(now) } else { 0 };
-        let ns = slot.unsettled_ns.saturating_add(under_way);
-        if ns > 0 {
-            let sum = &mut by_cgroup.entry(slot.aux).or_default()[cause as usize];
-            *sum = sum.saturating_add(ns);
-        }
-    }
-    by_cgroup
-}
-
-fn total(by_cause: &ByCause) -> u64 {
-    by_cause.iter().copied().fold(0, u64::saturating_add)
-}
-
-/// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see
-/// the probe). Who is really asleep there does nothing else. All that a task does is in one bucket.
-fn went_on(slept: &Slot, bucket: &[Slot]) -> bool {
-    bucket.iter().any(|s| {
-        let last = if s.active() { s.start_ns } else { s.inner_ns };
-        s.tid() == slept.tid() && last > slept.start_ns
-    })
-}
-
-/// What a cgroup's tasks do themselves when memory is short, and how each is called as a label.
-pub const RECLAIM_KINDS: [(Kind, &str); 2] = [(Kind::Direct, "direct"), (Kind::Memcg, "memcg")];
-
-/// How long reclaim of a kind took in a cgroup: a [`hist::Log2Seconds`] as words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CgroupReclaim {
-    /// The cgroup's id.
-    pub cgroup: u64,
-    /// One of [`RECLAIM_KINDS`].
-    pub kind: Kind,
-    /// Sum and buckets.
-    pub words: [u64; hist::WORDS],
-}
-
-/// A program's own cost, where BPF statistics are on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cost {
-    /// Program name.
-    pub program: &'static str,
-    /// Nanoseconds in it.
-    pub run_ns: u64,
-    /// Times it ran.
-    pub runs: u64,
-}
 
 /// The program that tells of processes.
 const TABLE: &str = probes::processes::PROBE.programs[0].name;
@@ -233,14 +136,14 @@ impl Reader {
         if cgroups.is_empty() {
             return BTreeMap::new();
         }
-        let unsettled = unsettled(slots, now);
+        let unsettled = unsettled_stalls(slots, now);
         let of = |cgroup: &u64| {
             let ended = match self.stalls.get(cgroup, 0) {
-                Ok(by_cause) => total(&by_cause),
+                Ok(by_cause) => total_ns(&by_cause),
                 Err(MapError::KeyNotFound) => 0,
                 Err(_) => return None,
             };
-            let more = unsettled.get(cgroup).map_or(0, total);
+            let more = unsettled.get(cgroup).map_or(0, total_ns);
             Some((*cgroup, ended.saturating_add(more)))
         };
         cgroups.iter().filter_map(of).collect()
@@ -254,11 +157,11 @@ impl Reader {
 
     /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids, stalls
     /// under way included; and how many it remembers. `slots` are those of `now`, read before: what is
-    /// charged meanwhile is there twice rather than not at all (see [`crate::stall_clock::rise`]).
+    /// charged meanwhile is there twice rather than not at all (see [`sensor_core::common::counter::rise_of_clock`]).
     pub fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
         let ended: BTreeMap<u64, ByCause> = whole(self.stalls.iter(), "STALLS")?;
         let remembered = ended.len();
-        let mut clock = unsettled(slots, now);
+        let mut clock = unsettled_stalls(slots, now);
         for (id, ended) in ended {
             let sums = clock.entry(id).or_default();
             for (sum, ns) in sums.iter_mut().zip(ended) {
@@ -279,13 +182,13 @@ impl Reader {
     }
 
     /// What the programs cost so far; empty while BPF statistics are off.
-    pub fn costs(&self) -> Vec<Cost> {
+    pub fn costs(&self) -> Vec<ProgramCost> {
         let programs = probes::ALL.iter().flat_map(|p| p.programs);
         programs
             .filter_map(|spec| {
                 let info = self.ebpf.program(spec.name)?.info().ok()?;
                 // Somebody else may have switched statistics on (kernel.bpf_stats_enabled).
-                (self.stats.is_some() || info.run_count() > 0).then(|| Cost {
+                (self.stats.is_some() || info.run_count() > 0).then(|| ProgramCost {
                     program: spec.name,
                     run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
                     runs: info.run_count(),
@@ -362,7 +265,6 @@ fn misses_of(info: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sensor_ebpf::inflight::owner;
 
     #[test]
     fn a_map_is_read_whole_and_each_entry_once() {
@@ -387,56 +289,5 @@ mod tests {
         ] {
             assert_eq!(misses_of(&format!("{old}{more}")), misses, "{more:?}");
         }
-    }
-
-    #[test]
-    fn a_cgroup_s_stalls_are_counted_before_they_are_charged() {
-        let slot = |tid, kind, start_ns, aux, unsettled_ns| Slot {
-            owner: owner(tid, kind),
-            start_ns,
-            inner_ns: 10,
-            aux,
-            unsettled_ns,
-        };
-        let slots = [
-            slot(1, Kind::Memcg, 100, 7, 5),
-            slot(2, Kind::Direct, 0, 7, 1000),
-            slot(3, Kind::Direct, 100, 8, 0),
-            slot(4, Kind::Kswapd, 100, 7, 0),
-        ];
-        let by_cgroup = BTreeMap::from([(7, [1000, 5 + 90, 0, 0]), (8, [90, 0, 0, 0])]);
-        assert_eq!(unsettled(&slots, 200), by_cgroup);
-    }
-
-    #[test]
-    fn only_who_is_still_inside_counts() {
-        let slot = |tid, kind, start_ns, inner_ns, aux| Slot {
-            owner: owner(tid, kind),
-            start_ns,
-            inner_ns,
-            aux,
-            unsettled_ns: 0,
-        };
-        let slots = [
-            slot(1, Kind::Direct, 100, 30, 7),
-            slot(2, Kind::Direct, 0, 150, 7),
-            slot(3, Kind::Memcg, 190, 0, 7),
-            slot(4, Kind::Kswapd, 50, 0, 1),
-            slot(5, Kind::Pfmemalloc, 120, 0, 9),
-            slot(5, Kind::Direct, 0, 110, 7),
-            // These two have gone on since: to reclaim, and through it.
-            slot(6, Kind::Pfmemalloc, 120, 0, 9),
-            slot(6, Kind::Direct, 195, 0, 7),
-            slot(7, Kind::Pfmemalloc, 120, 0, 9),
-            slot(7, Kind::Direct, 0, 150, 7),
-            Slot::default(),
-        ];
-        let inside = InFlight::of(&slots, 200);
-        assert_eq!(inside.tasks[Kind::Direct as usize], 2);
-        assert_eq!(inside.exclusive_ns[Kind::Direct as usize], 75);
-        assert_eq!(inside.exclusive_ns[Kind::Memcg as usize], 10);
-        assert_eq!(inside.kswapd_ns[..3], [0, 150, 0]);
-        assert_eq!(inside.tasks[Kind::Pfmemalloc as usize], 1);
-        assert_eq!(inside.exclusive_ns[Kind::Pfmemalloc as usize], 80);
     }
 }

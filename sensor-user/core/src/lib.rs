@@ -1,0 +1,15 @@
+//! The pure part of memsensor's user half: what the data is, what the verdict makes of it, and how a
+//! kernel's type information becomes a plan for attaching.
+//!
+//! * [`common`]: clocks, text from untrusted sources, counters, small state files.
+//! * [`btf`]: the kernel's type information, and the plan that follows from it.
+//! * [`verdict`]: readings in, verdicts out.
+//! * [`model`]: the data that flows from collectors to servers.
+//!
+//! Not here: anything that loads programs, reads the host, serves, or needs a BPF toolchain. No I/O
+//! but clocks and [`common::state_file`].
+
+pub mod btf;
+pub mod common;
+pub mod model;
+pub mod verdict;

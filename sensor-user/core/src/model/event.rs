@@ -1,0 +1,174 @@
+//! Rare events: OOM kills, the exits of their victims, and SIGKILLs by user-space OOM killers.
+//!
+//! Names in events come from processes, which choose them freely. They are free of control
+//! characters that serde does not escape (see [`crate::common::text`]).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{oom_report::OomReport, workload::WorkloadId};
+
+/// A task that takes part in an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct TaskInfo {
+    /// Process id, in the host's pid namespace.
+    pub pid: u32,
+    /// Thread id, in the host's pid namespace.
+    pub tid: u32,
+    /// Thread name; bytes that are not UTF-8 are replaced.
+    pub comm: String,
+    /// User id, in the host's user namespace.
+    pub uid: u32,
+    /// -1000 to 1000.
+    pub oom_score_adj: i32,
+    /// Id of the cgroup that its memory is charged to.
+    pub cgroup_id: u64,
+    /// Path of that cgroup, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cgroup: Option<Arc<str>>,
+    /// Unit, container and pod of that cgroup.
+    #[serde(flatten)]
+    pub workload: WorkloadId,
+}
+
+/// Memory of a victim when it was killed, in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct VictimMemory {
+    pub anon_bytes: u64,
+    pub file_bytes: u64,
+    pub shmem_bytes: u64,
+    pub swap_bytes: u64,
+    pub page_tables_bytes: u64,
+    pub virtual_bytes: u64,
+}
+
+/// The allocation that failed and led to the kill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct AllocContext {
+    /// It asked for 2^order pages; -1 if there was no allocation but sysrq-f.
+    pub order: i32,
+    /// GFP flags in hexadecimal; their meaning differs between kernels.
+    pub gfp_flags: String,
+    /// The kernel's name for the part of the machine that the allocation could use, hence for what
+    /// ran out: `none` (all of it), `cpuset`, `memory_policy`, `memcg`; a number where the name is
+    /// not known.
+    pub constraint: String,
+    /// True if this is from the kernel's log; otherwise a probe measured it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_log: bool,
+}
+
+/// What ran out of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum OomType {
+    /// The machine.
+    Global,
+    /// A memory cgroup.
+    Memcg,
+}
+
+impl OomType {
+    /// Both, in the order of the kernel half's counters.
+    pub const ALL: [Self; 2] = [Self::Global, Self::Memcg];
+
+    /// As in JSON and in the label `type`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Global => "global",
+            Self::Memcg => "memcg",
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The kernel's OOM killer killed a process.
+    OomKill {
+        /// What ran out of memory.
+        #[serde(rename = "type")]
+        oom_type: OomType,
+        /// The process that was killed.
+        victim: TaskInfo,
+        /// The task whose allocation failed.
+        trigger: TaskInfo,
+        /// Memory of the victim.
+        memory: VictimMemory,
+        /// The allocation that failed, where it could be measured.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        context: Option<AllocContext>,
+        /// Seconds until the victim's memory was free; absent until then.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        memory_back_seconds: Option<f64>,
+    },
+    /// The memory of a victim was freed.
+    VictimExit {
+        /// Process id of the victim.
+        pid: u32,
+        /// Seconds since it was killed.
+        seconds: f64,
+        /// Id of the event of the kill.
+        kill: String,
+    },
+    /// A user-space OOM killer sent SIGKILL.
+    KillSignal {
+        /// The sender.
+        sender: TaskInfo,
+        /// The receiver.
+        target: TaskInfo,
+    },
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Event {
+    /// Unique on this host, also over restarts of the daemon: made of the boot and the time.
+    pub id: String,
+    /// Counts up from 1 while the daemon runs. `memsensor_events_lost_total` counts events that
+    /// were lost before they had a number.
+    pub seq: u64,
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+    /// What else was known at that moment. Only kills have one, and only the latest keep it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub report: Option<Arc<OomReport>>,
+}
+
+impl EventKind {
+    /// The tasks in it, for adding what only user space knows of them.
+    pub fn tasks_mut(&mut self) -> Vec<&mut TaskInfo> {
+        match self {
+            Self::OomKill { victim, trigger, .. } => vec![victim, trigger],
+            Self::KillSignal { sender, target } => vec![sender, target],
+            Self::VictimExit { .. } => Vec::new(),
+        }
+    }
+
+    /// Replaces the number of a constraint by the kernel's name for it.
+    pub fn name_constraint(&mut self, names: &[Option<String>]) {
+        if let Self::OomKill { context: Some(context), .. } = self
+            && let Ok(i) = context.constraint.parse::<usize>()
+            && let Some(Some(name)) = names.get(i)
+        {
+            context.constraint.clone_from(name);
+        }
+    }
+}
+
+/// The id of an event: a prefix of the kernel's boot id, and CLOCK_MONOTONIC nanoseconds.
+pub fn event_id(boot: &str, time_ns: u64) -> String {
+    format!("{boot}-{time_ns:x}")
+}

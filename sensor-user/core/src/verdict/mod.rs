@@ -1,0 +1,29 @@
+//! From what was measured to what a load balancer should do. Pure: no I/O, and time is a parameter.
+//!
+//! ```text
+//! Reading ─▶ ReadingHistory ─▶ Signals (shares and rates) ─▶ Policy ─▶ RuleResults ─▶ WeightController ─▶ Verdict
+//!                  └─▶ forecast ──────┘
+//! ```
+//!
+//! * [`reading`]: counters and sizes of one scope at one moment; each may be missing.
+//! * [`signals`]: changes over one, ten and sixty seconds.
+//! * [`forecast`]: seconds until memory is exhausted, or nothing if there is no trend.
+//! * [`policy`]: the rules, their thresholds and reasons; which of them hold.
+//! * [`weight`]: hysteresis: how fast state and weight may follow the rules.
+//! * [`evaluator`]: all of the above for one scope; [`explain`] reports why.
+//! * [`scope`]: a scope with its verdict; [`state`]: the states.
+//!
+//! A scope is the host or a named cgroup; the rules are the same for both.
+
+pub mod evaluator;
+pub mod explain;
+pub mod forecast;
+pub mod policy;
+pub mod reading;
+pub mod scope;
+pub mod signals;
+pub mod state;
+pub mod weight;
+
+#[cfg(test)]
+mod tests;

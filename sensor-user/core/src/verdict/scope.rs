@@ -1,0 +1,25 @@
+//! A scope (the host, or a named cgroup) with its verdict.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{evaluator::Verdict, reading::Reading, weight::ScopeState};
+
+/// The name of the scope that is the whole machine.
+pub const HOST: &str = "host";
+
+/// State and weight of each scope, by name; saved over a restart of the daemon.
+pub type ScopeStates = BTreeMap<String, ScopeState>;
+
+/// One scope as measured and judged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScopeVerdict {
+    /// Name of the scope.
+    pub scope: Arc<str>,
+    /// What was measured.
+    pub reading: Reading,
+    /// What follows from it.
+    pub verdict: Verdict,
+    /// Why stalls could not be measured, if so: the cgroup does not exist, or there is neither PSI nor
+    /// a probe.
+    pub unknown_reason: Option<Arc<str>>,
+}

@@ -1,0 +1,45 @@
+//! The states of a verdict, and the severity of a rule.
+//!
+//! Not here: what load balancers get, which also depends on an operator's drain and on the age of the
+//! sample (`model/readiness`).
+
+use serde::{Deserialize, Serialize};
+
+/// How bad it is, in order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing speaks against full traffic.
+    #[default]
+    Calm,
+    /// Less traffic would help.
+    Degraded,
+    /// Users suffer, or are about to.
+    Overloaded,
+}
+
+/// What a load balancer should do with a scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictState {
+    /// Full weight.
+    Ready,
+    /// Less weight.
+    Degraded,
+    /// No new traffic.
+    Overloaded,
+}
+
+impl VerdictState {
+    /// All, in order.
+    pub const ALL: [Self; 3] = [Self::Ready, Self::Degraded, Self::Overloaded];
+
+    /// Its label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Overloaded => "overloaded",
+        }
+    }
+}

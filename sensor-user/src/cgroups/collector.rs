@@ -1,0 +1,204 @@
+//! The thread that collects the report on cgroups. Nothing waits for it; it runs at normal priority.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use sensor_core::{
+    common::{clock::monotonic_ns, counter::nanos},
+    model::{
+        cgroup_report::{CgroupReport, ShownCgroup},
+        memory_usage::MemoryUsage,
+        snapshot::Snapshot,
+        workload::WorkloadId,
+    },
+};
+
+use super::{
+    path_cache::{self, SharedPaths},
+    selection::Selection,
+};
+use crate::{
+    host::cgroup::{mounts::CgroupMounts, stats},
+    publish::{
+        cgroup_report::PublishedCgroups, control::Shutdown, oom_kills::OomKillCounts,
+        sample::PublishedSample, usage::PublishedUsage,
+    },
+};
+
+/// Shortest time between two collections; each follows a scan of processes.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the thread checks whether there is a new scan.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Shortest time between two walks for paths that are not known.
+const WALK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the collector reads.
+#[derive(Debug)]
+pub struct Inputs {
+    /// The last sample.
+    pub sample: PublishedSample,
+    /// The last scan of processes.
+    pub usage: Arc<PublishedUsage>,
+    /// OOM kills by path.
+    pub kills: Arc<OomKillCounts>,
+    /// Paths of cgroups.
+    pub paths: SharedPaths,
+    /// Where the hierarchies are mounted.
+    pub mounts: CgroupMounts,
+    /// Ends the thread.
+    pub shutdown: Arc<Shutdown>,
+}
+
+/// Collects the report on cgroups.
+#[derive(Debug)]
+pub struct Collector {
+    inputs: Inputs,
+    selection: Selection,
+    report: PublishedCgroups,
+    /// Ids that had no path after a walk either: not worth another one.
+    unnamed: BTreeSet<u64>,
+    /// Ids of cgroups that have the memory controller: not checked again.
+    charged: BTreeSet<u64>,
+}
+
+impl Collector {
+    /// Publishes to `report`.
+    pub fn new(inputs: Inputs, selection: Selection, report: PublishedCgroups) -> Self {
+        Self { inputs, selection, report, unnamed: BTreeSet::new(), charged: BTreeSet::new() }
+    }
+
+    /// Collects until shutdown.
+    pub fn run(mut self) {
+        // The time of the scan that the last report is from.
+        let mut taken_ns = None;
+        while !self.inputs.shutdown.is_requested() {
+            if let Some(sample) = self.inputs.sample.load_full()
+                && let Some(usage) = self.inputs.usage.load()
+                && taken_ns
+                    .is_none_or(|last: u64| usage.taken_ns >= last.saturating_add(nanos(INTERVAL)))
+            {
+                taken_ns = Some(usage.taken_ns);
+                let report = self.collect(&sample.snapshot, &usage);
+                self.report.store(Some(Arc::new(report)));
+            }
+            self.inputs.shutdown.wait(POLL);
+        }
+    }
+
+    fn collect(&mut self, snapshot: &Snapshot, usage: &MemoryUsage) -> CgroupReport {
+        let paths = self.paths(snapshot, usage);
+        let path = |id: u64| paths.get(&id).cloned();
+        let sizes = usage.sums.iter().map(|(id, bytes)| (paths.get(id).map(|p| &**p), *bytes));
+        self.selection.select(sizes);
+        self.selection.add_stalls(&snapshot.stall_clock, path);
+        self.selection.add_reclaim(&snapshot.reclaim, path);
+        for (path, kills) in self.inputs.kills.take_by_path() {
+            let path = path.as_deref().map(|path| stats::charged(&self.inputs.mounts, path));
+            self.selection.add_kills(path, kills);
+        }
+        let mut shown = Vec::new();
+        let selected: Vec<_> = self.selection.shown().map(|(path, _)| Arc::clone(path)).collect();
+        for path in selected {
+            let stats = stats::read_stats(&self.inputs.mounts, &path);
+            let Some((counters, stats)) = self.selection.update_stats(&path, stats) else {
+                self.selection.remove(&path);
+                continue;
+            };
+            let (workload, counters) = (WorkloadId::of(&path), counters.clone());
+            shown.push(ShownCgroup { path, workload, counters, stats });
+        }
+        let (other, omitted) = (self.selection.other().clone(), self.selection.omitted());
+        CgroupReport { shown, other, omitted }
+    }
+
+    /// Paths of the cgroups that have processes or have stalled. Where the kernel half reports no new
+    /// cgroups (no probe, or a path that was cut), a walk finds those that are not known.
+    fn paths(&mut self, snapshot: &Snapshot, usage: &MemoryUsage) -> HashMap<u64, Arc<str>> {
+        let ids: BTreeSet<u64> = (usage.sums.iter().map(|(id, _)| *id))
+            .chain(snapshot.stall_clock.iter().map(|(id, _)| *id))
+            .chain(snapshot.reclaim.iter().map(|reclaim| reclaim.cgroup))
+            .collect();
+        let cache = Arc::clone(&self.inputs.paths);
+        let known = || path_cache::paths(&cache, ids.iter().copied());
+        let mut paths = known();
+        let unnamed = |paths: &HashMap<u64, _>| -> BTreeSet<u64> {
+            ids.iter().filter(|id| !paths.contains_key(id)).copied().collect()
+        };
+        if !unnamed(&paths).is_subset(&self.unnamed)
+            && path_cache::walk(&cache, monotonic_ns(), WALK_INTERVAL)
+        {
+            paths = known();
+            self.unnamed = unnamed(&paths);
+        }
+        self.charge(&mut paths);
+        paths
+    }
+
+    /// Replaces the path of a cgroup without the memory controller by that of the one above that has it.
+    fn charge(&mut self, paths: &mut HashMap<u64, Arc<str>>) {
+        self.charged.retain(|id| paths.contains_key(id));
+        for (id, path) in paths {
+            if self.charged.contains(id) {
+                continue;
+            }
+            let charged = stats::charged(&self.inputs.mounts, path);
+            if charged.len() == path.len() {
+                self.charged.insert(*id);
+            } else {
+                *path = Arc::from(charged);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Mutex};
+
+    use super::*;
+    use crate::cgroups::{path_cache::CgroupPathCache, settings::Settings};
+
+    fn snapshot(stall_clock: &[(u64, [u64; 4])]) -> Snapshot {
+        Snapshot { stall_clock: stall_clock.into(), ..Snapshot::default() }
+    }
+
+    fn collector(root: &Path) -> Collector {
+        let inputs = Inputs {
+            sample: Arc::default(),
+            usage: Arc::default(),
+            kills: Arc::default(),
+            paths: Arc::new(Mutex::new(CgroupPathCache::new(Some(root.to_owned())))),
+            mounts: CgroupMounts { memory: root.to_owned(), v1: false, unified: None },
+            shutdown: Arc::new(Shutdown::new().expect("eventfd")),
+        };
+        let selection = Selection::new(&Settings::default()).expect("valid");
+        Collector::new(inputs, selection, Arc::default())
+    }
+
+    #[test]
+    fn a_service_counts_for_its_cgroups_without_the_controller() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let (service, own) = (root.path().join("a.slice/b.service"), "a.slice/b.service/own");
+        fs::create_dir_all(root.path().join(own)).expect("mkdir");
+        fs::write(service.join("memory.current"), "7\n").expect("write");
+        let id = fs::metadata(root.path().join(own)).expect("stat").ino();
+        let mut collector = collector(root.path());
+        collector.inputs.kills.count(Some(&format!("/{own}").into()), |_| false);
+        let usage = MemoryUsage { sums: vec![(id, 5)], ..MemoryUsage::default() };
+        let report = collector.collect(&snapshot(&[(id, [3, 0, 0, 0])]), &usage);
+        let [shown] = &report.shown[..] else { panic!("{report:?}") };
+        assert_eq!((&*shown.path, shown.stats.memory_bytes), ("/a.slice/b.service", Some(7)));
+        let counters = (shown.counters.stall_ns[0], shown.counters.oom_kills);
+        assert_eq!((counters, report.omitted), ((3, 1), 0));
+        // The cgroup gets the controller.
+        fs::write(root.path().join(own).join("memory.current"), "6\n").expect("write");
+        let report = collector.collect(&snapshot(&[]), &usage);
+        let path = format!("/{own}");
+        assert!(report.shown.iter().any(|shown| *shown.path == *path), "{report:?}");
+    }
+}

@@ -1,0 +1,178 @@
+//! What one sample needs of the samples before it: rows at the beginning of two windows, and the highest
+//! value of each counter so far.
+//!
+//! Not here: reading the maps (`kernel/read`), and the history of readings that the verdict keeps.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use sensor_core::{common::counter::nanos, model::counters::InFlight};
+use sensor_ebpf::{
+    probes,
+    spec::{ROW_WORDS, Row, Shape},
+};
+
+/// How far back the verdict looks for a word that moved, whatever the window of gauges is: what moved a
+/// minute ago is no evidence for now.
+const RECENT: Duration = Duration::from_secs(10);
+
+/// Rows as published, and those before that they are compared with.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// Now.
+    pub rows: Arc<Vec<Row>>,
+    /// At the beginning of the gauges' window.
+    pub window_start: Arc<Vec<Row>>,
+    /// At the beginning of what is recent.
+    pub recent_start: Arc<Vec<Row>>,
+}
+
+/// What one sample needs to know of those before it.
+#[derive(Debug)]
+pub struct History {
+    window: Duration,
+    spacing: Duration,
+    past: VecDeque<(u64, Arc<Vec<Row>>)>,
+}
+
+impl History {
+    /// Looks back over `window`, and over what is recent; keeps one sample per `spacing`, and the last.
+    pub fn new(window: Duration, spacing: Duration) -> Self {
+        Self { window, spacing, past: VecDeque::new() }
+    }
+
+    /// Turns rows as read into rows as published, and returns them with those before: adds what is under way, and never lets a counter fall.
+    ///
+    /// A stall under way is added to the ended ones of its cause. When it ends, it moves from one to
+    /// the other, and rows are read before the table of who is inside; so one that ends in between
+    /// is in neither, and the sum would fall for one sample if it were not held.
+    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, inside: &InFlight) -> Settled {
+        for (row, probe) in rows.iter_mut().zip(probes::ALL) {
+            for metric in probe.metrics {
+                add_under_way(row, metric.shape, inside);
+            }
+        }
+        if let Some((_, last)) = self.past.back() {
+            for (row, last) in rows.iter_mut().zip(last.iter()) {
+                for word in 0..ROW_WORDS {
+                    row[word] = row[word].max(last[word]);
+                }
+            }
+        }
+        let rows = Arc::new(rows);
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let (window_ns, recent_ns) = (nanos(self.window), nanos(RECENT));
+        let spacing_ns = nanos(self.spacing);
+        let before_last = self.past.iter().nth_back(1);
+        if before_last.is_some_and(|(t, _)| now_ns < t + spacing_ns) {
+            self.past.pop_back();
+        }
+        self.past.push_back((now_ns, Arc::clone(&rows)));
+        // Keep one sample at or before the longer one's start: it is what "since" compares with.
+        let kept_ns = window_ns.max(recent_ns);
+        while self.past.len() > 2 && self.past[1].0 + kept_ns <= now_ns {
+            self.past.pop_front();
+        }
+        let start = |ns: u64| {
+            let before = self.past.iter().rev().find(|(t, _)| t + ns <= now_ns);
+            before.or(self.past.front()).map_or_else(|| Arc::clone(&rows), |(_, r)| Arc::clone(r))
+        };
+        let (window_start, recent_start) = (start(window_ns), start(recent_ns));
+        Settled { rows, window_start, recent_start }
+    }
+}
+
+fn add_under_way(row: &mut Row, shape: Shape, inside: &InFlight) {
+    match shape {
+        Shape::Stall { at, kind: Some(kind), .. } => {
+            row[at] = row[at].saturating_add(inside.exclusive_ns[kind as usize]);
+        }
+        Shape::NodeActive { at, .. } => {
+            for (word, ns) in row[at..].iter_mut().zip(inside.kswapd_ns) {
+                *word = word.saturating_add(ns);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use sensor_ebpf::{
+        inflight::Kind,
+        probes::{Id, direct_reclaim},
+    };
+
+    fn stall_word() -> usize {
+        let at = direct_reclaim::PROBE.metrics.iter().find_map(|m| match m.shape {
+            Shape::Stall { at, .. } => Some(at),
+            _ => None,
+        });
+        at.expect("direct reclaim is a stall")
+    }
+
+    fn rows(stall_ns: u64) -> Vec<Row> {
+        let mut rows = vec![[0; ROW_WORDS]; probes::ALL.len() + 1];
+        rows[Id::direct_reclaim as usize][stall_word()] = stall_ns;
+        rows
+    }
+
+    fn inside(ns: u64) -> InFlight {
+        let mut inside = InFlight::default();
+        inside.exclusive_ns[Kind::Direct as usize] = ns;
+        inside
+    }
+
+    #[test]
+    fn a_stall_under_way_counts_already() {
+        let mut history = History::new(Duration::from_secs(30), Duration::ZERO);
+        let now = history.settle(1, rows(100), &inside(50)).rows;
+        assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
+    }
+
+    proptest! {
+        #[test]
+        fn a_stall_never_runs_backwards(samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50)) {
+            let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
+            let mut last = 0;
+            for (t, (ended, under_way)) in (1u64..).zip(samples) {
+                let now = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way)).rows;
+                let stall = now[Id::direct_reclaim as usize][stall_word()];
+                prop_assert!(stall >= last && stall >= ended + under_way);
+                last = stall;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_however_often_it_is_fed() {
+        let second = Duration::from_secs(1);
+        let mut history = History::new(30 * second, second);
+        for t in 1..10_000u64 {
+            let start = history.settle(t * 10_000_000, rows(t), &inside(0)).window_start;
+            let then = start[Id::direct_reclaim as usize][stall_word()];
+            assert!(
+                then >= t.saturating_sub(3200) && (then <= t.saturating_sub(3000).max(1)),
+                "{t} {then}"
+            );
+        }
+        assert!(history.past.len() <= 34, "{}", history.past.len());
+    }
+
+    #[test]
+    fn each_looks_back_as_far_as_it_says() {
+        let second = 1_000_000_000;
+        for window in [3, 10, 60] {
+            let mut history = History::new(Duration::from_secs(window), Duration::ZERO);
+            for t in 1..=100u64 {
+                let settled = history.settle(t * second, rows(t), &inside(0));
+                let word = |rows: &[Row]| rows[Id::direct_reclaim as usize][stall_word()];
+                assert_eq!(word(&settled.rows), t);
+                let ago = |seconds| t.saturating_sub(seconds).max(1);
+                assert_eq!(word(&settled.window_start), ago(window), "at {t}, {window} s");
+                assert_eq!(word(&settled.recent_start), ago(10), "at {t}, {window} s");
+            }
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Names and formats of the memory controller's files, which differ between cgroup v1 and v2.
+//!
+//! Not here: opening them.
+
+use crate::host::proc_file::numbers;
+
+/// File names of one version of the memory controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileNames {
+    /// Memory charged to the cgroup.
+    pub usage: &'static str,
+    /// Its limit.
+    pub limit: &'static str,
+    /// The limit above which tasks that allocate must reclaim; v2 only.
+    pub high: Option<&'static str>,
+    /// Memory in swap; on v1 memory and swap together.
+    pub swap_usage: &'static str,
+    /// The limit of that.
+    pub swap_limit: &'static str,
+    /// The file with the line `oom_kill`.
+    pub oom_kills: &'static str,
+}
+
+const V1: FileNames = FileNames {
+    usage: "memory.usage_in_bytes",
+    limit: "memory.limit_in_bytes",
+    high: None,
+    swap_usage: "memory.memsw.usage_in_bytes",
+    swap_limit: "memory.memsw.limit_in_bytes",
+    oom_kills: "memory.oom_control",
+};
+
+const V2: FileNames = FileNames {
+    usage: "memory.current",
+    limit: "memory.max",
+    high: Some("memory.high"),
+    swap_usage: "memory.swap.current",
+    swap_limit: "memory.swap.max",
+    oom_kills: "memory.events",
+};
+
+impl FileNames {
+    /// Those of v1 or v2.
+    pub const fn of(v1: bool) -> Self {
+        if v1 { V1 } else { V2 }
+    }
+}
+
+/// Parses a size; `None` for `max` and for v1's "no limit", a number near 2^63.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|n| *n < i64::MAX.cast_unsigned() / 2)
+}
+
+/// A memory.stat: sizes in bytes, events in pages. Cgroups below are included.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct MemoryStat {
+    /// Page cache, tmpfs included.
+    pub file: u64,
+    /// The part of `file` that is tmpfs and shared memory.
+    pub shmem: u64,
+    /// Reclaimable slab; 0 on v1, which does not report it.
+    pub slab: u64,
+    /// Pages that were evicted and read again.
+    pub refaulted: Option<u64>,
+    /// Pages read from swap.
+    pub swapped_in: Option<u64>,
+    /// Pages written to swap.
+    pub swapped_out: Option<u64>,
+    /// Pages that reclaim scanned.
+    pub scanned: Option<u64>,
+    /// Pages that reclaim freed.
+    pub reclaimed: Option<u64>,
+}
+
+/// Lines of v1's memory.stat; those with `total_` include cgroups below.
+const V1_STAT: [&str; 9] = [
+    "total_cache",
+    "total_shmem",
+    "",
+    "total_workingset_refault_anon",
+    "total_workingset_refault_file",
+    "total_pswpin",
+    "total_pswpout",
+    "",
+    "",
+];
+
+/// Lines of v2's memory.stat; all include cgroups below.
+const V2_STAT: [&str; 9] = [
+    "file",
+    "shmem",
+    "slab_reclaimable",
+    "workingset_refault_anon",
+    "workingset_refault_file",
+    "pswpin",
+    "pswpout",
+    "pgscan",
+    "pgsteal",
+];
+
+impl MemoryStat {
+    /// Parses the text of a memory.stat.
+    pub fn parse(text: &str, v1: bool) -> Self {
+        let names = if v1 { V1_STAT } else { V2_STAT };
+        let [file, shmem, slab, anon, cache, swapped_in, swapped_out, scanned, reclaimed] =
+            numbers(text, names);
+        Self {
+            file: file.unwrap_or(0),
+            shmem: shmem.unwrap_or(0),
+            slab: slab.unwrap_or(0),
+            refaulted: anon.map(|a| a.saturating_add(cache.unwrap_or(0))).or(cache),
+            // pswpin exists since 6.13. An anonymous page that refaults comes from swap.
+            swapped_in: swapped_in.or(anon),
+            swapped_out,
+            scanned,
+            reclaimed,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Attaches the programs of one probe: all that it needs, or none.
+//!
+//! Not here: attaching one program (`attach`), and which programs this kernel allows (`btf/resolve`).
+
+use aya::Ebpf;
+use sensor_core::{
+    btf::resolve,
+    model::coverage::{AttachState, ProbeState, ProgramState},
+};
+use sensor_ebpf::spec::{Need, Probe, Program};
+
+use super::attach::{self, Types};
+
+/// The state of a probe that the configuration disables.
+pub(super) fn disabled(probe: &Probe) -> ProbeState {
+    let reason = "disabled in the configuration";
+    let missing = |program| ProgramState::missing(program, reason.to_owned());
+    ProbeState {
+        name: probe.name,
+        state: AttachState::Disabled,
+        reason: reason.to_owned(),
+        programs: probe.programs.iter().map(missing).collect(),
+    }
+}
+
+/// Attaches what the plan allows. `plan` has an entry for each program of the probe.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    types: &Types,
+    probe: &Probe,
+    plan: &[Result<(), String>],
+) -> ProbeState {
+    let programs = probe.programs.iter().zip(plan);
+    let mut states: Vec<_> =
+        programs.map(|(program, plan)| attach_program(ebpf, types, program, plan)).collect();
+    if let Some((name, reason)) = broken_dependency(probe, plan, &states) {
+        for state in states.iter_mut().filter(|s| s.missing.is_none()) {
+            attach::detach(ebpf, state.name);
+            state.missing = Some(format!("the probe needs {name} too"));
+        }
+        let state = AttachState::Missing;
+        return ProbeState { name: probe.name, state, reason, programs: states };
+    }
+    for i in 0..states.len() {
+        if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
+            attach::detach(ebpf, states[i].name);
+            states[i].missing = Some(format!("it needs {other} too"));
+        }
+    }
+    let losses: Vec<_> = (probe.programs.iter().zip(&states))
+        .filter_map(|(program, state)| match (program.need, &state.missing) {
+            (Need::Optional { lost, .. }, Some(why)) => Some(format!("{lost}: {why}")),
+            _ => None,
+        })
+        .collect();
+    ProbeState {
+        name: probe.name,
+        state: if losses.is_empty() { AttachState::Attached } else { AttachState::Partial },
+        reason: losses.join("; "),
+        programs: states,
+    }
+}
+
+fn attach_program(
+    ebpf: &mut Ebpf,
+    types: &Types,
+    program: &Program,
+    plan: &Result<(), String>,
+) -> ProgramState {
+    if let Err(why) = plan {
+        return ProgramState::missing(program, why.clone());
+    }
+    match attach::attach(ebpf, types, program) {
+        Ok(verified_instructions) => ProgramState {
+            name: program.name,
+            event: program.event,
+            missing: None,
+            verified_instructions,
+        },
+        Err(e) => ProgramState::missing(program, format!("{e:#}")),
+    }
+}
+
+/// A program that is missing and that the others depend on, with its reason. A begin without its end
+/// counts half of something. Programs were also loaded with the assumption that a planned optional
+/// program with `present` would be attached.
+fn broken_dependency(
+    probe: &Probe,
+    plan: &[Result<(), String>],
+    states: &[ProgramState],
+) -> Option<(&'static str, String)> {
+    let depended_on = |program: &Program, planned: bool| match program.need {
+        Need::Required => true,
+        Need::Optional { present, .. } => planned && present.is_some(),
+    };
+    let mut all = probe.programs.iter().zip(plan).zip(states);
+    let broken = all.find(|((program, plan), state)| {
+        state.missing.is_some() && depended_on(program, plan.is_ok())
+    });
+    broken.map(|(_, state)| (state.name, state.missing.clone().unwrap_or_default()))
+}

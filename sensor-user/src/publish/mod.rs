@@ -1,0 +1,18 @@
+//! The seam between collectors and servers: handles to what collectors publish and servers read. Reading
+//! never makes a collector wait.
+//!
+//! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
+//! * [`event_log`]: the last events, and a feed of new ones.
+//! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
+//! * [`loop_lag`]: how late the daemon's own loops are.
+//! * [`control`]: shutdown, and requests for a scan.
+//!
+//! Not here: how anything is collected or served.
+
+pub mod cgroup_report;
+pub mod control;
+pub mod event_log;
+pub mod loop_lag;
+pub mod oom_kills;
+pub mod sample;
+pub mod usage;

@@ -1,0 +1,60 @@
+//! The sizes of one process or cgroup over a minute, ten minutes and an hour, in a few points each. Pure.
+//!
+//! Not here: which of them are kept (`tracker`).
+
+/// Spans of time that growth is reported for, in seconds.
+const HORIZONS: [u32; 3] = [60, 600, 3600];
+
+/// Points kept for each span.
+const POINTS: usize = 12;
+
+/// Sizes over time, in pages.
+#[derive(Debug, Clone)]
+pub(super) struct SizeHistory {
+    /// For each span, oldest first: seconds since boot, and pages.
+    points: [[(u32, u32); POINTS + 1]; HORIZONS.len()],
+    filled: [usize; HORIZONS.len()],
+}
+
+impl SizeHistory {
+    /// `born` is when the size was 0, if that is known.
+    pub(super) fn new(now: u32, born: Option<u32>) -> Self {
+        let mut track =
+            Self { points: [[(0, 0); POINTS + 1]; HORIZONS.len()], filled: [0; HORIZONS.len()] };
+        for (i, horizon) in HORIZONS.iter().enumerate() {
+            if let Some(born) = born.filter(|born| now.saturating_sub(*born) <= *horizon) {
+                track.points[i][0] = (born, 0);
+                track.filled[i] = 1;
+            }
+        }
+        track
+    }
+
+    /// Adds the present size. Returns the growth over each span, or since the first size if that is later,
+    /// and the seconds that the growth over the shortest span covers.
+    pub(super) fn record(&mut self, now: u32, size: u64) -> ([i64; HORIZONS.len()], u32) {
+        // With pages of 4 KiB up to 16 TiB.
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let mut grown = [0; HORIZONS.len()];
+        let mut covered = [0; HORIZONS.len()];
+        for (i, horizon) in HORIZONS.iter().enumerate() {
+            let (points, filled) = (&mut self.points[i], &mut self.filled[i]);
+            let spacing = horizon / u32::try_from(POINTS).unwrap_or(u32::MAX);
+            let last = filled.checked_sub(1).and_then(|last| points.get(last));
+            if last.is_none_or(|(when, _)| now.saturating_sub(*when) >= spacing) {
+                if *filled == points.len() {
+                    points.rotate_left(1);
+                    *filled -= 1;
+                }
+                points[*filled] = (now, size);
+                *filled += 1;
+            }
+            let known = &points[..*filled];
+            let then = known.iter().rfind(|(when, _)| now.saturating_sub(*when) >= *horizon);
+            let (when, then) = then.or(known.first()).copied().unwrap_or((now, size));
+            grown[i] = i64::from(size) - i64::from(then);
+            covered[i] = now.saturating_sub(when);
+        }
+        (grown, covered[0])
+    }
+}
