@@ -1,15 +1,18 @@
-//! Rare events, as they cross the ring buffer: an OOM kill, its victim's exit, a killer's SIGKILL.
+//! Records of rare events, as they cross the ring buffer: an OOM kill, the exit of its victim, a
+//! SIGKILL from user space, a cgroup created or removed.
 //!
 //! `repr(C)`, integers and byte arrays only, no implicit padding (bytemuck's derive checks that
-//! when the host half is compiled). Names in them come from processes: attacker-controlled bytes.
+//! when the host half is compiled). Names in records are set by processes: attacker-controlled
+//! bytes.
 
 /// Bytes of a task's name in the kernel, NUL included.
 pub const COMM: usize = 16;
 
-/// Bytes of a cgroup's path, NUL included. A Kubernetes container's has some 200; a longer one is cut.
+/// Bytes of a cgroup's path, NUL included. A Kubernetes container has about 200; longer paths are
+/// cut.
 pub const PATH: usize = 256;
 
-/// A task that takes part in an event.
+/// A task in an event.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -28,7 +31,7 @@ pub struct Task {
     pub comm: [u8; COMM],
 }
 
-/// What an address space holds.
+/// Sizes of an address space.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -45,21 +48,21 @@ pub struct Sizes {
     pub pgtables_bytes: u64,
 }
 
-/// A process that has memory of its own, as the iterator over tasks writes it; not an event.
+/// A process with memory of its own, as the iterator over tasks writes it; not an event.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct Process {
-    /// Who. `tid` differs from `tgid` where the main thread has ended and others go on: then each of
-    /// these is written, and all of them are one process.
+    /// The process. `tid` differs from `tgid` after the main thread has ended: then each other
+    /// thread is written, and all of these records are one process.
     pub task: Task,
-    /// When it was started, in CLOCK_BOOTTIME nanoseconds: with its id, what no other process has.
+    /// Start time in CLOCK_BOOTTIME nanoseconds: together with the process id it is unique.
     pub start_ns: u64,
-    /// What it has.
+    /// Its memory.
     pub sizes: Sizes,
 }
 
-/// Which kind of record follows; first word of each.
+/// Type of a record; its first word.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {
@@ -82,21 +85,22 @@ pub enum Tag {
 pub struct OomKill {
     /// [`Tag::OomKill`].
     pub tag: u32,
-    /// 0 = global (the machine ran out), 1 = a memory cgroup reached its limit.
+    /// Type of the kill: 0 = global (the host ran out of memory), 1 = memcg (a memory cgroup
+    /// reached its limit).
     pub memcg: u32,
     /// CLOCK_MONOTONIC nanoseconds.
     pub time_ns: u64,
-    /// Who was killed.
+    /// The killed task.
     pub victim: Task,
-    /// Whose allocation set it off.
+    /// The task whose allocation failed.
     pub trigger: Task,
     /// The victim's address space in pages.
     pub total_vm_pages: u64,
-    /// What the victim had.
+    /// The victim's memory.
     pub sizes: Sizes,
     /// 1 if the members below are known.
     pub has_context: u32,
-    /// Order of the allocation that could not be served; -1 for sysrq-f.
+    /// Order of the failed allocation; -1 for sysrq-f.
     pub order: i32,
     /// Its GFP flags.
     pub gfp_flags: u32,
@@ -104,7 +108,7 @@ pub struct OomKill {
     pub constraint: u32,
 }
 
-/// A victim's memory was given back.
+/// A victim's memory was freed.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -115,7 +119,7 @@ pub struct VictimExit {
     pub tgid: u32,
     /// CLOCK_MONOTONIC nanoseconds.
     pub time_ns: u64,
-    /// When it was killed.
+    /// CLOCK_MONOTONIC nanoseconds of the kill.
     pub killed_ns: u64,
 }
 
@@ -130,25 +134,25 @@ pub struct KillSignal {
     pub sender_index: u32,
     /// CLOCK_MONOTONIC nanoseconds.
     pub time_ns: u64,
-    /// Who sent it.
+    /// The task that sent it.
     pub sender: Task,
-    /// Who got it.
+    /// The task that received it.
     pub target: Task,
 }
 
-/// A cgroup was made in the hierarchy that memory is charged to.
+/// A cgroup was created in the hierarchy that charges memory.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
 pub struct CgroupMade {
     /// [`Tag::CgroupMade`].
     pub tag: u32,
-    /// Bytes of the path with its NUL; as many as there is room for if it was cut. As an `i32`, below
-    /// zero if it could not be read.
+    /// Bytes of the path with its NUL, at most [`PATH`]. As an `i32`, negative if the path could not
+    /// be read.
     pub path_len: u32,
     /// Its id: the inode number of its directory.
     pub id: u64,
-    /// From the root of the hierarchy, NUL-terminated. What follows the NUL is of other groups.
+    /// From the root of the hierarchy, NUL-terminated. Bytes after the NUL are from older records.
     pub path: [u8; PATH],
 }
 

@@ -1,8 +1,8 @@
 //! Log2 latency histograms, as the kernel half fills them and the user half renders them.
 //!
 //! Bounds are powers of two *seconds*, 2^-20 s (0.95 us) to 2^6 s (64 s), and +Inf: 28 buckets.
-//! They are the bounds of a Prometheus native histogram of schema 0, so nothing is lost if these
-//! are one day exposed as such. Arithmetic only, no maps.
+//! They are the bounds of a Prometheus native histogram of schema 0, so an export as a native
+//! histogram would be exact. Arithmetic only, no maps.
 
 /// Finite bounds, 2^-20 s to 2^6 s.
 pub const BOUNDS: usize = 27;
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn the_edges_fall_where_they_should() {
+    fn values_at_the_bounds_fall_into_the_right_bucket() {
         for (ns, want) in [
             (0, 0),
             (953, 0),
@@ -104,7 +104,7 @@ mod tests {
         }
 
         #[test]
-        fn a_longer_stall_never_falls_into_a_lower_bucket(a: u64, b: u64) {
+        fn a_longer_stall_is_never_in_a_lower_bucket(a: u64, b: u64) {
             let (a, b) = (a.min(b), a.max(b));
             prop_assert!(bucket(a) <= bucket(b));
         }

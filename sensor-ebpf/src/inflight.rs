@@ -1,19 +1,21 @@
-//! Who is inside reclaim, compaction or kswapd now: a bounded table, one cache line or two a touch.
+//! The bounded table of tasks inside reclaim, compaction or kswapd. An access touches one or two
+//! cache lines.
 //!
-//! A begin/end pair needs its start time kept per task. A hash map costs 350 ns a pair when caches
-//! are cold, and they always are in reclaim; here a task's thread id picks one bucket of four
-//! slots in a plain array, which the JIT reaches without a helper call. The algorithm on a bucket
-//! is here, pure and tested; the map that holds the buckets is in `bpf`.
+//! A begin/end pair needs a start time per task. A hash map costs 350 ns per pair when caches are
+//! cold, and in reclaim they always are. Here the thread id selects one bucket of four slots in a
+//! plain array, which the JIT reaches without a helper call. The algorithm on a bucket is here, pure
+//! and tested; the map that holds the buckets is `bpf::inflight`.
 //!
-//! What cannot happen: a begin without end leaks at most one slot until its task exits (the
-//! `process_exit` program sweeps it) or a fifth task needs the bucket; then the oldest is evicted
-//! and counted. An end without begin finds nothing and is counted.
+//! Bounds: a begin without an end leaks at most one slot, until its task exits (the `process_exit`
+//! program removes it) or a fifth task needs the bucket; then the oldest task is evicted and
+//! counted. An end without a begin finds no slot and is counted.
 //!
-//! Slots are written without a lock: two tasks of one bucket that begin in the same few
-//! nanoseconds on two CPUs may take the same slot. The loser's end is then counted as unmatched.
-//! The winner may keep the loser's start time, a few nanoseconds off, or its cgroup.
+//! Slots are written without a lock: two tasks of one bucket that begin within a few nanoseconds
+//! on two CPUs may take the same slot. The loser's end is then counted as unmatched. The winner may
+//! keep the loser's start time, which is a few nanoseconds off, or its cgroup.
 
-use crate::probes::Cause;
+use crate::stall_kind::Cause;
+pub use crate::stall_kind::{KINDS, Kind};
 
 /// Slots per bucket.
 pub const WAYS: usize = 4;
@@ -24,31 +26,10 @@ pub const CHUNKS: usize = 128;
 /// Words of a chunk, as user space reads it.
 pub const CHUNK_WORDS: usize = size_of::<Chunk>() / 8;
 
-/// How long [`Bucket::recent`] trusts a note.
+/// How long [`Bucket::recent`] trusts an ended slot.
 const RECENT_NS: u64 = 100_000_000;
 
-/// What a task can be inside of.
-#[repr(u8)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Global direct reclaim: the allocating task reclaims because the node ran low.
-    Direct = 1,
-    /// Limit reclaim of a memory cgroup.
-    Memcg = 2,
-    /// Soft-limit reclaim (memcg v1), inside direct reclaim or kswapd.
-    Softlimit = 3,
-    /// Direct compaction.
-    Compaction = 4,
-    /// kswapd, awake.
-    Kswapd = 5,
-    /// Where a task is put to sleep before direct reclaim, if the node's reserves are nearly gone.
-    Pfmemalloc = 6,
-}
-
-/// Number of kinds, for tables indexed by `Kind as usize`.
-pub const KINDS: usize = 7;
-
-/// One task inside one thing.
+/// One task inside one kind of stall.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Slot {
@@ -56,14 +37,14 @@ pub struct Slot {
     pub owner: u64,
     /// CLOCK_MONOTONIC nanoseconds; 0 = ended.
     pub start_ns: u64,
-    /// While inside: nanoseconds that something nested already accounted for. Once ended: when.
+    /// While inside: nanoseconds already charged to nested stalls. Once ended: the time of the end.
     pub inner_ns: u64,
-    /// Reclaim, compaction: cgroup id of the task. kswapd: node. Pfmemalloc: how often the task had
-    /// slept before.
+    /// Reclaim, compaction: cgroup id of the task. kswapd: node. Pfmemalloc: the task's count of
+    /// voluntary context switches at the begin.
     pub aux: u64,
     /// Reclaim, compaction: nanoseconds of ended stalls that are not yet charged to cgroup `aux`.
-    /// Settled when the slot is given to another task or cgroup, and when its task exits: a hash
-    /// map's cold cache lines at the end of every stall cost more than all else there.
+    /// They are charged when the slot is given to another task or cgroup, and when the task exits:
+    /// the cold cache lines of a hash map at each end would cost more than the rest of the program.
     pub unsettled_ns: u64,
 }
 
@@ -77,35 +58,35 @@ pub struct Bucket(pub [Slot; WAYS]);
 #[derive(Debug, Clone, Copy)]
 pub struct Chunk(pub [Bucket; BUCKETS_PER_CHUNK]);
 
-/// A reclaim that is over.
+/// A reclaim that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reclaim {
-    /// Of a memory cgroup at its limit, rather than global.
+    /// Limit reclaim of a memory cgroup, not global reclaim.
     pub memcg: bool,
-    /// When it ended, CLOCK_MONOTONIC nanoseconds.
+    /// CLOCK_MONOTONIC nanoseconds of its end.
     pub ended_ns: u64,
 }
 
-/// What [`Bucket::begin`] found.
+/// Result of [`Bucket::begin`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Begin {
     /// A free slot.
     Fresh,
-    /// The same task was inside the same thing already: an end was missed.
+    /// The same task was already inside the same kind: an end was missed.
     Restarted,
-    /// All slots were taken; the oldest was given up.
+    /// All slots were in use; the oldest was evicted.
     Evicted,
 }
 
-/// Chunk and bucket in the chunk for a thread id. Thread ids are handed out in sequence, so
-/// neighbours never share a bucket.
+/// Chunk of a thread id, and its bucket in the chunk. The kernel assigns thread ids in sequence,
+/// so neighbours never share a bucket.
 #[inline(always)]
 pub fn place(tid: u32) -> (u32, usize) {
     let i = tid as usize % (CHUNKS * BUCKETS_PER_CHUNK);
     ((i / BUCKETS_PER_CHUNK) as u32, i % BUCKETS_PER_CHUNK)
 }
 
-/// The owner word of a task inside `kind`.
+/// The owner word of a task that is inside `kind`.
 #[inline(always)]
 pub fn owner(tid: u32, kind: Kind) -> u64 {
     u64::from(tid) << 8 | kind as u64
@@ -124,7 +105,7 @@ impl Slot {
         self.owner & 0xff == kind as u64
     }
 
-    /// What its unsettled nanoseconds are charged as; `None` if that kind never has any.
+    /// The cause that its unsettled nanoseconds are charged to; `None` for kinds without any.
     #[inline(always)]
     pub fn cause(&self) -> Option<Cause> {
         if self.is(Kind::Memcg) {
@@ -144,14 +125,13 @@ impl Slot {
         self.start_ns != 0
     }
 
-    /// Which slot to give up first: the one that ended first, and only when none has, the one that
-    /// began first.
+    /// Order of eviction: the slot that ended first; if none has ended, the one that began first.
     #[inline(always)]
     fn rank(&self) -> (bool, u64) {
         if self.active() { (true, self.start_ns) } else { (false, self.inner_ns) }
     }
 
-    /// Nanoseconds inside at `now`, less what nested accounts already have.
+    /// Nanoseconds inside at `now`, less those charged to nested stalls.
     #[inline(always)]
     pub fn exclusive_ns(&self, now: u64) -> u64 {
         now.saturating_sub(self.start_ns).saturating_sub(self.inner_ns)
@@ -159,7 +139,8 @@ impl Slot {
 }
 
 impl Bucket {
-    /// Enters a task; returns also what was in its slot, whose `unsettled_ns` are to be charged.
+    /// Enters a task. Also returns the slot's previous content: the caller charges its
+    /// `unsettled_ns`.
     #[inline(always)]
     pub fn begin(&mut self, owner: u64, now: u64, aux: u64) -> (Begin, Slot) {
         let mut slot = Slot { owner, start_ns: now, inner_ns: 0, aux, unsettled_ns: 0 };
@@ -175,16 +156,16 @@ impl Bucket {
                 return (how, was);
             }
         }
-        let first = self.first_to_go();
+        let first = self.next_slot();
         let how = if first.active() { Begin::Evicted } else { Begin::Fresh };
         let was = *first;
         *first = slot;
         (how, was)
     }
 
-    /// What was noted with the owner's last stay, if it ended a moment ago: in a thrash a task
-    /// reclaims thousands of times a second, and its cgroup's id is five cold cache lines away. A
-    /// task that moves to another cgroup is charged to the old one for that moment longer.
+    /// `aux` of the owner's last stall, if that ended less than [`RECENT_NS`] ago. A thrashing task
+    /// reclaims thousands of times per second, and reading its cgroup's id touches five cold cache
+    /// lines. A task that moves to another cgroup is charged to the old one for that time longer.
     #[inline(always)]
     pub fn recent(&self, owner: u64, now: u64) -> Option<u64> {
         for s in &self.0 {
@@ -195,10 +176,10 @@ impl Bucket {
         None
     }
 
-    /// A free slot; of several the one that ended first, for later ones are notes that may still be
-    /// needed. When all are inside, the one that began first.
+    /// The slot to use next, by [`Slot::rank`]: a free slot that ended later may still be needed by
+    /// [`Bucket::recent`] and [`Bucket::last_reclaim`].
     #[inline(always)]
-    fn first_to_go(&mut self) -> &mut Slot {
+    fn next_slot(&mut self) -> &mut Slot {
         // Not a loop over indices: the verifier would have to bound them.
         let [a, b, c, d] = &mut self.0;
         let ab = if a.rank() <= b.rank() { a } else { b };
@@ -206,10 +187,9 @@ impl Bucket {
         if ab.rank() <= cd.rank() { ab } else { cd }
     }
 
-    /// Takes a task out again and returns its slot as it was; `None` if it is not in.
+    /// Ends the task's stall and returns its slot as it was; `None` if it is not inside.
     ///
-    /// The slot stays behind as a note of what the task was last inside of: see
-    /// [`Bucket::last_reclaim`].
+    /// The slot keeps the time of the end for [`Bucket::last_reclaim`].
     #[inline(always)]
     pub fn end(&mut self, owner: u64, now: u64) -> Option<Slot> {
         for s in &mut self.0 {
@@ -224,9 +204,9 @@ impl Bucket {
         None
     }
 
-    /// The stall that `tid` is inside of and that others may be inside of; softlimit reclaim is part of one,
-    /// kswapd is none. Nothing is inside of the sleep before reclaim: one that looks as if it were going on
-    /// has missed its end.
+    /// The outermost stall of `tid` that can contain others. Soft-limit reclaim is part of another
+    /// stall, and kswapd's work is not a stall. The sleep before reclaim contains no other stall: if
+    /// it looks active, its end was missed.
     #[inline(always)]
     pub fn stall_of(&mut self, tid: u32) -> Option<&mut Slot> {
         self.0.iter_mut().find(|s| {
@@ -236,7 +216,7 @@ impl Bucket {
         })
     }
 
-    /// Who scans: what `tid` is inside of, softlimit reclaim being part of what encloses it.
+    /// What `tid` scans for: the kind it is inside. Soft-limit reclaim counts as the kind around it.
     #[inline(always)]
     pub fn scanner(&self, tid: u32) -> Option<Kind> {
         for s in &self.0 {
@@ -251,7 +231,7 @@ impl Bucket {
         None
     }
 
-    /// Takes a task out of what it is inside of without leaving a note.
+    /// Removes the owner's slot and returns it, active or not.
     #[inline(always)]
     pub fn take(&mut self, owner: u64) -> Option<Slot> {
         for s in &mut self.0 {
@@ -264,16 +244,16 @@ impl Bucket {
         None
     }
 
-    /// The last direct or limit reclaim of `tid`, as far as it is noted.
+    /// The last direct or limit reclaim of `tid` that is still in the bucket.
     #[inline(always)]
     pub fn last_reclaim(&self, tid: u32) -> Option<Reclaim> {
         let mut last = Reclaim { memcg: false, ended_ns: 0 };
         for s in &self.0 {
             // The kind, if the task is ours; one comparison, for the verifier walks every path.
             let kind = s.owner ^ (u64::from(tid) << 8);
-            // Of an ended one the end, for its start is 0. Who asks is not inside of reclaim, so one
-            // that looks active has ended, and its end was skipped (Loss::Recursion): some time
-            // within it will do.
+            // An ended slot has start 0, so the sum is its end. The caller is not inside reclaim, so
+            // a slot that looks active has ended and its end was skipped (Loss::Recursion): then the
+            // sum is some time within it, which is exact enough.
             let ended_ns = s.start_ns.wrapping_add(s.inner_ns);
             if kind.wrapping_sub(Kind::Direct as u64) < 2 && ended_ns >= last.ended_ns {
                 last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns };
@@ -282,7 +262,7 @@ impl Bucket {
         (last.ended_ns > 0).then_some(last)
     }
 
-    /// Removes every trace of `tid`; returns how many it was still inside of.
+    /// Removes all slots of `tid`; returns the number of those that were still active.
     #[inline(always)]
     pub fn forget(&mut self, tid: u32) -> u64 {
         let mut inside = 0;
@@ -304,7 +284,7 @@ mod tests {
     const D: Kind = Kind::Direct;
 
     #[test]
-    fn an_end_finds_its_begin_and_only_once() {
+    fn an_end_matches_its_begin_once() {
         let mut b = Bucket::default();
         assert_eq!(b.begin(owner(7, D), 100, 42).0, Begin::Fresh);
         let slot = b.end(owner(7, D), 150).expect("is inside");
@@ -313,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cgroup_is_remembered_for_a_moment_only() {
+    fn a_cgroup_is_reused_for_a_short_time_only() {
         let mut b = Bucket::default();
         assert_eq!(b.recent(owner(7, D), 1), None);
         b.begin(owner(7, D), 100, 42);
@@ -335,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_bucket_gives_up_its_oldest() {
+    fn a_full_bucket_evicts_its_oldest_task() {
         let mut b = Bucket::default();
         for (tid, now) in [(1, 30), (2, 10), (3, 20), (4, 40)] {
             b.begin(owner(tid, D), now, 0);
@@ -348,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn nested_kinds_do_not_meet() {
+    fn nested_kinds_are_timed_apart() {
         let mut b = Bucket::default();
         b.begin(owner(7, D), 100, 0);
         b.begin(owner(7, Kind::Softlimit), 120, 0);
@@ -359,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sleep_before_reclaim_has_nothing_inside_and_leaves_nothing_behind() {
+    fn a_sleep_before_reclaim_contains_no_stall() {
         let mut b = Bucket::default();
         let asleep = owner(7, Kind::Pfmemalloc);
         b.begin(asleep, 100, 5);
@@ -368,7 +348,7 @@ mod tests {
         let slot = b.take(asleep).expect("is inside");
         assert_eq!((slot.exclusive_ns(150), slot.aux), (50, 5));
         assert_eq!((b.take(asleep), b.0), (None, Bucket::default().0));
-        // Its end was missed: the reclaim that follows is a stall of its own.
+        // Its end was missed: the reclaim after it is a separate stall.
         b.begin(asleep, 200, 5);
         b.begin(owner(7, D), 210, 42);
         assert_eq!(b.end(owner(7, D), 220).expect("in").exclusive_ns(220), 10);
@@ -377,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_reclaim_tells_the_scope_of_an_oom() {
+    fn the_last_reclaim_gives_the_type_of_an_oom_kill() {
         let mut b = Bucket::default();
         assert_eq!(b.last_reclaim(7), None);
         b.begin(owner(7, D), 100, 0);
@@ -390,9 +370,9 @@ mod tests {
         assert_eq!(b.last_reclaim(7), None);
     }
 
-    /// Its end was skipped: the kill that follows is of the cgroup all the same.
+    /// Its end was skipped: the kill after it is still a kill of the cgroup.
     #[test]
-    fn a_reclaim_whose_end_was_missed_tells_the_scope_too() {
+    fn a_reclaim_without_an_end_gives_the_type_too() {
         let mut b = Bucket::default();
         b.begin(owner(7, D), 100, 0);
         b.end(owner(7, D), 110);
@@ -403,7 +383,9 @@ mod tests {
     proptest! {
         /// Against the obvious model: as long as a bucket is not full, it is a map.
         #[test]
-        fn a_bucket_is_a_map_until_it_is_full(ops in prop::collection::vec((0u32..4, any::<bool>()), 1..200)) {
+        fn a_bucket_is_a_map_until_it_is_full(
+            ops in prop::collection::vec((0u32..4, any::<bool>()), 1..200),
+        ) {
             let mut bucket = Bucket::default();
             let mut model = std::collections::HashMap::new();
             for (now, (tid, enter)) in (1u64..).zip(ops) {
@@ -412,13 +394,16 @@ mod tests {
                     let fresh = model.insert(tid, now).is_none();
                     prop_assert_eq!(how, if fresh { Begin::Fresh } else { Begin::Restarted });
                 } else {
-                    prop_assert_eq!(bucket.end(owner(tid, D), now).map(|s| s.start_ns), model.remove(&tid));
+                    let start = bucket.end(owner(tid, D), now).map(|s| s.start_ns);
+                    prop_assert_eq!(start, model.remove(&tid));
                 }
             }
         }
 
         #[test]
-        fn a_slot_is_never_taken_by_the_wrong_task(ops in prop::collection::vec((0u32..40, any::<bool>()), 1..400)) {
+        fn a_task_never_ends_the_stall_of_another(
+            ops in prop::collection::vec((0u32..40, any::<bool>()), 1..400),
+        ) {
             let mut bucket = Bucket::default();
             for (now, (tid, enter)) in (1u64..).zip(ops) {
                 if enter {

@@ -1,8 +1,8 @@
 //! Offsets of kernel structure members that programs read, resolved from BTF at start.
 //!
 //! rustc emits no CO-RE relocations, so user space looks each member up by name in the running
-//! kernel's BTF and hands the offset in as a global. A member that is not found is a reason not to
-//! attach the programs that need it, never a guess.
+//! kernel's BTF and passes the offset to the programs as a global. If a member is not found, the
+//! programs that need it are not attached; no offset is ever guessed.
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
 use aya_ebpf::Global;
@@ -30,20 +30,20 @@ fields! {
     TASK_COMM, OFF_TASK_COMM = "task_struct.comm";
     /// `PF_*` flags.
     TASK_FLAGS, OFF_TASK_FLAGS = "task_struct.flags";
-    /// The thread that the others of its process were started by.
+    /// Main thread of the process.
     TASK_LEADER, OFF_TASK_LEADER = "task_struct.group_leader";
-    /// When it was started, in CLOCK_BOOTTIME nanoseconds (5.5; it was called otherwise before).
+    /// Start time in CLOCK_BOOTTIME nanoseconds (since 5.5; the member had another name before).
     TASK_START, OFF_TASK_START = "task_struct.start_boottime";
     /// Address space; null for a kernel thread and an exiting task.
     TASK_MM, OFF_TASK_MM = "task_struct.mm";
-    /// Whom to tell that the task has an address space of its own now; null for all but a vfork child
-    /// that has not called exec yet.
+    /// Completion that a vfork child signals once it has an address space of its own; null for
+    /// every other task, and after exec.
     TASK_VFORK_DONE, OFF_TASK_VFORK_DONE = "task_struct.vfork_done";
     /// Shared by the threads of a process.
     TASK_SIGNAL, OFF_TASK_SIGNAL = "task_struct.signal";
     /// Credentials.
     TASK_CRED, OFF_TASK_CRED = "task_struct.cred";
-    /// How often the task gave its CPU away to wait for something.
+    /// Voluntary context switches: the number of times the task went to sleep.
     TASK_NVCSW, OFF_TASK_NVCSW = "task_struct.nvcsw";
     /// The task's css_set.
     TASK_CGROUPS, OFF_TASK_CGROUPS = "task_struct.cgroups";
@@ -58,7 +58,7 @@ fields! {
     /// Page tables in bytes.
     MM_PGTABLES, OFF_MM_PGTABLES = "mm_struct.pgtables_bytes";
     /// Resident file pages. An atomic_long before 6.2, a percpu_counter since (its `count` lags by
-    /// at most one per-CPU batch; it is what the kernel's own OOM report prints).
+    /// at most one per-CPU batch; the kernel's own OOM report prints the same number).
     MM_FILE_PAGES, OFF_MM_FILE_PAGES = "mm_struct.rss_stat[MM_FILEPAGES]";
     /// Resident anonymous pages.
     MM_ANON_PAGES, OFF_MM_ANON_PAGES = "mm_struct.rss_stat[MM_ANONPAGES]";
@@ -72,7 +72,7 @@ fields! {
     CSET_MEMORY, OFF_CSET_MEMORY = "css_set.subsys[memory_cgrp_id]";
     /// The cgroup that a controller's state belongs to.
     CSS_CGROUP, OFF_CSS_CGROUP = "cgroup_subsys_state.cgroup";
-    /// The hierarchy that the cgroup is in.
+    /// The hierarchy of the cgroup.
     CGROUP_ROOT, OFF_CGROUP_ROOT = "cgroup.root";
     /// The cgroup's node in cgroupfs.
     CGROUP_KN, OFF_CGROUP_KN = "cgroup.kn";
@@ -80,17 +80,17 @@ fields! {
     KERNFS_ID, OFF_KERNFS_ID = "kernfs_node.id";
     /// Why a signal was sent.
     SIGINFO_CODE, OFF_SIGINFO_CODE = "kernel_siginfo.si_code";
-    /// Order of the allocation that cannot be served; -1 if there is none (sysrq-f).
+    /// Order of the failed allocation; -1 if there is none (sysrq-f).
     OOM_ORDER, OFF_OOM_ORDER = "oom_control.order";
     /// Its GFP flags.
     OOM_GFP_MASK, OFF_OOM_GFP_MASK = "oom_control.gfp_mask";
-    /// The memory cgroup that ran out; null if the machine did.
+    /// The memory cgroup that reached its limit; null if the host ran out of memory.
     OOM_MEMCG, OFF_OOM_MEMCG = "oom_control.memcg";
-    /// `enum oom_constraint`: which part of the machine it may use.
+    /// `enum oom_constraint`: the part of the host's memory that the allocation may use.
     OOM_CONSTRAINT, OFF_OOM_CONSTRAINT = "oom_control.constraint";
 }
 
-/// What describing a task and the sizes of its address space needs.
+/// Members that describe a task and the sizes of its address space.
 pub const TASK_AND_SIZES: [Field; 19] = {
     let [a, b, c, d, e, f] = CGROUP_OF_TASK;
     [
@@ -116,6 +116,6 @@ pub const TASK_AND_SIZES: [Field; 19] = {
     ]
 };
 
-/// What every program that names a cgroup needs.
+/// Members that lead from a task to the id of its cgroup.
 pub const CGROUP_OF_TASK: [Field; 6] =
     [TASK_CGROUPS, CSET_DFL_CGRP, CSET_MEMORY, CSS_CGROUP, CGROUP_KN, KERNFS_ID];

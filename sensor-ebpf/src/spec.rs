@@ -1,9 +1,12 @@
-//! What a probe says of itself, once: its kernel events, what it reads of them, its metrics.
+//! What a probe declares, once: its kernel events, what it reads of them, its metrics, its losses.
 //!
-//! The attach loop, `memsensor probes`, `/metrics`, and the README's tables all follow from these
-//! values; nothing else names a metric or an event. Pure data: no I/O here.
+//! The attach loop, `memsensor probes`, `/metrics` and the tables in the documentation all follow
+//! from these values; no other code names a metric or an event. Pure data: no I/O here.
 
-use crate::inflight::Kind;
+use crate::{
+    loss::Loss,
+    stall_kind::{Cause, Kind},
+};
 
 /// Words in one probe's row of counters. 128 words = 1 KiB per probe and possible CPU.
 pub const ROW_WORDS: usize = 128;
@@ -14,7 +17,7 @@ pub type Row = [u64; ROW_WORDS];
 /// The value of an argument global that was not resolved: the program then does not read it.
 pub const NO_ARG: u32 = u32::MAX;
 
-/// A probe: one memory-management phenomenon, the kernel events that show it, what is counted.
+/// A probe: one memory-management phenomenon, its kernel events, and what is counted of them.
 #[derive(Debug)]
 pub struct Probe {
     /// Noun of the phenomenon, `snake_case`; also the name of its file.
@@ -23,48 +26,65 @@ pub struct Probe {
     pub about: &'static str,
     /// Kernel programs, in the order in which they attach.
     pub programs: &'static [Program],
-    /// What `/metrics` shows of its row.
+    /// The metrics that `/metrics` exposes from its row.
     pub metrics: &'static [Metric],
+    /// What it can lose. Where no probe with a given loss is attached, that loss is not measured.
+    /// [`Loss::Recursion`] is not listed: the kernel counts it for every program.
+    pub losses: &'static [Loss],
 }
 
-/// One BPF program and where in the kernel it attaches.
+impl Probe {
+    /// Whether the probe declares a loss.
+    pub const fn loses(&self, loss: Loss) -> bool {
+        let mut i = 0;
+        while i < self.losses.len() {
+            if self.losses[i] as u32 == loss as u32 {
+                return true;
+            }
+            i += 1;
+        }
+        false
+    }
+}
+
+/// One BPF program and the kernel event or function it attaches to.
 #[derive(Debug)]
 pub struct Program {
     /// Function name in the BPF object; at most 15 characters, the kernel cuts the rest.
     pub name: &'static str,
-    /// As bpftrace writes it: `system:event` of a tracepoint, `fentry:function`, `fexit:function`,
-    /// `kprobe:function` or `iter:what`; see [`Program::hook`].
+    /// In bpftrace's notation: `system:event` of a tracepoint, `fentry:function`,
+    /// `fexit:function`, `kprobe:function` or `iter:kind`; see [`Program::hook`].
     pub event: &'static str,
-    /// Arguments that must be there, or the program is not attached. A kprobe reads none: there they
-    /// are in registers, which differ by architecture.
+    /// Required arguments: without one of them the program is not attached. A kprobe has none:
+    /// there they are in registers, which differ by architecture.
     pub args: &'static [Arg],
-    /// Alternatives of which at least one must be there (an event whose prototype changed).
+    /// Alternatives of which at least one is required (an event whose prototype changed).
     pub one_of: &'static [Arg],
     /// Kernel structure members that the program reads.
     pub fields: &'static [Field],
-    /// Whether the probe makes sense without this program.
+    /// Whether the probe works without this program.
     pub need: Need,
 }
 
 /// Where a program attaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// A raw tracepoint: kernel developers put it there for us, and it seldom moves.
+    /// A raw tracepoint: made by kernel developers for tracing, and rarely changed.
     Tracepoint(&'static str),
     /// The entry of a function, which may be renamed or inlined in any kernel.
     Fentry(&'static str),
-    /// Its return.
+    /// The return of a function.
     Fexit(&'static str),
-    /// The entry of a function by a breakpoint or ftrace, for functions that `fentry` cannot have:
-    /// those with `...`. It costs several times as much.
+    /// The entry of a function by a breakpoint or ftrace, for functions that `fentry` does not
+    /// support: variadic ones (`...`). It costs several times as much.
     Kprobe(&'static str),
-    /// An iterator over all objects of a kind: it runs when user space reads it, and writes what is
-    /// read.
+    /// An iterator over all objects of a kind: it runs when user space reads it, and its output is
+    /// what user space reads.
     Iterator(&'static str),
 }
 
 impl Program {
-    /// What [`Program::event`] names.
+    /// The hook that [`Program::event`] names.
     pub fn hook(&self) -> Hook {
         match self.event.split_once(':') {
             Some(("fentry", function)) => Hook::Fentry(function),
@@ -77,35 +97,34 @@ impl Program {
     }
 }
 
-/// Whether a probe can do without a program.
+/// Whether a probe works without a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Without it the probe is not attached at all.
     Required,
-    /// Without it the probe works; the text says what is then missing. The named global is set to
-    /// 1 in every program when the event can be attached.
+    /// Without it the probe works, and `lost` says what is missing.
     Optional {
-        /// What is lost without it.
+        /// What is missing without it.
         lost: &'static str,
-        /// `Global<u32>` that tells the other programs that this one is there.
+        /// `Global<u32>` that is 1 in every program of the object when this one can be attached.
         present: Option<&'static str>,
         /// Metrics that are not measured without it, hence absent.
         metrics: &'static [&'static str],
     },
 }
 
-/// An argument of a tracepoint or function, found by its parameter name in the running kernel's BTF.
+/// An argument of a tracepoint or function, found by parameter name in the running kernel's BTF.
 #[derive(Debug, Clone, Copy)]
 pub struct Arg {
     /// Parameter name in the prototype (of an event: `TP_PROTO`).
     pub param: &'static str,
     /// The `Global<u32>` that carries its index into the program.
     pub global: &'static str,
-    /// What the prototype must say of its type.
+    /// The type it must have in the prototype.
     pub ty: ArgType,
 }
 
-/// The type an argument must have for us to read it.
+/// The type that an argument must have to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgType {
     /// An integer, enum or bool.
@@ -132,7 +151,7 @@ pub struct Metric {
     pub unit: Unit,
     /// One sentence, no full stop.
     pub help: &'static str,
-    /// Where in the row, and how it is read.
+    /// Where in the row it is, and how it is read.
     pub shape: Shape,
     /// Label dimensions of a counter: one word per combination, last dimension fastest.
     pub labels: &'static [Label],
@@ -160,26 +179,26 @@ pub enum Shape {
         /// First word.
         at: usize,
     },
-    /// Stall nanoseconds of one cause; stalls still under way are added by user space, and so are
-    /// those of other probes with the same cause.
+    /// Stall nanoseconds of one cause. User space adds the stalls in progress, and those of other
+    /// probes with the same cause.
     Stall {
         /// Word of the ended stalls.
         at: usize,
-        /// The `cause` label; `None` for a metric that has but one.
+        /// The `cause` label; `None` for a metric without that label.
         cause: Option<&'static str>,
-        /// Which slots of [`crate::inflight`] are such stalls under way.
+        /// Kind of the slots of [`crate::inflight`] that are such stalls in progress.
         kind: Option<Kind>,
     },
-    /// Active nanoseconds per NUMA node, starting at `at`; activity under way is added.
+    /// Active nanoseconds per NUMA node, starting at `at`. User space adds activity in progress.
     NodeActive {
         /// Word of node 0.
         at: usize,
-        /// Which slots of [`crate::inflight`] are such activity under way.
+        /// Kind of the slots of [`crate::inflight`] that are such activity in progress.
         kind: Kind,
     },
     /// Tasks that are inside now, from [`crate::inflight`].
     Inside {
-        /// Which slots.
+        /// Kind of the slots.
         kind: Kind,
         /// The `kind` label.
         label: &'static str,
@@ -212,9 +231,9 @@ pub enum Label {
         /// Label values.
         values: &'static [&'static str],
     },
-    /// NUMA node numbers 0 to [`MAX_NODES`] - 1; nodes that never counted are left out.
+    /// NUMA node numbers 0 to [`MAX_NODES`] - 1; nodes that never counted are omitted.
     Node,
-    /// Names of a kernel enum, read from BTF; values without a name are left out.
+    /// Names of a kernel enum, read from BTF; values without a name are omitted.
     KernelEnum {
         /// Label name.
         key: &'static str,
@@ -235,11 +254,34 @@ pub const MAX_NODES: usize = 60;
 /// Labels for senders of SIGKILL, `other` included.
 pub const MAX_SENDERS: usize = 32;
 
-/// Set in a sender's value in the kernel half's table when its kills are worth an event.
+/// Bit in a sender's value in the kernel half's table: its kills are sent as events.
 pub const SENDER_WITH_EVENT: u32 = 1 << 31;
 
 impl Metric {
-    /// The full name as Prometheus knows it, e.g. `memsensor_kswapd_wakeups_total`.
+    /// Stall nanoseconds at word `at`, for the metric that all probes of stalls share.
+    pub(crate) const fn stall(at: usize, cause: Cause, kind: Option<Kind>) -> Self {
+        Self {
+            name: "stall",
+            unit: Unit::Seconds,
+            help: "Time that tasks were stalled on memory, by exclusive cause, stalls in progress \
+                   included",
+            shape: Shape::Stall { at, cause: Some(cause.label()), kind },
+            labels: &[],
+        }
+    }
+
+    /// Tasks inside reclaim, for the metric that all probes of reclaim share.
+    pub(crate) const fn reclaiming_tasks(kind: Kind, label: &'static str) -> Self {
+        Self {
+            name: "reclaiming_tasks",
+            unit: Unit::None,
+            help: "Tasks that are inside reclaim now",
+            shape: Shape::Inside { kind, label },
+            labels: &[],
+        }
+    }
+
+    /// Whether the name follows Prometheus' rules, with nothing that the encoder appends.
     #[cfg(test)]
     pub(crate) fn is_well_named(&self) -> bool {
         let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';

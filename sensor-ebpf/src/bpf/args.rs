@@ -1,4 +1,4 @@
-//! Arguments of tracepoints and functions by an index that user space resolved from BTF.
+//! Arguments of tracepoints and functions, by the index that user space resolved from BTF.
 
 use aya_ebpf::{
     EbpfContext, Global,
@@ -24,13 +24,13 @@ pub(crate) trait Args: EbpfContext {}
 impl Args for RawTracePointContext {}
 impl Args for FEntryContext {}
 
-/// Whether user space found the argument.
+/// Whether user space resolved the argument.
 #[inline(always)]
 pub(crate) fn has(index: &Global<u32>) -> bool {
     index.load() != NO_ARG
 }
 
-/// The argument, or 0 if user space did not find it.
+/// The argument, or 0 if user space did not resolve it.
 ///
 /// The context can only be read at constant offsets. The index is in frozen read-only data, so the
 /// verifier knows it and removes all arms but one.
@@ -51,9 +51,8 @@ pub(crate) fn get(ctx: &impl Args, index: &Global<u32>) -> u64 {
 
 /// A whole slot of the context, read in one instruction at a constant offset.
 ///
-/// Both must be so, and only assembly makes the compiler keep it: it would narrow `arg as u32` to
-/// half a slot, and fold the arms above into one read at a computed address; the verifier refuses
-/// either.
+/// Only assembly keeps the compiler from changing the read: it would narrow `arg as u32` to half a
+/// slot, and fold the arms above into one read at a computed address; the verifier rejects both.
 #[inline(always)]
 fn slot<const N: usize>(ctx: &impl Args) -> u64 {
     let at = ctx.as_ptr().cast::<u64>();
@@ -71,7 +70,7 @@ fn slot<const N: usize>(ctx: &impl Args) -> u64 {
         value
     }
     #[cfg(not(target_arch = "bpf"))]
-    // SAFETY: never run: this only lets clippy read the kernel half on the host.
+    // SAFETY: never run: it exists for clippy on the host.
     unsafe {
         at.add(N).read()
     }

@@ -1,50 +1,50 @@
-//! The per-CPU rows of counters: one map, one row per probe, one touch per event.
+//! The per-CPU rows of counters: one map with a row per probe, so an event touches one row.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 
 use crate::{
-    loss::{self, Loss},
-    probes,
-    spec::{ROW_WORDS, Row},
+    loss,
+    probe_id::Id,
+    spec::{Probe, ROW_WORDS, Row},
 };
 
 #[map]
-static COUNTERS: PerCpuArray<Row> = PerCpuArray::with_max_entries(probes::ALL.len() as u32 + 1, 0);
+static COUNTERS: PerCpuArray<Row> = PerCpuArray::with_max_entries(loss::ROW + 1, 0);
 
-/// This CPU's row of a probe, as the probe's own state.
+/// A probe's state: how it uses the words of its row.
 ///
 /// # Safety
-/// `T` is `repr(C)` and made of `u64` only.
-#[inline(always)]
-pub(crate) unsafe fn row<T>(index: u32) -> Option<&'static mut T> {
-    const { assert!(size_of::<T>() <= ROW_WORDS * 8 && align_of::<T>() == 8) };
-    let row = COUNTERS.get_ptr_mut(index)?;
-    // SAFETY: the map value is as large as a Row, T fits into it (above) and any bits are valid
-    // for it (caller). On one CPU the kernel never runs a program twice at a time, though it may
-    // preempt it (functions; from 7.x tracepoints too): words that two programs write want
-    // `add_atomic`.
-    Some(unsafe { &mut *row.cast::<T>() })
+/// The type is `repr(C)` and made of `u64` only.
+pub(crate) unsafe trait Counters: Sized {
+    /// The probe's row.
+    const ID: Id;
+    /// The probe, for its name and its losses.
+    const PROBE: &'static Probe;
 }
 
-/// Counts something that could not be kept.
+/// This CPU's row of a probe, as the probe's own state.
 #[inline(always)]
-pub(crate) fn lost(why: Loss) {
-    add(why as usize);
+pub(crate) fn row<S: Counters>() -> Option<&'static mut S> {
+    const { assert!(size_of::<S>() <= ROW_WORDS * 8 && align_of::<S>() == 8) };
+    let row = COUNTERS.get_ptr_mut(S::ID as u32)?;
+    // SAFETY: the map value is as large as a Row, S fits into it (above), and any bits are a valid S
+    // (its Counters). On one CPU the kernel never runs a program twice at a time, but it may
+    // preempt it (programs at functions; from 7.x tracepoints too): for words that two programs
+    // write, use `add_atomic`.
+    Some(unsafe { &mut *row.cast::<S>() })
 }
 
 /// Adds one to a word of the row of losses.
 #[inline(always)]
 pub(crate) fn add(word: usize) {
-    // SAFETY: a Row is an array of u64.
-    if let Some(row) = unsafe { row::<Row>(loss::ROW) }
-        && let Some(n) = row.get_mut(word)
-    {
-        // SAFETY: a word of a Row. Any program may have been interrupted here by another.
-        unsafe { add_atomic(n, 1) };
+    let Some(row) = COUNTERS.get_ptr_mut(loss::ROW) else { return };
+    if word < ROW_WORDS {
+        // SAFETY: `word` is one of the row. Another program may interrupt this one here.
+        unsafe { add_atomic(row.cast::<u64>().add(word), 1) };
     }
 }
 
-/// Adds to a word that another task may be adding to.
+/// Adds to a word that another task may add to at the same time.
 ///
 /// The target has no `AtomicU64::fetch_add` (no compare-and-swap before BPF v3), only this.
 ///

@@ -1,16 +1,16 @@
-//! Reading a member of a kernel structure, in the two ways that there are.
+//! Reads members of kernel structures: by a helper, or through a pointer with a type.
 
 use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 
 use crate::event::COMM;
 
-/// Reads a member at an offset that user space found in BTF.
+/// Reads a member at an offset that user space resolved from BTF.
 pub(crate) trait Member {
     /// Two bytes.
     fn half(base: u64, offset: &Global<u32>) -> u16;
-    /// Four.
+    /// Four bytes.
     fn word(base: u64, offset: &Global<u32>) -> u32;
-    /// Eight: a number, or the address of another structure.
+    /// Eight bytes: a number, or the address of another structure.
     fn long(base: u64, offset: &Global<u32>) -> u64;
     /// A thread's name.
     fn name(base: u64, offset: &Global<u32>) -> [u8; COMM];
@@ -29,15 +29,15 @@ fn at(base: u64, offset: &Global<u32>) -> u64 {
     base + u64::from(offset.load())
 }
 
-/// Reads a member of the kernel structure at `base`, whatever that is; 0 if the address cannot be read.
+/// Reads a member of the kernel structure at `base`; 0 if the address cannot be read.
 ///
-/// The helper fills with zeros what it cannot read (kernel/trace/bpf_trace.c,
-/// bpf_probe_read_kernel_common, since 5.5), so there is nothing to branch on: twenty reads with a
-/// branch each are more paths than the verifier of 6.1 walks.
+/// The helper writes zeros where it cannot read (kernel/trace/bpf_trace.c,
+/// bpf_probe_read_kernel_common, since 5.5), so no branch is needed: twenty reads with a branch each
+/// are more paths than the verifier of 6.1 accepts.
 #[inline(always)]
 pub(crate) fn read<T: Copy + Default>(base: u64, offset: &Global<u32>) -> T {
     let mut value = T::default();
-    // SAFETY: `value` is as large as told; the helper checks the address itself.
+    // SAFETY: `value` has the given size; the helper checks the address itself.
     unsafe {
         bpf_probe_read_kernel(
             (&raw mut value).cast(),
@@ -48,7 +48,7 @@ pub(crate) fn read<T: Copy + Default>(base: u64, offset: &Global<u32>) -> T {
     value
 }
 
-/// By the helper, from any address.
+/// Reads by the helper, from any address.
 pub(crate) struct Probed;
 
 impl Member for Probed {
@@ -73,11 +73,11 @@ impl Member for Probed {
     }
 }
 
-/// Through a pointer whose type the verifier knows: one instruction, a fault reads as 0. Four of these
-/// cost what one bpf_probe_read_kernel does.
+/// Reads through a pointer whose type the verifier knows: one instruction, and a fault reads as 0.
+/// Four of these cost as much as one bpf_probe_read_kernel.
 ///
-/// The offset is in frozen read-only data, so to the verifier it is a constant, which it checks
-/// against the type. Only assembly keeps the compiler from folding it into the access.
+/// The offset is in frozen read-only data, so the verifier sees a constant and checks it against the
+/// type. Only assembly keeps the compiler from folding it into the access.
 pub(crate) struct Typed;
 
 macro_rules! load {
@@ -116,7 +116,7 @@ impl Member for Typed {
         load!("u64", at(base, offset))
     }
 
-    /// The verifier takes a load of any size that stays within an array of characters.
+    /// The verifier accepts a load of any size that stays within an array of characters.
     #[inline(always)]
     fn name(base: u64, offset: &Global<u32>) -> [u8; COMM] {
         const { assert!(COMM == 16) };
@@ -131,8 +131,8 @@ impl Member for Typed {
             return Self::long(mm, offset);
         }
         let pages: u64 = read(mm, offset);
-        // SAFETY: it was just written. Volatile, or the compiler reads it in both cases, and picks
-        // afterwards: what was never written is not to be read, says the verifier.
+        // SAFETY: it was just written. Volatile, or the compiler would read it in both cases and
+        // select afterwards, and the verifier rejects a read of memory that was never written.
         unsafe { core::ptr::read_volatile(&raw const pages) }
     }
 }

@@ -1,22 +1,22 @@
-//! The ring buffer for rare events.
+//! The ring buffer of rare events.
 
 use aya_ebpf::{macros::map, maps::RingBuf};
 
-use super::count::lost;
+use super::{count::Counters, lost::lost};
 use crate::loss::Loss;
 
-/// About 1,100 OOM kills before user space has to have read one.
+/// Room for about 1,100 OOM kills that user space has not read yet.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 
-/// Sends one event, or counts it as lost.
+/// Sends an event of a probe about process `tgid`, or counts it as lost.
 #[inline(always)]
-pub(crate) fn send<T: Copy + 'static>(event: T) {
+pub(crate) fn send<S: Counters, T: Copy + 'static>(event: T, tgid: u32) {
     match EVENTS.reserve::<T>(0) {
         Some(mut entry) => {
             entry.write(event);
             entry.submit(0);
         }
-        None => lost(Loss::RingFull),
+        None => lost!(S, Loss::RingFull, "event about process", tgid),
     }
 }

@@ -1,21 +1,22 @@
-//! The stall clock: nanoseconds that tasks spent stalled on memory, per cgroup and cause.
+//! The stall clock: nanoseconds that tasks were stalled on memory, per cgroup and cause.
 //!
-//! Exclusive: time of a stall inside another stall (throttling inside direct reclaim) is charged
-//! once, to the inner cause. The totals per cause live in the probes' rows; here is the split by
-//! cgroup, in one shared LRU map rather than a per-CPU one: a per-CPU map of 4,096 cgroups costs
-//! 64 bytes for each of them on each possible CPU, and a stall is far too rare per cgroup for the
-//! atomic add to be contended.
+//! Exclusive: the time of a stall inside another stall (throttling inside direct reclaim) is charged
+//! once, to the inner cause. The totals per cause are in the probes' rows; here is the split by
+//! cgroup, in one shared LRU map and not a per-CPU map: a per-CPU map of 4,096 cgroups costs 64 bytes
+//! for each of them on each possible CPU, and stalls of one cgroup are too rare for contention on the
+//! atomic add.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 
 use super::{
-    count::{self, lost},
-    task, track,
+    clock,
+    count::{self, Counters},
+    inflight, lost, task,
 };
 use crate::{
     inflight::Slot,
     loss::{self, Loss},
-    probes::Cause,
+    stall_kind::Cause,
 };
 
 /// Nanoseconds by [`Cause`].
@@ -24,38 +25,51 @@ type ByCause = [u64; Cause::COUNT];
 #[map]
 static STALLS: LruHashMap<u64, ByCause> = LruHashMap::with_max_entries(4096, 0);
 
-/// The exclusive time of the current task's stall that has just ended; its slot has it unsettled.
+/// Checks when compiled that a probe whose stalls are charged declares what is lost then.
+///
+/// The loss itself is recorded in the name of the stall clock: `charge` runs in the program that
+/// takes over the slot, which may be of another probe.
+macro_rules! charges {
+    ($state:ty) => {
+        $crate::bpf::lost::declared!($state, $crate::loss::Loss::CgroupsFull);
+        $crate::bpf::lost::declared!($state, $crate::loss::Loss::CgroupEvicted);
+    };
+}
+pub(crate) use charges;
+
+/// Exclusive time of the current task's stall, which has just ended; its slot keeps it unsettled.
 #[inline(always)]
 pub(crate) fn ended(slot: &Slot, now: u64) -> u64 {
     let ns = slot.exclusive_ns(now);
-    if let Some(outer) = track::bucket(slot.tid()).and_then(|b| b.stall_of(slot.tid())) {
+    if let Some(outer) = inflight::bucket(slot.tid()).and_then(|b| b.stall_of(slot.tid())) {
         outer.inner_ns += now.saturating_sub(slot.start_ns);
     }
     ns
 }
 
-/// The same for a slot that is gone already and never had a cgroup: charged at once.
+/// The same for a slot that is removed and has no cgroup: charged at once.
 #[inline(always)]
-pub(crate) fn ended_and_gone(cause: Cause, slot: &Slot, now: u64) -> u64 {
+pub(crate) fn ended_and_removed<S: Counters>(cause: Cause, slot: &Slot, now: u64) -> u64 {
+    charges!(S);
     let ns = ended(slot, now);
     charge(cause, task::current_cgroup(), ns);
     ns
 }
 
-/// Charges `ns` that the current task spent asleep inside a stall; returns what counts: 0 if it is
-/// inside of none (kswapd), for then nobody waited. Never more than it has been inside: the kernel
-/// tells sleeps in whole jiffies.
+/// Charges `ns` that the current task slept inside a stall, and returns the time that counts: 0
+/// outside of a stall (kswapd), when no task waited. At most the time inside the stall so far: the
+/// kernel reports sleeps in whole jiffies.
 #[inline(always)]
 pub(crate) fn inside(cause: Cause, ns: u64) -> u64 {
     let tid = task::tid();
-    let Some(outer) = track::bucket(tid).and_then(|b| b.stall_of(tid)) else { return 0 };
-    let ns = ns.min(outer.exclusive_ns(track::now()));
+    let Some(outer) = inflight::bucket(tid).and_then(|b| b.stall_of(tid)) else { return 0 };
+    let ns = ns.min(outer.exclusive_ns(clock::now()));
     outer.inner_ns += ns;
     charge(cause, outer.aux, ns);
     ns
 }
 
-/// Charges what a slot's owner has not been charged for yet; the slot is another's now.
+/// Charges the unsettled time of a slot that another task takes over.
 #[inline(always)]
 pub(crate) fn settle(was: &Slot) {
     if was.unsettled_ns != 0
@@ -74,11 +88,11 @@ fn charge(cause: Cause, cgroup: u64, ns: u64) {
     }
     let mut fresh = [0; Cause::COUNT];
     fresh[i] = ns;
-    // BPF_NOEXIST (1): if another CPU was faster, add to what it made.
+    // BPF_NOEXIST (1): if another CPU was faster, add to its entry.
     if STALLS.insert(cgroup, fresh, 1).is_err() {
         match STALLS.get_ptr_mut(cgroup) {
             Some(by_cause) => add(by_cause, i, ns),
-            None => lost(Loss::CgroupsFull),
+            None => lost::record("stall clock", Loss::CgroupsFull, "cgroup", || cgroup),
         }
     } else {
         count::add(loss::CGROUPS_ADDED);

@@ -1,4 +1,4 @@
-//! Reading tasks: the current one, and the one that an event points at.
+//! Reads tasks: the current one, and the one that an event points at.
 
 use aya_ebpf::{
     Global,
@@ -30,7 +30,7 @@ static HAVE_TASK_BTF: Global<u32> = Global::new(0);
 /// `PF_KTHREAD`, include/linux/sched.h, the same since 2.6.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
-/// The current task_struct, as the verifier knows it; only where there is `HAVE_TASK_BTF`.
+/// The current task_struct with its type; only where `HAVE_TASK_BTF` is 1.
 #[inline(always)]
 fn typed_current() -> u64 {
     // SAFETY: the helper takes no arguments and always succeeds.
@@ -66,7 +66,7 @@ pub(crate) fn is_kernel_thread() -> bool {
     }
 }
 
-/// How often the current task has gone to sleep.
+/// Voluntary context switches of the current task: the number of times it went to sleep.
 #[inline(always)]
 pub(crate) fn sleeps() -> u64 {
     if HAVE_TASK_BTF.load() != 0 {
@@ -112,10 +112,10 @@ pub(crate) fn cgroup_of<M: Member>(task: u64) -> u64 {
     cgroup_id::<M>(memory_cgroup::<M>(task))
 }
 
-/// What an address space holds.
+/// Sizes of an address space.
 #[inline(always)]
 pub(crate) fn sizes<M: Member>(mm: u64) -> Sizes {
-    // Such a counter may be a little below zero between per-CPU batches.
+    // Between per-CPU batches such a counter may be slightly negative.
     let pages = |offset| M::resident(mm, offset).cast_signed().max(0) as u64;
     Sizes {
         anon_pages: pages(&OFF_MM_ANON_PAGES),

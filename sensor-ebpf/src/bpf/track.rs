@@ -1,82 +1,74 @@
-//! The table of who is inside what: the map around [`crate::inflight`].
+//! Begins and ends: the current task enters and leaves the table of in-flight tasks.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, macros::map, maps::Array};
-
-use super::{count::lost, stall, task};
-use crate::{
-    inflight::{Begin, Bucket, CHUNKS, Chunk, Kind, Slot, owner, place},
-    loss::Loss,
+use super::{
+    clock,
+    count::Counters,
+    inflight::bucket,
+    lost::lost,
+    stall::{self, charges},
+    task,
 };
-
-#[map]
-static INFLIGHT: Array<Chunk> = Array::with_max_entries(CHUNKS as u32, 0);
-
-/// CLOCK_MONOTONIC, nanoseconds.
-#[inline(always)]
-pub(crate) fn now() -> u64 {
-    // SAFETY: the helper takes no arguments.
-    unsafe { bpf_ktime_get_ns() }
-}
-
-/// The bucket of a thread.
-#[inline(always)]
-pub(crate) fn bucket(tid: u32) -> Option<&'static mut Bucket> {
-    let (chunk, i) = place(tid);
-    let chunk = INFLIGHT.get_ptr_mut(chunk)?;
-    // SAFETY: the map value is a Chunk. Other CPUs may write other slots of the bucket; the
-    // algorithm is made for that (see crate::inflight), and every bit pattern is a valid Slot.
-    let chunk = unsafe { &mut *chunk };
-    chunk.0.get_mut(i)
-}
+use crate::{
+    inflight::{Begin, Bucket, Slot, owner},
+    loss::Loss,
+    stall_kind::Kind,
+};
 
 /// The current task enters `kind`.
 #[inline(always)]
-pub(crate) fn begin(kind: Kind, aux: u64) {
+pub(crate) fn begin<S: Counters>(kind: Kind, aux: u64) {
     let tid = task::tid();
     if let Some(bucket) = bucket(tid) {
-        enter(bucket, owner(tid, kind), now(), aux);
+        enter::<S>(bucket, owner(tid, kind), clock::now(), aux);
     }
 }
 
 /// The current task enters a stall, which is charged to its cgroup.
 #[inline(always)]
-pub(crate) fn begin_stall(kind: Kind) {
+pub(crate) fn begin_stall<S: Counters>(kind: Kind) {
+    charges!(S);
     let tid = task::tid();
     let Some(bucket) = bucket(tid) else { return };
-    let (owner, now) = (owner(tid, kind), now());
+    let (owner, now) = (owner(tid, kind), clock::now());
     let cgroup = match bucket.recent(owner, now) {
         Some(cgroup) => cgroup,
         None => task::current_cgroup(),
     };
-    enter(bucket, owner, now, cgroup);
+    enter::<S>(bucket, owner, now, cgroup);
 }
 
 #[inline(always)]
-fn enter(bucket: &mut Bucket, owner: u64, now: u64, aux: u64) {
+fn enter<S: Counters>(bucket: &mut Bucket, owner: u64, now: u64, aux: u64) {
     let (how, was) = bucket.begin(owner, now, aux);
     stall::settle(&was);
     match how {
         Begin::Fresh => {}
-        Begin::Restarted => lost(Loss::UnmatchedBegin),
-        Begin::Evicted => lost(Loss::InflightEvicted),
+        Begin::Restarted => lost!(S, Loss::UnmatchedBegin, "thread", was.tid()),
+        Begin::Evicted => lost!(S, Loss::InflightEvicted, "thread", was.tid()),
     }
 }
 
 /// The current task leaves `kind`: its slot as it was, and the time now.
 #[inline(always)]
-pub(crate) fn end(kind: Kind) -> Option<(Slot, u64)> {
+pub(crate) fn end<S: Counters>(kind: Kind) -> Option<(Slot, u64)> {
     let ended = try_end(kind);
     if ended.is_none() {
-        lost(Loss::UnmatchedEnd);
+        unmatched_end::<S>();
     }
     ended
 }
 
-/// The same, for who knows why a task may not be inside.
+/// The same, for callers that expect tasks without a begin.
 #[inline(always)]
 pub(crate) fn try_end(kind: Kind) -> Option<(Slot, u64)> {
     let tid = task::tid();
-    let now = now();
+    let now = clock::now();
     let slot = bucket(tid)?.end(owner(tid, kind), now)?;
     Some((slot, now))
+}
+
+/// Counts an end of the current task without a begin.
+#[inline(always)]
+pub(crate) fn unmatched_end<S: Counters>() {
+    lost!(S, Loss::UnmatchedEnd, "thread", task::tid());
 }

@@ -1,21 +1,25 @@
-//! Cgroups as they come and go: what each is called, learnt before anybody asks.
+//! Cgroups created and removed: the path of each, recorded before an event refers to it.
 //!
-//! An event names a cgroup by its id. When a container is killed its group is soon gone, and then
-//! nothing on the host knows what the id was. So the path is written down when the group is made, and
-//! user space keeps it for a while after it is gone.
+//! An event names a cgroup by its id. After a container is killed its cgroup is soon removed, and
+//! then the id cannot be resolved on the host. So the path is recorded when the cgroup is created,
+//! and user space keeps it for a while after the removal.
 //!
 //! `cgroup_mkdir` and `cgroup_rmdir` (kernel/cgroup/cgroup.c) fire for every hierarchy; only the one
-//! that memory is charged to counts. They have a ring buffer of their own, so that whoever makes groups
-//! in a loop pushes out no OOM kill, and they wake nobody: user space looks several times a second.
+//! that charges memory counts. They have a ring buffer of their own, so that a process that creates
+//! cgroups in a loop cannot displace OOM kills, and they do not wake user space, which reads the
+//! buffer several times per second.
+//!
+//! Kernels: all from 5.10 on with cgroups.
 
 use core::mem::offset_of;
 
 use crate::{
     layout,
+    loss::Loss,
     spec::{Arg, ArgType, Field, Metric, Need, Probe, Program, Shape, Unit},
 };
 
-/// The group, and the hierarchy that it is in.
+/// The cgroup, and its hierarchy.
 const FIELDS: [Field; 7] = {
     let [a, b, c, d, e, f] = layout::CGROUP_OF_TASK;
     [layout::CGROUP_ROOT, a, b, c, d, e, f]
@@ -24,7 +28,7 @@ const FIELDS: [Field; 7] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "cgroups",
-    about: "names of cgroups as they are made, so that a kill in one that is gone still has a name",
+    about: "paths of cgroups, recorded at creation for events after their removal",
     programs: &[
         Program {
             name: "cgroup_made",
@@ -50,18 +54,19 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "cgroups_created",
             unit: Unit::None,
-            help: "Cgroups made in the hierarchy that memory is charged to",
+            help: "Cgroups created in the hierarchy that charges memory",
             shape: Shape::Counter { at: offset_of!(State, made) / 8 },
             labels: &[],
         },
         Metric {
             name: "cgroups_removed",
             unit: Unit::None,
-            help: "Cgroups removed from the hierarchy that memory is charged to",
+            help: "Cgroups removed from the hierarchy that charges memory",
             shape: Shape::Counter { at: offset_of!(State, gone) / 8 },
             labels: &[],
         },
     ],
+    losses: &[Loss::CgroupNamesFull],
 };
 
 #[repr(C)]
@@ -79,31 +84,39 @@ mod kernel {
         programs::RawTracePointContext,
     };
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
             args,
-            count::{lost, row},
+            count::{Counters, row},
+            lost::lost,
             read::{Probed, read},
             task,
         },
         event::{CgroupGone, CgroupMade, PATH, Tag},
         layout::OFF_CGROUP_ROOT,
         loss::Loss,
-        probes::Id,
+        probe_id::Id,
+        spec::Probe,
     };
 
     args::arg_global!(ARG_MADE_CGROUP, ARG_MADE_PATH, ARG_GONE_CGROUP);
 
-    /// About 470 groups made between two looks of user space.
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::cgroups;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
+    /// Room for about 470 created cgroups that user space has not read yet.
     #[map]
     static CGROUPS: RingBuf = RingBuf::with_byte_size(128 * 1024, 0);
 
     /// BPF_RB_NO_WAKEUP.
     const QUIETLY: u64 = 1;
 
-    /// Whether memory can be charged to it: its hierarchy is the one of the group that the current task's
-    /// memory is charged to.
+    /// Whether memory can be charged to it: it is in the hierarchy of the cgroup that charges the
+    /// current task's memory.
     #[inline(always)]
     fn charges_memory(cgroup: u64) -> bool {
         let ours = task::memory_cgroup::<Probed>(task::current());
@@ -116,21 +129,21 @@ mod kernel {
         if !charges_memory(cgroup) {
             return 0;
         }
-        // SAFETY: State is repr(C) and u64 only.
-        if let Some(row) = unsafe { row::<State>(Id::cgroups as u32) } {
+        if let Some(row) = row::<State>() {
             row.made += 1;
         }
+        let id = || task::cgroup_id::<Probed>(cgroup);
         let Some(mut entry) = CGROUPS.reserve::<CgroupMade>(0) else {
-            lost(Loss::CgroupNamesFull);
+            lost!(State, Loss::CgroupNamesFull, "created cgroup", id());
             return 0;
         };
         let made = entry.as_mut_ptr();
-        // SAFETY: `made` is the reserved record, larger than a stack, so it is written in place; the
-        // helper ends the path within PATH bytes and checks the kernel's address itself. What it leaves
-        // as it was is of records before.
+        // SAFETY: `made` is the reserved record, too large for the stack, so it is written in place;
+        // the helper ends the path within PATH bytes and checks the kernel's address itself. Bytes
+        // that it does not write are from older records.
         unsafe {
             (*made).tag = Tag::CgroupMade as u32;
-            (*made).id = task::cgroup_id::<Probed>(cgroup);
+            (*made).id = id();
             let path = args::get(&ctx, &ARG_MADE_PATH);
             let len = bpf_probe_read_kernel_str(
                 (&raw mut (*made).path).cast(),
@@ -149,17 +162,16 @@ mod kernel {
         if !charges_memory(cgroup) {
             return 0;
         }
-        // SAFETY: State is repr(C) and u64 only.
-        if let Some(row) = unsafe { row::<State>(Id::cgroups as u32) } {
+        if let Some(row) = row::<State>() {
             row.gone += 1;
         }
+        let id = || task::cgroup_id::<Probed>(cgroup);
         match CGROUPS.reserve::<CgroupGone>(0) {
             Some(mut entry) => {
-                let id = task::cgroup_id::<Probed>(cgroup);
-                entry.write(CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id });
+                entry.write(CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id: id() });
                 entry.submit(QUIETLY);
             }
-            None => lost(Loss::CgroupNamesFull),
+            None => lost!(State, Loss::CgroupNamesFull, "removed cgroup", id()),
         }
         0
     }

@@ -1,17 +1,19 @@
-//! Direct compaction: a task waits while pages are moved, to get a contiguous block.
+//! Direct compaction: a task waits while the kernel moves pages to make a contiguous block.
 //!
-//! `mm_compaction_begin/_end` (mm/compaction.c, compact_zone) fire for kcompactd as well. Kernel
-//! threads are left out: nobody waits for them. A write to `/proc/sys/vm/compact_memory` counts,
-//! for its writer does wait.
+//! `mm_compaction_begin/_end` (mm/compaction.c, compact_zone) also fire for kcompactd. Kernel
+//! threads are not counted: no task waits for them. A write to `/proc/sys/vm/compact_memory` counts,
+//! because its writer waits.
+//!
+//! Kernels: all from 5.10 on with CONFIG_COMPACTION.
 
 use core::mem::offset_of;
 
 use crate::{
     hist::Log2Seconds,
-    inflight::Kind,
     layout,
-    probes::Cause,
+    loss::Loss,
     spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::{Cause, Kind},
 };
 
 const RESULTS: usize = 16;
@@ -24,7 +26,7 @@ const FIELDS: [Field; 7] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "compaction",
-    about: "tasks that must move pages to make a contiguous block",
+    about: "tasks that wait while pages are moved to make a contiguous block",
     programs: &[
         Program {
             name: "compact_begin",
@@ -54,7 +56,7 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "compaction_results",
             unit: Unit::None,
-            help: "How direct compactions of a zone ended",
+            help: "Direct compactions of a zone, by result",
             shape: Shape::Counter { at: offset_of!(State, results) / 8 },
             labels: &[Label::KernelEnum {
                 key: "result",
@@ -63,17 +65,14 @@ pub const PROBE: Probe = Probe {
                 len: RESULTS,
             }],
         },
-        Metric {
-            name: "stall",
-            unit: Unit::Seconds,
-            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
-            shape: Shape::Stall {
-                at: offset_of!(State, stall_ns) / 8,
-                cause: Some(Cause::Compaction.label()),
-                kind: Some(Kind::Compaction),
-            },
-            labels: &[],
-        },
+        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::Compaction, Some(Kind::Compaction)),
+    ],
+    losses: &[
+        Loss::UnmatchedEnd,
+        Loss::UnmatchedBegin,
+        Loss::InflightEvicted,
+        Loss::CgroupsFull,
+        Loss::CgroupEvicted,
     ],
 };
 
@@ -88,19 +87,30 @@ struct State {
 mod kernel {
     use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
-        bpf::{args, count::row, stall, task, track},
-        inflight::Kind,
-        probes::Id,
+        bpf::{
+            args,
+            count::{Counters, row},
+            stall, task, track,
+        },
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::Kind,
     };
 
     args::arg_global!(ARG_COMPACT_STATUS);
 
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::compaction;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
     #[raw_tracepoint(tracepoint = "mm_compaction_begin")]
     fn compact_begin(_ctx: RawTracePointContext) -> u32 {
         if !task::is_kernel_thread() {
-            track::begin_stall(Kind::Compaction);
+            track::begin_stall::<State>(Kind::Compaction);
         }
         0
     }
@@ -110,9 +120,8 @@ mod kernel {
         if task::is_kernel_thread() {
             return 0;
         }
-        let Some((slot, now)) = track::end(Kind::Compaction) else { return 0 };
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::compaction as u32) }) else { return 0 };
+        let Some((slot, now)) = track::end::<State>(Kind::Compaction) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         row.latency.observe(now.saturating_sub(slot.start_ns));
         if let Some(n) = row.results.get_mut(args::get(&ctx, &ARG_COMPACT_STATUS) as u32 as usize) {
             *n += 1;

@@ -1,22 +1,26 @@
-//! Direct reclaim: the allocating task itself has to free pages, because its node ran low.
+//! Direct reclaim: the allocating task itself frees pages, because its node ran low.
 //!
 //! `mm_vmscan_direct_reclaim_begin/_end` (mm/vmscan.c, try_to_free_pages) are a pair in one
-//! function, so an end always follows, save for a task that oopses inside. The pair opens *after*
-//! `throttle_direct_reclaim()`, whose sleep is therefore not in it. `nr_reclaimed` is the only
-//! argument read; begin's order and gfp_flags changed places after 6.18 and are not.
+//! function, so every begin has an end, unless the task oopses inside. The begin comes after
+//! `throttle_direct_reclaim()`, so that sleep is not included. `nr_reclaimed` is the only argument
+//! read; order and gfp_flags of the begin changed places after 6.18.
+//!
+//! Kernels: all from 5.10 on.
+
+use core::mem::offset_of;
 
 use crate::{
-    inflight::Kind,
-    probes::Cause,
+    hist::Log2Seconds,
+    layout,
+    loss::Loss,
     spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::{Cause, Kind},
 };
-use crate::{hist::Log2Seconds, layout};
-use core::mem::offset_of;
 
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "direct_reclaim",
-    about: "tasks that must free pages themselves before their allocation goes on",
+    about: "tasks that free pages themselves before their allocation continues",
     programs: &[
         Program {
             name: "direct_begin",
@@ -46,28 +50,19 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "direct_reclaim_pages",
             unit: Unit::None,
-            help: "Pages freed in direct reclaim",
+            help: "Pages freed by direct reclaim",
             shape: Shape::Counter { at: offset_of!(State, pages) / 8 },
             labels: &[],
         },
-        Metric {
-            name: "reclaiming_tasks",
-            unit: Unit::None,
-            help: "Tasks that are inside reclaim now",
-            shape: Shape::Inside { kind: Kind::Direct, label: "direct" },
-            labels: &[],
-        },
-        Metric {
-            name: "stall",
-            unit: Unit::Seconds,
-            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
-            shape: Shape::Stall {
-                at: offset_of!(State, stall_ns) / 8,
-                cause: Some(Cause::DirectReclaim.label()),
-                kind: Some(Kind::Direct),
-            },
-            labels: &[],
-        },
+        Metric::reclaiming_tasks(Kind::Direct, "direct"),
+        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::DirectReclaim, Some(Kind::Direct)),
+    ],
+    losses: &[
+        Loss::UnmatchedEnd,
+        Loss::UnmatchedBegin,
+        Loss::InflightEvicted,
+        Loss::CgroupsFull,
+        Loss::CgroupEvicted,
     ],
 };
 
@@ -82,29 +77,39 @@ struct State {
 mod kernel {
     use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
-        bpf::{args, count::row, histogram, stall, track},
-        inflight::Kind,
-        probes::Id,
+        bpf::{
+            args,
+            count::{Counters, row},
+            histogram, stall, track,
+        },
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::Kind,
     };
 
     args::arg_global!(ARG_DIRECT_FREED);
 
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::direct_reclaim;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
     #[raw_tracepoint(tracepoint = "mm_vmscan_direct_reclaim_begin")]
     fn direct_begin(_ctx: RawTracePointContext) -> u32 {
-        track::begin_stall(Kind::Direct);
+        track::begin_stall::<State>(Kind::Direct);
         0
     }
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_direct_reclaim_end")]
     fn direct_end(ctx: RawTracePointContext) -> u32 {
-        let Some((slot, now)) = track::end(Kind::Direct) else { return 0 };
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::direct_reclaim as u32) }) else { return 0 };
+        let Some((slot, now)) = track::end::<State>(Kind::Direct) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         let ns = now.saturating_sub(slot.start_ns);
         row.latency.observe(ns);
-        histogram::observe(Kind::Direct, &slot, ns);
+        histogram::observe::<State>(Kind::Direct, &slot, ns);
         row.pages += args::get(&ctx, &ARG_DIRECT_FREED);
         row.stall_ns += stall::ended(&slot, now);
         0

@@ -1,26 +1,29 @@
-//! SIGKILL from user space: somebody other than the kernel decided that a process must die.
+//! SIGKILL from user space: a process, not the kernel, kills another process.
 //!
 //! `signal_generate` (kernel/signal.c, __send_signal_locked) fires for every signal; the program
-//! returns at once unless it is a SIGKILL that was delivered. Who sent it follows from `info`:
-//! SEND_SIG_PRIV (1) is the kernel itself (the OOM killer among others) and not counted here;
+//! returns at once unless it is a SIGKILL that was delivered. `info` shows the kind of sender:
+//! SEND_SIG_PRIV (1) is the kernel itself (the OOM killer, for example) and not counted here;
 //! SEND_SIG_NOINFO (0) is the kernel on behalf of a process (`cgroup.kill`); otherwise si_code <= 0
 //! is a process (SI_FROMUSER). `current` is the sender.
 //!
-//! A child whose parent died gets its parent-death signal in the second way: if that is SIGKILL, it
-//! counts as sent by the dying parent.
+//! The parent-death signal of a child is sent in the second way: if it is SIGKILL, it counts as sent
+//! by the exiting parent.
 //!
-//! A sender is known by its thread name, which any process may take: a label, not a proof, and no
-//! reason to let it crowd out the record of OOM kills. So events are limited to one in 10 ms on the whole
-//! machine: a gap per CPU would let a thread of that name on each of many CPUs fill the ring.
+//! A sender is known by its thread name, which any process can set: it is a label, not a proof, and
+//! must not displace OOM kills in the ring. So events are limited to one per 10 ms on the whole host:
+//! a limit per CPU would let threads of that name on many CPUs fill the ring.
+//!
+//! Kernels: all from 5.10 on.
 
 use core::mem::offset_of;
 
 use crate::{
     layout,
+    loss::Loss,
     spec::{Arg, ArgType, Field, Label, MAX_SENDERS, Metric, Need, Probe, Program, Shape, Unit},
 };
 
-/// What describing a task reads, and si_code.
+/// Members that describe a task, and si_code.
 const FIELDS: [Field; 14] = {
     let [a, b, c, d, e, f] = layout::CGROUP_OF_TASK;
     [
@@ -44,7 +47,7 @@ const FIELDS: [Field; 14] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "kill_signal",
-    about: "SIGKILL sent by a process: earlyoom, systemd-oomd, the kubelet, a person",
+    about: "SIGKILL sent by a process: earlyoom, systemd-oomd, the kubelet, a shell",
     programs: &[Program {
         name: "kill_signal",
         event: "signal:signal_generate",
@@ -61,10 +64,11 @@ pub const PROBE: Probe = Probe {
     metrics: &[Metric {
         name: "kill_signals",
         unit: Unit::None,
-        help: "SIGKILLs sent from user space, by the thread name of the sender",
+        help: "SIGKILLs sent by processes, by thread name of the sender",
         shape: Shape::Counter { at: offset_of!(State, by_sender) / 8 },
         labels: &[Label::Sender],
     }],
+    losses: &[Loss::RingFull, Loss::RateLimited],
 };
 
 #[repr(C)]
@@ -81,20 +85,27 @@ mod kernel {
         programs::RawTracePointContext,
     };
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
-            args,
-            count::{lost, row},
+            args, clock,
+            count::{Counters, row},
+            lost::lost,
             read::{Probed, read},
-            ring, task, track,
+            ring, task,
         },
         event::{COMM, KillSignal, Tag},
-        layout::OFF_SIGINFO_CODE,
+        layout::{OFF_SIGINFO_CODE, OFF_TASK_TGID},
         loss::Loss,
-        probes::Id,
-        spec::{MAX_SENDERS, SENDER_WITH_EVENT},
+        probe_id::Id,
+        spec::{MAX_SENDERS, Probe, SENDER_WITH_EVENT},
     };
+
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::kill_signal;
+        const PROBE: &'static Probe = &PROBE;
+    }
 
     const SIGKILL: u32 = 9;
     const SEND_SIG_NOINFO: u64 = 0;
@@ -106,21 +117,21 @@ mod kernel {
 
     args::arg_global!(ARG_KILL_SIG, ARG_KILL_INFO, ARG_KILL_TASK, ARG_KILL_RESULT);
 
-    /// Thread name to index in `by_sender`, `SENDER_WITH_EVENT` for known OOM daemons.
+    /// Index in `by_sender` by thread name, with `SENDER_WITH_EVENT` for known OOM daemons.
     #[map]
     static SENDERS: HashMap<[u8; COMM], u32> = HashMap::with_max_entries(MAX_SENDERS as u32, 0);
 
-    /// When the last event was sent, by any CPU.
+    /// Time of the last event, on any CPU.
     #[map]
     static SIGNAL_SENT: Array<u64> = Array::with_max_entries(1, 0);
 
-    /// Whether an event may be sent at `now`, which is then taken as sent. Two CPUs that ask in the same
-    /// few nanoseconds may both be told so: one event more does no harm.
+    /// Whether an event may be sent at `now`; if so, it counts as sent. Two CPUs that ask within a
+    /// few nanoseconds may both get true: one more event does no harm.
     #[inline(always)]
     fn may_send(now: u64) -> bool {
         let Some(sent) = SIGNAL_SENT.get_ptr_mut(0) else { return false };
-        // SAFETY: a map value of this type, aligned, any bits of which are valid; volatile, for other
-        // CPUs write it too.
+        // SAFETY: a map value of this type, aligned, any bits of which are valid. Volatile, because
+        // other CPUs write it too.
         let sent_ns = unsafe { sent.read_volatile() };
         if now.saturating_sub(sent_ns) < EVENT_GAP_NS {
             return false;
@@ -128,6 +139,25 @@ mod kernel {
         // SAFETY: as above.
         unsafe { sent.write_volatile(now) };
         true
+    }
+
+    /// Sends the event of a SIGKILL by the current task, or counts it as lost.
+    #[inline(always)]
+    fn send(sender_index: u32, target: u64) {
+        let now = clock::now();
+        if !may_send(now) {
+            lost!(State, Loss::RateLimited, "target process", read::<u32>(target, &OFF_TASK_TGID));
+            return;
+        }
+        let event = KillSignal {
+            tag: Tag::KillSignal as u32,
+            sender_index,
+            time_ns: now,
+            sender: task::describe::<Probed>(task::current()),
+            target: task::describe::<Probed>(target),
+        };
+        let tgid = event.target.tgid;
+        ring::send::<State, _>(event, tgid);
     }
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
@@ -152,24 +182,12 @@ mod kernel {
             Err(_) => 0,
         };
         let index = known & !SENDER_WITH_EVENT;
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::kill_signal as u32) }) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         if let Some(n) = row.by_sender.get_mut(index as usize) {
             *n += 1;
         }
         if known & SENDER_WITH_EVENT != 0 {
-            let now = track::now();
-            if !may_send(now) {
-                lost(Loss::RateLimited);
-                return 0;
-            }
-            ring::send(KillSignal {
-                tag: Tag::KillSignal as u32,
-                sender_index: index,
-                time_ns: now,
-                sender: task::describe::<Probed>(task::current()),
-                target: task::describe::<Probed>(args::get(&ctx, &ARG_KILL_TASK)),
-            });
+            send(index, args::get(&ctx, &ARG_KILL_TASK));
         }
         0
     }

@@ -1,14 +1,17 @@
 //! kswapd: the node's background reclaim. Awake is normal; awake without a pause is pressure.
 //!
 //! `mm_vmscan_kswapd_wake` fires each time it starts on a node, `mm_vmscan_kswapd_sleep` only when
-//! it truly goes to sleep (mm/vmscan.c, kswapd and kswapd_try_to_sleep): several wakes may come
-//! before a sleep. Its short naps of up to 100 ms between them count as active.
+//! it really goes to sleep (mm/vmscan.c, kswapd and kswapd_try_to_sleep): several wakes may come
+//! before a sleep. Its short pauses of up to 100 ms between them count as active.
+//!
+//! Kernels: all from 5.10 on.
 
 use core::mem::offset_of;
 
 use crate::{
-    inflight::Kind,
+    loss::Loss,
     spec::{Arg, ArgType, Label, MAX_NODES, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::Kind,
 };
 
 /// See the module.
@@ -44,11 +47,12 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "kswapd_active",
             unit: Unit::Seconds,
-            help: "Time that kswapd was awake, the period under way included",
+            help: "Time that kswapd was awake, the current period included",
             shape: Shape::NodeActive { at: offset_of!(State, active_ns) / 8, kind: Kind::Kswapd },
             labels: &[Label::Node],
         },
     ],
+    losses: &[Loss::UnmatchedBegin, Loss::InflightEvicted, Loss::NodeOutOfRange],
 };
 
 #[repr(C)]
@@ -61,25 +65,35 @@ struct State {
 mod kernel {
     use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
-            args,
-            count::{lost, row},
+            args, clock,
+            count::{Counters, row},
+            inflight::bucket,
+            lost::lost,
             task, track,
         },
-        inflight::{Kind, owner},
+        inflight::owner,
         loss::Loss,
-        probes::Id,
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::Kind,
     };
 
     args::arg_global!(ARG_WAKE_NID, ARG_SLEEP_NID);
 
-    /// Ends the period under way, if there is one: its nanoseconds.
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::kswapd;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
+    /// Ends the current period, if there is one, and returns its nanoseconds.
     #[inline(always)]
     fn settle(tid: u32) -> u64 {
-        let now = track::now();
-        let slot = track::bucket(tid).and_then(|b| b.end(owner(tid, Kind::Kswapd), now));
+        let now = clock::now();
+        let slot = bucket(tid).and_then(|b| b.end(owner(tid, Kind::Kswapd), now));
         slot.map_or(0, |s| s.exclusive_ns(now))
     }
 
@@ -87,15 +101,14 @@ mod kernel {
     fn kswapd_wake(ctx: RawTracePointContext) -> u32 {
         let nid = args::get(&ctx, &ARG_WAKE_NID) as u32 as usize;
         let active_ns = settle(task::tid());
-        track::begin(Kind::Kswapd, nid as u64);
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::kswapd as u32) }) else { return 0 };
+        track::begin::<State>(Kind::Kswapd, nid as u64);
+        let Some(row) = row::<State>() else { return 0 };
         match (row.wakeups.get_mut(nid), row.active_ns.get_mut(nid)) {
             (Some(wakeups), Some(active)) => {
                 *wakeups += 1;
                 *active += active_ns;
             }
-            _ => lost(Loss::NodeOutOfRange),
+            _ => lost!(State, Loss::NodeOutOfRange, "node", nid as u64),
         }
         0
     }
@@ -103,10 +116,9 @@ mod kernel {
     #[raw_tracepoint(tracepoint = "mm_vmscan_kswapd_sleep")]
     fn kswapd_sleep(ctx: RawTracePointContext) -> u32 {
         let nid = args::get(&ctx, &ARG_SLEEP_NID) as u32 as usize;
-        // No period: it was awake already when we attached. That is no loss worth counting.
+        // No period: it was already awake when the programs were attached, which is not a loss.
         let active_ns = settle(task::tid());
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::kswapd as u32) }) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         if let Some(active) = row.active_ns.get_mut(nid) {
             *active += active_ns;
         }

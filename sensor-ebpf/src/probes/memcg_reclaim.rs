@@ -1,21 +1,24 @@
-//! Limit reclaim: a task must free pages of its memory cgroup, because a limit was reached.
+//! Limit reclaim: a task frees pages of its memory cgroup, because the cgroup reached a limit.
 //!
 //! `mm_vmscan_memcg_reclaim_begin/_end` (mm/vmscan.c, try_to_free_mem_cgroup_pages) also fire for
-//! proactive reclaim (a write to `memory.reclaim` or a lowered `memory.high`). Our own never counts;
-//! somebody else's cannot be told apart in the event.
+//! proactive reclaim (a write to `memory.reclaim` or a lowered `memory.high`). The daemon's own is
+//! never counted; that of other processes is, because the event does not show the difference.
 //!
-//! Soft-limit reclaim (memcg v1) runs *inside* global direct reclaim or kswapd, which already
-//! account for the time. It has a histogram of its own and is no cause of the stall clock, or its
-//! seconds would count twice.
+//! Soft-limit reclaim (memcg v1) runs inside global direct reclaim or kswapd, which already include
+//! its time. It has a histogram of its own and is not a cause of the stall clock, or its seconds
+//! would count twice.
+//!
+//! Kernels: all from 5.10 on with memory cgroups; soft-limit reclaim where the kernel still has
+//! memcg v1.
 
 use core::mem::offset_of;
 
 use crate::{
     hist::Log2Seconds,
-    inflight::Kind,
     layout,
-    probes::Cause,
+    loss::Loss,
     spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::{Cause, Kind},
 };
 
 const SOFTLIMIT: Need = Need::Optional {
@@ -27,7 +30,7 @@ const SOFTLIMIT: Need = Need::Optional {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "memcg_reclaim",
-    about: "tasks that must free pages of their cgroup, because it reached a limit",
+    about: "tasks that free pages of their cgroup, because it reached a limit",
     programs: &[
         Program {
             name: "memcg_begin",
@@ -73,42 +76,34 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "memcg_reclaim_pages",
             unit: Unit::None,
-            help: "Pages freed in limit reclaim",
+            help: "Pages freed by limit reclaim",
             shape: Shape::Counter { at: offset_of!(State, pages) / 8 },
             labels: &[],
         },
         Metric {
             name: "softlimit_reclaim",
             unit: Unit::Seconds,
-            help: "Time spent in soft-limit reclaim (memcg v1), already part of direct reclaim or kswapd, per entry",
+            help: "Time that tasks spent in soft-limit reclaim (memcg v1), per entry; \
+                   direct reclaim or kswapd includes it",
             shape: Shape::Histogram { at: offset_of!(State, soft_latency) / 8 },
             labels: &[],
         },
         Metric {
             name: "softlimit_reclaim_pages",
             unit: Unit::None,
-            help: "Pages freed in soft-limit reclaim (memcg v1)",
+            help: "Pages freed by soft-limit reclaim (memcg v1)",
             shape: Shape::Counter { at: offset_of!(State, soft_pages) / 8 },
             labels: &[],
         },
-        Metric {
-            name: "reclaiming_tasks",
-            unit: Unit::None,
-            help: "Tasks that are inside reclaim now",
-            shape: Shape::Inside { kind: Kind::Memcg, label: "memcg" },
-            labels: &[],
-        },
-        Metric {
-            name: "stall",
-            unit: Unit::Seconds,
-            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
-            shape: Shape::Stall {
-                at: offset_of!(State, stall_ns) / 8,
-                cause: Some(Cause::MemcgReclaim.label()),
-                kind: Some(Kind::Memcg),
-            },
-            labels: &[],
-        },
+        Metric::reclaiming_tasks(Kind::Memcg, "memcg"),
+        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::MemcgReclaim, Some(Kind::Memcg)),
+    ],
+    losses: &[
+        Loss::UnmatchedEnd,
+        Loss::UnmatchedBegin,
+        Loss::InflightEvicted,
+        Loss::CgroupsFull,
+        Loss::CgroupEvicted,
     ],
 };
 
@@ -125,21 +120,27 @@ struct State {
 mod kernel {
     use aya_ebpf::{Global, macros::raw_tracepoint, programs::RawTracePointContext};
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
             args,
-            count::{lost, row},
+            count::{Counters, row},
             histogram, stall, task, track,
         },
-        inflight::Kind,
-        loss::Loss,
-        probes::Id,
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::Kind,
     };
 
     args::arg_global!(ARG_MEMCG_FREED, ARG_SOFT_FREED);
 
-    /// The daemon's own process id, whose reclaim is never pressure.
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::memcg_reclaim;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
+    /// The daemon's own process id, whose reclaim is not pressure.
     #[unsafe(no_mangle)]
     static SELF_TGID: Global<u32> = Global::new(0);
 
@@ -151,7 +152,7 @@ mod kernel {
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_reclaim_begin")]
     fn memcg_begin(_ctx: RawTracePointContext) -> u32 {
         if !ours() {
-            track::begin_stall(Kind::Memcg);
+            track::begin_stall::<State>(Kind::Memcg);
         }
         0
     }
@@ -160,15 +161,14 @@ mod kernel {
     fn memcg_end(ctx: RawTracePointContext) -> u32 {
         let Some((slot, now)) = track::try_end(Kind::Memcg) else {
             if !ours() {
-                lost(Loss::UnmatchedEnd);
+                track::unmatched_end::<State>();
             }
             return 0;
         };
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         let ns = now.saturating_sub(slot.start_ns);
         row.latency.observe(ns);
-        histogram::observe(Kind::Memcg, &slot, ns);
+        histogram::observe::<State>(Kind::Memcg, &slot, ns);
         row.pages += args::get(&ctx, &ARG_MEMCG_FREED);
         row.stall_ns += stall::ended(&slot, now);
         0
@@ -176,15 +176,14 @@ mod kernel {
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_softlimit_reclaim_begin")]
     fn softlimit_begin(_ctx: RawTracePointContext) -> u32 {
-        track::begin(Kind::Softlimit, 0);
+        track::begin::<State>(Kind::Softlimit, 0);
         0
     }
 
     #[raw_tracepoint(tracepoint = "mm_vmscan_memcg_softlimit_reclaim_end")]
     fn softlimit_end(ctx: RawTracePointContext) -> u32 {
-        let Some((slot, now)) = track::end(Kind::Softlimit) else { return 0 };
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::memcg_reclaim as u32) }) else { return 0 };
+        let Some((slot, now)) = track::end::<State>(Kind::Softlimit) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         row.soft_latency.observe(now.saturating_sub(slot.start_ns));
         row.soft_pages += args::get(&ctx, &ARG_SOFT_FREED);
         0

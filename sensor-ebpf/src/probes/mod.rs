@@ -1,82 +1,37 @@
-//! The probes, one file each, and the list of them.
+//! The probes, one file each, and all of them as data.
 //!
-//! A new probe is its file and one line in `probes!`; what else there is of it (attaching,
-//! `/metrics`, the README's tables) follows from its [`Probe`]. The tests at the end hold every
-//! probe to the rules.
+//! A new probe is its file here and one line in [`crate::probe_id`]; attaching, `/metrics` and the
+//! tables in the documentation follow from its [`Probe`]. The tests at the end hold every probe to
+//! the rules.
 
-use crate::spec::{Label, Probe};
+use crate::{
+    loss::Loss,
+    probe_id::for_each_probe,
+    spec::{Label, Probe},
+};
+pub use crate::{probe_id::Id, stall_kind::Cause};
 
-macro_rules! probes {
+macro_rules! modules {
     ($($name:ident,)*) => {
         $(pub mod $name;)*
-
-        /// Index of a probe: its row in the counters.
-        #[allow(non_camel_case_types, reason = "the variants are the probes' names")]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u32)]
-        pub enum Id { $(
-            /// The probe of this name.
-            $name,
-        )* }
 
         /// Every probe, in the order of [`Id`].
         pub const ALL: &[&Probe] = &[$(&$name::PROBE,)*];
     };
 }
 
-probes! {
-    oom_kill,
-    victim_exit,
-    direct_reclaim,
-    memcg_reclaim,
-    kswapd,
-    reclaim_scan,
-    throttle,
-    pfmemalloc_throttle,
-    compaction,
-    alloc_retry,
-    alloc_failure,
-    kill_signal,
-    processes,
-    cgroups,
+for_each_probe!(modules);
+
+/// Probes that can lose this, and so measure it: where none of them is attached, the loss is not
+/// measured. None for [`Loss::Recursion`], which the kernel counts for every program.
+pub fn that_lose(loss: Loss) -> impl Iterator<Item = Id> {
+    Id::ALL.iter().copied().filter(move |id| ALL[*id as usize].loses(loss))
 }
 
 /// Kernel enums whose names are labels of metrics, or are shown in events.
 pub fn kernel_enums() -> impl Iterator<Item = Label> {
     let labels = ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels).copied();
     labels.filter(|l| matches!(l, Label::KernelEnum { .. })).chain([oom_kill::CONSTRAINT])
-}
-
-/// Why a task stalled on memory. The causes are exclusive: their sum is the time stalled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// In global direct reclaim.
-    DirectReclaim,
-    /// In limit reclaim of a memory cgroup.
-    MemcgReclaim,
-    /// Put to sleep by the reclaim code, inside reclaim or before it.
-    Throttle,
-    /// In direct compaction.
-    Compaction,
-}
-
-impl Cause {
-    /// Number of causes.
-    pub const COUNT: usize = 4;
-
-    /// Every cause, in order.
-    pub const ALL: [Self; Self::COUNT] =
-        [Self::DirectReclaim, Self::MemcgReclaim, Self::Throttle, Self::Compaction];
-
-    /// The `cause` label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::DirectReclaim => "direct_reclaim",
-            Self::MemcgReclaim => "memcg_reclaim",
-            Self::Throttle => "throttle",
-            Self::Compaction => "compaction",
-        }
-    }
 }
 
 #[cfg(test)]
@@ -86,23 +41,26 @@ mod tests {
     use super::*;
     use crate::{
         hist,
-        spec::{Hook, MAX_NODES, MAX_SENDERS, ROW_WORDS, Shape},
+        spec::{Hook, MAX_NODES, MAX_SENDERS, Metric, ROW_WORDS, Shape, Unit},
     };
 
     #[test]
-    fn every_probe_file_is_in_the_list() {
+    fn each_file_is_the_probe_of_its_name() {
         let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/src/probes");
         let files: BTreeSet<_> = std::fs::read_dir(dir)
             .expect("list src/probes")
             .map(|f| f.expect("entry").file_name().into_string().expect("UTF-8"))
             .filter(|f| f != "mod.rs")
             .collect();
-        let listed: BTreeSet<_> = ALL.iter().map(|p| format!("{}.rs", p.name)).collect();
+        let listed: BTreeSet<_> = Id::ALL.iter().map(|id| format!("{}.rs", id.name())).collect();
         assert_eq!(files, listed);
+        for (id, probe) in Id::ALL.iter().zip(ALL) {
+            assert_eq!(probe.name, id.name());
+        }
     }
 
     #[test]
-    fn program_names_survive_the_kernel() {
+    fn program_names_are_unique_and_short_enough() {
         let mut seen = BTreeSet::new();
         for program in ALL.iter().flat_map(|p| p.programs) {
             assert!(program.name.len() <= 15, "{} is cut by the kernel", program.name);
@@ -118,7 +76,7 @@ mod tests {
     fn metric_names_follow_prometheus() {
         for probe in ALL {
             let read = probe.programs.iter().all(|p| matches!(p.hook(), Hook::Iterator(_)));
-            assert!(!probe.metrics.is_empty() || read, "{} shows nothing", probe.name);
+            assert!(!probe.metrics.is_empty() || read, "{} has no metric", probe.name);
             for metric in probe.metrics {
                 assert!(metric.is_well_named(), "{}", metric.name);
                 assert!(!metric.help.ends_with('.'), "{}: {}", metric.name, metric.help);
@@ -127,15 +85,37 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_of_several_probes_says_the_same_everywhere() {
+    fn a_shared_metric_has_one_help_and_unit() {
         let mut seen = BTreeMap::new();
         for metric in ALL.iter().flat_map(|p| p.metrics) {
-            let say = (metric.help, metric.unit == crate::spec::Unit::None);
-            assert_eq!(*seen.entry(metric.name).or_insert(say), say, "{}", metric.name);
+            let declared = (metric.help, metric.unit == Unit::None);
+            assert_eq!(*seen.entry(metric.name).or_insert(declared), declared, "{}", metric.name);
         }
     }
 
-    fn words(metric: &crate::spec::Metric) -> Vec<usize> {
+    #[test]
+    fn each_loss_is_declared_by_a_probe_once() {
+        for loss in Loss::ALL {
+            let by_kernel = *loss == Loss::Recursion;
+            assert_eq!(that_lose(*loss).next().is_none(), by_kernel, "{loss:?}");
+        }
+        for probe in ALL {
+            let reasons: BTreeSet<_> = probe.losses.iter().map(|loss| *loss as u32).collect();
+            assert_eq!(reasons.len(), probe.losses.len(), "{} declares one twice", probe.name);
+        }
+    }
+
+    /// User space computes evictions from the same table that `CgroupsFull` is about.
+    #[test]
+    fn cgroup_evictions_are_measured_with_full_tables() {
+        for probe in ALL {
+            let (full, evicted) =
+                (probe.loses(Loss::CgroupsFull), probe.loses(Loss::CgroupEvicted));
+            assert_eq!(full, evicted, "{}", probe.name);
+        }
+    }
+
+    fn words(metric: &Metric) -> Vec<usize> {
         let span = |label: &Label| match label {
             Label::Fixed { values, .. } => values.len(),
             Label::Node => MAX_NODES,
@@ -165,13 +145,6 @@ mod tests {
                     }
                 }
             }
-        }
-    }
-
-    #[test]
-    fn causes_are_in_order() {
-        for (i, cause) in Cause::ALL.iter().enumerate() {
-            assert_eq!(*cause as usize, i);
         }
     }
 }

@@ -1,36 +1,38 @@
-//! OOM kills: the kernel ran out, chose a process and killed it.
+//! OOM kills: the kernel ran out of memory, selected a process and killed it.
 //!
 //! `oom:mark_victim` (mm/oom_kill.c, mark_oom_victim) is not the same as a kill: it also fires for
-//! a task that is already exiting and merely gets access to the reserves. `__oom_kill_process`
-//! counts the kill (vmstat `oom_kill`), sends SIGKILL with SEND_SIG_PRIV and calls mark_oom_victim,
-//! in this order, under the victim's task lock. So a kill is a SIGKILL from the kernel itself to a
-//! task, followed by mark_victim of the same task by the same current: that pair is what is
-//! counted, and why it agrees with vmstat. The other processes that share the victim's memory get
-//! SIGKILL after mark_victim, and are not counted, as the kernel does not either.
+//! a task that is already exiting and only gets access to the reserves. `__oom_kill_process` counts
+//! the kill (vmstat `oom_kill`), sends SIGKILL with SEND_SIG_PRIV and calls mark_oom_victim, in this
+//! order, under the victim's task lock. So a kill is a SIGKILL from the kernel itself to a task,
+//! followed by mark_victim of the same task by the same current. This pair is counted, so the count
+//! agrees with vmstat. Other processes that share the victim's memory get SIGKILL after mark_victim
+//! and are not counted; the kernel does not count them either.
 //!
-//! The task lock is a spinlock, so both halves are on one CPU, and no other task sends a signal there
-//! in between (with PREEMPT_RT one could). So the first half is noted per CPU: in the table of who is
-//! inside, it would be lost when its bucket is full of tasks that reclaim.
+//! The task lock is a spinlock, so both halves run on one CPU, and no other task sends a signal there
+//! in between (with PREEMPT_RT one could). So the first half is kept per CPU: in the table of
+//! in-flight tasks it would be lost when its bucket is full of reclaiming tasks.
 //!
-//! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, 6.8
-//! and before, save for backports), and the task that belongs to it is in the signal event.
+//! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, and up
+//! to 6.8 without backports), and the signal event has the task of that pid.
 //!
 //! `current` is the *trigger*: the task whose allocation failed. Everything about the victim is
-//! read from the victim's own task_struct. Whether a memory cgroup or the machine ran out, and what
-//! the failed allocation asked for, is in no tracepoint. The former follows from the trigger's last
-//! reclaim: the memcg charge path reclaims its cgroup before it calls the OOM killer, the page
-//! allocator reclaims globally; none at all (sysrq-f) is global. That errs if the kernel skipped
-//! our program at that reclaim. `oom_kill_process` (mm/oom_kill.c) has both in its `struct
-//! oom_control`, and every kill happens inside of it: also those of `memory.oom.group`, of which
-//! there are several in one call. The kernel runs one OOM killer at a time (`oom_lock`), so one
-//! place to note it is enough. A kill takes the note if its own task wrote it, and has not
-//! reclaimed since; its word on what ran out goes before the reclaim's. The constraint decides
-//! nothing here: it is shown beside the scope, as it is.
+//! read from the victim's own task_struct. No tracepoint has the type of the kill (global or memcg)
+//! or the parameters of the failed allocation. `oom_kill_process` (mm/oom_kill.c) has both in its
+//! `struct oom_control`, and every kill happens inside it, also the several kills of one
+//! `memory.oom.group`. The kernel runs one OOM killer at a time (`oom_lock`), so `oom_context` keeps
+//! one record. A kill uses the record if its own task wrote it and has not reclaimed since.
+//! Otherwise the type follows from the trigger's last reclaim: the memcg charge path reclaims its
+//! cgroup before it calls the OOM killer, the page allocator reclaims globally, and no reclaim at all
+//! (sysrq-f) is global. That is wrong if the kernel skipped our program at that reclaim. The
+//! constraint is passed on as it is and does not change the type.
+//!
+//! Kernels: all from 5.10 on; `oom_context` on those with BPF trampolines (on arm64 from 6.0 on).
 
 use core::mem::offset_of;
 
 use crate::{
     layout,
+    loss::Loss,
     spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
 };
 
@@ -41,7 +43,7 @@ const FIELDS: [Field; 20] = {
     fields
 };
 
-/// Which part of the machine an allocation may use, and hence what ran out.
+/// The part of the host's memory that the failed allocation was allowed to use.
 pub const CONSTRAINT: Label = Label::KernelEnum {
     key: "constraint",
     ty: "oom_constraint",
@@ -49,10 +51,13 @@ pub const CONSTRAINT: Label = Label::KernelEnum {
     len: 8,
 };
 
+/// First of the words that count kills: those of type `global`, then `memcg`.
+pub const KILLS_WORD: usize = offset_of!(State, kills) / 8;
+
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "oom_kill",
-    about: "processes that the kernel's OOM killer killed: victim, trigger, sizes, cgroup",
+    about: "processes killed by the kernel's OOM killer: victim, trigger, sizes, cgroup",
     programs: &[
         Program {
             name: "oom_sigkill",
@@ -89,7 +94,7 @@ pub const PROBE: Probe = Probe {
                 layout::OOM_CONSTRAINT,
             ],
             need: Need::Optional {
-                lost: "order, gfp flags and constraint of OOM kills are not known",
+                lost: "order, gfp flags and constraint of OOM kills are unknown",
                 present: None,
                 metrics: &[],
             },
@@ -98,15 +103,17 @@ pub const PROBE: Probe = Probe {
     metrics: &[Metric {
         name: "oom_kills",
         unit: Unit::None,
-        help: "Processes that the kernel's OOM killer killed, by what ran out: the machine or a memory cgroup",
-        shape: Shape::Counter { at: offset_of!(State, kills) / 8 },
-        labels: &[Label::Fixed { key: "scope", values: &["global", "memcg"] }],
+        help: "Processes killed by the kernel's OOM killer, by type: global (the host ran out of \
+               memory) or memcg (a memory cgroup reached its limit)",
+        shape: Shape::Counter { at: KILLS_WORD },
+        labels: &[Label::Fixed { key: "type", values: &["global", "memcg"] }],
     }],
+    losses: &[Loss::RingFull],
 };
 
 #[repr(C)]
 struct State {
-    /// Global, memcg.
+    /// By type: global, memcg.
     kills: [u64; 2],
 }
 
@@ -117,23 +124,31 @@ mod kernel {
         maps::{Array, PerCpuArray},
         programs::{FEntryContext, RawTracePointContext},
     };
-    use aya_log_ebpf::debug;
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
-            args,
-            count::row,
+            args, clock,
+            count::{Counters, row},
+            inflight,
             read::{Probed, read},
-            ring, task, track,
+            ring, task,
         },
         event::{OomKill, Tag},
         layout::{
             OFF_MM_TOTAL_VM, OFF_OOM_CONSTRAINT, OFF_OOM_GFP_MASK, OFF_OOM_MEMCG, OFF_OOM_ORDER,
             OFF_TASK_MM, OFF_TASK_PID,
         },
-        probes::{Id, victim_exit},
+        probe_id::Id,
+        probes::victim_exit,
+        spec::Probe,
     };
+
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::oom_kill;
+        const PROBE: &'static Probe = &PROBE;
+    }
 
     const SIGKILL: u32 = 9;
     const SEND_SIG_PRIV: u64 = 1;
@@ -152,27 +167,27 @@ mod kernel {
     #[derive(Clone, Copy)]
     struct Sigkill {
         sent_ns: u64,
-        /// Who sent it; 0 = none.
+        /// Thread id of the sender; 0 = none.
         tid: u64,
-        /// The task_struct that it was sent to.
+        /// The task_struct of the receiver.
         target: u64,
     }
 
-    /// The last one on each CPU. Most are not followed by mark_victim; the next overwrites them.
+    /// The last one on each CPU. Most are not followed by mark_victim and are overwritten.
     #[map]
     static SIGKILLS: PerCpuArray<Sigkill> = PerCpuArray::with_max_entries(1, 0);
 
-    /// What the last OOM killer was called for.
+    /// The allocation that the OOM killer was last called for.
     #[repr(C)]
     #[derive(Clone, Copy)]
     struct Context {
-        /// 0 = not known.
-        noted_ns: u64,
+        /// Time of the call; 0 = unknown.
+        called_ns: u64,
         tid: u32,
         order: i32,
         gfp_flags: u32,
         constraint: u32,
-        /// Whether a memory cgroup ran out.
+        /// 1 if a memory cgroup reached its limit.
         memcg: u64,
     }
 
@@ -184,32 +199,32 @@ mod kernel {
         let control = args::get(&ctx, &ARG_OOM_CONTROL);
         let Some(place) = OOM_CONTEXT.get_ptr_mut(0) else { return 0 };
         let context = Context {
-            noted_ns: track::now(),
+            called_ns: clock::now(),
             tid: task::tid(),
             order: read(control, &OFF_OOM_ORDER),
             gfp_flags: read(control, &OFF_OOM_GFP_MASK),
             constraint: read(control, &OFF_OOM_CONSTRAINT),
             memcg: u64::from(read::<u64>(control, &OFF_OOM_MEMCG) != 0),
         };
-        // SAFETY: a map value of this type; the caller holds oom_lock, so nobody else writes it.
+        // SAFETY: a map value of this type; the caller holds oom_lock, so no other task writes it.
         unsafe { place.write(context) };
         0
     }
 
     const UNKNOWN: Context =
-        Context { noted_ns: 0, tid: 0, order: 0, gfp_flags: 0, constraint: 0, memcg: 0 };
+        Context { called_ns: 0, tid: 0, order: 0, gfp_flags: 0, constraint: 0, memcg: 0 };
 
-    /// What the OOM killer was called for, if this task called it and has not reclaimed since.
+    /// The last call of the OOM killer, if this task made it and has not reclaimed since.
     ///
-    /// Not an `Option`: what is inside a `None` the compiler leaves unwritten and may read all the
-    /// same, which the verifier of 5.10 refuses.
+    /// Not an `Option`: the compiler leaves the payload of a `None` unwritten and may read it all
+    /// the same, which the verifier of 5.10 rejects.
     #[inline(always)]
     fn context(tid: u32, last_reclaim_ns: u64) -> Context {
         let Some(place) = OOM_CONTEXT.get_ptr(0) else { return UNKNOWN };
-        // SAFETY: a map value of this type, any bits of which are valid; where another task writes
-        // it now, it is not ours.
+        // SAFETY: a map value of this type, any bits of which are valid; if another task writes it
+        // now, the thread id differs from ours.
         let context = unsafe { place.read() };
-        if context.tid == tid && context.noted_ns > last_reclaim_ns { context } else { UNKNOWN }
+        if context.tid == tid && context.called_ns > last_reclaim_ns { context } else { UNKNOWN }
     }
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
@@ -221,13 +236,13 @@ mod kernel {
             let target = args::get(&ctx, &ARG_OOM_TARGET);
             if let Some(place) = SIGKILLS.get_ptr_mut(0) {
                 // SAFETY: a map value of this type, this CPU's own.
-                unsafe { place.write(Sigkill { sent_ns: track::now(), tid, target }) };
+                unsafe { place.write(Sigkill { sent_ns: clock::now(), tid, target }) };
             }
         }
         0
     }
 
-    /// Takes away this CPU's note of a SIGKILL, if `tid` sent it.
+    /// Removes and returns the last SIGKILL on this CPU, if `tid` sent it.
     #[inline(always)]
     fn take_sigkill(tid: u32) -> Option<Sigkill> {
         // SAFETY: a map value of this type, this CPU's own, any bits of which are valid.
@@ -240,37 +255,41 @@ mod kernel {
         Some(sigkill)
     }
 
+    /// Whether mark_victim is about the task `victim`.
+    #[inline(always)]
+    fn is_about(ctx: &RawTracePointContext, victim: u64) -> bool {
+        if args::has(&ARG_VICTIM_TASK) {
+            args::get(ctx, &ARG_VICTIM_TASK) == victim
+        } else {
+            let pid = args::get(ctx, &ARG_VICTIM_PID) as u32;
+            read::<u32>(victim, &OFF_TASK_PID) == pid
+        }
+    }
+
     #[raw_tracepoint(tracepoint = "mark_victim")]
     fn mark_victim(ctx: RawTracePointContext) -> u32 {
         let tid = task::tid();
-        let Some(bucket) = track::bucket(tid) else { return 0 };
-        let now = track::now();
+        let Some(bucket) = inflight::bucket(tid) else { return 0 };
+        let now = clock::now();
         let Some(sigkill) = take_sigkill(tid) else { return 0 };
         let victim = sigkill.target;
-        let same = if args::has(&ARG_VICTIM_TASK) {
-            args::get(&ctx, &ARG_VICTIM_TASK) == victim
-        } else {
-            let pid = args::get(&ctx, &ARG_VICTIM_PID) as u32;
-            read::<u32>(victim, &OFF_TASK_PID) == pid
-        };
-        if !same {
+        if !is_about(&ctx, victim) {
             return 0;
         }
         let reclaim = bucket.last_reclaim(tid);
         if reclaim.is_some_and(|r| r.ended_ns > sigkill.sent_ns) {
-            // Between the two halves of a kill there is no reclaim: the SIGKILL was for sharing an
-            // earlier victim's memory, and the task is now let into the reserves to exit.
+            // Between the two halves of a kill there is no reclaim: the SIGKILL was sent because the
+            // task shares an earlier victim's memory, and it now gets access to the reserves to exit.
             return 0;
         }
         let context = context(tid, reclaim.map_or(0, |r| r.ended_ns));
-        let known = context.noted_ns != 0;
+        let known = context.called_ns != 0;
         let memcg = if known {
             context.memcg as u32
         } else {
             u32::from(reclaim.is_some_and(|r| r.memcg))
         };
-        // SAFETY: State is repr(C) and u64 only.
-        if let Some(row) = unsafe { row::<State>(Id::oom_kill as u32) } {
+        if let Some(row) = row::<State>() {
             row.kills[memcg as usize & 1] += 1;
         }
         let mm: u64 = read(victim, &OFF_TASK_MM);
@@ -287,9 +306,9 @@ mod kernel {
             gfp_flags: context.gfp_flags,
             constraint: context.constraint,
         };
-        victim_exit::await_exit(mm, event.victim.tgid, now);
-        debug!(&ctx, "OOM kill of {} by {}", event.victim.tgid, event.trigger.tgid);
-        ring::send(event);
+        let tgid = event.victim.tgid;
+        victim_exit::await_exit(mm, tgid, now);
+        ring::send::<State, _>(event, tgid);
         0
     }
 }

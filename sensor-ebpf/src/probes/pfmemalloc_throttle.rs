@@ -1,27 +1,30 @@
-//! Sleep before direct reclaim: the node's reserves are nearly gone, and kswapd must catch up first.
+//! Sleep before direct reclaim: the reserves of the node are nearly used up, and the task waits for
+//! kswapd to free some.
 //!
 //! `throttle_direct_reclaim` (mm/vmscan.c, called by try_to_free_pages) lets nearly every task pass.
-//! Where less than half of the reserves is free (those that PF_MEMALLOC may use), it puts the task to
+//! If less than half of the reserves is free (those that PF_MEMALLOC may use), it puts the task to
 //! sleep until kswapd has freed some: for up to a second if the allocation must not enter a file
-//! system, else for as long as it takes. vmstat counts that as `pgscan_direct_throttle`; no tracepoint
-//! tells of it, hence the programs at the function itself. It comes before `direct_reclaim` begins.
+//! system, else without a time limit. vmstat counts this as `pgscan_direct_throttle`; there is no
+//! tracepoint, so the programs attach to the function. It comes before `direct_reclaim` begins.
 //!
-//! Whether a task slept is what the kernel says of it: its count of voluntary context switches moved.
-//! Those that may not be throttled (kernel threads, dying tasks) never do. Who passes costs a slot
-//! for the moment, and counts as nothing.
+//! A task slept if its count of voluntary context switches changed. Tasks that may not be throttled
+//! (kernel threads, dying tasks) never sleep here. A task that passes uses a slot for a moment and is
+//! not counted.
 //!
-//! The end attaches first: a task that begins between the two would otherwise never end. An end can
-//! still be missed: when somebody else attaches to the same function while a task sleeps in it, the
-//! kernel leaves our end out. Such a sleep counts until the task goes on to reclaim, which user space
-//! sees in the table, and is lost after that.
+//! The end attaches first: otherwise a task that begins between the two would have no end. An end
+//! can still be missed: if another tracer attaches to the same function while a task sleeps in it,
+//! the kernel skips our end. Such a sleep counts until the task continues to reclaim, which user
+//! space sees in the table, and is lost after that.
+//!
+//! Kernels: all from 5.10 on that have the function and BPF trampolines (on arm64 from 6.0 on).
 
 use core::mem::offset_of;
 
 use crate::{
-    inflight::Kind,
     layout,
-    probes::Cause,
+    loss::Loss,
     spec::{Field, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::{Cause, Kind},
 };
 
 const END_FIELDS: [Field; 7] = {
@@ -32,7 +35,7 @@ const END_FIELDS: [Field; 7] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "pfmemalloc_throttle",
-    about: "tasks put to sleep before direct reclaim, because the reserves are nearly gone",
+    about: "tasks put to sleep before direct reclaim, because the reserves are nearly used up",
     programs: &[
         Program {
             name: "pfmem_end",
@@ -55,7 +58,8 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "pfmemalloc_throttle",
             unit: Unit::Seconds,
-            help: "Time that tasks were put to sleep before direct reclaim because the reserves were nearly gone, sleeps under way included",
+            help: "Time that tasks slept before direct reclaim because the reserves were nearly used \
+                   up, sleeps in progress included",
             shape: Shape::Stall {
                 at: offset_of!(State, slept_ns) / 8,
                 cause: None,
@@ -63,17 +67,13 @@ pub const PROBE: Probe = Probe {
             },
             labels: &[],
         },
-        Metric {
-            name: "stall",
-            unit: Unit::Seconds,
-            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
-            shape: Shape::Stall {
-                at: offset_of!(State, stall_ns) / 8,
-                cause: Some(Cause::Throttle.label()),
-                kind: Some(Kind::Pfmemalloc),
-            },
-            labels: &[],
-        },
+        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::Throttle, Some(Kind::Pfmemalloc)),
+    ],
+    losses: &[
+        Loss::UnmatchedBegin,
+        Loss::InflightEvicted,
+        Loss::CgroupsFull,
+        Loss::CgroupEvicted,
     ],
 };
 
@@ -90,32 +90,41 @@ mod kernel {
         programs::{FEntryContext, FExitContext},
     };
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
-            count::{add_atomic, row},
+            clock,
+            count::{Counters, add_atomic, row},
+            inflight::bucket,
             stall, task, track,
         },
-        inflight::{Kind, owner},
-        probes::{Cause, Id},
+        inflight::owner,
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::{Cause, Kind},
     };
+
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::pfmemalloc_throttle;
+        const PROBE: &'static Probe = &PROBE;
+    }
 
     #[fentry(function = "throttle_direct_reclaim")]
     fn pfmem_begin(_ctx: FEntryContext) -> u32 {
-        track::begin(Kind::Pfmemalloc, task::sleeps());
+        track::begin::<State>(Kind::Pfmemalloc, task::sleeps());
         0
     }
 
     #[fexit(function = "throttle_direct_reclaim")]
     fn pfmem_end(_ctx: FExitContext) -> u32 {
         let tid = task::tid();
-        // None: it began before we attached, or was pushed out, which is counted there.
-        let slot = track::bucket(tid).and_then(|b| b.take(owner(tid, Kind::Pfmemalloc)));
+        // None: it began before the programs were attached, or was evicted, which is counted there.
+        let slot = bucket(tid).and_then(|b| b.take(owner(tid, Kind::Pfmemalloc)));
         let Some(slot) = slot.filter(|s| s.aux != task::sleeps()) else { return 0 };
-        let now = track::now();
-        let ns = stall::ended_and_gone(Cause::Throttle, &slot, now);
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::pfmemalloc_throttle as u32) }) else { return 0 };
+        let now = clock::now();
+        let ns = stall::ended_and_removed::<State>(Cause::Throttle, &slot, now);
+        let Some(row) = row::<State>() else { return 0 };
         // SAFETY: words of the row, which is a map value.
         unsafe {
             add_atomic(&raw mut row.slept_ns, now.saturating_sub(slot.start_ns));

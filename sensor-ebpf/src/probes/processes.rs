@@ -1,18 +1,20 @@
-//! Every process that has memory: how much of which kind, in which cgroup, since when.
+//! Processes with memory: sizes by kind of page, cgroup and start time of each.
 //!
-//! An iterator (kernel/bpf/task_iter.c, 5.8): the kernel walks its tasks and calls the program for each
-//! when user space reads, so one pass costs a few system calls where /proc costs several for each
-//! process. It shows the tasks of the reader's pid namespace.
+//! An iterator (kernel/bpf/task_iter.c): when user space reads, the kernel walks its tasks and calls
+//! the program for each, so a pass costs a few system calls, where /proc costs several per process.
+//! It shows the tasks of the reader's pid namespace.
 //!
-//! Sizes belong to the address space, and all threads have the same one: of a process only its main
-//! thread is written. Where that has ended, the threads that go on are (`Process::task`). Kernel threads
-//! have no memory of their own, a process that has given back its own (an exiting one, a zombie) has none
-//! any more: neither is written. Nor is the child of a vfork (kernel/fork.c; posix_spawn makes one): until it
-//! calls exec it runs in its parent's address space, which may take as long as a thrashing disk takes to
-//! give the program, and would look like a new process with all of the parent's memory.
+//! Sizes belong to the address space, which all threads share, so only the main thread of a process
+//! is written; after its end, the other threads are (`Process::task`). Kernel threads have no memory
+//! of their own, and exiting processes and zombies have none left: they are not written. Nor is the
+//! child of a vfork (kernel/fork.c; posix_spawn uses it): until exec it runs in the address space of
+//! its parent, on a thrashing disk possibly for long, and would look like a new process with all of
+//! the parent's memory.
 //!
-//! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch per
-//! CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).
+//! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch
+//! per CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).
+//!
+//! Kernels: all from 5.10 on (the iterator is from 5.8).
 
 use crate::{
     layout,
@@ -32,7 +34,7 @@ const FIELDS: [Field; 23] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "processes",
-    about: "memory of every process: who has how much, in which cgroup, since when",
+    about: "memory of every process, with its cgroup and start time",
     programs: &[Program {
         name: "process_table",
         event: "iter:task",
@@ -42,6 +44,7 @@ pub const PROBE: Probe = Probe {
         need: Need::Required,
     }],
     metrics: &[],
+    losses: &[],
 };
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -68,17 +71,17 @@ mod kernel {
         task: *const c_void,
     }
 
-    /// `struct bpf_iter_meta`: what is read goes to `seq`.
+    /// `struct bpf_iter_meta`: the output goes to `seq`.
     #[repr(C)]
     struct Meta {
         seq: *mut c_void,
     }
 
-    /// Without a macro, for aya has none for iterators.
+    /// Without a macro: aya has none for iterators.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "iter/task")]
     extern "C" fn process_table(ctx: *const Context) -> u32 {
-        // SAFETY: the kernel calls it with its own structure of this layout; the verifier checks it.
+        // SAFETY: the kernel passes its own structure of this layout; the verifier checks it.
         let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task as u64) };
         if task == 0 || task::is_kernel::<Typed>(task) {
             return 0;
@@ -100,8 +103,8 @@ mod kernel {
             start_ns: Typed::long(task, &OFF_TASK_START),
             sizes: task::sizes::<Typed>(mm),
         };
-        // SAFETY: `seq` comes from the kernel, and `process` is as large as told. Where the buffer is
-        // full, the kernel notes that itself and calls again for the same task.
+        // SAFETY: `seq` comes from the kernel, and `process` has the given size. If the buffer is
+        // full, the kernel itself notes it and calls again for the same task.
         unsafe {
             bpf_seq_write(
                 (*meta).seq.cast(),

@@ -1,14 +1,16 @@
-//! Throttling: reclaim makes no headway, so the kernel puts the reclaiming task to sleep.
+//! Throttling: reclaim makes no progress, so the kernel puts the reclaiming task to sleep.
 //!
-//! `mm_vmscan_throttled` (mm/vmscan.c, reclaim_throttle; since 5.16) fires after the sleep and
-//! tells how long it was, in whole jiffies. kswapd is throttled too: that counts by reason, but
-//! nobody waits for it, so it is no stall.
+//! `mm_vmscan_throttled` (mm/vmscan.c, reclaim_throttle) fires after the sleep and reports its length
+//! in whole jiffies. kswapd is throttled too: that counts by reason, but no task waits for it, so it
+//! is not a stall. A sleep is charged only inside a stall of another probe, whose losses these are.
+//!
+//! Kernels: from 5.16 on.
 
 use core::mem::offset_of;
 
 use crate::{
-    probes::Cause,
     spec::{Arg, ArgType, Label, Metric, Need, Probe, Program, Shape, Unit},
+    stall_kind::Cause,
 };
 
 const REASONS: usize = 8;
@@ -16,7 +18,7 @@ const REASONS: usize = 8;
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "throttle",
-    about: "tasks that reclaim put to sleep because it made no headway",
+    about: "tasks that reclaim put to sleep because it made no progress",
     programs: &[Program {
         name: "throttled",
         event: "vmscan:mm_vmscan_throttled",
@@ -32,7 +34,7 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "reclaim_throttle",
             unit: Unit::Seconds,
-            help: "Time that reclaim put its callers to sleep, kswapd included",
+            help: "Time that tasks slept because reclaim throttled them, kswapd included, by reason",
             shape: Shape::Counter { at: offset_of!(State, slept_ns) / 8 },
             labels: &[Label::KernelEnum {
                 key: "reason",
@@ -41,18 +43,9 @@ pub const PROBE: Probe = Probe {
                 len: REASONS,
             }],
         },
-        Metric {
-            name: "stall",
-            unit: Unit::Seconds,
-            help: "Time that tasks spent stalled on memory, by exclusive cause, stalls under way included",
-            shape: Shape::Stall {
-                at: offset_of!(State, stall_ns) / 8,
-                cause: Some(Cause::Throttle.label()),
-                kind: None,
-            },
-            labels: &[],
-        },
+        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::Throttle, None),
     ],
+    losses: &[],
 };
 
 #[repr(C)]
@@ -65,19 +58,30 @@ struct State {
 mod kernel {
     use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
-        bpf::{args, count::row, stall},
-        probes::{Cause, Id},
+        bpf::{
+            args,
+            count::{Counters, row},
+            stall,
+        },
+        probe_id::Id,
+        spec::Probe,
+        stall_kind::Cause,
     };
 
     args::arg_global!(ARG_THROTTLE_USEC, ARG_THROTTLE_WHY);
 
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::throttle;
+        const PROBE: &'static Probe = &PROBE;
+    }
+
     #[raw_tracepoint(tracepoint = "mm_vmscan_throttled")]
     fn throttled(ctx: RawTracePointContext) -> u32 {
         let slept_ns = u64::from(args::get(&ctx, &ARG_THROTTLE_USEC) as u32) * 1000;
-        // SAFETY: State is repr(C) and u64 only.
-        let Some(row) = (unsafe { row::<State>(Id::throttle as u32) }) else { return 0 };
+        let Some(row) = row::<State>() else { return 0 };
         if let Some(ns) = row.slept_ns.get_mut(args::get(&ctx, &ARG_THROTTLE_WHY) as u32 as usize) {
             *ns += slept_ns;
         }

@@ -1,22 +1,25 @@
-//! Victims' exits: how long after an OOM kill the memory came back.
+//! Exits of OOM victims: the time from the kill until the memory was freed.
 //!
-//! Where the kernel has `mmap:exit_mmap` (6.1), that is the moment: the address space of the victim
-//! has been torn down. Before that, `sched_process_exit` of the last thread stands in: on those
-//! kernels it comes after exit_mm (kernel/exit.c; it moved before it in 6.16, where exit_mmap is
-//! there). `process_exit` also sweeps what an exiting task left in the table of who is inside.
+//! `mmap:exit_mmap` fires when the address space of the victim has been torn down. Kernels without it
+//! use `sched_process_exit` of the last thread instead: there it comes after exit_mm (kernel/exit.c;
+//! it moved before exit_mm in 6.16, which has exit_mmap). `process_exit` also removes the exiting
+//! task from the table of in-flight tasks.
+//!
+//! Kernels: all from 5.10 on; `exit_mmap` from 6.1 on.
 
 use core::mem::offset_of;
 
 use crate::{
     hist::Log2Seconds,
     layout,
+    loss::Loss,
     spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
 };
 
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "victim_exit",
-    about: "how long an OOM victim took to give its memory back",
+    about: "time until the memory of an OOM victim was freed",
     programs: &[
         Program {
             name: "exit_mmap",
@@ -25,7 +28,7 @@ pub const PROBE: Probe = Probe {
             one_of: &[],
             fields: &[],
             need: Need::Optional {
-                lost: "the exit of the victim's last thread stands in for the end of its address space",
+                lost: "the exit of the last thread is used, not the end of the address space",
                 present: Some("HAVE_EXIT_MMAP"),
                 metrics: &[],
             },
@@ -42,10 +45,11 @@ pub const PROBE: Probe = Probe {
     metrics: &[Metric {
         name: "oom_victim_exit",
         unit: Unit::Seconds,
-        help: "Time from an OOM kill until the victim's memory was given back",
+        help: "Time from an OOM kill until the memory of the victim was freed",
         shape: Shape::Histogram { at: offset_of!(State, latency) / 8 },
         labels: &[],
     }],
+    losses: &[Loss::RingFull, Loss::Abandoned, Loss::VictimsFull],
 };
 
 #[repr(C)]
@@ -65,27 +69,36 @@ mod kernel {
         programs::RawTracePointContext,
     };
 
-    use super::State;
+    use super::{PROBE, State};
     use crate::{
         bpf::{
-            args,
-            count::{lost, row},
+            args, clock,
+            count::{Counters, row},
+            inflight,
+            lost::lost,
             read::read,
-            ring, stall, task, track,
+            ring, stall, task,
         },
         event::{Tag, VictimExit},
         layout::{OFF_SIGNAL_LIVE, OFF_TASK_SIGNAL},
         loss::Loss,
-        probes::Id,
+        probe_id::Id,
+        spec::Probe,
     };
 
     args::arg_global!(ARG_EXIT_MM);
+
+    // SAFETY: repr(C) and u64 only.
+    unsafe impl Counters for State {
+        const ID: Id = Id::victim_exit;
+        const PROBE: &'static Probe = &PROBE;
+    }
 
     /// 1 if `exit_mmap` is attached.
     #[unsafe(no_mangle)]
     static HAVE_EXIT_MMAP: Global<u32> = Global::new(0);
 
-    /// A victim that has not given its memory back yet.
+    /// A victim whose memory is not freed yet.
     #[repr(C)]
     #[derive(Clone, Copy)]
     struct Victim {
@@ -93,15 +106,15 @@ mod kernel {
         tgid: u64,
     }
 
-    /// By address of the mm_struct, or by process id where there is no `exit_mmap`.
+    /// By address of the mm_struct, or by process id on kernels without `exit_mmap`.
     #[map]
     static VICTIMS: HashMap<u64, Victim> = HashMap::with_max_entries(1024, 0);
 
-    /// 1 if this probe is attached: otherwise nobody would forget the victims again.
+    /// 1 if this probe is attached: otherwise no program would remove the victims again.
     #[unsafe(no_mangle)]
     static AWAIT_EXITS: Global<u32> = Global::new(0);
 
-    /// Remembers a victim until its memory is back.
+    /// Remembers a victim until its memory is freed.
     #[inline(always)]
     pub(crate) fn await_exit(mm: u64, tgid: u32, killed_ns: u64) {
         if AWAIT_EXITS.load() == 0 {
@@ -110,56 +123,57 @@ mod kernel {
         let key = if HAVE_EXIT_MMAP.load() != 0 { mm } else { u64::from(tgid) };
         let victim = Victim { killed_ns, tgid: u64::from(tgid) };
         if VICTIMS.insert(key, victim, 0).is_err() {
-            lost(Loss::VictimsFull);
+            lost!(State, Loss::VictimsFull, "victim", tgid);
         }
     }
 
-    /// The victim behind `key`, if it is one, has given its memory back.
+    /// Records that the memory of the victim with this key, if it is one, was freed.
     #[inline(always)]
-    fn gone(key: u64) {
-        // SAFETY: the value is copied at once; an element freed meanwhile is at worst another
-        // victim's, whose time differs by little.
+    fn freed(key: u64) {
+        // SAFETY: the value is copied at once; if the element is reused meanwhile, the copy may be
+        // another victim's, whose time differs by little.
         let Some(victim) = (unsafe { VICTIMS.get(key) }).copied() else { return };
-        let now = track::now();
-        // Several threads of a process may see that they are the last (5.10): one removes it.
+        let now = clock::now();
+        // Several threads of a process may each find that they are the last (5.10): one removes it.
         if VICTIMS.remove(key).is_err() {
             return;
         }
-        // SAFETY: State is repr(C) and u64 only.
-        if let Some(row) = unsafe { row::<State>(Id::victim_exit as u32) } {
+        if let Some(row) = row::<State>() {
             row.latency.observe(now.saturating_sub(victim.killed_ns));
         }
-        ring::send(VictimExit {
+        let tgid = victim.tgid as u32;
+        let event = VictimExit {
             tag: Tag::VictimExit as u32,
-            tgid: victim.tgid as u32,
+            tgid,
             time_ns: now,
             killed_ns: victim.killed_ns,
-        });
+        };
+        ring::send::<State, _>(event, tgid);
     }
 
     #[raw_tracepoint(tracepoint = "exit_mmap")]
     fn exit_mmap(ctx: RawTracePointContext) -> u32 {
-        gone(args::get(&ctx, &ARG_EXIT_MM));
+        freed(args::get(&ctx, &ARG_EXIT_MM));
         0
     }
 
     #[raw_tracepoint(tracepoint = "sched_process_exit")]
     fn process_exit(_ctx: RawTracePointContext) -> u32 {
         let tid = task::tid();
-        if let Some(bucket) = track::bucket(tid) {
+        if let Some(bucket) = inflight::bucket(tid) {
             for slot in &bucket.0 {
                 if slot.tid() == tid {
                     stall::settle(slot);
                 }
             }
             if bucket.forget(tid) > 0 {
-                lost(Loss::Abandoned);
+                lost!(State, Loss::Abandoned, "thread", tid);
             }
         }
         if HAVE_EXIT_MMAP.load() == 0 {
             let signal: u64 = read(task::current(), &OFF_TASK_SIGNAL);
             if read::<i32>(signal, &OFF_SIGNAL_LIVE) == 0 {
-                gone(u64::from(task::tgid()));
+                freed(u64::from(task::tgid()));
             }
         }
         0

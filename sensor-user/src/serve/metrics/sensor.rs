@@ -87,13 +87,13 @@ fn losses<'a>(
     tells_skipped: bool,
 ) -> impl Iterator<Item = (&'static str, u64)> + 'a {
     let measures =
-        |id: &probes::Id| coverage.probes.get(*id as usize).is_some_and(ProbeState::measures);
-    let all = loss::REASONS.iter().zip(loss::NOTICED_BY).zip(row).enumerate();
-    all.filter(move |(i, ((_, noticed_by), _))| {
-        let skipped = *i == Loss::Recursion as usize;
-        if skipped { tells_skipped } else { noticed_by.iter().any(measures) }
+        |id: probes::Id| coverage.probes.get(id as usize).is_some_and(ProbeState::measures);
+    let all = Loss::ALL.iter().zip(loss::REASONS).zip(row);
+    all.filter(move |((loss, _), _)| match loss {
+        Loss::Recursion => tells_skipped,
+        loss => probes::that_lose(**loss).any(measures),
     })
-    .map(|(_, ((reason, _), n))| (*reason, *n))
+    .map(|((_, reason), n)| (reason, *n))
 }
 
 fn about_sampling(
