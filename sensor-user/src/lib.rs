@@ -1,5 +1,7 @@
 pub mod cgroups;
+pub mod collect;
 pub mod host;
 pub mod kernel;
+pub mod oom;
 pub mod publish;
 pub mod usage;

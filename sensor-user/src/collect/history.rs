@@ -15,40 +15,40 @@ use sensor_ebpf::{
 /// minute ago is no evidence for now.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// Rows as published, and those before that they are compared with.
+/// Rows as published, and the rows that they are compared with.
 #[derive(Debug, Clone)]
-pub struct Settled {
+pub struct SettledRows {
     /// Now.
     pub rows: Arc<Vec<Row>>,
     /// At the beginning of the gauges' window.
     pub window_start: Arc<Vec<Row>>,
-    /// At the beginning of what is recent.
+    /// Ten seconds ago.
     pub recent_start: Arc<Vec<Row>>,
 }
 
-/// What one sample needs to know of those before it.
+/// Rows of earlier samples.
 #[derive(Debug)]
-pub struct History {
+pub struct RowHistory {
     window: Duration,
     spacing: Duration,
     past: VecDeque<(u64, Arc<Vec<Row>>)>,
 }
 
-impl History {
-    /// Looks back over `window`, and over what is recent; keeps one sample per `spacing`, and the last.
+impl RowHistory {
+    /// Looks back over `window`, and over ten seconds; keeps one sample per `spacing`, and the last.
     pub fn new(window: Duration, spacing: Duration) -> Self {
         Self { window, spacing, past: VecDeque::new() }
     }
 
-    /// Turns rows as read into rows as published, and returns them with those before: adds what is under way, and never lets a counter fall.
+    /// Turns rows as read into rows as published: adds stalls under way, and never lets a word fall.
     ///
-    /// A stall under way is added to the ended ones of its cause. When it ends, it moves from one to
-    /// the other, and rows are read before the table of who is inside; so one that ends in between
-    /// is in neither, and the sum would fall for one sample if it were not held.
-    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, inside: &InFlight) -> Settled {
+    /// A stall under way is added to the ended stalls of its cause. Rows are read before the table of tasks
+    /// in flight, so a stall that ends in between is in neither, and the sum would fall for one sample if
+    /// it were not held.
+    pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, in_flight: &InFlight) -> SettledRows {
         for (row, probe) in rows.iter_mut().zip(probes::ALL) {
             for metric in probe.metrics {
-                add_under_way(row, metric.shape, inside);
+                add_under_way(row, metric.shape, in_flight);
             }
         }
         if let Some((_, last)) = self.past.back() {
@@ -59,7 +59,6 @@ impl History {
             }
         }
         let rows = Arc::new(rows);
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         let (window_ns, recent_ns) = (nanos(self.window), nanos(RECENT));
         let spacing_ns = nanos(self.spacing);
         let before_last = self.past.iter().nth_back(1);
@@ -67,7 +66,7 @@ impl History {
             self.past.pop_back();
         }
         self.past.push_back((now_ns, Arc::clone(&rows)));
-        // Keep one sample at or before the longer one's start: it is what "since" compares with.
+        // One sample at or before the start of the longer window stays: differences start there.
         let kept_ns = window_ns.max(recent_ns);
         while self.past.len() > 2 && self.past[1].0 + kept_ns <= now_ns {
             self.past.pop_front();
@@ -77,17 +76,17 @@ impl History {
             before.or(self.past.front()).map_or_else(|| Arc::clone(&rows), |(_, r)| Arc::clone(r))
         };
         let (window_start, recent_start) = (start(window_ns), start(recent_ns));
-        Settled { rows, window_start, recent_start }
+        SettledRows { rows, window_start, recent_start }
     }
 }
 
-fn add_under_way(row: &mut Row, shape: Shape, inside: &InFlight) {
+fn add_under_way(row: &mut Row, shape: Shape, in_flight: &InFlight) {
     match shape {
         Shape::Stall { at, kind: Some(kind), .. } => {
-            row[at] = row[at].saturating_add(inside.exclusive_ns[kind as usize]);
+            row[at] = row[at].saturating_add(in_flight.exclusive_ns[kind as usize]);
         }
         Shape::NodeActive { at, .. } => {
-            for (word, ns) in row[at..].iter_mut().zip(inside.kswapd_ns) {
+            for (word, ns) in row[at..].iter_mut().zip(in_flight.kswapd_ns) {
                 *word = word.saturating_add(ns);
             }
         }
@@ -118,26 +117,26 @@ mod tests {
         rows
     }
 
-    fn inside(ns: u64) -> InFlight {
-        let mut inside = InFlight::default();
-        inside.exclusive_ns[Kind::Direct as usize] = ns;
-        inside
+    fn in_flight(ns: u64) -> InFlight {
+        let mut in_flight = InFlight::default();
+        in_flight.exclusive_ns[Kind::Direct as usize] = ns;
+        in_flight
     }
 
     #[test]
     fn a_stall_under_way_counts_already() {
-        let mut history = History::new(Duration::from_secs(30), Duration::ZERO);
-        let now = history.settle(1, rows(100), &inside(50)).rows;
+        let mut history = RowHistory::new(Duration::from_secs(30), Duration::ZERO);
+        let now = history.settle(1, rows(100), &in_flight(50)).rows;
         assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
     }
 
     proptest! {
         #[test]
         fn a_stall_never_runs_backwards(samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50)) {
-            let mut history = History::new(Duration::from_secs(3), Duration::ZERO);
+            let mut history = RowHistory::new(Duration::from_secs(3), Duration::ZERO);
             let mut last = 0;
             for (t, (ended, under_way)) in (1u64..).zip(samples) {
-                let now = history.settle(t * 1_000_000_000, rows(ended), &inside(under_way)).rows;
+                let now = history.settle(t * 1_000_000_000, rows(ended), &in_flight(under_way)).rows;
                 let stall = now[Id::direct_reclaim as usize][stall_word()];
                 prop_assert!(stall >= last && stall >= ended + under_way);
                 last = stall;
@@ -146,11 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_bounded_however_often_it_is_fed() {
+    fn the_history_is_bounded_at_any_rate_of_samples() {
         let second = Duration::from_secs(1);
-        let mut history = History::new(30 * second, second);
+        let mut history = RowHistory::new(30 * second, second);
         for t in 1..10_000u64 {
-            let start = history.settle(t * 10_000_000, rows(t), &inside(0)).window_start;
+            let start = history.settle(t * 10_000_000, rows(t), &in_flight(0)).window_start;
             let then = start[Id::direct_reclaim as usize][stall_word()];
             assert!(
                 then >= t.saturating_sub(3200) && (then <= t.saturating_sub(3000).max(1)),
@@ -161,12 +160,12 @@ mod tests {
     }
 
     #[test]
-    fn each_looks_back_as_far_as_it_says() {
+    fn each_window_looks_back_as_far_as_configured() {
         let second = 1_000_000_000;
         for window in [3, 10, 60] {
-            let mut history = History::new(Duration::from_secs(window), Duration::ZERO);
+            let mut history = RowHistory::new(Duration::from_secs(window), Duration::ZERO);
             for t in 1..=100u64 {
-                let settled = history.settle(t * second, rows(t), &inside(0));
+                let settled = history.settle(t * second, rows(t), &in_flight(0));
                 let word = |rows: &[Row]| rows[Id::direct_reclaim as usize][stall_word()];
                 assert_eq!(word(&settled.rows), t);
                 let ago = |seconds| t.saturating_sub(seconds).max(1);

@@ -1,255 +1,141 @@
-//! The sensing loop: reads the kernel half at a fixed interval and publishes a [`Snapshot`].
+//! The sensing loop: takes a sample at a fixed interval, or when the kernel reports pressure.
 //!
-//! It depends on nothing that serves: readers take the last published value and cannot hold it up.
+//! It depends on nothing that serves: readers load the last published value and cannot delay it. Scans of
+//! processes come after the verdict, never before it.
 
 use std::{
     collections::BTreeMap,
-    os::fd::OwnedFd,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    os::fd::AsFd as _,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
-use arc_swap::ArcSwapOption;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use anyhow::Result;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sensor_core::{
+    common::{clock::monotonic_ns, counter::nanos},
+    model::{
+        counters::{ByCause, CgroupReclaim, InFlight, ProgramCost},
+        coverage::Coverage,
+        snapshot::{Sample, Snapshot},
+    },
+    verdict::{scope::ScopeVerdict, signals::Signal, state::VerdictState},
+};
 use sensor_ebpf::{
     loss::{self, Loss},
     spec::Row,
 };
 use tracing::{error, info};
 
-use crate::{
-    census::{ProcessScanner, ScanPriority},
-    config::Config,
-    deadlines::LoopLags,
-    host::clock::monotonic_ns,
-    kernel::{
-        load::Coverage,
-        read::{ByCause, CgroupReclaim, Cost, InFlight, Reader},
-    },
+use super::{
+    history::{RowHistory, SettledRows},
     scopes::Scopes,
-    snapshot::{History, Settled, Snapshot},
-    verdict::{VerdictState, signals::Signal},
+    settings::Settings,
+};
+use crate::{
+    kernel::read::Reader,
+    publish::{
+        control::{RescanRequest, Shutdown},
+        loop_lag::LoopLags,
+        sample::PublishedSample,
+    },
+    usage::scanner::{ProcessScanner, ScanPriority},
 };
 
-/// Where the last snapshot is found; empty until the first.
-pub type Published = Arc<ArcSwapOption<Snapshot>>;
+/// Samples per reading of the stall clocks of all cgroups, which takes two system calls for each.
+const SAMPLES_PER_CLOCK: u64 = 10;
 
-/// What our threads have in common.
+/// Share of time stalled from which on samples are more frequent.
+const PRESSED: f64 = 0.02;
+
+/// The same for I/O: a healthy disk always has some.
+const PRESSED_IO: f64 = 0.1;
+
+/// What the sampler shares with other threads.
 #[derive(Debug, Clone)]
-pub struct Common {
-    /// What was measured last.
-    pub published: Published,
-    /// What is attached.
+pub struct Shared {
+    /// Where samples are published.
+    pub published: PublishedSample,
+    /// Which probes are attached.
     pub coverage: Arc<Coverage>,
-    /// Whether loops are on time.
-    pub deadlines: Arc<LoopLags>,
-    /// Ends them.
-    pub wake: Arc<Wake>,
+    /// Lag of this loop.
+    pub lags: Arc<LoopLags>,
+    /// Ends the loop.
+    pub shutdown: Arc<Shutdown>,
+    /// Requests for a scan of processes.
+    pub rescan: Arc<RescanRequest>,
 }
 
 /// Takes samples; owns the reader, and with it what is attached.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Sampler {
+    /// `None` on a host where nothing could be loaded: then snapshots have no counts.
     reader: Option<Reader>,
-    common: Common,
     scopes: Scopes,
-    history: History,
-    /// When the next sample is due.
+    scanner: ProcessScanner,
+    shared: Shared,
+    history: RowHistory,
+    clocks: CgroupClocks,
+    interval: Duration,
+    pressed_interval: Duration,
+    /// When the next sample is due: CLOCK_MONOTONIC nanoseconds.
     due_ns: u64,
     samples: u64,
-    cgroups_evicted: u64,
-    stall_clock: Arc<[(u64, ByCause)]>,
-    stall_clock_ns: Option<u64>,
+}
+
+/// What is read only every few samples.
+#[derive(Debug, Default)]
+struct CgroupClocks {
+    stalls: Arc<[(u64, ByCause)]>,
     reclaim: Arc<[CgroupReclaim]>,
-    /// Between samples: when it is calm, and under pressure.
-    intervals: [Duration; 2],
-    census: ProcessScanner,
+    /// When: CLOCK_MONOTONIC nanoseconds.
+    read_ns: Option<u64>,
+    /// Entries that the kernel half has evicted so far.
+    evicted: u64,
 }
 
-/// Reading the stall clock of all cgroups takes two system calls for each: not at every sample.
-const CGROUPS_EVERY: u64 = 10;
-
-/// A share of time that is pressure enough to look more often.
-const PRESSED: f64 = 0.02;
-
-/// The same for I/O, of which a healthy disk has some at any time.
-const PRESSED_IO: f64 = 0.1;
-
-/// Ends our threads, the sensing one also while it waits; and has that one look who has the memory.
-#[derive(Debug)]
-pub struct Wake {
-    stop: AtomicBool,
-    stop_event: OwnedFd,
-    look_event: OwnedFd,
-}
-
-impl Wake {
-    /// Not yet.
-    pub fn new() -> Result<Self> {
-        let event =
-            || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("eventfd");
-        Ok(Self { stop: AtomicBool::new(false), stop_event: event()?, look_event: event()? })
-    }
-
-    /// Whether it has been ended.
-    pub fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Waits so long, or until it is ended.
-    pub fn wait(&self, time: Duration) {
-        let Ok(timeout) = Timespec::try_from(time) else { return };
-        // Interrupted: its caller looks once more.
-        let _ = poll(&mut [PollFd::new(&self.stop_event, PollFlags::IN)], Some(&timeout));
-    }
-
-    /// Ends it.
-    pub fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-        rouse(&self.stop_event);
-    }
-
-    /// Has the sensing thread look who has the memory, now.
-    pub fn look(&self) {
-        rouse(&self.look_event);
-    }
-
-    /// Whether it was asked to.
-    fn takes_look(&self) -> bool {
-        rustix::io::read(&self.look_event, &mut [0; 8]).is_ok()
-    }
-}
-
-fn rouse(event: &OwnedFd) {
-    // It can only be full, and then it wakes as well.
-    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+/// The counts of one sample.
+#[derive(Debug, Default)]
+struct Counts {
+    rows: Vec<Row>,
+    in_flight: InFlight,
+    costs: Vec<ProgramCost>,
+    reports_skipped: bool,
+    /// Stall clocks of scopes without PSI, by cgroup id.
+    scope_stalls: BTreeMap<u64, u64>,
 }
 
 impl Sampler {
-    /// `reader` is `None` on a host where nothing could be loaded: then snapshots have no counts.
+    /// Takes no sample yet.
     pub fn new(
-        config: &Config,
+        settings: &Settings,
         reader: Option<Reader>,
-        census: ProcessScanner,
         scopes: Scopes,
-        common: Common,
+        scanner: ProcessScanner,
+        shared: Shared,
     ) -> Self {
+        let Settings { interval, pressed_interval, window, .. } = *settings;
         Self {
             reader,
-            common,
             scopes,
-            history: History::new(config.window, config.interval),
+            scanner,
+            shared,
+            history: RowHistory::new(window, interval),
+            clocks: CgroupClocks::default(),
+            interval,
+            pressed_interval: pressed_interval.min(interval),
             due_ns: monotonic_ns(),
             samples: 0,
-            cgroups_evicted: 0,
-            stall_clock: Arc::default(),
-            stall_clock_ns: None,
-            reclaim: Arc::default(),
-            intervals: [config.interval, config.pressed_interval.min(config.interval)],
-            census,
         }
     }
 
-    /// Takes one sample, judges it and publishes it. Returns whether there is pressure.
-    pub fn sample(&mut self) -> Result<bool> {
-        let asked = self.common.wake.takes_look();
-        if asked || self.samples == 0 {
-            // Only these looks come before the verdict. The first: somebody may ask as soon as we answer.
-            // After a kill: its record is waiting.
-            self.census.look(self.reader.as_mut(), monotonic_ns(), ScanPriority::Now);
-        }
-        let mut snapshot = self.look()?;
-        snapshot.scopes = self.scopes.judge(&snapshot, &self.common.coverage);
-        let pressed = snapshot.scopes.iter().any(|judged| {
-            let signal = |s| judged.verdict.signals.get(s).is_some_and(|v| v >= PRESSED);
-            judged.verdict.position.state != VerdictState::Ready
-                || signal(Signal::Some1s)
-                || signal(Signal::Stalled1s)
-                || judged.verdict.signals.get(Signal::IoFull1s).is_some_and(|v| v >= PRESSED_IO)
-        });
-        self.common.published.store(Some(Arc::new(snapshot)));
-        let now = monotonic_ns();
-        self.common.deadlines.sense.turned(now, self.due_ns);
-        let interval = self.intervals[usize::from(pressed)].as_nanos();
-        self.due_ns = now.saturating_add(u64::try_from(interval).unwrap_or(u64::MAX));
-        // The verdict does not wait for it.
-        let when = if pressed { ScanPriority::Pressed } else { ScanPriority::Calm };
-        self.census.look(self.reader.as_mut(), now, when);
-        Ok(pressed)
-    }
-
-    /// What the kernel half counted, not yet judged.
-    fn look(&mut self) -> Result<Snapshot> {
-        self.samples += 1;
-        let Some(reader) = &self.reader else {
-            return Ok(self.settled(monotonic_ns(), Vec::new(), InFlight::default(), Vec::new()));
-        };
-        // Rows before slots: see History::settle.
-        let mut rows = reader.rows()?;
-        // Before the slots are read: one that is seen active was so at this time, or began later.
-        // Afterwards, a stall could have ended long since, and would count until then.
-        let taken_ns = monotonic_ns();
-        let slots = reader.slots()?;
-        if self.samples % CGROUPS_EVERY == 1 {
-            let gone = |added: usize, there: usize| {
-                rows[loss::ROW as usize][added].saturating_sub(there as u64)
-            };
-            let (clock, remembered) = reader.stall_clock(&slots, taken_ns)?;
-            self.stall_clock = clock.into();
-            self.stall_clock_ns = Some(taken_ns);
-            self.reclaim = reader.reclaim()?.into();
-            self.cgroups_evicted = gone(loss::CGROUPS_ADDED, remembered)
-                + gone(loss::HISTOGRAMS_ADDED, self.reclaim.len());
-        }
-        let losses = &mut rows[loss::ROW as usize];
-        losses[Loss::CgroupEvicted as usize] = self.cgroups_evicted;
-        let skipped = reader.recursion_misses();
-        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
-        let costs = reader.costs();
-        let inside = InFlight::of(&slots, taken_ns);
-        let stalls = reader.stalls_of(&self.scopes.without_psi(), &slots, taken_ns);
-        let tells_skipped = skipped.is_some();
-        Ok(Snapshot { tells_skipped, stalls, ..self.settled(taken_ns, rows, inside, costs) })
-    }
-
-    fn settled(
-        &mut self,
-        taken_ns: u64,
-        rows: Vec<Row>,
-        inside: InFlight,
-        costs: Vec<Cost>,
-    ) -> Snapshot {
-        let Settled { rows, window_start, recent_start } =
-            self.history.settle(taken_ns, rows, &inside);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        let taken_unix = since.unwrap_or_default().as_secs_f64();
-        Snapshot {
-            taken_ns,
-            taken_unix,
-            rows,
-            window_start,
-            recent_start,
-            tells_skipped: false,
-            inside,
-            costs,
-            stalls: BTreeMap::new(),
-            stall_clock: Arc::clone(&self.stall_clock),
-            stall_clock_ns: self.stall_clock_ns,
-            reclaim: Arc::clone(&self.reclaim),
-            scopes: Vec::new(),
-            who: self.census.last(),
-        }
-    }
-
-    /// Samples until it is told to stop. A failed sample is logged once per run of failures and
-    /// leaves the last snapshot to go stale, which readiness then says.
+    /// Takes samples until shutdown. A failure is logged once per run of failures; the last sample then
+    /// becomes stale, which readiness reports.
     pub fn run(mut self) {
+        // A client may ask for processes as soon as the first sample is published.
+        self.scanner.scan(self.reader.as_mut(), monotonic_ns(), ScanPriority::Requested);
         let mut failing = false;
-        while !self.common.wake.is_stopped() {
+        while !self.shared.shutdown.is_requested() {
             let mut pressed = false;
             match self.sample() {
                 Ok(now) => {
@@ -260,7 +146,7 @@ impl Sampler {
                     failing = false;
                 }
                 Err(e) if !failing => {
-                    error!("sampling fails, what is served goes stale: {e:#}");
+                    error!("sampling fails, published data becomes stale: {e:#}");
                     failing = true;
                 }
                 Err(_) => {}
@@ -269,17 +155,109 @@ impl Sampler {
         }
     }
 
-    /// Waits for the next sample, or for pressure.
+    /// Takes one sample, evaluates it, publishes it, then scans processes if that is due. Returns whether
+    /// there is pressure.
+    fn sample(&mut self) -> Result<bool> {
+        let (taken_ns, counts) = self.count()?;
+        let scope_stalls = counts.scope_stalls.clone();
+        let snapshot = self.snapshot(taken_ns, counts);
+        let scopes = self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
+        let pressed = scopes.iter().any(is_pressed);
+        self.shared.published.store(Some(Arc::new(Sample { snapshot, scopes })));
+        let now = monotonic_ns();
+        self.shared.lags.sense.tick(now, self.due_ns);
+        self.due_ns = now.saturating_add(nanos(self.interval(pressed)));
+        let priority = if self.shared.rescan.take() {
+            ScanPriority::Requested
+        } else if pressed {
+            ScanPriority::Pressed
+        } else {
+            ScanPriority::Calm
+        };
+        self.scanner.scan(self.reader.as_mut(), now, priority);
+        Ok(pressed)
+    }
+
+    fn interval(&self, pressed: bool) -> Duration {
+        if pressed { self.pressed_interval } else { self.interval }
+    }
+
+    /// Reads the kernel half, and when that was.
+    fn count(&mut self) -> Result<(u64, Counts)> {
+        self.samples += 1;
+        let Some(reader) = &self.reader else { return Ok((monotonic_ns(), Counts::default())) };
+        // Rows before slots: see RowHistory::settle.
+        let mut rows = reader.rows()?;
+        // Before the slots are read: a task that is seen in flight was so at this time, or entered later.
+        // Read afterwards, the time of a stall that has long ended would count until then.
+        let taken_ns = monotonic_ns();
+        let slots = reader.slots()?;
+        if self.samples % SAMPLES_PER_CLOCK == 1 {
+            let losses = &rows[loss::ROW as usize];
+            let evicted =
+                |added: usize, present: usize| losses[added].saturating_sub(present as u64);
+            let (stalls, present) = reader.stall_clock(&slots, taken_ns)?;
+            let reclaim: Arc<[_]> = reader.reclaim()?.into();
+            let evicted = evicted(loss::CGROUPS_ADDED, present)
+                + evicted(loss::HISTOGRAMS_ADDED, reclaim.len());
+            let stalls = stalls.into();
+            self.clocks = CgroupClocks { stalls, reclaim, read_ns: Some(taken_ns), evicted };
+        }
+        let losses = &mut rows[loss::ROW as usize];
+        losses[Loss::CgroupEvicted as usize] = self.clocks.evicted;
+        let skipped = reader.recursion_misses();
+        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
+        let counts = Counts {
+            rows,
+            in_flight: InFlight::of(&slots, taken_ns),
+            costs: reader.costs(),
+            reports_skipped: skipped.is_some(),
+            scope_stalls: reader.stalls_of(&self.scopes.ids_without_psi(), &slots, taken_ns),
+        };
+        Ok((taken_ns, counts))
+    }
+
+    fn snapshot(&mut self, taken_ns: u64, counts: Counts) -> Snapshot {
+        let Counts { rows, in_flight, costs, reports_skipped, .. } = counts;
+        let SettledRows { rows, window_start, recent_start } =
+            self.history.settle(taken_ns, rows, &in_flight);
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+        Snapshot {
+            taken_ns,
+            taken_unix: since_epoch.unwrap_or_default().as_secs_f64(),
+            rows,
+            window_start,
+            recent_start,
+            reports_skipped,
+            in_flight,
+            costs,
+            stall_clock: Arc::clone(&self.clocks.stalls),
+            stall_clock_ns: self.clocks.read_ns,
+            reclaim: Arc::clone(&self.clocks.reclaim),
+        }
+    }
+
+    /// Waits for the next sample, for pressure, for a request or for shutdown.
     fn wait(&self, pressed: bool) {
-        let interval = self.intervals[usize::from(pressed)];
-        // While there is pressure, the triggers say nothing new.
+        // While there is pressure, the triggers add nothing.
         let triggers = if pressed { &[] } else { self.scopes.triggers() };
-        let Ok(timeout) = Timespec::try_from(interval) else { return };
-        let Wake { stop_event, look_event, .. } = &*self.common.wake;
-        let ours = [stop_event, look_event].map(|event| PollFd::new(event, PollFlags::IN));
+        let Ok(timeout) = Timespec::try_from(self.interval(pressed)) else { return };
+        let Shared { shutdown, rescan, .. } = &self.shared;
+        let ours = [shutdown.as_fd(), rescan.as_fd()];
+        let ours = ours.iter().map(|event| PollFd::new(event, PollFlags::IN));
         let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
-        let mut all: Vec<_> = ours.into_iter().chain(triggers).collect();
-        // Interrupted: one sample more.
+        let mut all: Vec<_> = ours.chain(triggers).collect();
+        // If interrupted, the next sample comes early.
         let _ = poll(&mut all, Some(&timeout));
     }
+}
+
+/// Whether a scope is under pressure, so that samples are more frequent.
+fn is_pressed(scope: &ScopeVerdict) -> bool {
+    let signals = &scope.verdict.signals;
+    let reaches = |signal, threshold| signals.get(signal).is_some_and(|v| v >= threshold);
+    scope.verdict.position.state != VerdictState::Ready
+        || reaches(Signal::Some1s, PRESSED)
+        || reaches(Signal::Stalled1s, PRESSED)
+        || reaches(Signal::IoFull1s, PRESSED_IO)
 }

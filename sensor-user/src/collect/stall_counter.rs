@@ -1,29 +1,18 @@
-//! How a cgroup's count of stalls is followed, which the kernel half may forget; and the stall clock of
-//! a cgroup without PSI: one count over it and the groups below it, which come and go.
+//! The stall clock of a scope without PSI: one counter over its cgroup and those below, which come and go.
 
+use sensor_core::common::counter::rise_of_clock;
 use std::collections::BTreeMap;
 
-/// By how much a count of a cgroup's stalls rose above the highest that was seen, which it becomes. A
-/// stall that is just being charged may be missing or be there twice, so a count that fell is waited for;
-/// one that is far below was forgotten by the kernel half, and counts from 0.
-pub fn rise(highest: &mut u64, now: u64) -> u64 {
-    if now < *highest / 2 {
-        *highest = 0;
-    }
-    let rose = now.saturating_sub(*highest);
-    *highest = now.max(*highest);
-    rose
-}
+/// A cgroup that was not listed for this long was removed: cgroups are listed once a minute, and a listing may
+/// miss some.
+const REMOVED_AFTER_NS: u64 = 150_000_000_000;
 
-/// What is not listed for so long is gone: groups are listed once a minute, and a listing may miss some.
-const GONE_NS: u64 = 150_000_000_000;
-
-/// Nanoseconds that tasks stalled while we looked. Never falls.
+/// Nanoseconds that tasks stalled since the first update. Never falls.
 #[derive(Debug, Default)]
-pub struct StallClock {
+pub struct StallCounter {
     sum_ns: u64,
-    /// By id. Bounded: a listing is, and what it no longer has is dropped.
-    groups: BTreeMap<u64, LastSeen>,
+    /// By id. Bounded as a listing is: removed cgroups are dropped.
+    cgroups: BTreeMap<u64, LastSeen>,
 }
 
 #[derive(Debug)]
@@ -32,16 +21,16 @@ struct LastSeen {
     at_ns: u64,
 }
 
-impl StallClock {
-    /// Adds by how much each group's own count rose. What it had before it was first seen is not of
-    /// now, and a group that is not there adds nothing and takes nothing back.
-    pub fn see(&mut self, now_ns: u64, groups: impl IntoIterator<Item = (u64, u64)>) -> u64 {
-        for (id, stall_ns) in groups {
-            let last = self.groups.entry(id).or_insert(LastSeen { stall_ns, at_ns: now_ns });
+impl StallCounter {
+    /// Adds the rise of each cgroup's own clock; returns the sum. The first value of a cgroup is from before
+    /// and adds nothing, and a cgroup that is missing changes nothing.
+    pub fn update(&mut self, now_ns: u64, cgroups: impl IntoIterator<Item = (u64, u64)>) -> u64 {
+        for (id, stall_ns) in cgroups {
+            let last = self.cgroups.entry(id).or_insert(LastSeen { stall_ns, at_ns: now_ns });
             last.at_ns = now_ns;
-            self.sum_ns = self.sum_ns.saturating_add(rise(&mut last.stall_ns, stall_ns));
+            self.sum_ns = self.sum_ns.saturating_add(rise_of_clock(&mut last.stall_ns, stall_ns));
         }
-        self.groups.retain(|_, last| now_ns.saturating_sub(last.at_ns) < GONE_NS);
+        self.cgroups.retain(|_, last| now_ns.saturating_sub(last.at_ns) < REMOVED_AFTER_NS);
         self.sum_ns
     }
 }
@@ -55,15 +44,15 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn it_goes_on_over_what_is_forgotten() {
-        let mut clock = StallClock::default();
-        let seen = [100, 90, 110, 5, 30, 25, 40].map(|ns| clock.see(SECOND, [(1, ns)]));
+    fn it_goes_on_over_an_evicted_clock() {
+        let mut counter = StallCounter::default();
+        let seen = [100, 90, 110, 5, 30, 25, 40].map(|ns| counter.update(SECOND, [(1, ns)]));
         assert_eq!(seen, [0, 0, 10, 15, 40, 40, 50]);
     }
 
     #[test]
-    fn groups_come_and_go() {
-        let mut clock = StallClock::default();
+    fn cgroups_come_and_go() {
+        let mut counter = StallCounter::default();
         for (what, groups, sum) in [
             ("two with a past", &[(1, 1000), (2, 500)][..], 0),
             ("both stall", &[(1, 1010), (2, 505)], 15),
@@ -75,17 +64,17 @@ mod tests {
             ("which goes on", &[(1, 1030), (3, 9001)], 36),
             ("the child was only missed", &[(1, 1030), (2, 508), (3, 9001)], 39),
         ] {
-            assert_eq!(clock.see(SECOND, groups.iter().copied()), sum, "{what}");
+            assert_eq!(counter.update(SECOND, groups.iter().copied()), sum, "{what}");
         }
     }
 
     #[test]
-    fn what_is_gone_is_dropped() {
-        let mut clock = StallClock::default();
+    fn removed_cgroups_are_dropped() {
+        let mut counter = StallCounter::default();
         for at in 0..10_000 {
-            clock.see(at * SECOND, [(at, 0)]);
+            counter.update(at * SECOND, [(at, 0)]);
         }
-        assert!(clock.groups.len() <= 150, "{}", clock.groups.len());
+        assert!(counter.cgroups.len() <= 150, "{}", counter.cgroups.len());
     }
 
     proptest! {
@@ -93,11 +82,11 @@ mod tests {
         fn it_never_falls_and_counts_no_backlog(
             looks in prop::collection::vec(prop::collection::btree_map(0u64..5, 0u64..1000, 0..5), 1..50)
         ) {
-            let mut clock = StallClock::default();
+            let mut counter = StallCounter::default();
             let (mut last, mut seen) = (0, BTreeMap::new());
             for (at, groups) in (0..).zip(looks) {
                 let most: u64 = groups.iter().filter(|(id, _)| seen.contains_key(*id)).map(|(_, ns)| ns).sum();
-                let now = clock.see(at * SECOND, groups.clone());
+                let now = counter.update(at * SECOND, groups.clone());
                 prop_assert!(now >= last && now - last <= most, "{last} {now}");
                 last = now;
                 seen.extend(groups);

@@ -1,136 +1,82 @@
-//! What else was known at the moment of a kill: the limits above the victim, who had the memory and who
-//! had taken it lately, how long the host had been stalling. And what of it contradicts itself, which is
-//! shown as such and not smoothed over. Pure.
+//! Puts the report on a kill together, and lists contradictions between its sources, which are shown and
+//! not resolved. Pure.
+//!
+//! Not here: reading the sources (`event_reader`).
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::{
-    events::{AllocContext, EventKind, OomType, tame},
-    host::kernel_log::KmsgKill,
-    verdict::reading::Reading,
-    who::{CgroupUsage, MemoryUsage, ProcessUsage},
+use sensor_core::{
+    common::text::{is_at_or_below, sanitize},
+    model::{
+        event::{AllocContext, EventKind, OomType},
+        memory_usage::{CgroupUsage, MemoryUsage, ProcessUsage},
+        oom_report::{CgroupLimits, OomReport, StallWindow},
+    },
 };
 
-/// Processes that are told as the largest.
+use crate::host::kmsg::KmsgKill;
+
+/// Processes that are listed as the largest.
 const LARGEST: usize = 10;
 
-/// Processes, and cgroups, that are told as the growers.
+/// Processes, and cgroups, that are listed as growing most.
 const GROWERS: usize = 5;
 
-/// A killer that marks the cgroup before it kills.
+/// An OOM daemon that marks the cgroup before it kills.
 const OOMD: &str = "systemd-oomd";
 
-/// One cgroup's limits and use, at the moment of the event or shortly after.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct CgroupLimits {
-    /// Its path.
-    pub path: String,
-    /// What it has, its children's among it.
-    pub current_bytes: Option<u64>,
-    /// `memory.max`; absent without a limit.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_bytes: Option<u64>,
-    /// `memory.high`; absent without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub high_bytes: Option<u64>,
-    /// What it has in swap; on v1 memory and swap together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap_bytes: Option<u64>,
-    /// Its limit of that.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub swap_max_bytes: Option<u64>,
-    /// Processes in it that the OOM killer killed, as it counts itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oom_kills: Option<u64>,
-    /// How often systemd-oomd has set out to kill it, by the mark that it leaves (`user.oomd_ooms`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oomd_ooms: Option<u64>,
-    /// How many processes of it systemd-oomd has killed (`user.oomd_kill`, written afterwards).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oomd_kills: Option<u64>,
+/// What is known of an event, by source.
+#[derive(Debug, Default)]
+pub(super) struct Sources<'a> {
+    /// When it happened: CLOCK_MONOTONIC nanoseconds.
+    pub(super) time_ns: u64,
+    /// Limits of the victim's cgroup and of those above it.
+    pub(super) cgroups: Vec<CgroupLimits>,
+    /// The kill in the kernel's log.
+    pub(super) logged: Option<&'a KmsgKill>,
+    /// The last scan of processes.
+    pub(super) usage: Option<&'a MemoryUsage>,
+    /// Stalls of the minute before.
+    pub(super) stalled: Option<StallWindow>,
 }
 
-/// How long the host stalled within a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct StallWindow {
-    /// Over so many seconds; less than a minute if we were started since.
-    pub within_seconds: f64,
-    /// In which some task waited for memory (PSI).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub some_seconds: Option<f64>,
-    /// In which all did (PSI).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub full_seconds: Option<f64>,
-    /// That tasks spent in reclaim, compaction and throttling, summed over tasks.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stall_seconds: Option<f64>,
+/// Builds the report on an event.
+pub(super) fn build(kind: &EventKind, sources: Sources<'_>) -> OomReport {
+    let Sources { time_ns, cgroups, logged, usage, stalled } = sources;
+    // In a scan after the kill the victim's id may already be reused.
+    let before = usage.filter(|usage| usage.taken_ns <= time_ns);
+    let mut contradictions = contradictions(kind, &cgroups, before);
+    contradictions.extend(logged.and_then(|logged| against_log(kind, logged)));
+    let memcg = matches!(kind, EventKind::OomKill { oom_type: OomType::Memcg, .. });
+    let in_log = logged.and_then(|logged| Some(sanitize(logged.memcg.as_ref()?)));
+    let oom_cgroup = in_log.or_else(|| memcg.then(|| nearest_limit(&cgroups)).flatten());
+    let report = OomReport { cgroups, oom_cgroup, stalled, contradictions, ..OomReport::default() };
+    match usage {
+        Some(usage) => with_usage(report, usage, time_ns),
+        None => report,
+    }
 }
 
-/// What else was known.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct OomReport {
-    /// The victim's cgroup and those above it, its own first. One that was gone is not there.
-    pub cgroups: Vec<CgroupLimits>,
-    /// The one of them that was out of memory: by the kernel's log, else as far as limits tell, the fullest.
-    /// The processes below are those in it then, else those of the host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub oom_cgroup: Option<String>,
-    /// How long before the event processes were looked at; below zero if that was after it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage_age_seconds: Option<f64>,
-    /// The largest processes then.
-    pub largest: Vec<ProcessUsage>,
-    /// Who grew most within the ten minutes before.
-    pub top_growers: Vec<ProcessUsage>,
-    /// Cgroups that did.
-    pub growing_cgroups: Vec<CgroupUsage>,
-    /// Of the minute before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stalled: Option<StallWindow>,
-    /// What does not go together.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub contradictions: Vec<String>,
-}
-
-impl OomReport {
-    /// Puts together what there is about an event of `time_ns` (CLOCK_MONOTONIC).
-    pub fn of(
-        what: &EventKind,
-        time_ns: u64,
-        cgroups: Vec<CgroupLimits>,
-        logged: Option<&KmsgKill>,
-        who: Option<&MemoryUsage>,
-        stalled: Option<StallWindow>,
-    ) -> Self {
-        // After a kill another process may have the victim's id.
-        let before = who.filter(|who| who.taken_ns <= time_ns);
-        let mut contradictions = contradictions(what, &cgroups, before);
-        contradictions.extend(logged.and_then(|logged| against_log(what, logged)));
-        let memcg = matches!(what, EventKind::OomKill { oom_type: OomType::Memcg, .. });
-        let in_log = logged.and_then(|logged| Some(tame(logged.memcg.as_ref()?)));
-        let oom_cgroup = in_log.or_else(|| memcg.then(|| fullest(&cgroups)).flatten());
-        let mut all = Self { cgroups, oom_cgroup, stalled, contradictions, ..Self::default() };
-        let Some(who) = who else { return all };
-        let inside = |path: &Option<Arc<str>>| {
-            let Some(group) = &all.oom_cgroup else { return true };
-            let below = path.as_deref().and_then(|path| path.strip_prefix(group.as_str()));
-            below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
-        };
-        let processes: Vec<_> = who.processes.iter().filter(|p| inside(&p.cgroup_path)).collect();
-        let cgroups: Vec<_> = who.cgroups.iter().filter(|g| inside(&g.cgroup_path)).collect();
-        let seconds = |ns: u64| ns as f64 / 1e9;
-        all.usage_age_seconds = Some(seconds(time_ns) - seconds(who.taken_ns));
-        all.largest = processes.iter().take(LARGEST).copied().cloned().collect();
-        all.top_growers = most_grown(processes, |p| p.growth.ten_minutes_bytes);
-        all.growing_cgroups = most_grown(cgroups, |g| g.growth.ten_minutes_bytes);
-        all.largest.iter_mut().chain(&mut all.top_growers).for_each(ProcessUsage::identify);
-        all.growing_cgroups.iter_mut().for_each(CgroupUsage::identify);
-        all
+/// Adds the processes and cgroups in the cgroup that was out of memory, or those of the host.
+fn with_usage(report: OomReport, usage: &MemoryUsage, time_ns: u64) -> OomReport {
+    let inside = |path: &Option<Arc<str>>| {
+        let Some(oom_cgroup) = &report.oom_cgroup else { return true };
+        path.as_deref().is_some_and(|path| is_at_or_below(path, oom_cgroup))
+    };
+    let processes: Vec<_> = usage.processes.iter().filter(|p| inside(&p.cgroup_path)).collect();
+    let cgroups: Vec<_> = usage.cgroups.iter().filter(|c| inside(&c.cgroup_path)).collect();
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let mut largest: Vec<_> = processes.iter().take(LARGEST).copied().cloned().collect();
+    let mut top_growers = most_grown(processes, |p| p.growth.ten_minutes_bytes);
+    let mut growing_cgroups = most_grown(cgroups, |c| c.growth.ten_minutes_bytes);
+    largest.iter_mut().chain(&mut top_growers).for_each(ProcessUsage::fill_workload);
+    growing_cgroups.iter_mut().for_each(CgroupUsage::fill_workload);
+    OomReport {
+        usage_age_seconds: Some(seconds(time_ns) - seconds(usage.taken_ns)),
+        largest,
+        top_growers,
+        growing_cgroups,
+        ..report
     }
 }
 
@@ -140,17 +86,18 @@ fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> 
     grew.into_iter().take(GROWERS).cloned().collect()
 }
 
-/// Where the kernel's log says something else.
-fn against_log(what: &EventKind, logged: &KmsgKill) -> Option<String> {
-    let EventKind::OomKill { oom_type, context, .. } = what else { return None };
+/// A contradiction between the event and the kernel's log.
+fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
+    let EventKind::OomKill { oom_type, context, .. } = kind else { return None };
     let memcg = *oom_type == OomType::Memcg;
     // The path may be left in doubt.
     let in_log = logged.memcg.is_some() || logged.constraint == "memcg";
     if in_log != memcg {
         return Some(format!(
-            "the kernel's log names {:?} as what was constrained and {:?} as the cgroup, but it was \
-             seen as a kill of type {oom_type}",
-            logged.constraint, logged.memcg,
+            "the kernel's log names constraint {:?} and cgroup {:?}, but the probes saw a kill of type {}",
+            logged.constraint,
+            logged.memcg,
+            oom_type.label(),
         ));
     }
     let AllocContext { order, gfp_flags, constraint, .. } = context.as_ref()?;
@@ -166,8 +113,8 @@ fn against_log(what: &EventKind, logged: &KmsgKill) -> Option<String> {
     })
 }
 
-/// The group that has most of what it may.
-fn fullest(cgroups: &[CgroupLimits]) -> Option<String> {
+/// The cgroup with the largest share of its limit in use.
+fn nearest_limit(cgroups: &[CgroupLimits]) -> Option<String> {
     let share = |used: Option<u64>, limit: Option<u64>| Some(used? as f64 / limit?.max(1) as f64);
     let full = |level: &CgroupLimits| {
         let memory = share(level.current_bytes, level.max_bytes);
@@ -180,92 +127,55 @@ fn fullest(cgroups: &[CgroupLimits]) -> Option<String> {
 }
 
 fn contradictions(
-    what: &EventKind,
+    kind: &EventKind,
     cgroups: &[CgroupLimits],
-    who: Option<&MemoryUsage>,
+    usage: Option<&MemoryUsage>,
 ) -> Vec<String> {
     let mut all = Vec::new();
-    let victim = match what {
+    let victim = match kind {
         EventKind::OomKill { oom_type, victim, context, .. } => {
             let memcg = *oom_type == OomType::Memcg;
-            if let Some(context) = context
-                && (context.constraint == "memcg") != memcg
-            {
-                all.push(format!(
-                    "the kernel names {:?} as what was constrained, and {} cgroup as out of memory",
-                    context.constraint,
-                    if memcg { "a" } else { "no" },
-                ));
-            }
-            let limited =
-                |level: &CgroupLimits| level.max_bytes.is_some() || level.swap_max_bytes.is_some();
-            if memcg && !cgroups.is_empty() && !cgroups.iter().any(limited) {
-                all.push(
-                    "a cgroup was out of memory, but none of the victim's has a limit now".into(),
-                );
-            }
+            all.extend(against_constraint(memcg, context.as_ref()));
+            all.extend(memcg.then(|| without_limit(cgroups)).flatten());
             victim
         }
         EventKind::KillSignal { sender, target } => {
-            let marked = cgroups.iter().any(|level| level.oomd_ooms.is_some());
+            let marked = cgroups.iter().any(|cgroup| cgroup.oomd_ooms.is_some());
             if sender.comm == OOMD && !cgroups.is_empty() && !marked {
                 all.push(format!(
-                    "the sender calls itself {OOMD}, but the victim's cgroups have no mark of it"
+                    "the sender is named {OOMD}, but the victim's cgroups do not have its mark"
                 ));
             }
             target
         }
         EventKind::VictimExit { .. } => return all,
     };
-    let known = who.and_then(|who| who.processes.iter().find(|p| p.pid == victim.pid));
+    let known = usage.and_then(|usage| usage.processes.iter().find(|p| p.pid == victim.pid));
     if let Some(known) = known.filter(|known| known.comm != victim.comm) {
         all.push(format!(
-            "process {} was {:?} when processes were looked at, and {:?} when it was killed: it \
-             has executed another program, or its id was used again",
+            "process {} was {:?} at the scan, and {:?} when it was killed: it executed another \
+             program, or its id was reused",
             victim.pid, known.comm, victim.comm,
         ));
     }
     all
 }
 
-/// What a minute ago was, for [`StallWindow`].
-#[derive(Debug, Default)]
-pub struct Minute(VecDeque<Reading>);
+fn against_constraint(memcg: bool, context: Option<&AllocContext>) -> Option<String> {
+    let constraint = &context?.constraint;
+    let what = if memcg { "a" } else { "no" };
+    ((constraint == "memcg") != memcg).then(|| {
+        format!("the kernel reports constraint {constraint:?}, and {what} cgroup as out of memory")
+    })
+}
 
-/// A minute, in nanoseconds.
-const MINUTE_NS: u64 = 60_000_000_000;
-
-/// Readings are kept at least so far apart.
-const APART_NS: u64 = 1_000_000_000;
-
-impl Minute {
-    /// Notes the host's reading.
-    pub fn note(&mut self, reading: &Reading) {
-        let soon = |last: &Reading| reading.at_ns < last.at_ns.saturating_add(APART_NS);
-        if self.0.back().is_some_and(soon) {
-            return;
-        }
-        // One at or before the minute's begin stays.
-        let old = |r: &Reading| r.at_ns.saturating_add(MINUTE_NS) <= reading.at_ns;
-        while self.0.get(1).is_some_and(old) {
-            self.0.pop_front();
-        }
-        self.0.push_back(*reading);
-    }
-
-    /// How long the host stalled within the minute up to this reading.
-    pub fn stalled(&self, now: &Reading) -> Option<StallWindow> {
-        let then = self.0.iter().rfind(|r| r.at_ns.saturating_add(MINUTE_NS) <= now.at_ns);
-        let then = then.or(self.0.front()).filter(|then| then.at_ns < now.at_ns)?;
-        let rose =
-            |of: fn(&Reading) -> Option<u64>| Some(of(now)?.saturating_sub(of(then)?) as f64 / 1e9);
-        Some(StallWindow {
-            within_seconds: (now.at_ns - then.at_ns) as f64 / 1e9,
-            some_seconds: rose(|r| r.some_ns),
-            full_seconds: rose(|r| r.full_ns),
-            stall_seconds: rose(|r| r.stall_ns),
-        })
-    }
+fn without_limit(cgroups: &[CgroupLimits]) -> Option<String> {
+    let limited =
+        |cgroup: &CgroupLimits| cgroup.max_bytes.is_some() || cgroup.swap_max_bytes.is_some();
+    let unlimited = !cgroups.is_empty() && !cgroups.iter().any(limited);
+    unlimited.then(|| {
+        "a cgroup was out of memory, but none of the victim's cgroups has a limit now".to_owned()
+    })
 }
 
 #[cfg(test)]
@@ -274,7 +184,8 @@ mod tests {
     use sensor_ebpf::event::{self, Tag};
 
     use super::*;
-    use crate::{events::decode, who::Growth};
+    use crate::oom::decode::decode;
+    use sensor_core::model::memory_usage::Growth;
 
     fn kill(memcg: bool, constraint: Option<&str>) -> EventKind {
         let mut kill = event::OomKill { tag: Tag::OomKill as u32, ..event::OomKill::zeroed() };
@@ -289,7 +200,17 @@ mod tests {
         what
     }
 
-    fn holder(pid: u32, comm: &str, grown: i64) -> ProcessUsage {
+    fn report(
+        kind: &EventKind,
+        time_ns: u64,
+        cgroups: Vec<CgroupLimits>,
+        logged: Option<&KmsgKill>,
+        usage: Option<&MemoryUsage>,
+    ) -> OomReport {
+        build(kind, Sources { time_ns, cgroups, logged, usage, stalled: None })
+    }
+
+    fn process(pid: u32, comm: &str, grown: i64) -> ProcessUsage {
         ProcessUsage {
             pid,
             comm: comm.to_owned(),
@@ -298,39 +219,44 @@ mod tests {
         }
     }
 
-    fn who(processes: Vec<ProcessUsage>) -> MemoryUsage {
+    fn usage(processes: Vec<ProcessUsage>) -> MemoryUsage {
         MemoryUsage { taken_ns: 3_000_000_000, processes, ..MemoryUsage::default() }
     }
 
     #[test]
-    fn what_contradicts_itself_is_told() {
+    fn contradictions_are_listed() {
         let limited = CgroupLimits { max_bytes: Some(1), ..CgroupLimits::default() };
         let free = CgroupLimits::default();
-        let as_known = who(vec![holder(7, "php", 0)]);
-        let other = who(vec![holder(7, "init", 0)]);
+        let as_known = usage(vec![process(7, "php", 0)]);
+        let other = usage(vec![process(7, "init", 0)]);
         for (what, cgroups, who, wanted) in [
             (kill(true, None), vec![free.clone(), limited.clone()], Some(&as_known), vec![]),
             (kill(false, Some("none")), vec![free.clone()], None, vec![]),
             (kill(true, Some("memcg")), vec![], None, vec![]),
-            (kill(true, None), vec![free.clone()], None, vec!["none of the victim's has a limit"]),
+            (
+                kill(true, None),
+                vec![free.clone()],
+                None,
+                vec!["none of the victim's cgroups has a limit"],
+            ),
             (kill(true, Some("none")), vec![limited.clone()], None, vec!["\"none\""]),
             (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
-            (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was used again"]),
+            (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was reused"]),
         ] {
-            let found = OomReport::of(&what, 4_000_000_000, cgroups, None, who, None);
+            let found = report(&what, 4_000_000_000, cgroups, None, who);
             let found = found.contradictions;
             assert_eq!(found.len(), wanted.len(), "{found:?}");
             for (found, wanted) in found.iter().zip(wanted) {
                 assert!(found.contains(wanted), "{found}");
             }
         }
-        // Looked at afterwards: the id may have been used again since.
-        let later = OomReport::of(&kill(false, None), 0, vec![], None, Some(&other), None);
+        // In a scan after the kill the id may be reused.
+        let later = report(&kill(false, None), 0, vec![], None, Some(&other));
         assert_eq!(later.contradictions, [""; 0]);
     }
 
     #[test]
-    fn who_only_calls_itself_systemd_oomd_is_told_apart() {
+    fn a_sender_named_systemd_oomd_without_its_mark() {
         let signal = |comm: &[u8]| {
             let mut signal =
                 event::KillSignal { tag: Tag::KillSignal as u32, ..event::KillSignal::zeroed() };
@@ -344,13 +270,13 @@ mod tests {
             (b"systemd-oomd", vec![], 0),
             (b"earlyoom", vec![CgroupLimits::default()], 0),
         ] {
-            let told = OomReport::of(&signal(comm), 0, cgroups, None, None, None);
+            let told = report(&signal(comm), 0, cgroups, None, None);
             assert_eq!(told.contradictions.len(), contradictions, "{:?}", told.contradictions);
         }
     }
 
     #[test]
-    fn the_kernel_s_log_is_a_second_witness() {
+    fn the_kernel_log_is_compared() {
         let logged = |constraint: &str, memcg: Option<&str>, order| KmsgKill {
             constraint: constraint.to_owned(),
             memcg: memcg.map(str::to_owned),
@@ -358,7 +284,7 @@ mod tests {
             ..KmsgKill::default()
         };
         let against = |what: &EventKind, logged: &KmsgKill| {
-            let told = OomReport::of(what, 0, vec![], Some(logged), None, None);
+            let told = report(what, 0, vec![], Some(logged), None);
             (told.contradictions.len(), told.oom_cgroup)
         };
         let memcg = logged("memcg", Some("/a"), 0);
@@ -378,21 +304,20 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_and_who_grew_are_told_apart() {
-        let all = (1..=20).map(|i| holder(i, "x", i64::from(i) - 10)).collect();
-        let told =
-            OomReport::of(&kill(true, None), 5_500_000_000, vec![], None, Some(&who(all)), None);
+    fn largest_and_growing_processes_are_separate_lists() {
+        let all = (1..=20).map(|i| process(i, "x", i64::from(i) - 10)).collect();
+        let told = report(&kill(true, None), 5_500_000_000, vec![], None, Some(&usage(all)));
         assert_eq!(told.usage_age_seconds, Some(2.5));
         let pids = |all: &[ProcessUsage]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
         assert_eq!(pids(&told.largest), (1..=10).collect::<Vec<_>>(), "as they are sorted");
         assert_eq!(pids(&told.top_growers), [20, 19, 18, 17, 16]);
-        let none = who(vec![holder(1, "x", 0), holder(2, "x", -5)]);
-        let told = OomReport::of(&kill(true, None), 0, vec![], None, Some(&none), None);
+        let none = usage(vec![process(1, "x", 0), process(2, "x", -5)]);
+        let told = report(&kill(true, None), 0, vec![], None, Some(&none));
         assert_eq!(told.top_growers, []);
     }
 
     #[test]
-    fn of_a_cgroup_that_ran_out_only_who_is_in_it_is_told() {
+    fn only_processes_in_the_oom_cgroup_are_listed() {
         let level = |path: &str, current: u64, max: Option<u64>| CgroupLimits {
             path: path.into(),
             current_bytes: Some(current),
@@ -406,42 +331,18 @@ mod tests {
         ];
         let placed = |pid, path: &str| ProcessUsage {
             cgroup_path: Some(path.into()),
-            ..holder(pid, "x", 1000)
+            ..process(pid, "x", 1000)
         };
         let processes =
-            vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), holder(4, "x", 9)];
-        let who = who(processes);
+            vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), process(4, "x", 9)];
+        let usage = usage(processes);
         let told = |memcg| {
-            let told =
-                OomReport::of(&kill(memcg, None), 0, cgroups.clone(), None, Some(&who), None);
+            let told = report(&kill(memcg, None), 0, cgroups.clone(), None, Some(&usage));
             let pids: Vec<_> = told.largest.iter().map(|p| p.pid).collect();
             assert_eq!(told.top_growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
             (told.oom_cgroup, pids)
         };
         assert_eq!(told(true), (Some("/a".to_owned()), vec![1, 2]));
         assert_eq!(told(false), (None, vec![1, 2, 3, 4]));
-    }
-
-    #[test]
-    fn a_minute_is_looked_back() {
-        let mut minute = Minute::default();
-        let at = |seconds: u64| Reading {
-            at_ns: seconds * 1_000_000_000,
-            some_ns: Some(seconds * 500_000_000),
-            ..Reading::default()
-        };
-        assert_eq!(minute.stalled(&at(1)), None);
-        for seconds in 1..=200 {
-            minute.note(&at(seconds));
-            // Ten samples a second under pressure.
-            minute.note(&Reading { at_ns: at(seconds).at_ns + 1, ..Reading::default() });
-        }
-        assert!(minute.0.len() <= 62, "{}", minute.0.len());
-        let stalled = minute.stalled(&at(200)).expect("told");
-        assert_eq!((stalled.within_seconds, stalled.some_seconds), (60.0, Some(30.0)));
-        assert_eq!((stalled.full_seconds, stalled.stall_seconds), (None, None));
-        let mut young = Minute::default();
-        young.note(&at(5));
-        assert_eq!(young.stalled(&at(15)).map(|s| s.within_seconds), Some(10.0));
     }
 }

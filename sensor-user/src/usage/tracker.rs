@@ -5,9 +5,7 @@
 //!
 //! Not here: reading processes (`scanner`, `kernel/read`, `host/proc_walk`).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use sensor_ebpf::event::Process;
 

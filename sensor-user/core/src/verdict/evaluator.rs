@@ -71,17 +71,17 @@ impl Evaluator {
         Self { gap_ns: nanos(gap), ..self }
     }
 
-    /// Goes on from where an earlier judge left the scope.
+    /// Goes on from where an earlier evaluator left the scope.
     pub fn resume(&mut self, stood: ScopeState) {
         self.pace.resume(stood);
     }
 
     /// Takes a reading. One that is not later than the last changes nothing.
-    pub fn judge(&mut self, reading: Reading) -> Verdict {
+    pub fn evaluate(&mut self, reading: Reading) -> Verdict {
         let (now, before) = (reading.at_ns, self.pace.position().state);
         if let Some(signals) = self.past.push(reading) {
             self.signals = signals;
-            self.evidence = self.policy.weigh(&signals);
+            self.evidence = self.policy.evaluate(&signals);
             // A host that froze was not calm meanwhile. Counters are compared over it all the same.
             if self.last_ns.replace(now).is_some_and(|last| now - last > self.gap_ns) {
                 self.pace.pause();
@@ -161,9 +161,9 @@ mod tests {
     }
 
     fn left_at(state: VerdictState, weight: f64) -> Evaluator {
-        let mut judge = Evaluator::new(Arc::default(), Settings::default());
-        judge.resume(ScopeState { state, weight, drained_until_ns: Some(1), relapses: 0 });
-        judge
+        let mut evaluator = Evaluator::new(Arc::default(), Settings::default());
+        evaluator.resume(ScopeState { state, weight, drained_until_ns: Some(1), relapses: 0 });
+        evaluator
     }
 
     #[test]
@@ -175,9 +175,9 @@ mod tests {
             (VerdictState::Degraded, 0.8),
             (VerdictState::Ready, 1.0),
         ] {
-            let mut judge = left_at(state, weight);
+            let mut evaluator = left_at(state, weight);
             for at in 1..1000 {
-                let found = judge.judge(unmeasured(at, 0)).position;
+                let found = evaluator.evaluate(unmeasured(at, 0)).position;
                 assert_eq!((found.state, found.weight), (state, weight), "at {at} s");
             }
         }
@@ -185,22 +185,24 @@ mod tests {
 
     #[test]
     fn who_goes_blind_while_drained_must_be_seen_calm_anew() {
-        let mut judge = left_at(VerdictState::Ready, 1.0);
+        let mut evaluator = left_at(VerdictState::Ready, 1.0);
         // Everything is lost from the tenth second to the twentieth.
         let lost = |at: u64| at.clamp(10, 20) * SECOND;
-        let at = |judge: &mut Evaluator, at: u64| judge.judge(seeing(at, lost(at))).position.state;
-        (1..20).for_each(|s| _ = at(&mut judge, s));
-        assert_eq!(at(&mut judge, 20), VerdictState::Overloaded);
+        let at = |evaluator: &mut Evaluator, at: u64| {
+            evaluator.evaluate(seeing(at, lost(at))).position.state
+        };
+        (1..20).for_each(|s| _ = at(&mut evaluator, s));
+        assert_eq!(at(&mut evaluator, 20), VerdictState::Overloaded);
         for s in 21..300 {
             assert_eq!(
-                judge.judge(unmeasured(s, 0)).position.state,
+                evaluator.evaluate(unmeasured(s, 0)).position.state,
                 VerdictState::Overloaded,
                 "at {s} s"
             );
         }
-        assert_eq!((300..310).map(|s| at(&mut judge, s)).max(), Some(VerdictState::Overloaded));
+        assert_eq!((300..310).map(|s| at(&mut evaluator, s)).max(), Some(VerdictState::Overloaded));
         assert!(
-            (310..400).any(|s| at(&mut judge, s) == VerdictState::Ready),
+            (310..400).any(|s| at(&mut evaluator, s) == VerdictState::Ready),
             "and it does come back"
         );
     }
@@ -209,22 +211,22 @@ mod tests {
     fn a_gap_is_not_calm() {
         // Calm from the second second on; ten seconds of it are needed.
         for (gap, back_at) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
-            let mut judge = left_at(VerdictState::Overloaded, 0.0);
-            let mut at = |s| judge.judge(seeing(s, 0)).position.state;
+            let mut evaluator = left_at(VerdictState::Overloaded, 0.0);
+            let mut at = |s| evaluator.evaluate(seeing(s, 0)).position.state;
             (1..=6).for_each(|s| _ = at(s));
             let back = (6 + gap..5000).find(|s| at(*s) != VerdictState::Overloaded);
             assert_eq!(back, Some(back_at), "after a gap of {gap} s");
         }
-        let mut judge = left_at(VerdictState::Degraded, 0.05);
-        judge.judge(seeing(1, 0));
-        let climbs = judge.judge(seeing(2, 0)).position;
+        let mut evaluator = left_at(VerdictState::Degraded, 0.05);
+        evaluator.evaluate(seeing(1, 0));
+        let climbs = evaluator.evaluate(seeing(2, 0)).position;
         assert!(climbs.weight > 0.05);
-        let later = judge.judge(seeing(60, 0)).position;
+        let later = evaluator.evaluate(seeing(60, 0)).position;
         assert_eq!(later, climbs, "it does not climb while nobody looks");
-        let mut judge = left_at(VerdictState::Overloaded, 0.0).with_gap(Duration::from_mins(1));
-        (1..=2).for_each(|s| _ = judge.judge(seeing(s, 0)));
+        let mut evaluator = left_at(VerdictState::Overloaded, 0.0).with_gap(Duration::from_mins(1));
+        (1..=2).for_each(|s| _ = evaluator.evaluate(seeing(s, 0)));
         assert_eq!(
-            judge.judge(seeing(60, 0)).position.state,
+            evaluator.evaluate(seeing(60, 0)).position.state,
             VerdictState::Degraded,
             "as configured"
         );
@@ -236,8 +238,8 @@ mod tests {
         let kills = |at: u64| u64::from(at >= 2) + u64::from(at >= 12);
         for (weight, recovers) in [(1.0, true), (0.8, false)] {
             let state = if recovers { VerdictState::Ready } else { VerdictState::Degraded };
-            let mut judge = left_at(state, weight);
-            let mut at = |s| judge.judge(unmeasured(s, kills(s))).position;
+            let mut evaluator = left_at(state, weight);
+            let mut at = |s| evaluator.evaluate(unmeasured(s, kills(s))).position;
             let found: Vec<_> = (1..500).map(&mut at).collect();
             assert_eq!(
                 (found[8].state, found[8].weight),

@@ -272,7 +272,7 @@ impl Policy {
     }
 
     /// What speaks against full traffic.
-    pub fn weigh(&self, signals: &Signals) -> RuleResults {
+    pub fn evaluate(&self, signals: &Signals) -> RuleResults {
         let has_psi = signals.has_psi();
         let mut evidence = RuleResults::default();
         for (rule, conditions) in &self.rules {

@@ -15,6 +15,8 @@ pub type ScopeStates = BTreeMap<String, ScopeState>;
 pub struct ScopeVerdict {
     /// Name of the scope.
     pub scope: Arc<str>,
+    /// Id of its cgroup; `None` for the host, and if the cgroup does not exist.
+    pub cgroup_id: Option<u64>,
     /// What was measured.
     pub reading: Reading,
     /// What follows from it.

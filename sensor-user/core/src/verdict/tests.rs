@@ -28,7 +28,7 @@ struct Second {
 const CALM: Second = Second { full_percent: 0, available: GIB / 2, refaulted: 0, kills: 0 };
 
 struct Host {
-    judge: Evaluator,
+    evaluator: Evaluator,
     reading: Reading,
 }
 
@@ -44,7 +44,7 @@ impl Host {
             swap_free_bytes: Some(0),
             ..Reading::default()
         };
-        Self { judge: Evaluator::new(Arc::default(), Settings::default()), reading }
+        Self { evaluator: Evaluator::new(Arc::default(), Settings::default()), reading }
     }
 
     fn second(&mut self, second: Second) -> (VerdictState, f64) {
@@ -57,7 +57,7 @@ impl Host {
         add(&mut r.refaulted_bytes, second.refaulted);
         add(&mut r.oom_kills, second.kills);
         r.available_bytes = Some(second.available);
-        let verdict = self.judge.judge(*r);
+        let verdict = self.evaluator.evaluate(*r);
         (verdict.position.state, verdict.position.weight)
     }
 
@@ -226,7 +226,7 @@ fn no_news_is_not_good_news() {
     assert_eq!(host.seconds(5, thrash), (VerdictState::Overloaded, 0.0));
     for _ in 0..600 {
         host.reading.at_ns += SECOND;
-        let verdict = host.judge.pause(host.reading.at_ns);
+        let verdict = host.evaluator.pause(host.reading.at_ns);
         assert_eq!(
             verdict.position.state,
             VerdictState::Overloaded,
@@ -283,7 +283,7 @@ fn a_rule_holds_on_until_its_signals_are_clearly_better() {
             {
                 signals.set(signal, Some(value));
             }
-            let found = Policy::default().weigh(&signals).rules;
+            let found = Policy::default().evaluate(&signals).rules;
             found.into_iter().find(|f| f.rule == rule).map(|f| f.fires)
         };
         assert_eq!((at(fires), at(holds), at(quiet)), (Some(true), Some(false), None), "{rule}");
@@ -309,10 +309,10 @@ fn without_psi_the_stall_clock_stands_in() {
     let mut signals = Signals::default();
     signals.set(Signal::Stalled1s, Some(3.0));
     signals.set(Signal::Stalled10s, Some(2.0));
-    assert_eq!(Policy::default().weigh(&signals).fires, Severity::Overloaded);
+    assert_eq!(Policy::default().evaluate(&signals).fires, Severity::Overloaded);
     signals.set(Signal::Full1s, Some(0.0));
     signals.set(Signal::Full10s, Some(0.0));
-    assert_eq!(Policy::default().weigh(&signals).fires, Severity::Calm, "PSI knows better");
+    assert_eq!(Policy::default().evaluate(&signals).fires, Severity::Calm, "PSI knows better");
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn every_rule_can_fire_and_names_are_unique() {
         for condition in rule.when {
             signals.set(condition.signal, Some(condition.threshold));
         }
-        let evidence = Policy::default().weigh(&signals);
+        let evidence = Policy::default().evaluate(&signals);
         let found = evidence.rules.iter().find(|f| f.rule == rule.name);
         assert!(found.is_some_and(|f| f.fires), "{}", rule.name);
         assert_eq!(RULES.iter().filter(|r| r.name == rule.name).count(), 1, "{}", rule.name);
@@ -371,7 +371,7 @@ fn changes_of_rules_are_checked() {
     let policy = Policy::new(&Changes::from([("stalled".to_owned(), off)])).expect("valid");
     let mut signals = Signals::default();
     signals.set(Signal::Full10s, Some(0.3));
-    let found = policy.weigh(&signals);
+    let found = policy.evaluate(&signals);
     assert!(found.rules.iter().all(|f| f.rule != "stalled"), "{found:?}");
 }
 
@@ -416,7 +416,7 @@ proptest! {
             Worse::Down => v - step,
         }));
         let policy = Policy::default();
-        let (one, other) = (policy.weigh(&signals), policy.weigh(&worse));
+        let (one, other) = (policy.evaluate(&signals), policy.evaluate(&worse));
         prop_assert!(other.fires >= one.fires && other.holds >= one.holds);
         // And from any point of any history, worse evidence is no better an answer.
         let mut pace = WeightController::new(Settings::default());

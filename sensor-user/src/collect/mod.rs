@@ -1,0 +1,12 @@
+//! The sensing loop: reads the kernel half and the host's files, evaluates each scope, publishes a sample.
+//!
+//! * [`settings`]: how often, and which scopes.
+//! * [`sampler`]: the loop.
+//! * [`scopes`]: the host and the named cgroups: readings in, verdicts out.
+//! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI.
+
+pub mod history;
+pub mod sampler;
+pub mod scopes;
+pub mod settings;
+mod stall_counter;

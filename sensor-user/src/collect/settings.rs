@@ -1,0 +1,89 @@
+//! How often samples are taken, and which cgroups have a verdict of their own.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Result, ensure};
+use sensor_core::verdict::scope::HOST;
+use serde::{Deserialize, Serialize};
+
+/// Scopes beside the host: each is read at every sample.
+const MAX_SCOPES: usize = 32;
+/// Longest name of a scope: it must fit in an agent-check's line and in a label.
+pub const MAX_SCOPE_NAME: usize = 64;
+
+/// Times of the sensing loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Between two samples.
+    pub interval: Duration,
+    /// Between two samples under pressure.
+    pub pressed_interval: Duration,
+    /// How far `_min` and `_max` gauges look back.
+    pub window: Duration,
+    /// A sample older than this is stale.
+    pub stale_after: Duration,
+}
+
+impl Settings {
+    /// An error if a time is out of range, or does not fit another.
+    pub fn check(&self) -> Result<()> {
+        let Self { interval, pressed_interval, window, stale_after } = *self;
+        let text = humantime::format_duration;
+        ensure!(
+            (50..=60_000).contains(&interval.as_millis()),
+            "interval: {} is not between 50ms and 1m",
+            text(interval)
+        );
+        ensure!(
+            (20..=60_000).contains(&pressed_interval.as_millis()),
+            "pressed_interval: {} is not between 20ms and 1m",
+            text(pressed_interval)
+        );
+        ensure!(
+            stale_after >= interval * 2,
+            "stale_after: {} is less than two intervals: every late sample would look stale",
+            text(stale_after)
+        );
+        ensure!(
+            window >= interval && window.as_millis() <= 3_600_000,
+            "window: {} is not between interval and 1h",
+            text(window)
+        );
+        // Each sample of the window is kept, at 13 KiB.
+        ensure!(window <= interval * 600, "window: {} is more than 600 intervals", text(window));
+        Ok(())
+    }
+}
+
+/// A cgroup with a verdict of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct ScopeSettings {
+    /// Name in `/readyz/NAME`, `agent-send` and the label `scope`: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Path in the cgroup hierarchy, e.g. `/system.slice/nginx.service`.
+    pub cgroup: String,
+}
+
+/// An error if there are too many scopes, a name is not valid or used twice, or a path is not absolute.
+pub fn check_scopes(scopes: &[ScopeSettings]) -> Result<()> {
+    let count = scopes.len();
+    ensure!(count <= MAX_SCOPES, "scope: {count} scopes, at most {MAX_SCOPES}");
+    let mut names = BTreeSet::from([HOST]);
+    for ScopeSettings { name, cgroup } in scopes {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        ensure!(
+            (1..=MAX_SCOPE_NAME).contains(&name.len()) && name.chars().all(plain),
+            "scope: {name:?} is not a valid name: letters, digits, `-`, `_`, `.`, at most \
+             {MAX_SCOPE_NAME}"
+        );
+        ensure!(names.insert(name), "scope: {name:?} twice (\"{HOST}\" is the machine)");
+        let is_absolute = cgroup.starts_with('/') && !cgroup.split('/').any(|part| part == "..");
+        ensure!(
+            is_absolute && cgroup.len() > 1,
+            "scope {name}: cgroup {cgroup:?} is not a path such as /system.slice/nginx.service"
+        );
+    }
+    Ok(())
+}

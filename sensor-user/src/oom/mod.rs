@@ -1,0 +1,11 @@
+//! OOM kills: from a record of the kernel half to an event with its report.
+//!
+//! * [`event_reader`]: the thread.
+//! * [`decode`]: records to events; pure.
+//! * [`report_builder`]: puts the report together; pure.
+//! * [`stall_history`]: stalls of the minute before; pure.
+
+mod decode;
+pub mod event_reader;
+mod report_builder;
+mod stall_history;
