@@ -4,4 +4,5 @@ pub mod host;
 pub mod kernel;
 pub mod oom;
 pub mod publish;
+pub mod serve;
 pub mod usage;

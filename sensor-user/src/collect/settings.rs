@@ -3,13 +3,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
-use sensor_core::verdict::scope::HOST;
+use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME};
 use serde::{Deserialize, Serialize};
 
 /// Scopes beside the host: each is read at every sample.
 const MAX_SCOPES: usize = 32;
-/// Longest name of a scope: it must fit in an agent-check's line and in a label.
-pub const MAX_SCOPE_NAME: usize = 64;
 
 /// Times of the sensing loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,9 @@
-//! The root-only Unix socket: one JSON line asks, JSON lines answer.
+//! The root-only Unix socket of `memsensor events`, `event`, `explain`, `top`, `drain` and `undrain`.
 //!
-//! `{"ask":"events","follow":true}` is answered with the kept events, oldest first, and then with
-//! new ones until the client hangs up. It is how `memsensor events` talks to the daemon.
+//! `{"ask":"events","follow":true}` returns the kept events, oldest first, and then new ones until the client
+//! closes the connection.
 
 use std::{
-    io::{BufRead as _, BufReader as StdBufReader, ErrorKind, Write as _},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::UnixStream as StdUnixStream,
@@ -15,8 +14,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use sensor_core::{
+    common::clock::monotonic_ns,
+    model::{
+        coverage::AttachState,
+        event::{Event, EventKind},
+        memory_usage::CgroupUsage,
+        readiness::TrafficHealth,
+        snapshot::Snapshot,
+    },
+    verdict::{explain::explain, signals::Signal},
+};
 use sensor_ebpf::probes;
-use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
@@ -24,104 +33,20 @@ use tokio::{
 };
 
 use super::{
-    askers::DrainAcks,
-    state::{AppState, TrafficHealth},
-};
-use crate::{
-    events::{Event, EventKind},
-    host::clock::monotonic_ns,
-    kernel::load,
-    top::{Summary, Top},
-    verdict::{
-        explain::{Explanation, explain},
-        signals::Signal,
-    },
+    admin_protocol::{HostSummary, Request, Response, Top},
+    state::app::AppState,
 };
 
 /// Clients at a time.
 pub const MAX_CLIENTS: usize = 16;
-/// A question must be complete within this and no longer than [`MAX_QUESTION`] bytes.
-const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_QUESTION: u64 = 4096;
+/// A request must be complete within this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest request in bytes.
+const MAX_REQUEST: u64 = 4096;
 /// A client that does not read for this long is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What can be asked.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "ask", rename_all = "snake_case")]
-pub enum Request {
-    /// The kept events, and new ones if `follow`.
-    Events {
-        /// Stay and send new events as they happen.
-        follow: bool,
-    },
-    /// One kill, with all that is known of it.
-    Event {
-        /// Its id; that of the last one if empty.
-        id: String,
-    },
-    /// Why a scope's verdict is what it is.
-    Explain {
-        /// Which; the host's if empty.
-        scope: String,
-    },
-    /// No traffic, until it is taken back or the time is over.
-    Drain {
-        /// Shown to whoever asks why.
-        reason: String,
-        /// How long, in seconds; without it, until `Undrain`.
-        seconds: Option<f64>,
-    },
-    /// Takes a drain back.
-    Undrain,
-    /// Who asks for readiness, and has been told of a drain.
-    DrainAcks,
-    /// Who has the memory.
-    Top,
-}
-
-impl Request {
-    /// How long a client waits for each line of the answer.
-    fn patience(&self) -> Option<Duration> {
-        match self {
-            Self::Events { follow: true } => None,
-            // It is written to the disk first.
-            Self::Drain { .. } | Self::Undrain => Some(Duration::from_mins(1)),
-            _ => Some(Duration::from_secs(10)),
-        }
-    }
-}
-
-/// One line of an answer.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Response {
-    /// An event.
-    Event(Arc<Event>),
-    /// The client was too slow; so many events are not shown.
-    Missed {
-        /// How many.
-        missed: u64,
-    },
-    /// Why a verdict is what it is.
-    Explanation(Box<Explanation>),
-    /// Who has heard of a drain.
-    DrainAcks(DrainAcks),
-    /// Who has the memory.
-    Top(Box<Top>),
-    /// It is done.
-    Done {
-        /// What.
-        done: String,
-    },
-    /// It was not understood, or could not be done.
-    Error {
-        /// Why.
-        error: String,
-    },
-}
-
-/// Binds the socket for root alone. A socket that nobody listens on any more is replaced.
+/// Binds the socket, for root only. A socket without a listener is replaced.
 pub fn bind(path: &Path) -> Result<UnixListener> {
     let context = || format!("bind the socket {}", path.display());
     if let Some(dir) = path.parent() {
@@ -131,13 +56,13 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
         return Err(taken).with_context(|| {
             format!(
-                "{}: another memsensor answers there; stop it or set another socket",
+                "{}: another memsensor listens there; stop it or set another socket",
                 path.display()
             )
         });
     }
     if let Ok(found) = std::fs::symlink_metadata(path) {
-        ensure!(found.file_type().is_socket(), "{} is there and is no socket", path.display());
+        ensure!(found.file_type().is_socket(), "{} exists and is not a socket", path.display());
         std::fs::remove_file(path).with_context(context)?;
     }
     let listener = UnixListener::bind(path).with_context(context)?;
@@ -149,130 +74,133 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
 pub async fn answer(stream: UnixStream, state: AppState, stop: watch::Receiver<bool>) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut limited = BufReader::new(read).take(MAX_QUESTION);
-    let asked = tokio::time::timeout(QUESTION_TIMEOUT, limited.read_line(&mut line)).await;
-    if !matches!(asked, Ok(Ok(n)) if n > 0) {
+    let mut limited = BufReader::new(read).take(MAX_REQUEST);
+    let read = tokio::time::timeout(REQUEST_TIMEOUT, limited.read_line(&mut line)).await;
+    if !matches!(read, Ok(Ok(n)) if n > 0) {
         return;
     }
-    match serde_json::from_str(&line) {
+    let response = match serde_json::from_str(&line) {
         Ok(Request::Events { follow }) => {
             let hangup = async move {
-                // A client has nothing more to say: whatever comes now, or the end, is a goodbye.
+                // The client has nothing more to send: any byte, or the end, closes the connection.
                 let _ = limited.into_inner().read_u8().await;
             };
             tokio::select! {
-                _ = events(&mut write, &state, follow, stop) => {}
+                _ = send_events(&mut write, &state, follow, stop) => {}
                 () = hangup, if follow => {}
             }
+            return;
         }
-        Ok(question) => {
-            let answer = match question {
-                Request::Events { .. } => return,
-                Request::Event { id } => event(&id, &state),
-                Request::Explain { scope } => explained(&scope, &state),
-                Request::Drain { reason, seconds } => drain(&reason, seconds, &state).await,
-                Request::Undrain => undrain(&state).await,
-                Request::Top => top(&state),
-                Request::DrainAcks => Ok(Response::DrainAcks(state.askers.heard(monotonic_ns()))),
-            };
-            let answer = answer.unwrap_or_else(|e| Response::Error { error: format!("{e:#}") });
-            let _ = send(&mut write, &answer).await;
-        }
-        Err(e) => {
-            let _ = send(&mut write, &Response::Error { error: e.to_string() }).await;
-        }
+        Ok(request) => handle(request, &state).await.unwrap_or_else(|e| error(format!("{e:#}"))),
+        Err(e) => error(e.to_string()),
+    };
+    let _ = send(&mut write, &response).await;
+}
+
+fn error(error: String) -> Response {
+    Response::Error { error }
+}
+
+async fn handle(request: Request, state: &AppState) -> Result<Response> {
+    match request {
+        Request::Events { .. } => bail!("events are sent one by one"),
+        Request::Event { id } => event(&id, state).map(Response::Event),
+        Request::Explain { scope } => explanation(&scope, state),
+        Request::Drain { reason, seconds } => drain(&reason, seconds, state).await,
+        Request::Undrain => undrain(state).await,
+        Request::Top => top(state),
+        Request::DrainAcks => Ok(Response::DrainAcks(state.clients.drain_acks(monotonic_ns()))),
     }
 }
 
-fn explained(scope: &str, state: &AppState) -> Result<Response> {
-    let at = state
-        .scope(scope)
+fn explanation(scope: &str, state: &AppState) -> Result<Response> {
+    let index = state
+        .scope_index(scope)
         .with_context(|| format!("no scope {scope:?}; there are: {}", state.scopes.join(", ")))?;
-    let snapshot = state.published.load();
-    let snapshot = snapshot.as_ref().context("no sample yet")?;
-    let judged = snapshot.scopes.get(at).context("no sample yet")?;
+    let sample = state.sample().context("no sample yet")?;
+    let verdict = sample.scopes.get(index).context("no sample yet")?;
     let now_ns = monotonic_ns();
-    let mut why = explain(&judged.scope, &judged.verdict, &state.policy, now_ns);
-    let TrafficHealth { standing, weight } = state.fitness(at);
-    why.told =
-        (standing.label() != why.state.label()).then(|| (standing.label().to_owned(), weight));
-    why.age_seconds = now_ns.saturating_sub(snapshot.taken_ns) as f64 / 1e9;
-    why.unknown_reason = judged.unknown_reason.as_deref().map(str::to_owned);
-    let drain = state.maintenance.drain();
-    why.drained = drain.and_then(|d| Some(d.as_ref()?.reason.clone()));
-    Ok(Response::Explanation(Box::new(why)))
+    let mut explanation = explain(&verdict.scope, &verdict.verdict, &state.policy, now_ns);
+    let TrafficHealth { state: reported, weight } = state.health(index);
+    explanation.reported = (reported.label() != explanation.state.label())
+        .then(|| (reported.label().to_owned(), weight));
+    explanation.age_seconds = now_ns.saturating_sub(sample.snapshot.taken_ns) as f64 / 1e9;
+    explanation.unknown_reason = verdict.unknown_reason.as_deref().map(str::to_owned);
+    explanation.drained = state.drain.reason();
+    Ok(Response::Explanation(Box::new(explanation)))
 }
 
-fn event(id: &str, state: &AppState) -> Result<Response> {
-    let (kept, _) = state.events.follow();
-    let is_kill = |event: &Event| !matches!(event.what, EventKind::VictimExit { .. });
+fn event(id: &str, state: &AppState) -> Result<Arc<Event>> {
+    let kept = state.published.events.events();
     if id.is_empty() {
+        let is_kill = |event: &Event| !matches!(event.kind, EventKind::VictimExit { .. });
         let last = kept.into_iter().rfind(|event| is_kill(event));
-        return Ok(Response::Event(
-            last.context("nothing has been killed since the daemon started")?,
-        ));
+        return last.context("no kill since the daemon started");
     }
     let found = kept.into_iter().find(|event| event.id == id);
-    let found = found.with_context(|| {
+    found.with_context(|| {
         format!("no event {id:?} is kept (any more); `memsensor events` lists those that are")
-    })?;
-    Ok(Response::Event(found))
+    })
 }
 
 fn top(state: &AppState) -> Result<Response> {
-    let probe = state.coverage.probes.get(probes::Id::processes as usize);
-    if let Some(probe) = probe.filter(|probe| probe.state == load::AttachState::Disabled) {
-        bail!("who has the memory cannot be told here: {}", probe.reason);
+    let probe = state.published.coverage.probe(probes::Id::processes);
+    if let Some(probe) = probe.filter(|probe| probe.state == AttachState::Disabled) {
+        bail!("processes are not scanned: the probe `processes` is {}", probe.reason);
     }
-    let snapshot = state.published.load();
-    let who = snapshot.as_ref().and_then(|snapshot| snapshot.who.as_deref());
-    let mut who = who.context("nobody has looked yet who has the memory")?.clone();
-    let snapshot = snapshot.as_ref().context("no sample yet")?;
-    for group in &mut who.cgroups {
-        let clock = &snapshot.stall_clock;
-        if let Ok(at) = clock.binary_search_by_key(&group.cgroup, |(id, _)| *id) {
+    let usage = state.published.usage.load().context("no scan of processes yet")?;
+    let mut usage = (*usage).clone();
+    let sample = state.sample().context("no sample yet")?;
+    add_stalls(&mut usage.cgroups, &sample.snapshot);
+    let TrafficHealth { state: reported, weight } = state.health(0);
+    let signals = sample.scopes.first().map(|host| &host.verdict.signals);
+    let signals = Signal::ALL.iter().filter_map(|s| Some((s.name().to_owned(), signals?.get(*s)?)));
+    let signals = signals.collect();
+    let host = HostSummary { state: reported.label().to_owned(), weight, signals };
+    let seen_seconds_ago = monotonic_ns().saturating_sub(usage.taken_ns) as f64 / 1e9;
+    let stall_clock_seconds = sample.snapshot.stall_clock_ns.map(|ns| ns as f64 / 1e9);
+    Ok(Response::Top(Box::new(Top { host, seen_seconds_ago, stall_clock_seconds, usage })))
+}
+
+fn add_stalls(cgroups: &mut [CgroupUsage], snapshot: &Snapshot) {
+    let clock = &snapshot.stall_clock;
+    for cgroup in cgroups {
+        if let Ok(at) = clock.binary_search_by_key(&cgroup.cgroup, |(id, _)| *id) {
             let ns = clock[at].1.into_iter().fold(0, u64::saturating_add);
-            group.stall_seconds = ns as f64 / 1e9;
+            cgroup.stall_seconds = ns as f64 / 1e9;
         }
     }
-    let TrafficHealth { standing, weight } = state.fitness(0);
-    let signals = snapshot.scopes.first().map(|host| &host.verdict.signals);
-    let signals = Signal::ALL.iter().filter_map(|s| Some((s.name().to_owned(), signals?.get(*s)?)));
-    let host = Summary { state: standing.label().to_owned(), weight, signals: signals.collect() };
-    let seen_seconds_ago = monotonic_ns().saturating_sub(who.taken_ns) as f64 / 1e9;
-    let stall_clock_seconds = snapshot.stall_clock_ns.map(|ns| ns as f64 / 1e9);
-    Ok(Response::Top(Box::new(Top { host, seen_seconds_ago, stall_clock_seconds, who })))
 }
 
 async fn drain(reason: &str, seconds: Option<f64>, state: &AppState) -> Result<Response> {
     let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
-    state.maintenance.begin(reason, lasts.context("how long")?);
-    Arc::clone(&state.maintenance).keep().await?;
+    state.drain.begin(reason, lasts.context("duration of the drain")?);
+    Arc::clone(&state.drain).save().await?;
     Ok(Response::Done { done: "drained".to_owned() })
 }
 
 async fn undrain(state: &AppState) -> Result<Response> {
-    let held = state.maintenance.end();
-    Arc::clone(&state.maintenance).keep().await?;
+    let held = state.drain.end();
+    Arc::clone(&state.drain).save().await?;
     let done = if held { "no longer drained" } else { "it was not drained" };
     Ok(Response::Done { done: done.to_owned() })
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;
 
-async fn send(write: &mut Writer, answer: &Response) -> Result<()> {
-    let mut line = serde_json::to_string(answer)?;
+async fn send(write: &mut Writer, response: &Response) -> Result<()> {
+    let mut line = serde_json::to_string(response)?;
     line.push('\n');
     Ok(tokio::time::timeout(WRITE_TIMEOUT, write.write_all(line.as_bytes())).await??)
 }
 
-async fn events(
+async fn send_events(
     write: &mut Writer,
     state: &AppState,
     follow: bool,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let (kept, mut feed) = state.events.follow();
+    let (kept, mut feed) = state.published.events.follow();
     for event in kept {
         send(write, &Response::Event(event)).await?;
     }
@@ -290,36 +218,4 @@ async fn events(
             Err(RecvError::Closed) => return Ok(()),
         }
     }
-}
-
-/// The client's side: asks and hands each answer to `each` until the daemon hangs up. That it could not be
-/// done is an error, and so is no answer, save where there are no events to tell of.
-pub fn ask(
-    path: &Path,
-    question: &Request,
-    mut each: impl FnMut(&str, Response) -> Result<()>,
-) -> Result<()> {
-    let mut stream = StdUnixStream::connect(path).with_context(|| {
-        format!("connect to {} (is memsensor running, and are we root?)", path.display())
-    })?;
-    let patience = question.patience();
-    stream.set_read_timeout(patience)?;
-    writeln!(stream, "{}", serde_json::to_string(question)?)?;
-    let mut answered = matches!(question, Request::Events { .. });
-    for line in StdBufReader::new(stream).lines() {
-        let line = match line {
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                let patience = humantime::format_duration(patience.unwrap_or_default());
-                bail!("the daemon has not answered within {patience}: is it stopped?");
-            }
-            line => line.context("read from the daemon")?,
-        };
-        match serde_json::from_str(&line).context("understand the daemon")? {
-            Response::Error { error } => bail!("the daemon says: {error}"),
-            answer => each(&line, answer)?,
-        }
-        answered = true;
-    }
-    ensure!(answered, "the daemon hung up without an answer (see its log)");
-    Ok(())
 }

@@ -1,57 +1,59 @@
 //! HAProxy's agent-check: one line with the full state, on TCP.
 //!
-//! HAProxy takes what is not mentioned to be unchanged, and ignores an agent that it cannot reach;
-//! so every answer says everything that is ours to say, and a balancer must have an HTTP `check` beside
-//! it. Ours is whether the server is up, and its weight: not `ready`, `drain` or `maint`, which are what
-//! an operator sets at HAProxy, and would be overruled at the next check.
+//! HAProxy takes what a line does not mention as unchanged, and ignores an agent that it cannot reach. So
+//! every line has the whole answer, and a balancer needs an HTTP `check` beside it. The answer is whether
+//! the server is up, and its weight: not `ready`, `drain` or `maint`, which an operator sets at HAProxy and
+//! which the next agent-check would overrule.
 //!
-//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` as a last resort should ask
-//! (see [`FailOn`]); without it the answer is the host's.
+//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` with a [`FailOn`]; without it the
+//! answer is for the host.
 
-use std::{io::Write as _, sync::atomic::Ordering, time::Duration};
+use std::{io::Write as _, time::Duration};
 
-use clap::ValueEnum as _;
+use sensor_core::{
+    model::readiness::{FailOn, ReadinessState, TrafficHealth},
+    verdict::scope::MAX_SCOPE_NAME,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use super::{
-    askers::{Protocol, ReadinessQuery},
-    state::{AppState, FailOn, ReadinessState, TrafficHealth},
+use super::state::{
+    app::AppState,
+    clients::{Protocol, ReadinessQuery},
 };
-use crate::config::MAX_SCOPE_NAME;
 
-/// A client that does not take its line within this is dropped; HAProxy's own default is 2 s.
+/// A client that does not read its line within this is dropped; HAProxy's default is 2 s.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long a client may take to say what it asks for. HAProxy says it with the connection, or not
-/// at all; and closing with unread bytes would reset the connection and lose the answer.
-const QUESTION: Duration = Duration::from_millis(100);
-/// The same where there is more than the host to ask for, and a late question would get its answer.
-const QUESTION_OF_SCOPES: Duration = Duration::from_millis(500);
+/// How long a question is waited for. HAProxy sends it with the connection, or not at all; closing with
+/// unread bytes would reset the connection and lose the answer.
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(100);
+/// The same where there are scopes: without its question a client would get the host's answer.
+const SCOPE_QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What an answer can hold.
+/// Longest answer.
 const MAX_LINE: usize = 64;
-/// What a question can.
-const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=drained\r\n".len();
+/// Longest question.
+const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=overloaded\r\n".len();
 
-/// What HAProxy takes as no statement at all: whatever the state was, it stays.
+/// HAProxy takes an empty line as no change.
 const NO_CHANGE: &[u8] = b"\n";
 
-/// The line for a state, written into `buffer`.
-pub fn line(fitness: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
-    // A weight of less than one percent is none to HAProxy.
-    let percent = (fitness.weight * 100.0).round().clamp(1.0, 100.0);
+/// The answer for a state, written into `buffer`.
+pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
+    // HAProxy takes a weight below one percent as none.
+    let percent = (health.weight * 100.0).round().clamp(1.0, 100.0);
     let mut rest = &mut buffer[..];
-    let written = if fitness.takes_traffic() {
+    let written = if health.takes_traffic() {
         writeln!(rest, "up {percent:.0}%")
     } else {
-        match fitness.standing {
-            ReadinessState::Unknown => writeln!(rest, "down#memsensor-unknown"),
-            ReadinessState::Stale => writeln!(rest, "down#memsensor-stale"),
-            ReadinessState::Starting => writeln!(rest, "down#memsensor-starting"),
-            // No new requests; those under way are finished, and a session that is bound to the
-            // server by a cookie still reaches it.
+        match health.state {
+            ReadinessState::Unknown | ReadinessState::Stale | ReadinessState::Starting => {
+                writeln!(rest, "down#memsensor-{}", health.state.label())
+            }
+            // No new requests. Requests under way are finished, and a session with a cookie for this
+            // server still reaches it.
             _ => writeln!(rest, "up 0%"),
         }
     };
@@ -62,12 +64,11 @@ pub fn line(fitness: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     &buffer[..MAX_LINE - left]
 }
 
-/// The line that is asked; what has come of it if it has no end after so long. A part of a line may be
-/// another scope's name.
-async fn question<'a>(
+/// Reads a question: one line, or what has arrived when the timeout ends. A line may arrive in parts.
+async fn read_question<'a>(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &'a mut [u8; MAX_QUESTION],
-    patience: Duration,
+    timeout: Duration,
 ) -> &'a [u8] {
     let mut len = 0;
     let line = async {
@@ -78,18 +79,18 @@ async fn question<'a>(
             }
         }
     };
-    let _ = tokio::time::timeout(patience, line).await;
+    let _ = tokio::time::timeout(timeout, line).await;
     buffer[..len].split(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
-/// Which scope is asked for, and how.
-fn understand(asked: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
-    let asked = std::str::from_utf8(asked).ok()?.trim();
-    let (name, fail_on) = match asked.split_once("?fail_on=") {
-        Some((name, word)) => (name, FailOn::from_str(word, false).ok()?),
-        None => (asked, FailOn::default()),
+/// The scope's index, and from which state on the client takes it out of service.
+fn parse_question(question: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
+    let question = std::str::from_utf8(question).ok()?.trim();
+    let (name, fail_on) = match question.split_once("?fail_on=") {
+        Some((name, word)) => (name, FailOn::parse(word)?),
+        None => (question, FailOn::default()),
     };
-    Some((state.scope(name)?, fail_on))
+    Some((state.scope_index(name)?, fail_on))
 }
 
 /// Answers one connection.
@@ -97,19 +98,21 @@ pub async fn answer(mut stream: TcpStream, state: AppState) {
     let peer = stream.peer_addr().ok().map(|addr| addr.ip());
     let _ = tokio::time::timeout(DEADLINE, async {
         let mut buffer = [0; MAX_QUESTION];
-        let patience = if state.scopes.len() > 1 { QUESTION_OF_SCOPES } else { QUESTION };
-        let asked = question(&mut stream, &mut buffer, patience).await;
-        let Some((scope, fail_on)) = understand(asked, &state) else {
-            state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
+        let has_scopes = state.scopes.len() > 1;
+        let timeout = if has_scopes { SCOPE_QUESTION_TIMEOUT } else { QUESTION_TIMEOUT };
+        let question = read_question(&mut stream, &mut buffer, timeout).await;
+        let Some((scope, fail_on)) = parse_question(question, &state) else {
+            state.count_unknown_scope();
             stream.write_all(NO_CHANGE).await?;
             return stream.shutdown().await;
         };
-        let fitness = state.fitness(scope).on(fail_on);
-        stream.write_all(line(fitness, &mut [0; MAX_LINE])).await?;
+        let health = state.health(scope).with_fail_on(fail_on);
+        stream.write_all(line(health, &mut [0; MAX_LINE])).await?;
         stream.shutdown().await?;
-        // Only now: who hung up has heard nothing.
+        // Recorded only now: a client that closed the connection before has not read the answer.
         if let Some(addr) = peer {
-            state.told(ReadinessQuery { addr, scope, fail_on, by: Protocol::Agent }, fitness);
+            let query = ReadinessQuery { addr, scope, fail_on, protocol: Protocol::Agent };
+            state.record_client(query, health);
         }
         Ok(())
     })
@@ -121,8 +124,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_is_said_in_full() {
-        for (standing, weight, says) in [
+    fn every_state_has_its_line() {
+        for (state, weight, expected) in [
             (ReadinessState::Ready, 1.0, "up 100%\n"),
             (ReadinessState::Degraded, 0.354, "up 35%\n"),
             (ReadinessState::Degraded, 0.001, "up 1%\n"),
@@ -134,13 +137,13 @@ mod tests {
             (ReadinessState::Starting, 0.0, "down#memsensor-starting\n"),
         ] {
             let mut buffer = [0; MAX_LINE];
-            let line = line(TrafficHealth { standing, weight }, &mut buffer);
-            assert_eq!(std::str::from_utf8(line), Ok(says));
+            let line = line(TrafficHealth { state, weight }, &mut buffer);
+            assert_eq!(std::str::from_utf8(line), Ok(expected));
         }
     }
 
     #[tokio::test]
-    async fn a_line_may_come_in_parts() {
+    async fn a_question_may_arrive_in_parts() {
         for (parts, hangs_up, asked) in [
             (&["web\n"][..], false, "web"),
             (&["web", "2?fail_on=", "drained\r\n"], false, "web2?fail_on=drained\r"),
@@ -163,12 +166,13 @@ mod tests {
             let ends = hangs_up || parts.iter().any(|part| part.contains('\n'));
             let patience = if ends { Duration::from_mins(1) } else { Duration::from_millis(50) };
             let mut buffer = [0; MAX_QUESTION];
-            let (_open, found) = tokio::join!(write, question(&mut server, &mut buffer, patience));
+            let (_open, found) =
+                tokio::join!(write, read_question(&mut server, &mut buffer, patience));
             assert_eq!(std::str::from_utf8(found), Ok(asked), "{parts:?}");
         }
         let endless = [b'a'; MAX_QUESTION + 1];
         let mut buffer = [0; MAX_QUESTION];
-        let found = question(&mut &endless[..], &mut buffer, Duration::from_mins(1)).await;
+        let found = read_question(&mut &endless[..], &mut buffer, Duration::from_mins(1)).await;
         assert_eq!(found.len(), MAX_QUESTION);
     }
 }

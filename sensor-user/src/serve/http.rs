@@ -1,10 +1,6 @@
 //! HTTP: `/metrics`, `/readyz`, `/livez` and a plain index, with limits on every connection.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -31,22 +27,27 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
-    askers::{Protocol, ReadinessQuery},
-    classic,
-    metrics::Renderer,
-    state::{AppState, FailOn, ReadinessState},
+    metrics::{classic, render::Renderer},
+    state::{
+        app::AppState,
+        clients::{Protocol, ReadinessQuery},
+        settings::Http,
+    },
 };
-use crate::{config::Http, events::Event};
+use sensor_core::model::{
+    event::Event,
+    readiness::{FailOn, ReadinessState},
+};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// How long an answer under way may take once everything stops.
-pub(crate) const GOODBYE: Duration = Duration::from_secs(1);
+/// How long an answer may still take after shutdown began.
+pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of a request's head; a scraper's is a few hundred.
 const MAX_HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Clone)]
-struct Site {
+struct Routes {
     state: AppState,
     renderer: Arc<Renderer>,
 }
@@ -61,7 +62,7 @@ pub fn router(state: AppState) -> Router {
         .route("/readyz/{scope}", get(readyz_of))
         .route("/api/v1/events", get(events))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
-        .with_state(Site { state, renderer: Arc::default() })
+        .with_state(Routes { state, renderer: Arc::default() })
 }
 
 /// Serves one connection: one request, within the deadline, or until everything stops.
@@ -72,17 +73,17 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
-    let site = TowerToHyperService::new(router);
+    let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        site.call(request)
+        routes.call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
-        // One answer per connection: a client that asks without reading could fill it for ever.
+        // One answer per connection: otherwise a client that never reads could keep sending requests.
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
@@ -98,9 +99,9 @@ pub async fn serve(
         () = deadline => return,
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    // Let an answer under way be finished, but not for long.
+    // An answer under way may be finished.
     connection.as_mut().graceful_shutdown();
-    let _ = tokio::time::timeout(GOODBYE, connection).await;
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response {
@@ -111,28 +112,27 @@ async fn index() -> Response {
     text(
         StatusCode::OK,
         "memsensor: memory pressure and OOM kills of this host\n\n\
-         /metrics  Prometheus, classic or OpenMetrics by Accept\n\
-         /readyz   200 if the host is fit for traffic, 503 if not; the body says why\n\
-         /readyz/NAME       the same of a scope\n\
-         ?fail_on=degraded     503 also if it should get less traffic\n\
-         ?fail_on=drained  503 only if an operator drained it\n\
-         /livez    200 while this process answers\n\
-         /api/v1/events     the latest OOM kills and kills by OOM daemons, oldest first, JSON\n\
-         ?id=ID    one of them, with its report\n\
-         ?after=ID the first hundred after that one; the latest if it is not kept any more\n",
+         /metrics            Prometheus metrics, classic or OpenMetrics by Accept\n\
+         /readyz             200 if the host should get traffic, 503 if not; the body has the reasons\n\
+         /readyz/NAME        the same for a scope\n\
+         ?fail_on=degraded   503 also for a degraded scope\n\
+         ?fail_on=drained    503 only while an operator has drained the host\n\
+         /livez              200 while this process answers\n\
+         /api/v1/events      the latest OOM kills and kills by OOM daemons, oldest first, as JSON\n\
+         ?id=ID              one event, with its report\n\
+         ?after=ID           the first hundred events after that one\n",
     )
 }
 
-async fn metrics(Shared(site): Shared<Site>, headers: HeaderMap) -> Response {
-    let body = site.renderer.render(&site.state);
+async fn metrics(Shared(routes): Shared<Routes>, headers: HeaderMap) -> Response {
+    let body = routes.renderer.render(&routes.state);
     if wants_open_metrics(&headers) {
         return ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response();
     }
     ([(CONTENT_TYPE, CLASSIC)], classic::from_open_metrics(&body)).into_response()
 }
 
-/// Whether the client names OpenMetrics at all: who does prefers it (Prometheus, the Datadog
-/// Agent), and who does not would not understand it.
+/// Whether the client accepts OpenMetrics: clients that do prefer it (Prometheus, the Datadog Agent).
 fn wants_open_metrics(headers: &HeaderMap) -> bool {
     headers
         .get_all(ACCEPT)
@@ -144,14 +144,14 @@ fn wants_open_metrics(headers: &HeaderMap) -> bool {
 
 /// `?fail_on=degraded`.
 #[derive(Debug, Default, Deserialize)]
-struct Ask {
+struct ReadyzParams {
     #[serde(default)]
     fail_on: FailOn,
 }
 
-/// `?id=` of one event, or of the one `?after=` which others are wanted.
+/// `?id=` of one event, or `?after=` the id of one.
 #[derive(Debug, Default, Deserialize)]
-struct Which {
+struct EventParams {
     id: Option<String>,
     after: Option<String>,
 }
@@ -159,16 +159,16 @@ struct Which {
 /// Events in one answer.
 const MOST_EVENTS: usize = 100;
 
-async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Response {
-    let (mut kept, _) = site.state.events.follow();
-    if let Some(id) = which.id {
+async fn events(Shared(routes): Shared<Routes>, Query(params): Query<EventParams>) -> Response {
+    let mut kept = routes.state.published.events.events();
+    if let Some(id) = params.id {
         kept.retain(|event| event.id == id);
         if kept.is_empty() {
             return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
         }
     } else {
-        page(&mut kept, which.after.as_deref());
-        // Each of them whole would be half a megabyte, for whoever asks.
+        page(&mut kept, params.after.as_deref());
+        // With reports the answer could have half a megabyte.
         for event in &mut kept {
             Arc::make_mut(event).report = None;
         }
@@ -180,8 +180,8 @@ async fn events(Shared(site): Shared<Site>, Query(which): Query<Which>) -> Respo
     (headers, body).into_response()
 }
 
-/// Leaves the first after an event, for who asks until there are none; the latest where that one is not
-/// kept any more, or is of another boot.
+/// Leaves the first events after one, for a client that asks until there are none; or the latest, if that one is
+/// not kept any more or is of another boot.
 fn page(kept: &mut Vec<Arc<Event>>, after: Option<&str>) {
     match after.and_then(|id| kept.iter().position(|event| event.id == id)) {
         Some(at) => {
@@ -198,45 +198,48 @@ struct Events<'a> {
     events: &'a [Arc<Event>],
 }
 
-/// Envoy sends such a host less traffic, however the body reads.
+/// Envoy sends a host with this header less traffic.
 const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 
-/// Who asks.
+/// The client's address.
 #[derive(Debug, Clone, Copy)]
 struct Peer(IpAddr);
 
 type From = Option<Extension<Peer>>;
 
-async fn readyz(Shared(site): Shared<Site>, from: From, Query(ask): Query<Ask>) -> Response {
-    ready(&site.state, "", &ask, from)
+async fn readyz(
+    Shared(routes): Shared<Routes>,
+    from: From,
+    Query(params): Query<ReadyzParams>,
+) -> Response {
+    ready(&routes.state, "", &params, from)
 }
 
 async fn readyz_of(
-    Shared(site): Shared<Site>,
+    Shared(routes): Shared<Routes>,
     from: From,
     Path(scope): Path<String>,
-    Query(ask): Query<Ask>,
+    Query(params): Query<ReadyzParams>,
 ) -> Response {
-    ready(&site.state, &scope, &ask, from)
+    ready(&routes.state, &scope, &params, from)
 }
 
-fn ready(state: &AppState, scope: &str, ask: &Ask, from: From) -> Response {
-    let Some(scope) = state.scope(scope) else {
-        state.unknown_scopes.fetch_add(1, Ordering::Relaxed);
+fn ready(state: &AppState, scope: &str, params: &ReadyzParams, from: From) -> Response {
+    let Some(scope) = state.scope_index(scope) else {
+        state.count_unknown_scope();
         return text(StatusCode::NOT_FOUND, "no such scope; see the configuration's [[scope]]\n");
     };
-    let readiness = state.readiness(scope);
-    let degraded = readiness.state == ReadinessState::Degraded;
-    let fitness = readiness.fitness().on(ask.fail_on);
+    let report = state.readiness_report(scope);
+    let degraded = report.state == ReadinessState::Degraded;
+    let health = report.health().with_fail_on(params.fail_on);
     if let Some(Extension(Peer(addr))) = from {
-        state.told(
-            ReadinessQuery { addr, scope, fail_on: ask.fail_on, by: Protocol::Http },
-            fitness,
-        );
+        let fail_on = params.fail_on;
+        let query = ReadinessQuery { addr, scope, fail_on, protocol: Protocol::Http };
+        state.record_client(query, health);
     }
-    let fit = fitness.takes_traffic();
+    let fit = health.takes_traffic();
     let status = if fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = serde_json::to_string(&readiness).unwrap_or_default();
+    let mut body = serde_json::to_string(&report).unwrap_or_default();
     body.push('\n');
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
     let mut response = (status, headers, Body::from(body)).into_response();

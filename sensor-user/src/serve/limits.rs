@@ -1,7 +1,7 @@
-//! Accepting connections within a bound, until told to stop.
+//! Accepts connections within a bound, until shutdown.
 //!
-//! A connection beyond the bound waits in the kernel's backlog, save for one per listener; one that is
-//! served is never allowed to live long (each protocol sets its own deadline).
+//! A connection beyond the bound waits in the kernel's backlog, except one per listener. Each protocol sets a
+//! deadline for its connections.
 
 use std::{io, sync::Arc, time::Duration};
 

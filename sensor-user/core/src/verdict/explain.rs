@@ -24,7 +24,7 @@ pub struct Explanation {
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
     /// What balancers are told, if that is something else: a state and a weight from 0 to 1.
-    pub told: Option<(String, f64)>,
+    pub reported: Option<(String, f64)>,
     /// How long ago the sample was taken that this is from.
     pub age_seconds: f64,
     /// How long it has been in this state.
@@ -142,7 +142,7 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         weight: verdict.position.weight,
         for_seconds: now_ns.saturating_sub(verdict.since_ns) as f64 / 1e9,
         recover_after_seconds: verdict.recover_after.as_secs_f64(),
-        told: None,
+        reported: None,
         age_seconds: 0.0,
         unknown_reason: None,
         drained: None,
@@ -192,7 +192,7 @@ impl fmt::Display for Explanation {
                 Duration::try_from_secs_f64(self.for_seconds.round()).unwrap_or_default()
             )
         )?;
-        if let Some((state, weight)) = &self.told {
+        if let Some((state, weight)) = &self.reported {
             let percent = weight * 100.0;
             writeln!(f, "balancers are told something else: {state}, weight {percent:.0}%")?;
         }

@@ -7,6 +7,9 @@ use super::{evaluator::Verdict, reading::Reading, weight::ScopeState};
 /// The name of the scope that is the whole machine.
 pub const HOST: &str = "host";
 
+/// Longest name of a scope: it must fit in an agent-check's line and in a label.
+pub const MAX_SCOPE_NAME: usize = 64;
+
 /// State and weight of each scope, by name; saved over a restart of the daemon.
 pub type ScopeStates = BTreeMap<String, ScopeState>;
 

@@ -1,213 +1,224 @@
-//! The part of `/metrics` that is per cgroup, and who grows. A counter of a group appears when it has
-//! first counted: most groups never stall, and a host has hundreds of them.
+//! Metrics per cgroup, and of processes that grow. A counter of a cgroup appears with its first count:
+//! most cgroups never stall, and a host has hundreds of them.
 
 use std::{collections::BTreeMap, fmt::Error};
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
+use sensor_core::{
+    common::text::is_line_end,
+    model::{
+        cgroup_report::{CgroupCounters, CgroupReport, CgroupStats, ShownCgroup},
+        counters::RECLAIM_KINDS,
+        memory_usage::{MemoryUsage, ProcessUsage},
+    },
+};
 use sensor_ebpf::probes::Cause;
 
 use super::{
-    histogram::Buckets,
-    metrics::{Labels, counter, gauge},
+    encode::{Field, Labels, counter, gauge},
+    histogram,
 };
-use crate::{
-    cgroups::{CgroupCounters, CgroupReport, CgroupStats},
-    events::ends_a_line,
-    kernel::read::RECLAIM_KINDS,
-    who::{MemoryUsage, ProcessUsage},
-};
+use crate::serve::state::settings::Buckets;
 
-/// The `cgroup` label of all that are not shown.
+/// The `cgroup` label of all cgroups that are not shown.
 const OTHER: &str = "other";
 
-/// A name that somebody chose, as a label: the format escapes quotes and line breaks, and lets all other
-/// control characters through, to whatever terminal shows them.
-fn harmless(name: &str) -> String {
-    name.replace(|c: char| c.is_control() || ends_a_line(c), "\u{fffd}")
+/// A name that a user chose, as a label. The format escapes quotes and line breaks only; other control
+/// characters would reach terminals.
+fn safe_label(name: &str) -> String {
+    name.replace(|c: char| c.is_control() || is_line_end(c), "\u{fffd}")
 }
 
-fn label(name: &str) -> Labels {
+fn cgroup_label(name: &str) -> Labels {
     vec![("cgroup", name.to_owned())]
 }
 
-/// A number of a group's files.
-struct Value {
-    name: &'static str,
-    help: &'static str,
-    unit: Option<Unit>,
-    kind: MetricType,
-    of: fn(&CgroupStats) -> Option<f64>,
+/// Name, help and value of a metric that is read from a cgroup's files.
+type StatField = (&'static str, &'static str, fn(&CgroupStats) -> Option<f64>);
+
+const SIZES: [StatField; 3] = [
+    ("memsensor_cgroup_memory", "Memory of the cgroup and of those below it", |s| {
+        s.memory_bytes.map(|n| n as f64)
+    }),
+    ("memsensor_cgroup_memory_limit", "Memory limit of the cgroup; absent without one", |s| {
+        s.limit_bytes.map(|n| n as f64)
+    }),
+    ("memsensor_cgroup_swap", "Memory of the cgroup in swap; absent if none", |s| {
+        positive(s.swap_bytes)
+    }),
+];
+
+const REFAULTED: StatField =
+    ("memsensor_cgroup_refaulted", "Memory that was evicted and read again; absent if none", |s| {
+        positive(s.refaulted_bytes)
+    });
+
+const LIMIT_HITS: StatField = (
+    "memsensor_cgroup_limit_hits",
+    "How often the cgroup reached its memory limit; absent if never",
+    |s| positive(s.limit_hits),
+);
+
+const STALLS: [StatField; 2] = [
+    (
+        "memsensor_cgroup_memory_some",
+        "Time in which some task of the cgroup waited for memory (PSI); absent if none",
+        |s| s.pressure_ns.map(|[some, _]| some as f64 / 1e9).filter(|s| *s > 0.0),
+    ),
+    (
+        "memsensor_cgroup_memory_full",
+        "Time in which all non-idle tasks of the cgroup waited for memory (PSI); absent if none",
+        |s| s.pressure_ns.map(|[_, full]| full as f64 / 1e9).filter(|s| *s > 0.0),
+    ),
+];
+
+fn positive(n: Option<u64>) -> Option<f64> {
+    n.filter(|n| *n > 0).map(|n| n as f64)
 }
 
-fn values() -> [Value; 7] {
-    let bytes =
-        |name, help, of| Value { name, help, unit: Some(Unit::Bytes), kind: MetricType::Gauge, of };
-    let counter = |name, help, unit, of| Value { name, help, unit, kind: MetricType::Counter, of };
-    [
-        bytes("memsensor_cgroup_memory", "What the cgroup has, those below it included", |f| {
-            f.memory_bytes.map(|n| n as f64)
-        }),
-        bytes("memsensor_cgroup_memory_limit", "Its limit; absent without one", |f| {
-            f.limit_bytes.map(|n| n as f64)
-        }),
-        bytes("memsensor_cgroup_swap", "What it has in swap; absent if nothing", |f| {
-            f.swap_bytes.filter(|n| *n > 0).map(|n| n as f64)
-        }),
-        counter(
-            "memsensor_cgroup_refaulted",
-            "What was evicted and had to be read again; absent if nothing",
-            Some(Unit::Bytes),
-            |f| f.refaulted_bytes.filter(|n| *n > 0).map(|n| n as f64),
-        ),
-        counter(
-            "memsensor_cgroup_limit_hits",
-            "How often it was at its limit; absent if never",
-            None,
-            |f| f.limit_hits.filter(|n| *n > 0).map(|n| n as f64),
-        ),
-        counter(
-            "memsensor_cgroup_memory_some",
-            "Time in which some task waited for memory (PSI); absent if none",
-            Some(Unit::Seconds),
-            |f| f.pressure_ns.map(|[some, _]| some as f64 / 1e9).filter(|s| *s > 0.0),
-        ),
-        counter(
-            "memsensor_cgroup_memory_full",
-            "Time in which all non-idle tasks waited for memory (PSI); absent if none",
-            Some(Unit::Seconds),
-            |f| f.pressure_ns.map(|[_, full]| full as f64 / 1e9).filter(|s| *s > 0.0),
-        ),
-    ]
+fn fields() -> impl Iterator<Item = Field<CgroupStats>> {
+    let field = |kind: MetricType, unit: Option<Unit>, (name, help, value): StatField| Field {
+        name,
+        help,
+        unit,
+        kind,
+        value,
+    };
+    let sizes = SIZES.map(|f| field(MetricType::Gauge, Some(Unit::Bytes), f));
+    let events = [
+        field(MetricType::Counter, Some(Unit::Bytes), REFAULTED),
+        field(MetricType::Counter, None, LIMIT_HITS),
+    ];
+    let stalls = STALLS.map(|f| field(MetricType::Counter, Some(Unit::Seconds), f));
+    sizes.into_iter().chain(events).chain(stalls)
 }
 
-/// Writes what is told of cgroups.
+/// Cgroups by label. Two paths may have the same label, and series must be unique.
+type ByLabel<'a> = BTreeMap<String, &'a ShownCgroup>;
+
+/// Writes the metrics of all cgroups.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
     report: &CgroupReport,
-    buckets: Buckets,
+    resolution: Buckets,
 ) -> Result<(), Error> {
-    let help = "Cgroups that have processes and are not shown by themselves, see [cgroups]";
-    let mut omitted =
-        encoder.encode_descriptor("memsensor_cgroups_omitted", help, None, MetricType::Gauge)?;
+    let help = "Cgroups that have processes and no metrics of their own, see [cgroups]";
+    let name = "memsensor_cgroups_omitted";
+    let mut omitted = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
-    let help = "What people call a cgroup";
+    let shown: ByLabel<'_> =
+        report.shown.iter().map(|cgroup| (safe_label(&cgroup.path), cgroup)).collect();
+    info(encoder, &shown)?;
+    for field in fields() {
+        let stats = shown.iter().map(|(name, cgroup)| (cgroup_label(name), &cgroup.stats));
+        field.encode(encoder, stats)?;
+    }
+    let counters = shown.iter().map(|(name, cgroup)| (name.as_str(), &cgroup.counters));
+    let counters: Vec<_> = counters.chain([(OTHER, &report.other)]).collect();
+    stalls(encoder, &counters)?;
+    reclaim(encoder, &counters, resolution)?;
+    kills(encoder, &counters)
+}
+
+fn info(encoder: &mut DescriptorEncoder, shown: &ByLabel<'_>) -> Result<(), Error> {
+    let help = "systemd unit, container and pod of a cgroup";
     let mut info = encoder.encode_descriptor("memsensor_cgroup", help, None, MetricType::Info)?;
-    // Two names may be the same without what was harmful in them; two series may not.
-    let shown: BTreeMap<_, _> = report.shown.iter().map(|one| (harmless(&one.path), one)).collect();
-    for (name, shown) in &shown {
-        let mut labels = label(name);
-        let known = &shown.workload;
+    for (name, cgroup) in shown {
+        let mut labels = cgroup_label(name);
+        let workload = &cgroup.workload;
         for (key, value) in [
-            ("unit", &known.unit),
-            ("container", &known.container),
-            ("runtime", &known.runtime),
-            ("pod", &known.pod),
+            ("unit", &workload.unit),
+            ("container", &workload.container),
+            ("runtime", &workload.runtime),
+            ("pod", &workload.pod),
         ] {
-            labels.extend(value.as_deref().map(|value| (key, harmless(value))));
+            labels.extend(value.as_deref().map(|value| (key, safe_label(value))));
         }
         if labels.len() > 1 {
             info.encode_info(&labels)?;
         }
     }
-    for Value { name, help, unit, kind, of } in values() {
-        if shown.values().all(|shown| of(&shown.found).is_none()) {
-            continue;
-        }
-        let is_gauge = matches!(kind, MetricType::Gauge);
-        let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
-        for (name, shown) in &shown {
-            let Some(value) = of(&shown.found) else { continue };
-            let write = if is_gauge { gauge } else { counter };
-            write(&mut family, &label(name), value)?;
-        }
-    }
-    let totals = shown.iter().map(|(name, shown)| (name.as_str(), &shown.totals));
-    self::totals(encoder, totals, report, buckets)
+    Ok(())
 }
 
-fn totals<'a>(
-    encoder: &mut DescriptorEncoder,
-    shown: impl Iterator<Item = (&'a str, &'a CgroupCounters)>,
-    report: &'a CgroupReport,
-    buckets: Buckets,
-) -> Result<(), Error> {
-    let all: Vec<(&str, &CgroupCounters)> = shown.chain([(OTHER, &report.other)]).collect();
-    let help = "Time that the cgroup's tasks spent stalled, by cause; absent if none";
-    let mut stalls = encoder.encode_descriptor(
-        "memsensor_cgroup_stall",
-        help,
-        Some(&Unit::Seconds),
-        MetricType::Counter,
-    )?;
-    for (path, totals) in &all {
-        for (cause, ns) in Cause::ALL.iter().zip(totals.stall_ns).filter(|(_, ns)| *ns > 0) {
-            let mut labels = label(path);
+/// Counters of each cgroup by its label, `other` last.
+type Counters<'a> = [(&'a str, &'a CgroupCounters)];
+
+fn stalls(encoder: &mut DescriptorEncoder, cgroups: &Counters<'_>) -> Result<(), Error> {
+    let help = "Time that tasks of the cgroup stalled, by cause; absent if none";
+    let (name, unit) = ("memsensor_cgroup_stall", Unit::Seconds);
+    let mut family = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Counter)?;
+    for (cgroup, counters) in cgroups {
+        for (cause, ns) in Cause::ALL.iter().zip(counters.stall_ns).filter(|(_, ns)| *ns > 0) {
+            let mut labels = cgroup_label(cgroup);
             labels.push(("cause", cause.label().to_owned()));
-            counter(&mut stalls, &labels, ns as f64 / 1e9)?;
+            counter(&mut family, &labels, ns as f64 / 1e9)?;
         }
-    }
-    if all.iter().any(|(_, totals)| totals.reclaim.is_some()) {
-        let help = "Time that tasks of the cgroup spent in reclaim, per entry; of those that [cgroups] \
-                    histograms names";
-        let mut family = encoder.encode_descriptor(
-            "memsensor_cgroup_reclaim",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for (path, totals) in &all {
-            for ((_, kind), words) in
-                RECLAIM_KINDS.iter().zip(totals.reclaim.iter().flat_map(|h| **h))
-            {
-                if words.iter().any(|word| *word > 0) {
-                    let mut labels = label(path);
-                    labels.push(("kind", (*kind).to_owned()));
-                    buckets.write(&mut family.encode_family(&labels)?, &words)?;
-                }
-            }
-        }
-    }
-    let help = "Processes of the cgroup that the OOM killer killed; absent if none";
-    let mut kills =
-        encoder.encode_descriptor("memsensor_cgroup_oom_kills", help, None, MetricType::Counter)?;
-    for (path, totals) in all.iter().filter(|(_, totals)| totals.oom_kills > 0) {
-        counter(&mut kills, &label(path), totals.oom_kills as f64)?;
     }
     Ok(())
 }
 
-/// Writes the so many processes that grew most within a minute.
+fn reclaim(
+    encoder: &mut DescriptorEncoder,
+    cgroups: &Counters<'_>,
+    resolution: Buckets,
+) -> Result<(), Error> {
+    if cgroups.iter().all(|(_, counters)| counters.reclaim.is_none()) {
+        return Ok(());
+    }
+    let help = "Duration of each reclaim by tasks of the cgroup; only for cgroups in [cgroups] \
+                histograms";
+    let (name, unit) = ("memsensor_cgroup_reclaim", Unit::Seconds);
+    let mut family = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Histogram)?;
+    for (cgroup, counters) in cgroups {
+        let histograms = counters.reclaim.iter().flat_map(|histograms| **histograms);
+        for ((_, kind), words) in RECLAIM_KINDS.iter().zip(histograms) {
+            if words.iter().any(|word| *word > 0) {
+                let mut labels = cgroup_label(cgroup);
+                labels.push(("kind", (*kind).to_owned()));
+                histogram::encode(&mut family.encode_family(&labels)?, resolution, &words)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kills(encoder: &mut DescriptorEncoder, cgroups: &Counters<'_>) -> Result<(), Error> {
+    let help = "Processes of the cgroup that the OOM killer killed; absent if none";
+    let name = "memsensor_cgroup_oom_kills";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (cgroup, counters) in cgroups.iter().filter(|(_, counters)| counters.oom_kills > 0) {
+        counter(&mut family, &cgroup_label(cgroup), counters.oom_kills as f64)?;
+    }
+    Ok(())
+}
+
+/// Writes the `count` processes that grew most within a minute.
 pub(super) fn growth(
     encoder: &mut DescriptorEncoder,
-    who: &MemoryUsage,
-    most: usize,
+    usage: &MemoryUsage,
+    count: usize,
 ) -> Result<(), Error> {
-    let help = "How fast the processes that grew most within a minute took memory of their own; the \
-                few fastest";
-    let mut family = encoder.encode_descriptor(
-        "memsensor_process_growth_bytes_per_second",
-        help,
-        None,
-        MetricType::Gauge,
-    )?;
-    // Who was seen once has no rate.
+    let help = "Growth of the own memory of the processes that grew most in the last minute";
+    let name = "memsensor_process_growth_bytes_per_second";
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    // A process that was seen once has no rate.
     let grows = |p: &&ProcessUsage| p.growth.minute_bytes > 0 && p.minute_seconds > 0;
-    let mut fastest: Vec<_> = who.processes.iter().filter(grows).collect();
+    let mut fastest: Vec<_> = usage.processes.iter().filter(grows).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
     let mut series = BTreeMap::<(String, String), f64>::new();
-    for held in fastest {
-        let cgroup = held.cgroup_path.as_deref().unwrap_or_default();
-        let key = (harmless(&held.comm), harmless(cgroup));
-        if series.len() >= most && !series.contains_key(&key) {
+    for process in fastest {
+        let cgroup = process.cgroup_path.as_deref().unwrap_or_default();
+        let key = (safe_label(&process.comm), safe_label(cgroup));
+        if series.len() >= count && !series.contains_key(&key) {
             continue;
         }
         *series.entry(key).or_default() +=
-            held.growth.minute_bytes as f64 / f64::from(held.minute_seconds);
+            process.growth.minute_bytes as f64 / f64::from(process.minute_seconds);
     }
-    for ((comm, cgroup), speed) in series {
-        let labels = vec![("comm", comm), ("cgroup", cgroup)];
-        gauge(&mut family, &labels, speed)?;
+    for ((comm, cgroup), rate) in series {
+        gauge(&mut family, &vec![("comm", comm), ("cgroup", cgroup)], rate)?;
     }
     Ok(())
 }
@@ -217,36 +228,38 @@ mod tests {
     use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
 
     use super::*;
-    use crate::{cgroups::ShownCgroup, who::Growth};
+    use sensor_core::model::{
+        cgroup_report::ReclaimHistograms, memory_usage::Growth, workload::WorkloadId,
+    };
 
     #[derive(Debug)]
-    struct Told(CgroupReport, MemoryUsage);
+    struct Exposition(CgroupReport, MemoryUsage);
 
-    impl Collector for Told {
+    impl Collector for Exposition {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
             super::encode(&mut encoder, &self.0, Buckets::Coarse)?;
             growth(&mut encoder, &self.1, 2)
         }
     }
 
-    fn told(report: CgroupReport, processes: Vec<ProcessUsage>) -> Vec<String> {
+    fn samples(report: CgroupReport, processes: Vec<ProcessUsage>) -> Vec<String> {
         let mut registry = Registry::default();
-        let who = MemoryUsage { processes, ..MemoryUsage::default() };
-        registry.register_collector(Box::new(Told(report, who)));
+        let usage = MemoryUsage { processes, ..MemoryUsage::default() };
+        registry.register_collector(Box::new(Exposition(report, usage)));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("writes");
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         samples.map(str::to_owned).collect()
     }
 
-    fn shown(path: &str, totals: CgroupCounters) -> ShownCgroup {
-        let found = CgroupStats { memory_bytes: Some(5), ..CgroupStats::default() };
-        let workload = crate::identity::WorkloadId::of(path);
-        ShownCgroup { path: path.into(), workload, totals, found }
+    fn shown(path: &str, counters: CgroupCounters) -> ShownCgroup {
+        let stats = CgroupStats { memory_bytes: Some(5), ..CgroupStats::default() };
+        let workload = WorkloadId::of(path);
+        ShownCgroup { path: path.into(), workload, counters, stats }
     }
 
     #[test]
-    fn a_group_is_told_by_what_there_is_of_it() {
+    fn only_known_values_of_a_cgroup_have_series() {
         let stalled = CgroupCounters {
             stall_ns: [0, 1_500_000_000, 0, 0],
             oom_kills: 2,
@@ -255,7 +268,7 @@ mod tests {
         let shown = vec![shown("/a.service", CgroupCounters::default()), shown("/b", stalled)];
         let other = CgroupCounters { oom_kills: 1, ..CgroupCounters::default() };
         assert_eq!(
-            told(CgroupReport { shown, other, omitted: 3 }, Vec::new()),
+            samples(CgroupReport { shown, other, omitted: 3 }, Vec::new()),
             [
                 "memsensor_cgroups_omitted 3.0",
                 "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
@@ -269,16 +282,16 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_is_told_of_what_was_reclaimed() {
-        let mut histograms = Box::<crate::cgroups::Histograms>::default();
+    fn a_cgroup_that_reclaimed_has_a_histogram() {
+        let mut histograms = Box::<ReclaimHistograms>::default();
         // Two between half a second and one.
         [histograms[1][0], histograms[1][21]] = [1_600_000_000, 2];
-        let totals = CgroupCounters { reclaim: Some(histograms), ..CgroupCounters::default() };
-        let report = CgroupReport { shown: vec![shown("/a", totals)], ..CgroupReport::default() };
+        let counters = CgroupCounters { reclaim: Some(histograms), ..CgroupCounters::default() };
+        let report = CgroupReport { shown: vec![shown("/a", counters)], ..CgroupReport::default() };
         let name = "memsensor_cgroup_reclaim_seconds";
-        let samples = told(report, Vec::new());
-        let told: Vec<_> = samples.iter().filter(|s| s.starts_with(name)).collect();
-        assert_eq!(told.len(), 15, "{told:?}");
+        let all = samples(report, Vec::new());
+        let found: Vec<_> = all.iter().filter(|s| s.starts_with(name)).collect();
+        assert_eq!(found.len(), 15, "{found:?}");
         for sample in [
             r#"_sum{cgroup="/a",kind="memcg"} 1.6"#,
             r#"_count{cgroup="/a",kind="memcg"} 2"#,
@@ -286,21 +299,21 @@ mod tests {
             r#"_bucket{le="1.0",cgroup="/a",kind="memcg"} 2"#,
             r#"_bucket{le="+Inf",cgroup="/a",kind="memcg"} 2"#,
         ] {
-            assert!(told.contains(&&format!("{name}{sample}")), "{sample}: {told:#?}");
+            assert!(found.contains(&&format!("{name}{sample}")), "{sample}: {found:#?}");
         }
     }
 
     #[test]
-    fn names_that_differ_in_what_is_harmful_are_one_series() {
+    fn paths_with_the_same_label_are_one_series() {
         let shown = ["/\u{1}", "/\u{2}"].map(|path| shown(path, CgroupCounters::default())).into();
-        let samples = told(CgroupReport { shown, ..CgroupReport::default() }, Vec::new());
-        let memory: Vec<_> = samples.iter().filter(|s| s.contains("memory_bytes")).collect();
+        let all = samples(CgroupReport { shown, ..CgroupReport::default() }, Vec::new());
+        let memory: Vec<_> = all.iter().filter(|s| s.contains("memory_bytes")).collect();
         assert_eq!(memory, ["memsensor_cgroup_memory_bytes{cgroup=\"/\u{fffd}\"} 5.0"]);
     }
 
     #[test]
-    fn the_few_that_grow_fastest_are_told() {
-        let held = |comm: &str, minute_seconds, minute_bytes| ProcessUsage {
+    fn only_the_fastest_growing_processes_have_series() {
+        let process = |comm: &str, minute_seconds, minute_bytes| ProcessUsage {
             comm: comm.to_owned(),
             age_seconds: 600,
             growth: Growth { minute_bytes, ..Growth::default() },
@@ -308,16 +321,16 @@ mod tests {
             ..ProcessUsage::default()
         };
         let processes = vec![
-            held("slow", 60, 60),
-            held("worker", 60, 6000),
-            held("not long known", 10, 5000),
-            held("shrinks", 60, -9000),
-            held("seen once", 0, 9000),
-            held("worker", 60, 600),
+            process("slow", 60, 60),
+            process("worker", 60, 6000),
+            process("not long known", 10, 5000),
+            process("shrinks", 60, -9000),
+            process("seen once", 0, 9000),
+            process("worker", 60, 600),
         ];
         let name = "memsensor_process_growth_bytes_per_second";
         assert_eq!(
-            told(CgroupReport::default(), processes)[1..],
+            samples(CgroupReport::default(), processes)[1..],
             [
                 format!("{name}{{comm=\"not long known\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),

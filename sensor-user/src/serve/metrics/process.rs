@@ -1,4 +1,4 @@
-//! The standard `process_*` metrics, about ourselves, from /proc/self.
+//! The standard `process_*` metrics of the daemon, from /proc/self.
 
 use std::fmt::Error;
 
@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::Unit,
 };
 
-use super::survive::Footprint;
+use crate::host::footprint::Footprint;
 
 /// Writes them, and how much of it is locked; what cannot be read is left out.
 pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
@@ -36,12 +36,7 @@ pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     gauge("process_resident_memory", "Resident memory", Some(&bytes), resident as f64)?;
     let locked = Footprint::now().map(|footprint| footprint.locked as f64);
     if let Some(locked) = locked {
-        gauge(
-            "memsensor_locked_memory",
-            "Address space that stays in memory",
-            Some(&bytes),
-            locked,
-        )?;
+        gauge("memsensor_locked_memory", "Memory that cannot be reclaimed", Some(&bytes), locked)?;
     }
     gauge("process_virtual_memory", "Address space", Some(&bytes), stat.vsize as f64)?;
     gauge("process_threads", "Threads", None, stat.num_threads as f64)?;

@@ -1,5 +1,4 @@
-//! What memsensor tells of itself on `/metrics`: its samples, what it lost, what it costs, whether it
-//! was late.
+//! Metrics of the daemon itself: probes, samples, losses, cost, lag.
 
 use std::{fmt::Error, sync::atomic::Ordering};
 
@@ -12,17 +11,12 @@ use sensor_ebpf::{
     spec::Row,
 };
 
-use super::{
-    metrics::{Labels, counter, gauge},
-    state::AppState,
-};
-use crate::{
-    deadlines::LoopLags,
-    kernel::load::{Coverage, ProbeState},
-    snapshot::Snapshot,
-};
+use sensor_core::model::{coverage::Coverage, snapshot::Snapshot};
 
-/// Writes them. `last_seconds` is what rendering took the last time.
+use super::encode::{Labels, counter, flag, gauge};
+use crate::{publish::loop_lag::LoopLags, serve::state::app::AppState};
+
+/// Writes them. `last_seconds` is how long the last rendering took.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
     state: &AppState,
@@ -31,13 +25,13 @@ pub(super) fn encode(
 ) -> Result<(), Error> {
     let seconds = OmUnit::Seconds;
     if let Some(snapshot) = snapshot {
-        about_sampling(encoder, snapshot, &state.coverage)?;
+        sampling_metrics(encoder, snapshot, &state.published.coverage)?;
     }
-    let help = "How long rendering the previous answer took";
+    let help = "Duration of the previous rendering of this page";
     let mut scrape =
         encoder.encode_descriptor("memsensor_scrape", help, Some(&seconds), MetricType::Gauge)?;
     gauge(&mut scrape, &Labels::new(), last_seconds)?;
-    let help = "Questions about scopes that there are not, of balancers and people";
+    let help = "Requests for scopes that do not exist";
     let mut unknown = encoder.encode_descriptor(
         "memsensor_unknown_scope_requests",
         help,
@@ -49,10 +43,10 @@ pub(super) fn encode(
     let help = "Whether an operator has drained this host";
     let mut drained =
         encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
-    let by_hand = state.maintenance.drain().is_some();
-    gauge(&mut drained, &Labels::new(), f64::from(u8::from(by_hand)))?;
-    about_deadlines(encoder, &state.deadlines)?;
-    let help = "What is running";
+    flag(&mut drained, &Labels::new(), state.drain.is_drained())?;
+    lag_metrics(encoder, &state.published.lags)?;
+    probe_metrics(encoder, &state.published.coverage)?;
+    let help = "Version and revision of the running daemon";
     let mut build = encoder.encode_descriptor("memsensor_build", help, None, MetricType::Info)?;
     build.encode_info(&vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -60,49 +54,75 @@ pub(super) fn encode(
     ])
 }
 
-fn about_deadlines(encoder: &mut DescriptorEncoder, deadlines: &LoopLags) -> Result<(), Error> {
-    let help = "How often a loop of ours was too late: by a sample, or by 50 ms for an answer";
+fn probe_metrics(encoder: &mut DescriptorEncoder, coverage: &Coverage) -> Result<(), Error> {
+    let help = "Whether a program of a probe is attached to its kernel event";
+    let name = "memsensor_probe_attached";
+    let mut attached = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for probe in &coverage.probes {
+        for program in &probe.programs {
+            let labels =
+                vec![("probe", probe.name.to_owned()), ("program", program.name.to_owned())];
+            flag(&mut attached, &labels, program.missing.is_none())?;
+        }
+    }
+    let help = "How much of a probe is attached on this host, and why the rest is not";
+    let mut info = encoder.encode_descriptor("memsensor_probe", help, None, MetricType::Info)?;
+    for probe in &coverage.probes {
+        info.encode_info(&vec![
+            ("probe", probe.name.to_owned()),
+            ("state", probe.state.label().to_owned()),
+            ("reason", probe.reason.clone()),
+        ])?;
+    }
+    let help = "Kernel memory of the BPF maps";
+    let (name, unit) = ("memsensor_bpf_map", OmUnit::Bytes);
+    let mut bytes = encoder.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?;
+    let sum: u64 = coverage.map_bytes.values().sum();
+    gauge(&mut bytes, &Labels::new(), sum as f64)
+}
+
+fn lag_metrics(encoder: &mut DescriptorEncoder, lags: &LoopLags) -> Result<(), Error> {
+    let help = "How often a loop was late: sensing by one sample, serving by 50 ms";
     let mut misses =
         encoder.encode_descriptor("memsensor_deadline_misses", help, None, MetricType::Counter)?;
-    for (name, one) in deadlines.all() {
-        counter(&mut misses, &vec![("loop", name.to_owned())], one.misses() as f64)?;
+    for (name, timer) in lags.all() {
+        counter(&mut misses, &vec![("loop", name.to_owned())], timer.misses() as f64)?;
     }
-    let help = "The longest that a loop of ours was late by, since the start";
+    let help = "Longest lag of a loop since the daemon started";
     let mut longest = encoder.encode_descriptor(
         "memsensor_deadline_overrun_max",
         help,
         Some(&OmUnit::Seconds),
         MetricType::Gauge,
     )?;
-    for (name, one) in deadlines.all() {
-        gauge(&mut longest, &vec![("loop", name.to_owned())], one.longest().as_secs_f64())?;
+    for (name, timer) in lags.all() {
+        gauge(&mut longest, &vec![("loop", name.to_owned())], timer.longest().as_secs_f64())?;
     }
     Ok(())
 }
 
-/// What could have been lost on this host, by reason: what nobody would have noticed is not 0, but absent.
+/// Losses by reason. A reason that no attached probe can detect is absent.
 fn losses<'a>(
     row: &'a Row,
     coverage: &'a Coverage,
-    tells_skipped: bool,
+    reports_skipped: bool,
 ) -> impl Iterator<Item = (&'static str, u64)> + 'a {
-    let measures =
-        |id: probes::Id| coverage.probes.get(id as usize).is_some_and(ProbeState::measures);
+    let measures = |id: probes::Id| coverage.measures(id);
     let all = Loss::ALL.iter().zip(loss::REASONS).zip(row);
     all.filter(move |((loss, _), _)| match loss {
-        Loss::Recursion => tells_skipped,
+        Loss::Recursion => reports_skipped,
         loss => probes::that_lose(**loss).any(measures),
     })
     .map(|((_, reason), n)| (reason, *n))
 }
 
-fn about_sampling(
+fn sampling_metrics(
     encoder: &mut DescriptorEncoder,
     snapshot: &Snapshot,
     coverage: &Coverage,
 ) -> Result<(), Error> {
     let seconds = OmUnit::Seconds;
-    let help = "When the kernel's counters were last read";
+    let help = "Time of the last sample, in seconds since 1970";
     let mut when = encoder.encode_descriptor(
         "memsensor_last_sample_timestamp",
         help,
@@ -111,17 +131,17 @@ fn about_sampling(
     )?;
     gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
     if let Some(row) = snapshot.rows.get(loss::ROW as usize) {
-        let help = "What the kernel half could not keep, by reason";
+        let help = "Events that the kernel half could not record, by reason";
         let mut lost =
             encoder.encode_descriptor("memsensor_events_lost", help, None, MetricType::Counter)?;
-        for (reason, n) in losses(row, coverage, snapshot.tells_skipped) {
+        for (reason, n) in losses(row, coverage, snapshot.reports_skipped) {
             counter(&mut lost, &vec![("reason", reason.to_owned())], n as f64)?;
         }
     }
     if snapshot.costs.is_empty() {
         return Ok(());
     }
-    let help = "Time in our kernel programs (only while BPF statistics are on)";
+    let help = "Time in memsensor's kernel programs; only while BPF statistics are on";
     let mut run = encoder.encode_descriptor(
         "memsensor_bpf_run",
         help,
@@ -132,7 +152,7 @@ fn about_sampling(
         let labels = vec![("program", cost.program.to_owned())];
         counter(&mut run, &labels, cost.run_ns as f64 / 1e9)?;
     }
-    let help = "Runs of our kernel programs (only while BPF statistics are on)";
+    let help = "Runs of memsensor's kernel programs; only while BPF statistics are on";
     let mut runs =
         encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
     for cost in &snapshot.costs {
@@ -146,20 +166,20 @@ mod tests {
     use sensor_ebpf::spec::ROW_WORDS;
 
     use super::*;
-    use crate::kernel::load::AttachState::{Attached, Disabled, Missing, Partial};
+    use sensor_core::model::coverage::AttachState::{Attached, Disabled, Missing, Partial};
 
     #[test]
-    fn what_nobody_would_notice_is_absent() {
+    fn undetectable_losses_are_absent() {
         let row = std::array::from_fn::<_, ROW_WORDS, _>(|i| i as u64);
-        let found = |coverage: &Coverage, tells_skipped| {
-            losses(&row, coverage, tells_skipped).map(|(reason, _)| reason).collect::<Vec<_>>()
+        let found = |coverage: &Coverage, reports_skipped| {
+            losses(&row, coverage, reports_skipped).map(|(reason, _)| reason).collect::<Vec<_>>()
         };
-        let mut all = Coverage::blind("not yet");
+        let mut all = Coverage::none("not yet");
         assert_eq!(found(&all, false), [""; 0]);
         all.probes.iter_mut().for_each(|probe| probe.state = Attached);
-        let told: Vec<_> = losses(&row, &all, true).collect();
+        let reported: Vec<_> = losses(&row, &all, true).collect();
         let expected: Vec<_> = loss::REASONS.into_iter().zip(0..).collect();
-        assert_eq!(told, expected, "each with its own word");
+        assert_eq!(reported, expected, "each with its own word");
 
         for (without, absent) in [
             (&[][..], &[][..]),
@@ -182,11 +202,11 @@ mod tests {
                 for probe in coverage.probes.iter_mut().filter(|p| without.contains(&p.name)) {
                     probe.state = state;
                 }
-                let told = found(&coverage, true);
-                let gone: Vec<_> =
-                    loss::REASONS.into_iter().filter(|reason| !told.contains(reason)).collect();
+                let reported = found(&coverage, true);
+                let missing: Vec<_> =
+                    loss::REASONS.into_iter().filter(|reason| !reported.contains(reason)).collect();
                 let expected = if state == Partial { &[] } else { absent };
-                assert_eq!(gone, expected, "{without:?} {state:?}");
+                assert_eq!(missing, expected, "{without:?} {state:?}");
             }
         }
         assert!(!found(&all, false).contains(&"recursion"), "a kernel before 5.12");

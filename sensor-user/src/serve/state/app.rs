@@ -1,0 +1,63 @@
+//! Handles to everything that an answer is made of.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use sensor_core::{
+    model::{coverage::Coverage, snapshot::Sample},
+    verdict::policy::Policy,
+};
+
+use super::{
+    clients::ClientTracker,
+    drain::OperatorDrain,
+    settings::{Metrics, Readiness},
+};
+use crate::publish::{
+    cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
+    sample::PublishedSample, usage::PublishedUsage,
+};
+
+/// What collectors publish.
+#[derive(Debug, Clone)]
+pub struct Published {
+    /// The last sample.
+    pub sample: PublishedSample,
+    /// The last scan of processes.
+    pub usage: Arc<PublishedUsage>,
+    /// The last report on cgroups.
+    pub cgroups: PublishedCgroups,
+    /// The last events.
+    pub events: Arc<EventLog>,
+    /// Which probes are attached.
+    pub coverage: Arc<Coverage>,
+    /// Lag of the daemon's loops.
+    pub lags: Arc<LoopLags>,
+}
+
+/// What all servers share; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct AppState {
+    /// What collectors publish.
+    pub published: Published,
+    /// Names of the scopes, the host first.
+    pub scopes: Arc<[String]>,
+    /// The rules, for explanations.
+    pub policy: Arc<Policy>,
+    /// What readiness depends on.
+    pub readiness: Readiness,
+    /// Which series `/metrics` has.
+    pub metrics: Metrics,
+    /// The operator's drain.
+    pub drain: Arc<OperatorDrain>,
+    /// Clients that ask for readiness.
+    pub clients: Arc<ClientTracker>,
+    /// Requests for scopes that do not exist.
+    pub unknown_scopes: Arc<AtomicU64>,
+}
+
+impl AppState {
+    /// The last sample.
+    pub fn sample(&self) -> Option<Arc<Sample>> {
+        self.published.sample.load_full()
+    }
+}

@@ -1,0 +1,108 @@
+//! What the configuration may change about serving.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use sensor_core::model::readiness::OnUnknown;
+use serde::{Deserialize, Serialize};
+
+/// Processes that grow and have a metric.
+const MAX_GROWING: usize = 100;
+
+/// What readiness depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// A sample older than this is stale.
+    pub stale_after: Duration,
+    /// What a scope gets whose stalls cannot be measured.
+    pub on_unknown: OnUnknown,
+}
+
+/// Limits of what is served over HTTP.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Connections at a time, over all listeners, 1 to 512; more wait in the kernel's backlog. Each
+    /// takes some 20 KiB while it is open.
+    pub max_connections: usize,
+    /// Time for the head of a request, 100ms to 10m.
+    #[serde(with = "humantime_serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub head_timeout: Duration,
+    /// A connection is closed after this, answered or not; 100ms to 10m. The default is the usual
+    /// scrape timeout.
+    #[serde(with = "humantime_serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    pub deadline: Duration,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            max_connections: 64,
+            head_timeout: Duration::from_secs(5),
+            deadline: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Http {
+    /// An error if a value is out of range.
+    pub fn check(&self) -> Result<()> {
+        let Self { max_connections, head_timeout, deadline } = *self;
+        ensure!(
+            (1..=512).contains(&max_connections),
+            "http.max_connections: {max_connections} is not between 1 and 512"
+        );
+        for (key, value) in [("head_timeout", head_timeout), ("deadline", deadline)] {
+            ensure!(
+                (100..=600_000).contains(&value.as_millis()),
+                "http.{key}: {} is not between 100ms and 10m: either no request could be answered, \
+                 or a stuck client would stay",
+                humantime::format_duration(value)
+            );
+        }
+        Ok(())
+    }
+}
+
+/// An error if there is no listener, or the agent-check has no address of its own.
+pub fn check_listeners(http: &[SocketAddr], agent: Option<SocketAddr>) -> Result<()> {
+    ensure!(!http.is_empty(), "listen: at least one address is needed");
+    // Port 0 is any free port, so two of these do not collide.
+    if let Some(addr) = agent.filter(|addr| addr.port() != 0 && http.contains(addr)) {
+        bail!("agent_listen: {addr} is in listen as well; HAProxy's agent-check needs its own");
+    }
+    Ok(())
+}
+
+/// Resolution of histograms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Buckets {
+    /// Bounds at powers of four, from 15 us: 15 series each.
+    #[default]
+    Coarse,
+    /// Bounds at powers of two, from 1 us: 30 series each.
+    Fine,
+}
+
+/// Which series `/metrics` has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// Resolution of histograms.
+    pub buckets: Buckets,
+    /// Processes that grow fastest and have a metric.
+    pub growing_processes: usize,
+}
+
+impl Metrics {
+    /// An error if there would be too many series.
+    pub fn check(&self) -> Result<()> {
+        let growing = self.growing_processes;
+        ensure!(growing <= MAX_GROWING, "growing_processes: {growing} is more than {MAX_GROWING}");
+        Ok(())
+    }
+}
