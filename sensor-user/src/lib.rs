@@ -1,5 +1,6 @@
 pub mod cgroups;
 pub mod collect;
+pub mod daemon;
 pub mod host;
 pub mod kernel;
 pub mod oom;

@@ -1,9 +1,10 @@
-//! What keeps us answering while the host around us thrashes: memory that is never reclaimed, a
-//! scheduling class that waits for nobody, and an OOM score that is looked at last.
+//! Keeps the daemon answering while the host thrashes: locked memory, a real-time scheduling class, and an
+//! OOM score that makes other processes go first.
 //!
-//! Not here: the files that are kept open (each beside its reader), and what a supervisor can do
-//! (`deploy/memsensor.service`). Nothing here is needed to run. What cannot be had is said, for on that
-//! host the answer may come late.
+//! None of it is required to run; what is not available is reported, because answers may then be late.
+//!
+//! Not here: files that are kept open (each beside its reader), and what a supervisor can do
+//! (`deploy/memsensor.service`).
 
 use std::{fmt, ptr};
 
@@ -16,59 +17,59 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-/// The stack of each of our threads. All of it is in memory from the start.
+/// Stack of each thread. All of it is in memory from the start.
 pub const STACK_BYTES: usize = 256 << 10;
 
-/// The heap that is in memory from the start, beyond what is in use then: answering a scrape takes a
-/// few hundred KiB, `memsensor events` the most.
+/// Heap that is in memory from the start, beyond what is in use then: a scrape takes a few hundred KiB,
+/// `memsensor events` the most.
 const RESERVE_BYTES: usize = 1 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The lowest real-time priority is above everybody who has none. Should we ever run wild, the kernel
-/// leaves the others a twentieth of each second (kernel.sched_rt_runtime_us), and the supervisor's
-/// watchdog ends us.
+/// The lowest real-time priority is above all normal ones. If the daemon ever loops, the kernel leaves
+/// the others a twentieth of each second (kernel.sched_rt_runtime_us), and the supervisor's watchdog
+/// restarts it.
 const PRIORITY: i32 = 1;
 
-/// The kernel kills everybody else first; -1000 would have it panic rather than kill us.
+/// The kernel kills every other process first; with -1000 it would panic rather than kill this one.
 const OOM_SCORE_ADJ: &str = "-999";
 
-/// What was to be had, and what was not, each with what to do about it.
+/// What is in effect, and what is not available, each with a remedy.
 #[derive(Debug, Default)]
 pub struct Hardening {
-    had: Vec<&'static str>,
-    missed: Vec<String>,
+    active: Vec<&'static str>,
+    unavailable: Vec<String>,
     /// Memory may be locked without a capability.
     lock_unlimited: bool,
 }
 
 impl Hardening {
-    /// Takes what needs privileges, before they are dropped and before threads are started, which
-    /// inherit the scheduling class.
+    /// Sets what needs privileges: before they are dropped, and before threads are started, which inherit
+    /// the scheduling class.
     pub fn prepare() -> Self {
-        let mut survival = Self::default();
-        survival.note(
+        let mut hardening = Self::default();
+        hardening.note(
             "OOM score",
             std::fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJ)
                 .context("set oom_score_adj (CAP_SYS_RESOURCE, or OOMScoreAdjust= in the unit)"),
         );
-        survival.note(
+        hardening.note(
             "real-time priority",
             real_time().context("SCHED_RR (CAP_SYS_NICE, or CPUSchedulingPolicy=rr in the unit)"),
         );
         let unlimited = Rlimit { current: None, maximum: None };
-        survival.lock_unlimited = getrlimit(Resource::Memlock).current.is_none()
+        hardening.lock_unlimited = getrlimit(Resource::Memlock).current.is_none()
             || setrlimit(Resource::Memlock, unlimited).is_ok();
-        survival
+        hardening
     }
 
-    /// What must not be dropped for memory to stay locked: without it and with a limit, the next
+    /// Capabilities that must be kept for memory to stay locked: without them and with a limit, the next
     /// thread or allocation beyond the limit would fail.
     pub fn needs(&self) -> CapabilitySet {
         if self.lock_unlimited { CapabilitySet::empty() } else { CapabilitySet::IPC_LOCK }
     }
 
-    /// Locks all of our memory, now and in future: code, heap with a reserve, and stacks. After
-    /// everything large has been used and freed, and before threads are started.
+    /// Locks all memory, now and in future: code, heap with a reserve, and stacks. After everything large
+    /// has been used and freed, and before threads are started.
     pub fn lock(&mut self) {
         let remedy = "lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity in the unit)";
         self.note("locked memory", self.lock_all().context(remedy));
@@ -76,8 +77,8 @@ impl Hardening {
 
     fn lock_all(&self) -> Result<()> {
         keep_heap();
-        // What start-up has used and freed is a hole in the heap: that is not to be filled again, while
-        // all that is in memory now, or comes into it, stays.
+        // What start-up has used and freed is a hole in the heap, which must not be filled again; all
+        // that is in memory now, or comes into it later, stays.
         mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)?;
         reserve();
         touch_stack();
@@ -85,7 +86,7 @@ impl Hardening {
         let effective = capabilities(None)?.effective;
         ensure!(
             self.lock_unlimited || effective.contains(CapabilitySet::IPC_LOCK),
-            "only what there is now is locked: what is needed later would fail at the limit"
+            "only present memory is locked: allocations beyond the limit would fail"
         );
         // The second call changes nothing about what the first has locked (mm/mlock.c).
         Ok(mlockall(MlockAllFlags::FUTURE)?)
@@ -93,44 +94,26 @@ impl Hardening {
 
     fn note(&mut self, what: &'static str, result: Result<()>) {
         match result {
-            Ok(()) => self.had.push(what),
-            Err(e) => self.missed.push(format!("{what}: {e:#}")),
+            Ok(()) => self.active.push(what),
+            Err(e) => self.unavailable.push(format!("{what}: {e:#}")),
         }
     }
 
-    /// What could not be had, and why.
-    pub fn missed(&self) -> impl Iterator<Item = &str> {
-        self.missed.iter().map(String::as_str)
+    /// What is not available, and why.
+    pub fn unavailable(&self) -> impl Iterator<Item = &str> {
+        self.unavailable.iter().map(String::as_str)
     }
 }
 
 impl fmt::Display for Hardening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.had.is_empty() { "nothing" } else { "" })?;
-        f.write_str(&self.had.join(", "))
+        f.write_str(if self.active.is_empty() { "nothing" } else { "" })?;
+        f.write_str(&self.active.join(", "))
     }
 }
 
-/// Bytes of ours in memory, and those of them that stay there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Footprint {
-    /// Resident.
-    pub resident: u64,
-    /// Of address space that is locked; guard pages and what is reserved for growth count as well.
-    pub locked: u64,
-}
-
-impl Footprint {
-    /// Ours, from /proc/self/status.
-    pub fn now() -> Option<Self> {
-        let status = procfs::process::Process::myself().ok()?.status().ok()?;
-        Some(Self { resident: status.vmrss? * 1024, locked: status.vmlck? * 1024 })
-    }
-}
-
-/// Gives back what start-up used, then never again: memory that was given back would have to be got
-/// anew, which is what may take seconds on a host without any. One arena, for each reserves an address
-/// space that would count as locked.
+/// Returns the heap of start-up to the kernel, and no heap after that: to get it again may take seconds on a
+/// host without free memory. One arena, because each reserves address space that counts as locked.
 #[allow(unsafe_code, reason = "the allocator has no other knobs")]
 fn keep_heap() {
     #[cfg(target_env = "gnu")]
@@ -149,9 +132,9 @@ fn reserve() {
     std::hint::black_box(&pieces);
 }
 
-/// Brings our code and that of the libraries into memory, all of it: what is first needed in an
-/// emergency must not be read from a disk then.
-#[allow(unsafe_code, reason = "rustix cannot know that we own no pointer into these")]
+/// Brings all code of the binary and of libraries into memory: code that is first needed in an emergency
+/// must not be read from a disk then.
+#[allow(unsafe_code, reason = "rustix requires that the caller owns the mapped memory")]
 fn lock_files() -> Result<()> {
     for map in procfs::process::Process::myself()?.maps()? {
         if !is_lockable(&map) {
@@ -165,8 +148,8 @@ fn lock_files() -> Result<()> {
     Ok(())
 }
 
-/// A file's, and not one that only keeps a place free (as the loader does between parts of a library): what
-/// nobody may touch cannot be brought into memory, and mlock fails there.
+/// Whether a map is of a file and accessible. The loader reserves inaccessible ranges between parts of a library,
+/// where mlock fails.
 fn is_lockable(map: &MemoryMap) -> bool {
     let access = MMPermissions::READ | MMPermissions::WRITE | MMPermissions::EXECUTE;
     matches!(map.pathname, MMapPath::Path(_)) && map.perms.intersects(access)
@@ -181,16 +164,15 @@ fn touch_stack() {
     std::hint::black_box(&mut stack);
 }
 
-/// Round robin with others of the same priority, for this thread and those it starts. Beside the
-/// processor, this gives access to a part of the memory below the watermarks
-/// (`gfp_to_alloc_flags`, mm/page_alloc.c): the sockets of an answer need not wait for reclaim.
+/// Real-time priority for this thread and those that it starts, round robin among equals. It also gives access
+/// to a part of the memory below the watermarks (`gfp_to_alloc_flags`, mm/page_alloc.c), so that sockets need
+/// not wait for reclaim.
 fn real_time() -> Result<(), Errno> {
     schedule(libc::SCHED_RR, PRIORITY)
 }
 
-/// Has the calling thread wait its turn like everybody else's: for work that nobody waits for. Giving
-/// priority away needs no privilege.
-pub fn wait_your_turn() -> Result<(), Errno> {
+/// Normal priority for the calling thread, for work that no answer waits for. It needs no privilege.
+pub fn normal_priority() -> Result<(), Errno> {
     schedule(libc::SCHED_OTHER, 0)
 }
 
@@ -214,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_be_touched_of_files_is_locked() {
+    fn only_accessible_maps_of_files_are_locked() {
         let maps = "\
             5000-6000 r--p 00000000 fe:01 7 /usr/lib/libc.so.6\n\
             6000-7000 --xp 00001000 fe:01 7 /usr/lib/libc.so.6\n\

@@ -1,4 +1,4 @@
-//! An address that may be nowhere. TOML has no word for nothing, so an empty string is.
+//! An optional address. TOML has no null, so an empty string is none.
 
 use std::net::SocketAddr;
 

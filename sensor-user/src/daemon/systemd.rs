@@ -1,53 +1,60 @@
-//! Tells the supervisor (systemd, sd_notify(3)) that we are ready, and that we are alive: if a loop stands
-//! still for long, it starts us anew.
+//! Notifies the supervisor (systemd, sd_notify(3)): ready at the first sample, alive as long as the loops
+//! run. If a loop hangs, the supervisor's watchdog restarts the daemon.
 //!
-//! On a thread of its own: a supervisor that thrashes itself takes no messages, and who sends one waits.
+//! On a thread of its own: a supervisor that thrashes receives no messages, and the sender waits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
+use sensor_core::common::{clock::monotonic_ns, counter::nanos};
 use tracing::warn;
 
-use crate::{
-    deadlines::LoopLags,
-    host::clock::monotonic_ns,
-    sense::{Published, Wake},
-};
+use crate::publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample};
 
-/// How often we look whether there is something to tell, without a watchdog.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often there may be something to send, without a watchdog.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether anybody wants to be told.
-pub fn is_wanted() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
+/// What is watched.
+#[derive(Debug)]
+pub struct Supervisor {
+    /// The first sample makes the daemon ready.
+    pub sample: PublishedSample,
+    /// When the loops ran last.
+    pub lags: Arc<LoopLags>,
+    /// Ends the thread.
+    pub shutdown: Arc<Shutdown>,
 }
 
-/// Says ready at the first sample, and alive as long as both loops are, until told to stop.
-pub fn tell(deadlines: &LoopLags, published: &Published, wake: &Wake) {
-    let patience = sd_notify::watchdog_enabled();
-    let mut ready = false;
-    while !wake.is_stopped() {
-        if !ready && published.load().is_some() {
-            ready = send(NotifyState::Ready);
-        }
-        let since = |patience: Duration| {
-            let patience = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-            monotonic_ns().saturating_sub(patience / 2)
-        };
-        if ready && patience.is_some_and(|patience| deadlines.alive_since(since(patience))) {
-            send(NotifyState::Watchdog);
-        }
-        // Of the two halves of its patience the first is ours, to see a loop that stands; so one that
-        // stands is started anew within one and a half.
-        wake.wait(patience.map_or(LOOK, |patience| (patience / 4).min(LOOK)));
+impl Supervisor {
+    /// Whether there is a supervisor to notify.
+    pub fn is_present() -> bool {
+        std::env::var_os("NOTIFY_SOCKET").is_some()
     }
-    send(NotifyState::Stopping);
+
+    /// Sends notifications until shutdown.
+    pub fn run(self) {
+        let watchdog = sd_notify::watchdog_enabled();
+        let mut ready = false;
+        while !self.shutdown.is_requested() {
+            if !ready && self.sample.load().is_some() {
+                ready = send(NotifyState::Ready);
+            }
+            // A loop that hangs is noticed within half of the watchdog's time, so the restart comes within
+            // one and a half.
+            let since = |time: Duration| monotonic_ns().saturating_sub(nanos(time) / 2);
+            if ready && watchdog.is_some_and(|time| self.lags.alive_since(since(time))) {
+                send(NotifyState::Watchdog);
+            }
+            self.shutdown.wait(watchdog.map_or(INTERVAL, |time| (time / 4).min(INTERVAL)));
+        }
+        send(NotifyState::Stopping);
+    }
 }
 
 fn send(state: NotifyState) -> bool {
     let sent = sd_notify::notify(&[state]);
     if let Err(e) = &sent {
-        warn!("cannot tell the supervisor: {e}");
+        warn!("cannot notify the supervisor: {e}");
     }
     sent.is_ok()
 }

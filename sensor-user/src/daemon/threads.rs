@@ -1,107 +1,82 @@
-//! The threads beside the one that serves: what senses, follows events, keeps and tells.
+//! The threads beside the one that serves. Plain threads with small stacks, all of which is in memory from
+//! the start.
 //!
-//! Plain threads with small stacks, all of which is in memory from the start. Not here: what they do.
+//! Not here: what they do.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    thread::JoinHandle,
-};
+use std::{sync::Arc, thread::JoinHandle};
 
 use anyhow::{Context as _, Result};
 use tracing::warn;
 
+use super::{
+    hardening::{self, STACK_BYTES},
+    systemd::Supervisor,
+    verdict_store::VerdictStore,
+};
 use crate::{
-    census::ProcessScanner,
-    cgroups::{Killed, table::Selection, watch::Collector},
-    config::Config,
-    directory::{CgroupPathCache, SharedPaths},
-    follow::{DebugLog, EventReader},
-    host::{cgroup, kernel_log::KernelLog, memcg::CgroupMounts, survive::STACK_BYTES},
-    kernel::read::Reader,
-    resume,
-    scopes::{Kills, Scopes},
-    sense::{Common, Sampler, Wake},
-    serve::state::AppState,
-    supervise,
+    cgroups::collector::Collector, collect::sampler::Sampler, oom::event_reader::EventReader,
+    publish::control::Shutdown,
 };
 
-/// Our threads, each with what it needs.
+/// What the threads run. `None` where a thread is not needed.
+#[allow(missing_debug_implementations, reason = "aya's maps have none")]
+pub struct Bodies {
+    /// Takes samples.
+    pub sampler: Sampler,
+    /// Reads events; none where nothing could be loaded.
+    pub events: Option<EventReader>,
+    /// Collects cgroups; none without the memory controller.
+    pub cgroups: Option<Collector>,
+    /// Saves the verdict.
+    pub store: VerdictStore,
+    /// Notifies the supervisor; none without one.
+    pub supervisor: Option<Supervisor>,
+}
+
+/// Running threads.
 #[derive(Debug)]
 pub struct Threads {
-    sense: JoinHandle<()>,
-    /// None on a host where nothing could be attached.
-    events: Option<JoinHandle<()>>,
-    /// None without the memory controller.
-    cgroups: Option<JoinHandle<()>>,
-    keep: JoinHandle<()>,
-    /// None where nobody wants to be told.
-    supervise: Option<JoinHandle<()>>,
-    wake: Arc<Wake>,
+    handles: Vec<JoinHandle<()>>,
+    shutdown: Arc<Shutdown>,
 }
 
 impl Threads {
     /// Starts them; they have the capabilities and the scheduling class of the caller.
-    pub fn start(
-        config: &Config,
-        state: &AppState,
-        mut reader: Option<Reader>,
-        logs: (Option<DebugLog>, Option<KernelLog>),
-        scopes: Scopes,
-        kills: Arc<Kills>,
-    ) -> Result<Self> {
-        let wake = Arc::new(Wake::new()?);
-        let rings = reader.as_mut().and_then(Reader::take_rings);
-        let AppState { published, coverage, deadlines, .. } = state.clone();
-        let common = Common { published, coverage, deadlines, wake: Arc::clone(&wake) };
-        let directory = SharedPaths::new(Mutex::new(CgroupPathCache::new(cgroup::memory_root())));
-        let names = Arc::clone(&directory);
-        let killed = Arc::<Killed>::default();
-        let told = Arc::clone(&killed);
-        let census = ProcessScanner::new(&common.coverage, Arc::clone(&directory));
-        let sampler = Sampler::new(config, reader, census, scopes, common.clone());
-        let sense = spawn("sense", move || sampler.run())?;
-        let follow = |rings| {
-            let events = Arc::clone(&state.events);
-            let kills = (kills, told);
-            let follower = EventReader::new(rings, logs, common.clone(), events, kills, directory);
-            spawn("events", move || follower.run())
-        };
-        let events = rings.map(follow).transpose()?;
-        let watch = |roots| {
-            let (common, report) = (common.clone(), Arc::clone(&state.cgroups));
-            let table = Selection::new(&config.cgroups)?;
-            let watch = Collector::new(common, names, killed, table, roots, report);
-            spawn("cgroups", move || watch.run())
-        };
-        // Without the memory controller there is nothing to tell.
-        let cgroups = CgroupMounts::find().ok().map(watch).transpose()?;
-        let socket = PathBuf::from(&config.socket);
-        let Common { published, wake: waker, .. } = common.clone();
-        let keep = spawn("keep", move || resume::keep(&socket, &published, &waker))?;
-        let tell = || {
-            let Common { published, deadlines, wake, .. } = common;
-            spawn("supervise", move || supervise::tell(&deadlines, &published, &wake))
-        };
-        let supervise = supervise::is_wanted().then(tell).transpose()?;
-        Ok(Self { sense, events, cgroups, keep, supervise, wake })
+    pub fn start(bodies: Bodies, shutdown: Arc<Shutdown>) -> Result<Self> {
+        let Bodies { sampler, events, cgroups, store, supervisor } = bodies;
+        let mut handles = vec![spawn("sense", move || sampler.run())?];
+        if let Some(events) = events {
+            handles.push(spawn("events", move || events.run())?);
+        }
+        if let Some(cgroups) = cgroups {
+            handles.push(spawn("cgroups", move || {
+                // Hundreds of files may be many milliseconds of work in the kernel.
+                if let Err(e) = hardening::normal_priority() {
+                    warn!("reading the files of cgroups may delay answers: {e}");
+                }
+                cgroups.run();
+            })?);
+        }
+        handles.push(spawn("store", move || store.run())?);
+        if let Some(supervisor) = supervisor {
+            handles.push(spawn("supervise", move || supervisor.run())?);
+        }
+        Ok(Self { handles, shutdown })
     }
 
-    /// A thread that has ended.
+    /// The name of a thread that has ended.
     pub fn ended(&self) -> Option<String> {
-        let Self { sense, events, cgroups, keep, supervise, .. } = self;
-        let all = [Some(sense), events.as_ref(), cgroups.as_ref(), Some(keep), supervise.as_ref()];
-        let ended = all.into_iter().flatten().find(|t| t.is_finished())?;
+        let ended = self.handles.iter().find(|thread| thread.is_finished())?;
         Some(ended.thread().name().unwrap_or_default().to_owned())
     }
 
     /// Ends them, and waits for that.
     pub fn join(self) {
-        self.wake.stop();
-        let all = [Some(self.sense), self.events, self.cgroups, Some(self.keep), self.supervise];
-        for thread in all.into_iter().flatten() {
+        self.shutdown.request();
+        for thread in self.handles {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {
-                warn!("a thread had panicked");
+                warn!("the thread {name} had panicked");
             }
         }
     }

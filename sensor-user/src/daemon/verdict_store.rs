@@ -1,106 +1,120 @@
-//! Where each scope stood, kept over a restart of the daemon: one that is updated while its host
-//! recovers must neither call it ready at once nor forget how often it relapsed.
+//! State and weight of each scope, saved over a restart of the daemon: after an upgrade on a recovering
+//! host, a scope must neither be ready at once nor lose the count of its relapses.
+//!
+//! Not here: the operator's drain (`serve/state/drain`).
 
 use std::{
-    collections::BTreeMap,
-    path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use serde::{Deserialize, Serialize};
-use tracing::{info, warn};
-
-use crate::{
-    host::{
+use sensor_core::{
+    common::{
         clock::{boot_id, since_boot_ns},
         state_file::StateFile,
     },
-    sense::{Published, Wake},
-    verdict::{VerdictState, pace::ScopeState},
+    model::snapshot::Sample,
+    verdict::{scope::ScopeStates, state::VerdictState, weight::ScopeState},
 };
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
 
-/// How often what is kept is looked at; it is written if it changed.
-const EVERY: Duration = Duration::from_secs(1);
-/// And anew after this, so that its time is that of the daemon's end, however it ended.
-const ANEW: Duration = Duration::from_mins(1);
+use crate::publish::{control::Shutdown, sample::PublishedSample};
 
-/// By scope.
-pub type ScopeStates = BTreeMap<String, ScopeState>;
+/// How often the states are compared with what is saved.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The file is written at least this often, so that its time is that of the daemon's end.
+const REWRITE_AFTER: Duration = Duration::from_mins(1);
 
-/// What is in the file. Positions hold times of CLOCK_MONOTONIC, which mean nothing after a reboot.
+/// Content of the file. States hold times of CLOCK_MONOTONIC, which are invalid after a reboot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct SavedState {
+struct SavedStates {
     boot: String,
-    /// CLOCK_BOOTTIME: a host that slept for a night is not as it was.
+    /// CLOCK_BOOTTIME nanoseconds: after a suspend the states are old.
     at_ns: u64,
     scopes: ScopeStates,
 }
 
-impl SavedState {
+impl SavedStates {
     fn now(scopes: ScopeStates) -> Self {
         Self { boot: boot_id(), at_ns: since_boot_ns(), scopes }
     }
 
-    /// What still means something. After a while without a daemon nobody knows how a scope stands, and
-    /// a fresh daemon takes no weight; how often it relapsed, and when, is as true as before.
-    fn still_true(self, now_ns: u64, lasts: Duration) -> ScopeStates {
-        let age_ns = now_ns.saturating_sub(self.at_ns);
-        let is_old = Duration::from_nanos(age_ns) > lasts.saturating_add(ANEW);
-        let mut positions = if self.boot == boot_id() { self.scopes } else { ScopeStates::new() };
-        positions.retain(|_, position| position.is_sound());
-        for position in positions.values_mut().filter(|_| is_old) {
+    /// What is still valid. After a long time without a daemon the state of a scope is not known, and a
+    /// new daemon starts with full weight; the relapses, and their times, remain valid.
+    fn valid(self, now_ns: u64, max_age: Duration) -> ScopeStates {
+        let age = Duration::from_nanos(now_ns.saturating_sub(self.at_ns));
+        let is_old = age > max_age.saturating_add(REWRITE_AFTER);
+        let mut states = if self.boot == boot_id() { self.scopes } else { ScopeStates::new() };
+        states.retain(|_, state| state.is_sound());
+        for saved in states.values_mut().filter(|_| is_old) {
             let ScopeState { state, weight, .. } = ScopeState::default();
-            *position = ScopeState { state, weight, ..*position };
+            *saved = ScopeState { state, weight, ..*saved };
         }
-        positions
+        states
     }
 }
 
-fn file(socket: &Path) -> StateFile {
-    StateFile::beside(socket, "verdict.json")
-}
-
-/// What an earlier daemon of this boot left; where the scopes stood only if that is not longer ago than
-/// `lasts`.
-pub fn read(socket: &Path, lasts: Duration) -> ScopeStates {
-    let kept: Option<SavedState> = file(socket).read();
-    let positions = kept.map(|kept| kept.still_true(since_boot_ns(), lasts)).unwrap_or_default();
-    for (scope, position) in positions.iter().filter(|(_, p)| p.state != VerdictState::Ready) {
-        let (state, percent) = (position.state.label(), position.weight * 100.0);
-        info!(scope, "goes on from {state}, weight {percent:.0}%");
+/// Reads what an earlier daemon of this boot saved; state and weight only if that is not older than
+/// `max_age`.
+pub fn read(file: &StateFile, max_age: Duration) -> ScopeStates {
+    let saved: Option<SavedStates> = file.read();
+    let states = saved.map(|saved| saved.valid(since_boot_ns(), max_age)).unwrap_or_default();
+    for (scope, saved) in states.iter().filter(|(_, s)| s.state != VerdictState::Ready) {
+        let (state, percent) = (saved.state.label(), saved.weight * 100.0);
+        info!(scope, "starts as {state}, weight {percent:.0}%, as before the restart");
     }
-    positions
+    states
 }
 
-/// Keeps what is published until it is told to stop. On a thread of its own: a file, even on tmpfs, may
-/// have to wait for memory.
-pub fn keep(socket: &Path, published: &Published, wake: &Wake) {
-    let file = file(socket);
-    let mut last = None;
-    let mut written = Instant::now();
-    let mut failing = false;
-    loop {
-        let stopping = wake.is_stopped();
-        if let Some(snapshot) = published.load().as_ref() {
-            let scopes = snapshot.scopes.iter();
-            let scopes: ScopeStates =
-                scopes.map(|j| (j.scope.to_string(), j.verdict.position)).collect();
-            if stopping || last.as_ref() != Some(&scopes) || written.elapsed() >= ANEW {
-                match file.write(&SavedState::now(scopes.clone())) {
-                    Ok(()) => (last, written, failing) = (Some(scopes), Instant::now(), false),
-                    Err(e) if !failing => {
-                        warn!("a restart will not know of a drain: {e:#}");
-                        failing = true;
+/// Saves the states as they change. On a thread of its own: a file, even on tmpfs, may have to wait for
+/// memory.
+#[derive(Debug)]
+pub struct VerdictStore {
+    /// Where they are saved.
+    pub file: StateFile,
+    /// The last sample.
+    pub sample: PublishedSample,
+    /// Ends the thread.
+    pub shutdown: Arc<Shutdown>,
+}
+
+impl VerdictStore {
+    /// Saves until shutdown.
+    pub fn run(self) {
+        let mut last = None;
+        let mut written = Instant::now();
+        let mut failing = false;
+        loop {
+            let stopping = self.shutdown.is_requested();
+            if let Some(sample) = self.sample.load().as_ref() {
+                let states = states_of(sample);
+                let changed = last.as_ref() != Some(&states);
+                if stopping || changed || written.elapsed() >= REWRITE_AFTER {
+                    match self.file.write(&SavedStates::now(states.clone())) {
+                        Ok(()) => (last, written, failing) = (Some(states), Instant::now(), false),
+                        Err(e) if !failing => {
+                            warn!(
+                                "cannot save the verdict; after a restart every scope starts as \
+                                 ready: {e:#}"
+                            );
+                            failing = true;
+                        }
+                        Err(_) => {}
                     }
-                    Err(_) => {}
                 }
             }
+            if stopping {
+                return;
+            }
+            self.shutdown.wait(INTERVAL);
         }
-        if stopping {
-            return;
-        }
-        wake.wait(EVERY);
     }
+}
+
+fn states_of(sample: &Sample) -> ScopeStates {
+    let scopes = sample.scopes.iter();
+    scopes.map(|scope| (scope.scope.to_string(), scope.verdict.position)).collect()
 }
 
 #[cfg(test)]
@@ -108,39 +122,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_is_of_this_boot_and_sound() {
+    fn only_sound_states_of_this_boot_are_read() {
         let dir = tempfile::tempdir().expect("a directory");
-        let socket = dir.path().join("socket");
-        let draining =
+        let file = StateFile::beside(&dir.path().join("socket"), "verdict.json");
+        let overloaded =
             ScopeState { state: VerdictState::Overloaded, weight: 0.0, ..ScopeState::default() };
         let odd = ScopeState { state: VerdictState::Ready, weight: 0.1, ..ScopeState::default() };
-        let scopes = ScopeStates::from([("host".into(), draining), ("web".into(), odd)]);
-        let lasts = Duration::from_mins(10);
-        file(&socket).write(&SavedState::now(scopes.clone())).expect("written");
-        assert_eq!(read(&socket, lasts), ScopeStates::from([("host".into(), draining)]));
-        let another = SavedState { boot: "another".into(), ..SavedState::now(scopes) };
-        file(&socket).write(&another).expect("written");
-        assert_eq!(read(&socket, lasts), ScopeStates::new());
+        let scopes = ScopeStates::from([("host".into(), overloaded), ("web".into(), odd)]);
+        let max_age = Duration::from_mins(10);
+        file.write(&SavedStates::now(scopes.clone())).expect("written");
+        assert_eq!(read(&file, max_age), ScopeStates::from([("host".into(), overloaded)]));
+        let another = SavedStates { boot: "another".into(), ..SavedStates::now(scopes) };
+        file.write(&another).expect("written");
+        assert_eq!(read(&file, max_age), ScopeStates::new());
     }
 
     #[test]
-    fn where_it_stood_is_soon_forgotten_and_relapses_are_not() {
-        let ready = ScopeState { drained_until_ns: Some(7), relapses: 3, ..ScopeState::default() };
-        let draining = ScopeState { state: VerdictState::Overloaded, weight: 0.0, ..ready };
-        let coming_back = ScopeState { state: VerdictState::Degraded, weight: 0.1, ..ready };
-        let (lasts, soon, late) = (Duration::ZERO, ANEW / 2, ANEW * 2);
-        for (stood, since, found) in [
-            (draining, soon, draining),
-            (coming_back, soon, coming_back),
-            (draining, late, ready),
-            (coming_back, late, ready),
+    fn an_old_state_is_dropped_and_its_relapses_are_kept() {
+        let ready =
+            ScopeState { overloaded_until_ns: Some(7), relapses: 3, ..ScopeState::default() };
+        let overloaded = ScopeState { state: VerdictState::Overloaded, weight: 0.0, ..ready };
+        let recovering = ScopeState { state: VerdictState::Degraded, weight: 0.1, ..ready };
+        let (soon, late) = (REWRITE_AFTER / 2, REWRITE_AFTER * 2);
+        for (saved, age, expected) in [
+            (overloaded, soon, overloaded),
+            (recovering, soon, recovering),
+            (overloaded, late, ready),
+            (recovering, late, ready),
             (ready, late, ready),
         ] {
-            let kept = SavedState::now(ScopeStates::from([("host".into(), stood)]));
-            let since_ns = u64::try_from(since.as_nanos()).expect("short");
-            let now_ns = kept.at_ns + since_ns;
-            let positions = kept.still_true(now_ns, lasts);
-            assert_eq!(positions.get("host"), Some(&found), "{stood:?} {since:?}");
+            let states = SavedStates::now(ScopeStates::from([("host".into(), saved)]));
+            let age_ns = u64::try_from(age.as_nanos()).expect("short");
+            let now_ns = states.at_ns + age_ns;
+            let valid = states.valid(now_ns, Duration::ZERO);
+            assert_eq!(valid.get("host"), Some(&expected), "{saved:?} {age:?}");
         }
     }
 }

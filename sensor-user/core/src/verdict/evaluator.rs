@@ -162,7 +162,7 @@ mod tests {
 
     fn left_at(state: VerdictState, weight: f64) -> Evaluator {
         let mut evaluator = Evaluator::new(Arc::default(), Settings::default());
-        evaluator.resume(ScopeState { state, weight, drained_until_ns: Some(1), relapses: 0 });
+        evaluator.resume(ScopeState { state, weight, overloaded_until_ns: Some(1), relapses: 0 });
         evaluator
     }
 

@@ -439,9 +439,9 @@ proptest! {
         history in prop::collection::vec((level(), level(), 0..5 * SECOND), 0..200)
     ) {
         let mut pace = WeightController::new(Settings::default());
-        let drained_until_ns = (relapses > 0).then_some(0);
+        let overloaded_until_ns = (relapses > 0).then_some(0);
         let (state, weight) = (VerdictState::Overloaded, 0.0);
-        pace.resume(ScopeState { state, weight, drained_until_ns, relapses });
+        pace.resume(ScopeState { state, weight, overloaded_until_ns, relapses });
         let mut now = 0;
         for (fires, holds, elapsed) in history {
             now += elapsed;

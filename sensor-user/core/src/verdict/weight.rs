@@ -1,34 +1,61 @@
 //! Hysteresis: how fast the answer may follow the evidence. Down at once, back slowly, and the more
 //! slowly the more often it had to turn round.
 
-use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::state::{Severity, VerdictState};
 use crate::common::counter::nanos;
 
-/// How fast.
+/// How fast state and weight follow the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Weight of a degraded scope: its share of traffic is halved, which is what a host that is a
-    /// little too small needs.
+    /// Weight of a degraded scope, above 0 and at most 1. Half of the traffic is what a host that is
+    /// slightly too small can serve.
     pub degraded_weight: f64,
-    /// Most that the weight falls in a second: two seconds from full to half, so that the others'
-    /// caches and connection pools can follow.
+    /// How much the weight falls in a second, above 0 and at most 1. At 0.25 it takes two seconds from
+    /// full to half, so that caches and connection pools of the other hosts can follow.
     pub fall_per_second: f64,
-    /// Most that it rises in a second: twenty seconds from nothing to full. What was evicted must be
-    /// read again, under a load that grows.
+    /// How much the weight rises in a second, above 0 and at most 1. At 0.05 it takes twenty seconds
+    /// from none to full: evicted memory must be read again while the load grows.
     pub rise_per_second: f64,
-    /// How long it must be calm before a drained scope gets traffic again, or a degraded one more.
+    /// How long a scope must be calm before an overloaded one gets traffic again, or a degraded one
+    /// more.
     #[serde(with = "humantime_serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub recover_after: Duration,
-    /// Each relapse doubles that wait, up to this.
+    /// Each relapse doubles `recover_after`, up to this.
     #[serde(with = "humantime_serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub recover_after_max: Duration,
-    /// A drain this soon after the last one is a relapse.
+    /// A scope that is overloaded again within this time has a relapse.
     #[serde(with = "humantime_serde")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub relapse_within: Duration,
+}
+
+impl Settings {
+    /// An error if a weight or a time is out of range.
+    pub fn check(&self) -> Result<()> {
+        let Self { degraded_weight, fall_per_second, rise_per_second, .. } = *self;
+        for (key, value) in [
+            ("degraded_weight", degraded_weight),
+            ("fall_per_second", fall_per_second),
+            ("rise_per_second", rise_per_second),
+        ] {
+            let valid = value > 0.0 && value <= 1.0;
+            ensure!(valid, "verdict.{key}: {value} is not above 0 and at most 1");
+        }
+        ensure!(
+            self.recover_after_max >= self.recover_after,
+            "verdict.recover_after_max is less than recover_after"
+        );
+        Ok(())
+    }
 }
 
 impl Default for Settings {
@@ -55,7 +82,7 @@ pub struct ScopeState {
     /// The share of its usual traffic that the scope should get: 0 to 1.
     pub weight: f64,
     /// When the last drain ended: CLOCK_MONOTONIC nanoseconds.
-    pub drained_until_ns: Option<u64>,
+    pub overloaded_until_ns: Option<u64>,
     /// Drains so far that came soon after the one before.
     pub relapses: u32,
 }
@@ -63,7 +90,7 @@ pub struct ScopeState {
 impl Default for ScopeState {
     /// Ready, at full weight: a fresh daemon must not take weight from a fleet.
     fn default() -> Self {
-        Self { state: VerdictState::Ready, weight: 1.0, drained_until_ns: None, relapses: 0 }
+        Self { state: VerdictState::Ready, weight: 1.0, overloaded_until_ns: None, relapses: 0 }
     }
 }
 
@@ -143,7 +170,7 @@ impl WeightController {
                 self.towards(half, elapsed);
             }
             VerdictState::Overloaded if waited => {
-                self.at.drained_until_ns = Some(now_ns);
+                self.at.overloaded_until_ns = Some(now_ns);
                 self.better_since_ns = None;
                 self.at.state = VerdictState::Degraded;
                 self.at.weight = FIRST_WEIGHT;
@@ -178,12 +205,12 @@ impl WeightController {
         }
         self.at.state = VerdictState::Overloaded;
         let within = nanos(self.settings.relapse_within);
-        let soon = self.at.drained_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
+        let soon = self.at.overloaded_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
         self.at.relapses = if soon { self.at.relapses.saturating_add(1) } else { 0 };
     }
 
     fn is_coming_back(&self) -> bool {
-        self.at.drained_until_ns.is_some() && self.at.weight < self.settings.degraded_weight
+        self.at.overloaded_until_ns.is_some() && self.at.weight < self.settings.degraded_weight
     }
 
     fn wait_ns(&self) -> u64 {

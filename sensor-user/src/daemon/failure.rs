@@ -1,0 +1,21 @@
+//! Why the daemon did not start, for the exit code.
+
+/// Why `memsensor run` ended with an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// The kernel or our privileges do not allow what is needed.
+    Unsupported,
+    /// An address or the socket is in use.
+    InUse,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unsupported => "cannot sense on this host",
+            Self::InUse => "cannot serve",
+        })
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,176 @@
+//! `memsensor run`: starts everything in the right order, and stops it again.
+//!
+//! Load and attach as root; bind all addresses; drop privileges; only then start threads, because
+//! capabilities belong to threads. All serving happens on one tokio runtime, on the main thread.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use sensor_core::{
+    btf::resolve::Host,
+    common::{clock::monotonic_ns, counter::nanos},
+    model::coverage::Coverage,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+};
+use tracing::{info, warn};
+
+use super::{
+    compose::{self, KernelHalf, Privileged},
+    config::Config,
+    failure::Failure,
+    hardening::{Hardening, STACK_BYTES},
+    listeners::Listeners,
+    threads::Threads,
+};
+use crate::{
+    host::cgroup::mounts::memory_on_v1,
+    kernel::{
+        load::{self, Loaded},
+        privilege,
+    },
+    publish::{
+        control::Shutdown,
+        loop_lag::{LoopLags, TICK},
+    },
+    serve::{http::SHUTDOWN_TIMEOUT, state::app::AppState},
+};
+
+/// Threads that wait for the disk while a drain is saved.
+const MAX_BLOCKING_THREADS: usize = 2;
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(config: &Config) -> Result<()> {
+    let (coverage, kernel) = load_or_degrade(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .context("start the runtime")?;
+    let ended = runtime.block_on(serve(config, coverage, kernel));
+    // A drain may still be waiting for the disk.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    ended
+}
+
+/// Loads the probes. With `allow_degraded`, a host where nothing can be loaded is served without them.
+fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
+    let attempt = match privilege::missing() {
+        Some(why) => Err(anyhow::anyhow!(why)),
+        None => load::load(&config.kernel(), Host { memory_on_v1: memory_on_v1() }),
+    };
+    match attempt {
+        Ok(Loaded { coverage, reader, debug_log }) => {
+            load::check_required(&coverage, &config.probes.required, config.allow_degraded)
+                .context(Failure::Unsupported)?;
+            Ok((coverage, KernelHalf { reader: Some(reader), debug_log }))
+        }
+        Err(e) if config.allow_degraded => {
+            warn!("no probe is attached (allow_degraded): {e:#}");
+            Ok((Coverage::none(&format!("{e:#}")), KernelHalf::default()))
+        }
+        Err(e) => Err(e.context(Failure::Unsupported)),
+    }
+}
+
+async fn serve(config: &Config, coverage: Coverage, kernel: KernelHalf) -> Result<()> {
+    let listeners = Listeners::bind(config).await?;
+    let signals = Signals::new()?;
+    let privileged = Privileged::open(config, kernel.reader.is_some())?;
+    let mut hardening = Hardening::prepare();
+    drop_privileges(&hardening, &kernel)?;
+    log_coverage(&coverage);
+    let state = compose::app_state(config, coverage)?;
+    hardening.lock();
+    log_hardening(&hardening);
+    let shutdown = Arc::new(Shutdown::new()?);
+    let bodies = compose::thread_bodies(config, &state.published, kernel, privileged, &shutdown)?;
+    let threads = Threads::start(bodies, shutdown)?;
+    let (stopping, stop) = watch::channel(false);
+    let connections = listeners.serve(&config.http, &state, &stop);
+    let ended = signals.wait(&threads, &state.published.lags).await;
+    warn_of_weights(&state);
+    stopping.send_replace(true);
+    // Answers under way are finished.
+    connections.closed(2 * SHUTDOWN_TIMEOUT).await;
+    threads.join();
+    info!("stopped");
+    ended
+}
+
+fn drop_privileges(hardening: &Hardening, kernel: &KernelHalf) -> Result<()> {
+    let works = || kernel.reader.as_ref().is_none_or(|reader| reader.rows().is_ok());
+    let kept = privilege::drop_all(hardening.needs(), works)?;
+    info!("capabilities kept: {kept}");
+    Ok(())
+}
+
+fn log_coverage(coverage: &Coverage) {
+    for probe in &coverage.probes {
+        match probe.reason.as_str() {
+            "" => info!(probe = probe.name, state = probe.state.label()),
+            why => warn!(probe = probe.name, state = probe.state.label(), "{why}"),
+        }
+    }
+}
+
+fn log_hardening(hardening: &Hardening) {
+    info!("in effect against memory pressure: {hardening}");
+    for reason in hardening.unavailable() {
+        warn!("responses may be slow under memory pressure; could not set up {reason}");
+    }
+}
+
+/// Warns if HAProxy still has less than full weight for a scope when the daemon stops.
+fn warn_of_weights(state: &AppState) {
+    for (index, scope) in state.scopes.iter().enumerate() {
+        let percent = state.health(index).weight * 100.0;
+        if percent < 100.0 {
+            warn!(
+                scope,
+                "stopped at weight {percent:.0}%: HAProxy keeps it until an agent answers again"
+            );
+        }
+    }
+}
+
+/// The signals that end the daemon.
+#[derive(Debug)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("handle SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("handle SIGTERM")?,
+        })
+    }
+
+    /// Waits for a signal. A thread that ends is an error: the supervisor restarts the daemon. Meanwhile it
+    /// measures the lag of this loop.
+    async fn wait(mut self, threads: &Threads, lags: &LoopLags) -> Result<()> {
+        loop {
+            let due = tokio::time::Instant::now() + TICK;
+            let name = tokio::select! {
+                _ = self.interrupt.recv() => "SIGINT",
+                _ = self.terminate.recv() => "SIGTERM",
+                () = tokio::time::sleep_until(due) => {
+                    let now = monotonic_ns();
+                    lags.serve.tick(now, now.saturating_sub(nanos(due.elapsed())));
+                    match threads.ended() {
+                        Some(name) => bail!("the thread {name} has ended: see the log"),
+                        None => continue,
+                    }
+                }
+            };
+            info!("stopping on {name}");
+            return Ok(());
+        }
+    }
+}
