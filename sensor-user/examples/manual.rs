@@ -4,7 +4,7 @@
 use std::{error::Error, path::PathBuf};
 
 use clap::CommandFactory as _;
-use sensor_user::cli::Cli;
+use sensor_user::cli::args::Cli;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::args().nth(1).map(PathBuf::from).ok_or("usage: manual DIRECTORY")?;

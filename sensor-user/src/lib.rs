@@ -1,4 +1,26 @@
+//! memsensor's user half: it loads the probes, turns what they count into samples and verdicts, and
+//! serves them.
+//!
+//! Each folder imports only folders below it (`tests/tests/layers.rs` checks that):
+//!
+//! ```text
+//! cli                                  commands
+//! daemon                               composition, configuration, life cycle
+//! oom          serve                   two wings: OOM events; servers
+//! collect                              the sensing loop
+//! usage                                processes by size and growth
+//! cgroups                              cgroups by path, and their metrics
+//! kernel                               BPF: loading, attaching, reading maps
+//! host                                 files of the host
+//! publish                              handles between collectors and servers
+//! sensor-core (a crate)                model, verdict, btf, common: no I/O
+//! sensor-ebpf (a crate)                the kernel half, and what both halves share
+//! ```
+//!
+//! The pure half is the crate `sensor-core`, in `sensor-user/core`.
+
 pub mod cgroups;
+pub mod cli;
 pub mod collect;
 pub mod daemon;
 pub mod host;

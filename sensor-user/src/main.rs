@@ -1,1 +1,17 @@
-fn main() {}
+//! `memsensor`: parses the command line, carries out the command, turns an error into one line and an
+//! exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use sensor_user::cli::{
+    args::{Cli, Command},
+    dispatch::dispatch,
+    exit, logging,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::init(matches!(cli.command, Command::Run { .. }));
+    dispatch(cli.command).unwrap_or_else(|error| exit::report(&error))
+}

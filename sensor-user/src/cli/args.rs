@@ -1,58 +1,62 @@
-//! The command line: what can be asked of `memsensor`, and what its help says. No doing here.
+//! Commands and options, with their help. Not here: what they do (`dispatch`).
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use sensor_core::model::readiness::FailOn;
 
-use crate::{serve::state::FailOn, top::By};
+use super::top::sort::By;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  done, or stopped by a signal
-  1  something failed; for `probes`: a required probe cannot be attached
+  0  success, or stopped by a signal
+  1  failure; for `probes`: a required probe cannot be attached
   2  a mistake in the command line or the configuration
-  3  the kernel or our privileges do not allow what is needed
+  3  the kernel or the privileges do not allow what is needed
   4  an address or the socket is in use
-`check` has codes of its own: 0 full traffic, 1 less, 2 none, 3 nothing can be told.
+`check` has its own codes: 0 full traffic, 1 less, 2 none, 3 unknown.
 
-RUST_LOG sets what is logged, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
+RUST_LOG sets the log level, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
 
 const CHECK_CODES: &str = "\
-Exit codes, as Nagios and Consul understand them:
+Exit codes, by the convention of Nagios and Consul:
   0  ready: full traffic
   1  degraded: less traffic
-  2  draining, drained by an operator, or the sensor's last sample is too old: no traffic
-  3  no answer, or nothing can be told
-With --fail-on, for who knows but good and bad (keepalived's vrrp_script):
-  0  fit for traffic
-  2  not, or no answer";
+  2  overloaded, drained by an operator, or the last sample is too old: no traffic
+  3  no answer, or the state is unknown
+With --fail-on, for tools that only distinguish success and failure (keepalived's vrrp_script):
+  0  the scope should get traffic
+  2  it should not, or there was no answer";
 
 /// Memory pressure and OOM kills of a Linux host, for Prometheus and load balancers
 #[derive(Debug, Parser)]
 #[command(name = "memsensor", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Where the configuration is.
+/// The configuration file.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArg {
-    /// Configuration file (TOML); without one, the defaults hold
+    /// Configuration file (TOML); default settings without one
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
 
-/// Where the daemon's socket is.
+/// The daemon's socket.
 #[derive(Debug, clap::Args)]
 pub struct SocketArg {
-    /// The daemon's socket, if it is not the default
+    /// Socket of the daemon
     #[arg(long, value_name = "PATH", default_value = "/run/memsensor/memsensor.sock")]
     pub socket: PathBuf,
 }
 
-/// What can be asked.
+/// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Load the probes and serve metrics and readiness until stopped
@@ -66,11 +70,11 @@ pub enum Command {
         /// Answer HAProxy's agent-check here
         #[arg(long, value_name = "ADDR")]
         agent_listen: Option<SocketAddr>,
-        /// Serve what can be had, even if required probes cannot be attached
+        /// Start even if required probes cannot be attached
         #[arg(long)]
         allow_degraded: bool,
     },
-    /// Show each probe and what it needs: attached here, or why not (loads them for a moment)
+    /// Show for each probe whether it can be attached on this host, or why not (attaches them briefly)
     Probes {
         /// The configuration.
         #[command(flatten)]
@@ -79,9 +83,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show OOM kills and kills by user-space OOM daemons, from the running daemon
+    /// Show OOM kills and kills by user-space OOM daemons that the running daemon recorded
     Events {
-        /// Stay and show new events as they happen
+        /// Keep running and show new events as they happen
         #[arg(long, short)]
         follow: bool,
         /// One JSON object per line
@@ -91,9 +95,9 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show all that is known of one kill: limits, who had the memory, who had taken it, who stalled
+    /// Show one kill with its report: cgroup limits, largest and growing processes, stalls
     Event {
-        /// Which, as `events` shows it; the last one without
+        /// Id of the event, as shown by `events` [default: the last kill]
         #[arg(default_value = "")]
         id: String,
         /// JSON instead of text
@@ -103,16 +107,16 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show who has the memory and who took it lately, processes and cgroups, from the running daemon: live
-    /// on a terminal (h shows the keys), else once
+    /// Show processes and cgroups by memory and growth, from the running daemon: live on a terminal (h shows
+    /// the keys), otherwise once
     Top {
-        /// Once, as tables
+        /// Print tables once
         #[arg(long)]
         once: bool,
-        /// How many of each, once
+        /// Rows per table (with --once)
         #[arg(long, short = 'n', value_name = "N", default_value_t = 15)]
-        most: usize,
-        /// Who comes first
+        rows: usize,
+        /// Sort key
         #[arg(long, value_name = "BY", default_value = "memory")]
         by: By,
         /// JSON instead of tables
@@ -122,9 +126,9 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show why the verdict is what it is: rules, numbers, thresholds, what would change it
+    /// Explain the verdict: rules with their values and thresholds, and what would change it
     Explain {
-        /// Of this scope instead of the host
+        /// Name of a scope [default: the host]
         #[arg(long, value_name = "NAME", default_value = "")]
         scope: String,
         /// JSON instead of text
@@ -134,65 +138,71 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Say in one line and by exit code whether a scope is fit: for Nagios, Consul, keepalived
+    /// Report readiness as one line and an exit code: for Nagios, Consul, keepalived
     #[command(after_help = CHECK_CODES)]
     Check {
-        /// Of this scope instead of the host
+        /// Name of a scope [default: the host]
         #[arg(long, value_name = "NAME", default_value = "")]
         scope: String,
-        /// Only 0 or 2 as exit code: 2 from this state on
-        #[arg(long, value_name = "STATE")]
+        /// Use only 0 and 2 as exit codes: 2 from this state on
+        #[arg(long, value_name = "STATE", value_parser = fail_on_parser())]
         fail_on: Option<FailOn>,
-        /// Where the daemon serves HTTP
+        /// URL of the daemon
         #[arg(long, default_value = "http://127.0.0.1:9817")]
         url: String,
-        /// No answer within this is an answer as well
+        /// Timeout; no response is UNKNOWN (exit code 3, or 2 with --fail-on)
         #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
-    /// Take this host out of service: balancers send it no new traffic
+    /// Drain this host: load balancers send it no new traffic
     Drain {
-        /// Shown to whoever asks why
+        /// Reason, shown with the state
         #[arg(long)]
         reason: String,
-        /// Back in service by itself after this, e.g. 10m; without it only by `undrain`
+        /// End the drain after this time, e.g. 10m [default: until `undrain`]
         #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
         lasts: Option<Duration>,
-        /// Return only when all balancers that asked within the last minute have been told; give up
-        /// after this time (the drain stays) with exit code 1. A daemon that was started less than a minute
-        /// ago waits until somebody asks
+        /// Wait until all load balancers that asked in the last minute know of the drain. After this time the
+        /// exit code is 1, and the drain stays. A daemon that was started less than a minute ago waits for
+        /// the first client
         #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
         wait: Option<Duration>,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Take back a `drain`
+    /// End a `drain`
     Undrain {
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Work with configuration files
+    /// Check configuration files, print defaults
     Config {
-        /// What to do with them.
+        /// The command.
         #[command(subcommand)]
         command: ConfigCommand,
     },
 }
 
-/// Work with configuration files.
+/// Commands on configuration files.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check a file and say what is wrong with it
+    /// Check a file and report mistakes
     Check {
-        /// The file
+        /// The file to check
         file: PathBuf,
     },
     /// Print every setting with its default
     Defaults,
-    /// Print the verdict's rules with their thresholds, as they can be changed
+    /// Print the rules of the verdict with their thresholds, as configuration
     Rules,
+}
+
+/// Parses a state of `--fail-on`.
+fn fail_on_parser() -> impl TypedValueParser<Value = FailOn> {
+    let words = PossibleValuesParser::new(FailOn::ALL.map(FailOn::label));
+    words.map(|word| FailOn::parse(&word).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -210,6 +220,6 @@ mod tests {
     fn the_default_socket_is_the_configuration_s() {
         let cli = Cli::try_parse_from(["memsensor", "events"]).expect("parses");
         let Command::Events { socket, .. } = cli.command else { panic!("{cli:?}") };
-        assert_eq!(socket.socket, PathBuf::from(crate::config::Config::default().socket));
+        assert_eq!(socket.socket, PathBuf::from(crate::daemon::config::Config::default().socket));
     }
 }

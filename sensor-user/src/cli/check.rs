@@ -1,14 +1,15 @@
-//! `memsensor check`: readiness as one line with performance data and an exit code, by the convention
-//! of Nagios plugins, which Consul and others follow as well; or by 0 and 2 alone, for keepalived. Pure.
+//! Output of `memsensor check`: one line with performance data and an exit code, by the convention of Nagios
+//! plugins, which Consul and others follow; or 0 and 2 only, for keepalived. Pure.
 
 use std::fmt::Write as _;
 
+use anyhow::Result;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-use crate::serve::state::{FailOn, ReadinessState, TrafficHealth};
+use sensor_core::model::readiness::{FailOn, ReadinessState, TrafficHealth};
 
-/// What the convention calls it.
+/// Exit codes of the convention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Code {
@@ -18,35 +19,61 @@ pub enum Code {
     Warning = 1,
     /// No traffic.
     Critical = 2,
-    /// Nothing can be told.
+    /// Not known.
     Unknown = 3,
 }
 
-/// Whether the scope should get traffic; what cannot be told should not.
-pub fn is_fit(readiness: &Value, fail_on: FailOn) -> bool {
-    let standing = readiness.get("state").and_then(|s| ReadinessState::deserialize(s).ok());
+/// Whether the scope should get traffic; an answer that cannot be parsed means that it should not.
+pub fn takes_traffic(readiness: &Value, fail_on: FailOn) -> bool {
+    let state = readiness.get("state").and_then(|s| ReadinessState::deserialize(s).ok());
     let weight = readiness.get("weight").and_then(Value::as_f64);
-    let fitness = standing.zip(weight).map(|(standing, weight)| TrafficHealth { standing, weight });
-    fitness.is_some_and(|fitness| fitness.on(fail_on).takes_traffic())
+    let health = state.zip(weight).map(|(state, weight)| TrafficHealth { state, weight });
+    health.is_some_and(|health| health.with_fail_on(fail_on).takes_traffic())
 }
 
-/// The line and the code for what `/readyz` said.
+fn code_of(state: Option<ReadinessState>) -> (Code, &'static str) {
+    use ReadinessState::{Degraded, Drained, Overloaded, Ready, Stale, Starting, Unknown};
+    match state {
+        Some(Ready) => (Code::Ok, "OK"),
+        Some(Degraded) => (Code::Warning, "WARNING"),
+        Some(Overloaded | Drained | Stale | Starting) => (Code::Critical, "CRITICAL"),
+        Some(Unknown) | None => (Code::Unknown, "UNKNOWN"),
+    }
+}
+
+/// Line and code for the outcome of a request to `/readyz`. With `fail_on` the code is 0 or 2 only, and
+/// no answer is 2.
+pub fn outcome(answer: Result<Value>, fail_on: Option<FailOn>) -> (Code, String) {
+    let (code, line, takes) = match &answer {
+        Ok(readiness) => {
+            let (code, line) = result(readiness);
+            (code, line, fail_on.is_some_and(|fail_on| takes_traffic(readiness, fail_on)))
+        }
+        Err(e) => {
+            let why = format!("{e:#}").replace(['|', '\n'], " ");
+            (Code::Unknown, format!("MEMSENSOR UNKNOWN - {why}"), false)
+        }
+    };
+    match fail_on {
+        None => (code, line),
+        Some(_) if takes => (Code::Ok, line),
+        Some(_) => (Code::Critical, line),
+    }
+}
+
+/// Line and code for an answer of `/readyz`.
 pub fn result(readiness: &Value) -> (Code, String) {
     let text = |key: &str| readiness.get(key).and_then(Value::as_str).unwrap_or("?");
     let weight = readiness.get("weight").and_then(Value::as_f64).unwrap_or(0.0);
     let state = text("state");
-    let (code, word) = match state {
-        "ready" => (Code::Ok, "OK"),
-        "degraded" => (Code::Warning, "WARNING"),
-        "overloaded" | "drained" | "stale" | "starting" => (Code::Critical, "CRITICAL"),
-        _ => (Code::Unknown, "UNKNOWN"),
-    };
+    let known = readiness.get("state").and_then(|s| ReadinessState::deserialize(s).ok());
+    let (code, word) = code_of(known);
     let percent = weight * 100.0;
     let mut line = format!("MEMSENSOR {word} - {} is {state}, weight {percent:.0}%", text("scope"));
     let reasons = readiness.get("reasons").and_then(Value::as_array);
     let reasons: Vec<_> = reasons.into_iter().flatten().filter_map(Value::as_str).collect();
     if !reasons.is_empty() {
-        // The bar begins performance data, and the line is one.
+        // A bar begins performance data, and the output is one line.
         let reasons = reasons.join(", ").replace(['|', '\n'], " ");
         let _ = write!(line, " ({reasons})");
     }
@@ -76,19 +103,19 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_but_good_and_bad_says_where_bad_begins() {
-        let fit = |state: &str, weight: f64| {
+    fn fail_on_selects_the_states_without_traffic() {
+        let takes = |state: &str, weight: f64| {
             let readiness = json!({ "state": state, "weight": weight });
             [FailOn::Drained, FailOn::Overloaded, FailOn::Degraded]
-                .map(|fail_on| is_fit(&readiness, fail_on))
+                .map(|fail_on| takes_traffic(&readiness, fail_on))
         };
-        assert_eq!(fit("ready", 1.0), [true, true, true]);
-        assert_eq!(fit("unknown", 1.0), [true, true, true]);
-        assert_eq!(fit("degraded", 0.5), [true, true, false]);
-        assert_eq!(fit("overloaded", 0.0), [true, false, false]);
-        assert_eq!(fit("drained", 0.0), [false, false, false]);
-        assert_eq!(fit("nonsense", 1.0), [false, false, false]);
-        assert!(!is_fit(&json!({}), FailOn::Overloaded));
+        assert_eq!(takes("ready", 1.0), [true, true, true]);
+        assert_eq!(takes("unknown", 1.0), [true, true, true]);
+        assert_eq!(takes("degraded", 0.5), [true, true, false]);
+        assert_eq!(takes("overloaded", 0.0), [true, false, false]);
+        assert_eq!(takes("drained", 0.0), [false, false, false]);
+        assert_eq!(takes("nonsense", 1.0), [false, false, false]);
+        assert!(!takes_traffic(&json!({}), FailOn::Overloaded));
     }
 
     #[test]
@@ -105,5 +132,17 @@ mod tests {
             assert_eq!(result(&json!({ "state": state })).0, code, "{state}");
         }
         assert_eq!(result(&json!([])).0, Code::Unknown);
+    }
+
+    #[test]
+    fn with_fail_on_there_are_two_codes() {
+        let degraded = || Ok(json!({ "state": "degraded", "weight": 0.5 }));
+        let no_answer = || Err(anyhow::anyhow!("timed out"));
+        let code = |answer, fail_on| outcome(answer, fail_on).0;
+        assert_eq!(code(degraded(), None), Code::Warning);
+        assert_eq!(code(degraded(), Some(FailOn::Overloaded)), Code::Ok);
+        assert_eq!(code(degraded(), Some(FailOn::Degraded)), Code::Critical);
+        assert_eq!(code(no_answer(), None), Code::Unknown);
+        assert_eq!(code(no_answer(), Some(FailOn::Drained)), Code::Critical);
     }
 }

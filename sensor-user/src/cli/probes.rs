@@ -1,4 +1,4 @@
-//! What is attached, for people: the table of `memsensor probes`, and its JSON.
+//! Output of `memsensor probes`: the table, and its JSON.
 
 use std::fmt::Write as _;
 
@@ -6,14 +6,11 @@ use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use sensor_ebpf::probes;
 use serde_json::{Value, json};
 
-use crate::{
-    host::survive::{Footprint, Hardening},
-    kernel::load::{Coverage, ProbeState},
-    verdict::{Severity, policy::RULES, signals::Worse},
-};
+use crate::{daemon::hardening::Hardening, host::footprint::Footprint};
+use sensor_core::model::coverage::{Coverage, ProbeState};
 
-/// The table, and lines on what it costs and on what it has to survive with.
-pub fn table(coverage: &Coverage, required: &[String], survival: &Hardening) -> String {
+/// The table, with the cost, and what is in effect against memory pressure.
+pub fn table(coverage: &Coverage, required: &[String], hardening: &Hardening) -> String {
     let mut table = Table::new();
     table
         .load_preset(UTF8_FULL_CONDENSED)
@@ -38,48 +35,27 @@ pub fn table(coverage: &Coverage, required: &[String], survival: &Hardening) -> 
     let attached = coverage.probes.iter().filter(|p| p.measures()).count();
     let bytes: u64 = coverage.map_bytes.values().sum();
     let mut text = format!(
-        "{table}\n{attached} of {} probes attached; maps take {:.1} KiB of kernel memory\n",
+        "{table}\n{attached} of {} probes attached; maps use {:.1} KiB of kernel memory\n",
         coverage.probes.len(),
         bytes as f64 / 1024.0
     );
     if let Some(Footprint { resident, locked }) = Footprint::now() {
         let mib = |bytes: u64| bytes as f64 / 1024.0 / 1024.0;
         let (resident, locked) = (mib(resident), mib(locked));
-        let _ = writeln!(text, "this process takes {resident:.1} MiB; {locked:.1} MiB are locked");
+        let _ = writeln!(text, "this process uses {resident:.1} MiB; {locked:.1} MiB are locked");
     }
-    let _ = writeln!(text, "to survive a host that thrashes: {survival}");
-    for missed in survival.missed() {
-        let _ = writeln!(text, "answers may be late there, without {missed}");
-    }
-    text
-}
-
-/// The verdict's rules as configuration, with what each says.
-pub fn rules() -> String {
-    let mut text = String::from(
-        "# Rules of the verdict with their thresholds. A rule fires if all of its conditions hold.\n\
-         # Take over what you change; `enabled = false` switches a rule off.\n",
-    );
-    for rule in RULES {
-        let does = if rule.level == Severity::Overloaded { "drains" } else { "takes weight" };
-        let psi = if rule.without_psi { ", only without PSI" } else { "" };
-        let _ = write!(text, "\n# {} ({does}{psi}).\n[rules.{}]\n", rule.because, rule.name);
-        for condition in rule.when {
-            let than = if condition.signal.worse() == Worse::Up { "at least" } else { "at most" };
-            let about = condition.signal.about();
-            let _ = writeln!(
-                text,
-                "{} = {:?} # {than}; {about}",
-                condition.signal.name(),
-                condition.threshold
-            );
-        }
+    let _ = writeln!(text, "in effect against memory pressure: {hardening}");
+    for reason in hardening.unavailable() {
+        let _ = writeln!(
+            text,
+            "responses may be slow under memory pressure; could not set up {reason}"
+        );
     }
     text
 }
 
-/// The same for programs.
-pub fn json(coverage: &Coverage, required: &[String], survival: &Hardening) -> Value {
+/// The same as JSON.
+pub fn json(coverage: &Coverage, required: &[String], hardening: &Hardening) -> Value {
     let probes: Vec<_> = coverage
         .probes
         .iter()
@@ -114,24 +90,10 @@ pub fn json(coverage: &Coverage, required: &[String], survival: &Hardening) -> V
         "map_bytes": coverage.map_bytes,
         "resident_bytes": footprint.map(|f| f.resident),
         "locked_bytes": footprint.map(|f| f.locked),
-        "survival_missing": survival.missed().collect::<Vec<_>>(),
+        "hardening_unavailable": hardening.unavailable().collect::<Vec<_>>(),
     })
 }
 
 fn is_required(state: &ProbeState, required: &[String]) -> bool {
     required.iter().any(|r| r == state.name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    #[test]
-    fn the_printed_rules_are_a_valid_configuration_that_changes_nothing() {
-        let config = Config::parse(&rules()).expect("valid");
-        assert_eq!(config.rules.len(), RULES.len());
-        let changed = crate::verdict::policy::Policy::new(&config.rules).expect("valid");
-        assert_eq!(changed, crate::verdict::policy::Policy::default());
-    }
 }

@@ -1,4 +1,4 @@
-//! Asks a running daemon for readiness over HTTP, as a balancer would: `memsensor check`.
+//! Asks a daemon for readiness over HTTP, as a load balancer does: for `memsensor check`.
 
 use std::time::Duration;
 
@@ -12,30 +12,30 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// More is no answer of ours.
+/// A longer body is not an answer of memsensor.
 const MAX_BODY: usize = 64 * 1024;
 
-/// What `/readyz` says of a scope, whatever the status.
-pub fn readiness(base: &str, scope: &str, patience: Duration) -> Result<Value> {
-    let uri: Uri = base.parse().with_context(|| format!("{base:?} is no URL"))?;
-    ensure!(uri.scheme_str().is_none_or(|s| s == "http"), "{base}: only http:// is understood");
+/// The body of `/readyz` for a scope, with any status.
+pub fn readiness(base: &str, scope: &str, timeout: Duration) -> Result<Value> {
+    let uri: Uri = base.parse().with_context(|| format!("{base:?} is not a URL"))?;
+    ensure!(uri.scheme_str().is_none_or(|s| s == "http"), "{base}: only http:// is supported");
     let host = uri.host().with_context(|| format!("{base:?} names no host"))?;
     // An IPv6 address is in brackets in a URL, and nowhere else.
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(9817);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answer = runtime.block_on(async {
-        tokio::time::timeout(patience, ask(&host, port, scope))
+        tokio::time::timeout(timeout, request(&host, port, scope))
             .await
-            .with_context(|| format!("no answer from {host}:{port} within {patience:?}"))?
+            .with_context(|| format!("no answer from {host}:{port} within {timeout:?}"))?
             .with_context(|| format!("ask {host}:{port}"))
     });
-    // A name is looked up by a thread of its own, which goes on after our patience is over.
+    // The lookup of a name runs on a thread of its own, which may outlive the timeout.
     runtime.shutdown_background();
     answer
 }
 
-async fn ask(host: &str, port: u16, scope: &str) -> Result<Value> {
+async fn request(host: &str, port: u16, scope: &str) -> Result<Value> {
     let stream = TcpStream::connect((host, port)).await?;
     let (mut sender, connection) = http1::handshake::<_, Body>(TokioIo::new(stream)).await?;
     let serving = tokio::spawn(connection);

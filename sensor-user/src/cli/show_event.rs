@@ -1,279 +1,312 @@
-//! Events for a terminal: a line each, and a screenful of one.
+//! Events for a terminal: one line each, or one event with its report. Names are escaped.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, presets::NOTHING};
+use comfy_table::presets::NOTHING;
+use sensor_core::{
+    common::text::Printable,
+    model::{
+        event::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory},
+        memory_usage::{CgroupUsage, Growth, ProcessUsage},
+        oom_report::{CgroupLimits, OomReport, StallWindow},
+        workload::WorkloadId,
+    },
+};
 
-use super::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory};
-use crate::{circumstances::OomReport, identity::WorkloadId, top::mib, who::Growth};
+use super::format::{self, mib};
 
-/// A name for a terminal: control characters and the like are shown, not sent.
-pub struct Printable<'a>(pub &'a str);
-
-impl fmt::Display for Printable<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{}\"", self.0.escape_debug())
+/// Pod, container and unit; empty if none is known.
+fn workload(id: &WorkloadId) -> String {
+    let WorkloadId { unit, container, runtime, pod, pod_name } = id;
+    let mut parts = Vec::new();
+    if let Some(pod) = pod_name.as_ref().or(pod.as_ref()) {
+        parts.push(format!("pod {}", pod.escape_debug()));
     }
+    if let Some(container) = container {
+        let runtime = runtime.as_deref().unwrap_or("container");
+        let short: String = container.chars().take(12).collect();
+        parts.push(format!("{runtime} {}", short.escape_debug()));
+    }
+    if let Some(unit) = unit {
+        parts.push(format!("unit {}", unit.escape_debug()));
+    }
+    parts.join(", ")
 }
 
-impl fmt::Display for WorkloadId {
-    /// The pod, the container or the unit: what people would call it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { unit, container, runtime, pod, pod_name } = self;
-        let mut parts = Vec::new();
-        if let Some(pod) = pod_name.as_ref().or(pod.as_ref()) {
-            parts.push(format!("pod {}", pod.escape_debug()));
-        }
-        if let Some(container) = container {
-            let runtime = runtime.as_deref().unwrap_or("container");
-            let short: String = container.chars().take(12).collect();
-            parts.push(format!("{runtime} {}", short.escape_debug()));
-        }
-        if let Some(unit) = unit {
-            parts.push(format!("unit {}", unit.escape_debug()));
-        }
-        f.write_str(&parts.join(", "))
-    }
+fn task(task: &TaskInfo) -> String {
+    let workload = workload(&task.workload);
+    let workload = if workload.is_empty() { workload } else { format!("{workload}, ") };
+    let cgroup = match &task.cgroup {
+        Some(path) => format!("cgroup {}", Printable(path)),
+        None => format!("cgroup id {}", task.cgroup_id),
+    };
+    format!("{} {} (uid {}, {workload}{cgroup})", task.pid, Printable(&task.comm), task.uid)
 }
 
-impl fmt::Display for TaskInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} (uid {}, ", self.pid, Printable(&self.comm), self.uid)?;
-        let known = self.workload.to_string();
-        if !known.is_empty() {
-            write!(f, "{known}, ")?;
-        }
-        match &self.cgroup {
-            Some(path) => write!(f, "cgroup {})", Printable(path)),
-            None => write!(f, "cgroup id {})", self.cgroup_id),
-        }
-    }
+fn memory(memory: &VictimMemory) -> String {
+    let VictimMemory { anon_bytes, file_bytes, shmem_bytes, swap_bytes, .. } = *memory;
+    let [anon, file, shmem, swap] = [anon_bytes, file_bytes, shmem_bytes, swap_bytes].map(mib);
+    format!("anon {anon} MiB, file {file} MiB, shmem {shmem} MiB, swap {swap} MiB")
 }
 
-impl fmt::Display for OomType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.label())
-    }
+fn allocation(context: &AllocContext) -> String {
+    let AllocContext { order, gfp_flags, constraint, from_log } = context;
+    let source = if *from_log { " (from the kernel's log)" } else { "" };
+    format!("order {order}, gfp {gfp_flags}, constraint {constraint}{source}")
 }
 
-impl fmt::Display for VictimMemory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { anon_bytes, file_bytes, shmem_bytes, swap_bytes, .. } = *self;
-        let [anon, file, shmem, swap] = [anon_bytes, file_bytes, shmem_bytes, swap_bytes].map(mib);
-        write!(f, "anon {anon} MiB, file {file} MiB, shmem {shmem} MiB, swap {swap} MiB")
-    }
+/// An event in one line.
+pub fn line(event: &Event) -> String {
+    let text = match &event.kind {
+        EventKind::OomKill { oom_type, victim, trigger, memory: held, context, .. } => {
+            let context = context.as_ref().map(|context| format!(", {}", allocation(context)));
+            format!(
+                "OOM kill ({}): {}, {}, oom_score_adj {}; triggered by {}{}",
+                oom_type.label(),
+                task(victim),
+                memory(held),
+                victim.oom_score_adj,
+                task(trigger),
+                context.unwrap_or_default(),
+            )
+        }
+        EventKind::VictimExit { pid, seconds, .. } => {
+            format!("memory of OOM victim {pid} was free after {seconds:.3} s")
+        }
+        EventKind::KillSignal { sender, target } => {
+            format!("SIGKILL by {} to {}", task(sender), task(target))
+        }
+    };
+    format!("{}  {}  {text}", event.time, event.id)
 }
 
-impl fmt::Display for AllocContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { order, gfp_flags, constraint, from_log } = self;
-        write!(f, "order {order}, gfp {gfp_flags}, constraint {constraint}")?;
-        f.write_str(if *from_log { " (by the kernel's log)" } else { "" })
+/// An event with its report.
+pub fn whole(event: &Event) -> String {
+    let mut text = format!("{}  {}\n", event.id, event.time);
+    text.push_str(&match &event.kind {
+        EventKind::OomKill {
+            oom_type,
+            victim,
+            trigger,
+            memory: held,
+            context,
+            memory_back_seconds,
+        } => {
+            let cause = match oom_type {
+                OomType::Global => "the machine ran out of memory",
+                OomType::Memcg => "a cgroup reached its limit",
+            };
+            let allocation = context.as_ref().map_or("not measured".to_owned(), allocation);
+            let freed = memory_back_seconds
+                .map_or("not yet".to_owned(), |seconds| format!("after {seconds:.3} s"));
+            format!(
+                "killed by the kernel: {cause}\n\
+                 victim       {}\n\
+                 its memory   {}, oom_score_adj {}\n\
+                 trigger      {}\n\
+                 allocation   {allocation}\n\
+                 memory free  {freed}\n",
+                task(victim),
+                memory(held),
+                victim.oom_score_adj,
+                task(trigger),
+            )
+        }
+        EventKind::VictimExit { pid, seconds, kill } => {
+            format!("memory of victim {pid} of {kill} was free after {seconds:.3} s\n")
+        }
+        EventKind::KillSignal { sender, target } => {
+            let (sender, target) = (task(sender), task(target));
+            format!("killed by a process\nsender       {sender}\nvictim       {target}\n")
+        }
+    });
+    if let Some(report) = &event.report {
+        add_report(&mut text, report);
     }
+    text
 }
 
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}  {}  ", self.time, self.id)?;
-        match &self.what {
-            EventKind::OomKill { oom_type, victim, trigger, memory, context, .. } => {
-                let adj = victim.oom_score_adj;
-                write!(
-                    f,
-                    "OOM kill ({oom_type}): {victim}, {memory}, oom_score_adj {adj}; triggered by {trigger}"
-                )?;
-                context.as_ref().map_or(Ok(()), |context| write!(f, ", {context}"))
-            }
-            EventKind::VictimExit { pid, seconds, .. } => {
-                write!(f, "OOM victim {pid} gave its memory back after {seconds:.3} s")
-            }
-            EventKind::KillSignal { sender, target } => {
-                write!(f, "SIGKILL by {sender} to {target}")
-            }
-        }
+fn add_report(text: &mut String, report: &OomReport) {
+    // Writing to a String does not fail.
+    for contradiction in &report.contradictions {
+        let _ = writeln!(text, "CONTRADICTION: {}", contradiction.escape_debug());
     }
+    if let Some(stalled) = &report.stalled {
+        let _ = writeln!(text, "{}", stall_line(stalled));
+    }
+    if !report.cgroups.is_empty() {
+        let _ = writeln!(text, "\n{}", limits(&report.cgroups));
+    }
+    let Some(seconds) = report.usage_age_seconds else { return };
+    let when = if seconds < 0.0 { "after" } else { "before" };
+    let inside = |path: &String| format!(" in {}", Printable(path));
+    let inside = report.oom_cgroup.as_ref().map_or_else(String::new, inside);
+    let largest = largest(&report.largest);
+    let seconds = seconds.abs();
+    let _ = writeln!(text, "\nlargest processes{inside}, {seconds:.1} s {when}:\n{largest}");
+    if report.top_growers.is_empty() && report.growing_cgroups.is_empty() {
+        let _ = writeln!(text, "\nnothing grew in the ten minutes before");
+        return;
+    }
+    let growers = growers(&report.top_growers, &report.growing_cgroups);
+    let _ = writeln!(text, "\ngrew most in the ten minutes before:\n{growers}");
 }
 
-impl Event {
-    /// All of it, for whoever was just woken up.
-    pub fn whole(&self) -> String {
-        let mut text = format!("{}  {}\n", self.id, self.time);
-        // Writing to a String cannot fail.
-        let _ = match &self.what {
-            EventKind::OomKill {
-                oom_type,
-                victim,
-                trigger,
-                memory,
-                context,
-                memory_back_seconds,
-            } => {
-                let oom_cgroup = match oom_type {
-                    OomType::Global => "the machine ran out of memory",
-                    OomType::Memcg => "a cgroup reached its limit",
-                };
-                let asked =
-                    context.as_ref().map_or("not measured".to_owned(), AllocContext::to_string);
-                let back = memory_back_seconds
-                    .map_or("not seen yet".to_owned(), |seconds| format!("after {seconds:.3} s"));
-                let adj = victim.oom_score_adj;
-                writeln!(
-                    text,
-                    "killed by the kernel: {oom_cgroup}\n\
-                     victim       {victim}\n\
-                     it had       {memory}, oom_score_adj {adj}\n\
-                     trigger      {trigger}\n\
-                     asked for    {asked}\n\
-                     memory back  {back}",
-                )
-            }
-            EventKind::VictimExit { pid, seconds, kill } => {
-                writeln!(text, "victim {pid} of {kill} gave its memory back after {seconds:.3} s")
-            }
-            EventKind::KillSignal { sender, target } => {
-                writeln!(text, "killed by a process\nsender       {sender}\nvictim       {target}")
-            }
-        };
-        if let Some(report) = &self.report {
-            text.push_str(&report.tables());
-        }
-        text
-    }
+fn stall_line(stalled: &StallWindow) -> String {
+    let part = |what: &str, seconds: Option<f64>| seconds.map(|s| format!("{what} {s:.2} s"));
+    let parts: Vec<_> = [
+        part("some task waited", stalled.some_seconds),
+        part("all waited", stalled.full_seconds),
+        part("summed over tasks", stalled.stall_seconds),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    format!("stalled      in the {:.0} s before: {}", stalled.within_seconds, parts.join(", "))
 }
 
-impl OomReport {
-    fn tables(&self) -> String {
-        let mut text = String::new();
-        for contradiction in &self.contradictions {
-            let _ = writeln!(text, "CONTRADICTION: {}", contradiction.escape_debug());
-        }
-        if let Some(stalled) = &self.stalled {
-            let part =
-                |what: &str, seconds: Option<f64>| seconds.map(|s| format!("{what} {s:.2} s"));
-            let parts: Vec<_> = [
-                part("some task waited", stalled.some_seconds),
-                part("all waited", stalled.full_seconds),
-                part("summed over tasks", stalled.stall_seconds),
-            ]
-            .into_iter()
-            .flatten()
-            .collect();
-            let within = stalled.within_seconds;
-            let _ =
-                writeln!(text, "stalled      of the {within:.0} s before: {}", parts.join(", "));
-        }
-        if !self.cgroups.is_empty() {
-            let mut table = table(&["MiB", "limit", "high", "swap", "kills", "cgroup"]);
-            let some = |bytes: Option<u64>| bytes.map_or_else(String::new, mib);
-            for level in &self.cgroups {
-                table.add_row([
-                    some(level.current_bytes),
-                    some(level.max_bytes),
-                    some(level.high_bytes),
-                    some(level.swap_bytes),
-                    level.oom_kills.map_or_else(String::new, |n| n.to_string()),
-                    level.path.escape_debug().to_string(),
-                ]);
-            }
-            let _ = writeln!(text, "\n{table}");
-        }
-        let Some(before) = self.usage_age_seconds else { return text };
-        let when = if before < 0.0 { "after" } else { "before" };
-        let inside = |path: &String| format!(" in {}", Printable(path));
-        let inside = self.oom_cgroup.as_ref().map_or_else(String::new, inside);
-        let _ = writeln!(text, "\nlargest processes{inside}, {:.1} s {when}:", before.abs());
-        let mut largest = table(&["own MiB", "10 min", "pid", "adj", "name", "cgroup"]);
-        for held in &self.largest {
-            largest.add_row([
-                mib(held.own_bytes),
-                grown(held.growth),
-                held.pid.to_string(),
-                held.oom_score_adj.to_string(),
-                held.comm.escape_debug().to_string(),
-                held.place(),
-            ]);
-        }
-        let _ = writeln!(text, "{largest}");
-        if self.top_growers.is_empty() && self.growing_cgroups.is_empty() {
-            let _ = writeln!(text, "\nnothing grew within the ten minutes before");
-            return text;
-        }
-        let _ = writeln!(text, "\ngrew most within the ten minutes before:");
-        let mut top_growers = table(&["10 min", "own MiB", "pid", "", "name", "cgroup"]);
-        for held in &self.top_growers {
-            top_growers.add_row([
-                grown(held.growth),
-                mib(held.own_bytes),
-                held.pid.to_string(),
-                String::new(),
-                held.comm.escape_debug().to_string(),
-                held.place(),
-            ]);
-        }
-        for group in &self.growing_cgroups {
-            let cells = [grown(group.growth), mib(group.own_bytes)];
-            let none = [String::new(), String::new(), "(cgroup)".to_owned()];
-            top_growers.add_row(cells.into_iter().chain(none).chain([group.place()]));
-        }
-        let _ = writeln!(text, "{top_growers}");
-        text
-    }
+/// A table with two columns of text at the end.
+fn table(header: &[&str]) -> comfy_table::Table {
+    format::table(NOTHING, header, header.len().saturating_sub(2))
 }
 
-fn grown(growth: Growth) -> String {
+fn limits(cgroups: &[CgroupLimits]) -> comfy_table::Table {
+    let mut table = table(&["MiB", "limit", "high", "swap", "kills", "cgroup"]);
+    let some = |bytes: Option<u64>| bytes.map_or_else(String::new, mib);
+    for cgroup in cgroups {
+        table.add_row([
+            some(cgroup.current_bytes),
+            some(cgroup.max_bytes),
+            some(cgroup.high_bytes),
+            some(cgroup.swap_bytes),
+            cgroup.oom_kills.map_or_else(String::new, |n| n.to_string()),
+            cgroup.path.escape_debug().to_string(),
+        ]);
+    }
+    table
+}
+
+fn ten_minutes(growth: Growth) -> String {
     format!("{:+.1}", growth.ten_minutes_bytes as f64 / f64::from(1 << 20))
 }
 
-/// Numbers first; the last two columns are text.
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_preset(NOTHING).set_header(header);
-    let numbers = header.len().saturating_sub(2);
-    for column in table.column_iter_mut().take(numbers) {
-        column.set_cell_alignment(CellAlignment::Right);
+fn largest(processes: &[ProcessUsage]) -> comfy_table::Table {
+    let mut table = table(&["own MiB", "10 min", "pid", "adj", "name", "cgroup"]);
+    for process in processes {
+        table.add_row([
+            mib(process.own_bytes),
+            ten_minutes(process.growth),
+            process.pid.to_string(),
+            process.oom_score_adj.to_string(),
+            process.comm.escape_debug().to_string(),
+            format::cgroup(process.cgroup, process.cgroup_path.as_deref()),
+        ]);
+    }
+    table
+}
+
+fn growers(processes: &[ProcessUsage], cgroups: &[CgroupUsage]) -> comfy_table::Table {
+    let mut table = table(&["10 min", "own MiB", "pid", "", "name", "cgroup"]);
+    for process in processes {
+        table.add_row([
+            ten_minutes(process.growth),
+            mib(process.own_bytes),
+            process.pid.to_string(),
+            String::new(),
+            process.comm.escape_debug().to_string(),
+            format::cgroup(process.cgroup, process.cgroup_path.as_deref()),
+        ]);
+    }
+    for cgroup in cgroups {
+        table.add_row([
+            ten_minutes(cgroup.growth),
+            mib(cgroup.own_bytes),
+            String::new(),
+            String::new(),
+            "(cgroup)".to_owned(),
+            format::cgroup(cgroup.cgroup, cgroup.cgroup_path.as_deref()),
+        ]);
     }
     table
 }
 
 #[cfg(test)]
 mod tests {
-    use sensor_ebpf::event;
+    use sensor_core::common::text;
 
     use super::*;
-    use crate::events::decode::{decode, tests::kill};
 
-    fn event(what: EventKind) -> Event {
-        Event { id: "b-1".into(), seq: 1, time: String::new(), what, report: None }
+    fn task_info(comm: &[u8]) -> TaskInfo {
+        TaskInfo {
+            pid: 7,
+            tid: 7,
+            comm: text::name(comm),
+            uid: 0,
+            oom_score_adj: 0,
+            cgroup_id: 9,
+            cgroup: Some("/\u{1b}[2J".into()),
+            workload: WorkloadId { unit: Some("\u{1b}a".into()), ..WorkloadId::default() },
+        }
+    }
+
+    fn kill(comm: &[u8], context: Option<AllocContext>) -> Event {
+        let memory = VictimMemory {
+            anon_bytes: 40_960,
+            file_bytes: 0,
+            shmem_bytes: 0,
+            swap_bytes: 0,
+            page_tables_bytes: 0,
+            virtual_bytes: 0,
+        };
+        let kind = EventKind::OomKill {
+            oom_type: OomType::Memcg,
+            victim: task_info(comm),
+            trigger: task_info(comm),
+            memory,
+            context,
+            memory_back_seconds: None,
+        };
+        Event { id: "b-1".into(), seq: 1, time: String::new(), kind, report: None }
     }
 
     #[test]
-    fn what_was_asked_for_is_told_only_where_it_was_measured() {
-        let of = |kill: &event::OomKill| {
-            let (_, mut what) = decode(bytemuck::bytes_of(kill), 4096, "b").expect("decodes");
-            what.name_constraint(&[Some("none".into()), None, None, Some("memcg".into())]);
-            event(what)
+    fn the_allocation_is_shown_only_if_it_was_measured() {
+        let json = |event: &Event| serde_json::to_value(event).expect("serialises");
+        let unknown = kill(b"x", None);
+        assert_eq!(json(&unknown).get("context"), None);
+        assert!(!line(&unknown).contains("order"));
+        let context = AllocContext {
+            order: -1,
+            gfp_flags: "0x100cca".into(),
+            constraint: "3".into(),
+            from_log: false,
         };
-        let json = |kill: &event::OomKill| serde_json::to_value(of(kill)).expect("serialises");
-        let mut kill = kill(b"x");
-        assert_eq!(json(&kill).get("context"), None);
-        assert!(!of(&kill).to_string().contains("order"));
-        (kill.has_context, kill.order, kill.gfp_flags, kill.constraint) = (1, -1, 0x10_0cca, 3);
-        let context =
+        let mut known = kill(b"x", Some(context));
+        known.kind.name_constraint(&[Some("none".into()), None, None, Some("memcg".into())]);
+        let expected =
             serde_json::json!({ "order": -1, "gfp_flags": "0x100cca", "constraint": "memcg" });
-        assert_eq!(json(&kill)["context"], context);
-        let said = of(&kill).to_string();
-        assert!(said.ends_with(", order -1, gfp 0x100cca, constraint memcg"), "{said}");
-        kill.constraint = 7;
-        assert_eq!(json(&kill)["context"]["constraint"], "7", "a name that BTF does not have");
+        assert_eq!(json(&known)["context"], expected);
+        let text = line(&known);
+        assert!(text.ends_with(", order -1, gfp 0x100cca, constraint memcg"), "{text}");
+        assert!(whole(&known).contains("allocation   order -1, gfp 0x100cca"), "{text}");
     }
 
     #[test]
     fn no_escape_sequence_reaches_a_terminal() {
-        let hostile = kill(b"\x1b[2J\"\n\\\xff\xc2\x9b31m");
-        let (_, what) = decode(bytemuck::bytes_of(&hostile), 4096, "b").expect("decodes");
-        let event = event(what);
-        let shown = event.to_string();
+        let mut event = kill(b"\x1b[2J\"\n\\\xff\xc2\x9b31m", None);
+        event.report = Some(
+            OomReport {
+                contradictions: vec!["\u{1b}[31m".into()],
+                oom_cgroup: Some("/\u{1b}".into()),
+                usage_age_seconds: Some(1.0),
+                ..OomReport::default()
+            }
+            .into(),
+        );
+        let shown = line(&event);
         assert!(!shown.contains(|c: char| c.is_control()), "{shown:?}");
+        let shown = whole(&event);
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
         let json = serde_json::to_string(&event).expect("serialises");
         assert!(!json.contains(|c: char| c.is_control()), "{json:?}");
         assert_eq!(serde_json::from_str::<Event>(&json).expect("parses"), event);

@@ -9,4 +9,4 @@ pub mod history;
 pub mod sampler;
 pub mod scopes;
 pub mod settings;
-mod stall_counter;
+pub mod stall_counter;

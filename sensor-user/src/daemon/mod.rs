@@ -9,13 +9,13 @@
 //! * [`systemd`]: notifications to the supervisor.
 //! * [`verdict_store`]: the verdict, saved over a restart.
 
-mod compose;
+pub mod compose;
 pub mod config;
 pub mod failure;
 pub mod hardening;
-mod listeners;
+pub mod listeners;
 mod optional_address;
 pub mod run;
-mod systemd;
-mod threads;
-mod verdict_store;
+pub mod systemd;
+pub mod threads;
+pub mod verdict_store;

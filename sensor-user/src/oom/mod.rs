@@ -5,7 +5,7 @@
 //! * [`report_builder`]: puts the report together; pure.
 //! * [`stall_history`]: stalls of the minute before; pure.
 
-mod decode;
+pub mod decode;
 pub mod event_reader;
 mod report_builder;
 mod stall_history;

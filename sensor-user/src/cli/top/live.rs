@@ -5,23 +5,24 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
-use super::{By, Top, screen::Screen};
+use super::{screen::Screen, sort::By};
+use crate::serve::admin_protocol::Top;
 
-/// Between two questions.
-const EVERY: Duration = Duration::from_secs(1);
+/// Time between two requests.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Until somebody quits. `ask` asks the daemon; only its first failure ends the screen, later ones are shown
-/// on it, for a daemon may be started anew.
+/// Runs until a key quits. `ask` asks the daemon. Its first failure ends the screen; later ones are shown on
+/// it, because the daemon may be restarted.
 pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
     let mut screen = Screen::new(by);
     let mut top = ask()?;
-    screen.take_in(&mut top);
+    screen.update(&mut top);
     let mut terminal = ratatui::try_init()?;
     let ended = (|| {
-        let (mut trouble, mut due) = (None, Instant::now() + EVERY);
+        let (mut error, mut due) = (None, Instant::now() + INTERVAL);
         loop {
             let size = terminal.size()?;
-            terminal.draw(|frame| screen.draw(frame, &top, trouble.as_deref()))?;
+            terminal.draw(|frame| screen.draw(frame, &top, error.as_deref()))?;
             if event::poll(due.saturating_duration_since(Instant::now()))? {
                 if let Event::Key(key) = event::read()?
                     && key.kind == KeyEventKind::Press
@@ -35,16 +36,16 @@ pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
                 }
                 continue;
             }
-            due = Instant::now() + EVERY;
+            due = Instant::now() + INTERVAL;
             if screen.paused {
                 continue;
             }
             match ask() {
                 Ok(answer) => {
-                    (top, trouble) = (answer, None);
-                    screen.take_in(&mut top);
+                    (top, error) = (answer, None);
+                    screen.update(&mut top);
                 }
-                Err(e) => trouble = Some(format!("{e:#}")),
+                Err(e) => error = Some(format!("{e:#}")),
             }
         }
     })();

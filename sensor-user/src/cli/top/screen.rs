@@ -1,5 +1,5 @@
-//! The live screen of `memsensor top`: what a key does, and what is drawn. No terminal here, so all of it
-//! is tested without one.
+//! The live screen of `memsensor top`: what keys do, and what is drawn. Needs no terminal, so tests cover all
+//! of it.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,18 @@ use ratatui::{
     widgets::{Cell, Paragraph, Row, Table},
 };
 
-use super::{By, Summary, Top, age, grown, mib};
-use crate::{
+use sensor_core::{
+    model::memory_usage::{CgroupUsage, ProcessUsage},
     verdict::signals::Signal,
-    who::{CgroupUsage, ProcessUsage},
+};
+
+use super::{
+    sort::{By, sort},
+    tables::process_cells,
+};
+use crate::{
+    cli::format::{self, age, growth_mib, mib},
+    serve::admin_protocol::{HostSummary, Top},
 };
 
 /// What is listed.
@@ -45,20 +53,20 @@ pub(super) struct Screen {
 
 const HELP: &str = "\
 Tab p c   processes, cgroups
-M         sort by memory of their own: anonymous and shared, in memory or in swap
-1 2 3     sort by what they took within a minute, ten minutes, an hour
-S         sort cgroups by how many of their tasks are stalled
-< >       sort by the column before, after
-Up Down PgUp PgDn Home End (k j g G)   move
-Space     stop and go on
-h ?       this
+M         sort by own memory: anonymous and shared, in memory or in swap
+1 2 3     sort by growth in a minute, ten minutes, an hour
+S         sort cgroups by stalled tasks
+< >       sort by the previous, next column
+Up Down PgUp PgDn Home End (k j g G)   scroll
+Space     pause, continue
+h ?       this help
 q Esc     quit
 
-* was started since the host was last calm. 'stalled' is how many tasks of a cgroup were in reclaim,
-compaction or throttling, on average between the last two readings of that, which are ten samples
-apart; of those below it, nothing.";
+* marks processes that were started since the host was last calm. 'stalled' is the number of tasks of
+a cgroup in reclaim, compaction or throttling, averaged between the last two readings, which are ten
+samples apart; cgroups below are not included.";
 
-/// The columns that can be sorted by, in their order.
+/// Columns that can be sorted by, in their order.
 const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];
 
 impl Screen {
@@ -74,7 +82,7 @@ impl Screen {
         }
     }
 
-    /// What a key does; false to quit.
+    /// Handles a key; returns false to quit.
     pub(super) fn key(&mut self, key: KeyCode, page: usize) -> bool {
         let at = ORDER.iter().position(|by| *by == self.by).unwrap_or(0);
         match key {
@@ -119,19 +127,19 @@ impl Screen {
         (self.by, self.from) = (by, 0);
     }
 
-    /// Takes in an answer.
-    pub(super) fn take_in(&mut self, top: &mut Top) {
+    /// Takes an answer of the daemon.
+    pub(super) fn update(&mut self, top: &mut Top) {
         if let Some(now) = top.stall_clock_seconds {
-            self.read_clock(now, top.who.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)));
+            self.read_clock(now, top.usage.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)));
         }
         self.order(top);
     }
 
-    /// The daemon reads the stall clock less often than it is asked: what a difference is of is the time
-    /// between two readings, not between two answers.
+    /// The daemon reads the stall clock less often than it is asked: a difference is over the time between
+    /// two readings, not between two answers.
     fn read_clock(&mut self, now: f64, seconds: impl Iterator<Item = (u64, f64)>) {
         match &mut self.clock {
-            // The same reading again, maybe with cgroups that were not in the list.
+            // The same reading again, perhaps with cgroups that were not listed before.
             Some((then, known)) if now <= *then => known.extend(seconds),
             clock => {
                 let seconds: BTreeMap<_, _> = seconds.collect();
@@ -154,10 +162,10 @@ impl Screen {
     pub(super) fn order(&self, top: &mut Top) {
         if self.by == By::Stall {
             let stalled = |id: u64| self.stalled(id);
-            top.who.cgroups.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
-            top.who.processes.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
+            top.usage.cgroups.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
+            top.usage.processes.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
         } else {
-            top.sort(self.by);
+            sort(top, self.by);
         }
     }
 
@@ -166,7 +174,7 @@ impl Screen {
         usize::from(height.saturating_sub(5))
     }
 
-    pub(super) fn draw(&mut self, frame: &mut Frame<'_>, top: &Top, trouble: Option<&str>) {
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>, top: &Top, error: Option<&str>) {
         let [head, body, foot] =
             Layout::vertical([Constraint::Length(3), Constraint::Min(1), Constraint::Length(1)])
                 .areas(frame.area());
@@ -176,17 +184,17 @@ impl Screen {
         } else {
             self.list(frame, body, top);
         }
-        let keys = "Tab processes/cgroups  M 1 2 3 S sort  Space stop  h help  q quit";
-        let foot_line = match trouble {
-            Some(trouble) => Line::styled(trouble.escape_debug().to_string(), Modifier::BOLD),
-            None if self.paused => Line::styled("stopped; Space goes on", Modifier::REVERSED),
+        let keys = "Tab processes/cgroups  M 1 2 3 S sort  Space pause  h help  q quit";
+        let foot_line = match error {
+            Some(error) => Line::styled(error.escape_debug().to_string(), Modifier::BOLD),
+            None if self.paused => Line::styled("paused; Space continues", Modifier::REVERSED),
             None => Line::styled(keys, Modifier::DIM),
         };
         frame.render_widget(Paragraph::new(foot_line), foot);
     }
 
     fn head(&self, top: &Top) -> Text<'static> {
-        let Summary { state, weight, signals } = &top.host;
+        let HostSummary { state, weight, signals } = &top.host;
         let percent = |signal: Signal| {
             signals
                 .get(signal.name())
@@ -194,8 +202,8 @@ impl Screen {
         };
         let verdict = format!(" {} ", if state.is_empty() { "no verdict" } else { state });
         let style = if state == "ready" { Style::new() } else { Style::new().reversed().bold() };
-        let calm = match top.who.calm_seconds_ago {
-            Some(ago) => format!("last calm {} ago, * is new since", age(ago)),
+        let calm = match top.usage.calm_seconds_ago {
+            Some(ago) => format!("last calm {} ago, * started since", age(ago)),
             None => "calm".to_owned(),
         };
         Text::from(vec![
@@ -214,28 +222,28 @@ impl Screen {
             )),
             Line::raw(format!(
                 "{} processes in {} cgroups, {:.1} s ago{}; by {}",
-                top.who.seen,
-                top.who.cgroups_seen,
+                top.usage.seen,
+                top.usage.cgroups_seen,
                 top.seen_seconds_ago,
-                if top.who.usage_from_proc { ", read from /proc" } else { "" },
+                if top.usage.usage_from_proc { ", read from /proc" } else { "" },
                 self.by.label(),
             )),
         ])
     }
 
     fn list(&mut self, frame: &mut Frame<'_>, area: Rect, top: &Top) {
-        let (processes, cgroups) = (&top.who.processes, &top.who.cgroups);
+        let (processes, cgroups) = (&top.usage.processes, &top.usage.cgroups);
         let count = if self.view == View::Processes { processes.len() } else { cgroups.len() };
         let room = usize::from(area.height.saturating_sub(1));
         self.from = self.from.min(count.saturating_sub(room));
         let table = if self.view == View::Processes {
-            let rows = processes.iter().skip(self.from).take(room).map(process);
+            let rows = processes.iter().skip(self.from).take(room).map(process_row);
             let header = ["own MiB", "swap", "file", "1 min", "10 min", "1 h", "pid", "age", "adj"];
             let widths = [9, 8, 8, 9, 9, 9, 8, 8, 5];
             table(rows.collect(), &header, &widths, &["name", "cgroup"], &[18])
         } else {
             let rows = cgroups.iter().skip(self.from).take(room);
-            let rows = rows.map(|group| cgroup(group, self.stalled(group.cgroup)));
+            let rows = rows.map(|cgroup| cgroup_row(cgroup, self.stalled(cgroup.cgroup)));
             let header = ["own MiB", "swap", "1 min", "10 min", "1 h", "stalled", "processes"];
             table(rows.collect(), &header, &[9, 8, 9, 9, 9, 8, 9], &["cgroup"], &[])
         };
@@ -247,24 +255,29 @@ fn number(text: String) -> Cell<'static> {
     Cell::from(Text::from(text).alignment(Alignment::Right))
 }
 
-fn process(held: &ProcessUsage) -> Row<'static> {
-    let [numbers @ .., name, place] = super::cells(held);
+fn process_row(process: &ProcessUsage) -> Row<'static> {
+    let [numbers @ .., name, place] = process_cells(process);
     Row::new(numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(place)]))
 }
 
-fn cgroup(group: &CgroupUsage, stalled: f64) -> Row<'static> {
-    let [minute, ten, hour] = grown(group.growth);
+fn cgroup_row(cgroup: &CgroupUsage, stalled: f64) -> Row<'static> {
+    let [minute, ten, hour] = growth_mib(cgroup.growth);
     let stalled = if stalled > 0.0 { format!("{stalled:.2}") } else { String::new() };
     let numbers = [
-        mib(group.own_bytes),
-        mib(group.swap_bytes),
+        mib(cgroup.own_bytes),
+        mib(cgroup.swap_bytes),
         minute,
         ten,
         hour,
         stalled,
-        group.processes.to_string(),
+        cgroup.processes.to_string(),
     ];
-    Row::new(numbers.map(number).into_iter().chain([Cell::from(group.place())]))
+    Row::new(
+        numbers
+            .map(number)
+            .into_iter()
+            .chain([Cell::from(format::cgroup(cgroup.cgroup, cgroup.cgroup_path.as_deref()))]),
+    )
 }
 
 /// Columns of numbers, then of names; the last has what room there is.
@@ -286,7 +299,7 @@ fn table(
 mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
-    use super::{super::tests::top, *};
+    use super::{super::sort::tests::top, *};
 
     fn drawn(screen: &mut Screen, top: &Top) -> String {
         let mut terminal = Terminal::new(TestBackend::new(120, 12)).expect("a terminal");
@@ -304,7 +317,7 @@ mod tests {
     fn it_shows_the_verdict_and_who_has_the_memory() {
         let mut top = top();
         let mut screen = Screen::new(By::Memory);
-        screen.take_in(&mut top);
+        screen.update(&mut top);
         let text = drawn(&mut screen, &top);
         for part in
             ["degraded", "weight 35 %", "all - / 12.5 %", "large", "*grew", "\\u{1b}[31mleaks"]
@@ -316,9 +329,9 @@ mod tests {
         let text = drawn(&mut screen, &top);
         assert!(text.contains("processes") && text.contains("owned"), "{text}");
         press(&mut screen, &[KeyCode::Char('h')]);
-        assert!(drawn(&mut screen, &top).contains("sort by memory of their own"));
+        assert!(drawn(&mut screen, &top).contains("sort by own memory"));
         press(&mut screen, &[KeyCode::Esc]);
-        assert!(!drawn(&mut screen, &top).contains("sort by memory of their own"));
+        assert!(!drawn(&mut screen, &top).contains("sort by own memory"));
     }
 
     #[test]
@@ -327,7 +340,7 @@ mod tests {
         let mut screen = Screen::new(By::Memory);
         let first = |screen: &Screen, top: &mut Top| {
             screen.order(top);
-            top.who.processes[0].pid
+            top.usage.processes[0].pid
         };
         assert_eq!(first(&screen, &mut top), 1);
         press(&mut screen, &[KeyCode::Char('1')]);
@@ -345,7 +358,7 @@ mod tests {
         assert_eq!(screen.from, 0);
         press(&mut screen, &[KeyCode::Char(' '), KeyCode::Tab]);
         assert!(screen.paused && screen.view == View::Cgroups);
-        assert!(drawn(&mut screen, &top).contains("Space goes on"));
+        assert!(drawn(&mut screen, &top).contains("Space continues"));
         assert!(!screen.key(KeyCode::Char('q'), 5) && !screen.key(KeyCode::Esc, 5));
     }
 
@@ -367,8 +380,8 @@ mod tests {
             ("one of its readings on", Some(42.0), 8.0, 0.5),
         ] {
             top.stall_clock_seconds = clock;
-            top.who.cgroups[0].stall_seconds = stall_seconds;
-            screen.take_in(&mut top);
+            top.usage.cgroups[0].stall_seconds = stall_seconds;
+            screen.update(&mut top);
             assert!((screen.stalled(1) - stalled).abs() < 1e-9, "{why}: {}", screen.stalled(1));
         }
         press(&mut screen, &[KeyCode::Char('S')]);

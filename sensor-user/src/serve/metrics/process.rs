@@ -12,7 +12,7 @@ use prometheus_client::{
 use crate::host::footprint::Footprint;
 
 /// Writes them, and how much of it is locked; what cannot be read is left out.
-pub fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+pub(super) fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let Ok(process) = Process::myself() else { return Ok(()) };
     let Ok(stat) = process.stat() else { return Ok(()) };
     let ticks = procfs::ticks_per_second() as f64;

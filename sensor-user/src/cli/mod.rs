@@ -1,0 +1,22 @@
+//! The command line.
+//!
+//! * [`args`]: commands and options, with their help.
+//! * [`dispatch`]: what each command does; [`exit`]: errors as one line and an exit code.
+//! * [`admin_client`], [`readyz_client`]: ask the running daemon.
+//! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands.
+//! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout; [`logging`].
+
+pub mod admin_client;
+pub mod args;
+pub mod check;
+pub mod dispatch;
+pub mod drain_wait;
+pub mod exit;
+pub mod format;
+pub mod logging;
+mod output;
+pub mod probes;
+pub mod readyz_client;
+pub mod rules;
+pub mod show_event;
+pub mod top;
