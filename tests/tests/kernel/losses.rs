@@ -27,7 +27,7 @@ fn an_end_without_a_begin_is_logged_with_its_probe() {
     ]) {
         bench.run(program, &[(arg, 0)]);
         assert_eq!(bench.lost(), BTreeMap::from([("unmatched_end", before + 1)]), "{program}");
-        let what = format!("{probe}: end without a begin, not timed");
+        let what = format!("{probe}: unmatched_end, end without a begin, not timed");
         assert_eq!(bench.messages(), [about(&what, "thread", tid().into())], "{program}");
     }
 }
@@ -45,7 +45,8 @@ fn a_begin_without_an_end_is_logged_with_its_probe() {
         assert_eq!(bench.messages(), [""; 0], "{program}: nothing is lost yet");
         bench.run(program, &[]);
         assert_eq!(bench.lost(), BTreeMap::from([("unmatched_begin", before + 1)]), "{program}");
-        let what = format!("{probe}: begin without an end, the earlier begin is dropped");
+        let what =
+            format!("{probe}: unmatched_begin, begin without an end, the earlier begin is dropped");
         assert_eq!(bench.messages(), [about(&what, "thread", tid().into())], "{program}");
     }
 }
@@ -60,7 +61,8 @@ fn a_full_bucket_is_logged_with_the_evicted_thread() {
     bench.run("direct_begin", &[]);
     assert_eq!(bench.lost(), BTreeMap::from([("inflight_evicted", 2)]));
     let evicted = |probe: &str| {
-        let what = format!("{probe}: in-flight bucket full, its oldest task is dropped");
+        let what =
+            format!("{probe}: inflight_evicted, in-flight bucket full, its oldest task is dropped");
         about(&what, "thread", u64::from(tid()) + 1)
     };
     assert_eq!(bench.messages(), [evicted("kswapd"), evicted("direct_reclaim")]);
@@ -75,7 +77,7 @@ fn a_full_ring_buffer_is_logged_with_the_victim() {
     }
     assert_eq!(bench.lost(), BTreeMap::from([("ring_full", 1)]));
     // The process id of a task that cannot be read is 0.
-    let what = "oom_kill: event dropped, the ring buffer is full";
+    let what = "oom_kill: ring_full, event dropped, the ring buffer is full";
     assert_eq!(bench.messages(), [about(what, "event about process", 0)]);
 }
 
@@ -85,7 +87,7 @@ fn a_full_table_of_victims_is_logged_with_the_victim() {
     kills::fill_victims(&mut bench);
     kills::oom_kill(&bench);
     assert_eq!(bench.lost(), BTreeMap::from([("victims_full", 1)]));
-    let what = "victim_exit: table of OOM victims full, the exit is not timed";
+    let what = "victim_exit: victims_full, table of OOM victims full, the exit is not timed";
     assert_eq!(bench.messages(), [about(what, "victim", 0)]);
 }
 
@@ -96,7 +98,7 @@ fn a_rate_limited_event_is_logged_with_its_target() {
     kills::set_last_event(&mut bench, u64::MAX);
     kills::kill_signal(&bench, 9, 0, 0);
     assert_eq!(bench.lost(), BTreeMap::from([("rate_limited", 1)]));
-    let what = "kill_signal: event dropped by the rate limit, the signal is counted";
+    let what = "kill_signal: rate_limited, event dropped by the rate limit, the signal is counted";
     assert_eq!(bench.messages(), [about(what, "target process", 0)]);
 }
 
@@ -110,8 +112,16 @@ fn other_losses_are_logged_with_their_probes() {
     assert_eq!(
         bench.messages(),
         [
-            about("victim_exit: task exited before the end, not timed", "thread", tid().into()),
-            about("kswapd: NUMA node out of range, not counted", "node", MAX_NODES as u64),
+            about(
+                "victim_exit: abandoned, task exited before the end, not timed",
+                "thread",
+                tid().into()
+            ),
+            about(
+                "kswapd: node_out_of_range, NUMA node out of range, not counted",
+                "node",
+                MAX_NODES as u64
+            ),
         ]
     );
 }

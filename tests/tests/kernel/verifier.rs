@@ -23,9 +23,11 @@ use crate::bench;
 /// Programs that belong to no probe.
 const HARNESS: [&str; 2] = ["whoami", "empty"];
 
-/// The object with the globals of this kernel, and the programs to load with their probe's losses,
-/// or why not.
-fn open(bpf_log: BpfLog) -> (Ebpf, Vec<(&'static Program, Result<(), String>)>) {
+/// Every program, and why this kernel cannot have it.
+type Planned = Vec<(&'static Program, Result<(), String>)>;
+
+/// The object as in service on this kernel.
+fn open(bpf_log: BpfLog) -> (Ebpf, Planned) {
     let (_, plan) = bench::plan();
     let config = Config { bpf_log, ..Config::default() };
     let ebpf = load::open(&config, &plan).expect("open");
