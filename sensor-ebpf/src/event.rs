@@ -147,8 +147,8 @@ pub struct KillSignal {
 pub struct CgroupMade {
     /// [`Tag::CgroupMade`].
     pub tag: u32,
-    /// Bytes of the path with its NUL, at most [`PATH`]. As an `i32`, negative if the path could not
-    /// be read.
+    /// Bytes of the path with its NUL, at most [`PATH`]. As an `i32`, negative if the path could
+    /// not be read.
     pub path_len: u32,
     /// Its id: the inode number of its directory.
     pub id: u64,

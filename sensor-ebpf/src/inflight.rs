@@ -3,8 +3,8 @@
 //!
 //! A begin/end pair needs a start time per task. A hash map costs 350 ns per pair when caches are
 //! cold, and in reclaim they always are. Here the thread id selects one bucket of four slots in a
-//! plain array, which the JIT reaches without a helper call. The algorithm on a bucket is here, pure
-//! and tested; the map that holds the buckets is `bpf::inflight`.
+//! plain array, which the JIT reaches without a helper call. The algorithm on a bucket is here,
+//! pure and tested; the map that holds the buckets is `bpf::inflight`.
 //!
 //! Bounds: a begin without an end leaks at most one slot, until its task exits (the `process_exit`
 //! program removes it) or a fifth task needs the bucket; then the oldest task is evicted and
@@ -163,7 +163,7 @@ impl Bucket {
         (how, was)
     }
 
-    /// `aux` of the owner's last stall, if that ended less than [`RECENT_NS`] ago. A thrashing task
+    /// `aux` of the owner's last stall, if that ended less than `RECENT_NS` ago. A thrashing task
     /// reclaims thousands of times per second, and reading its cgroup's id touches five cold cache
     /// lines. A task that moves to another cgroup is charged to the old one for that time longer.
     #[inline(always)]
@@ -205,8 +205,8 @@ impl Bucket {
     }
 
     /// The outermost stall of `tid` that can contain others. Soft-limit reclaim is part of another
-    /// stall, and kswapd's work is not a stall. The sleep before reclaim contains no other stall: if
-    /// it looks active, its end was missed.
+    /// stall, and kswapd's work is not a stall. The sleep before reclaim contains no other stall:
+    /// if it looks active, its end was missed.
     #[inline(always)]
     pub fn stall_of(&mut self, tid: u32) -> Option<&mut Slot> {
         self.0.iter_mut().find(|s| {
@@ -216,7 +216,8 @@ impl Bucket {
         })
     }
 
-    /// What `tid` scans for: the kind it is inside. Soft-limit reclaim counts as the kind around it.
+    /// What `tid` scans for: the kind it is inside. Soft-limit reclaim counts as the kind around
+    /// it.
     #[inline(always)]
     pub fn scanner(&self, tid: u32) -> Option<Kind> {
         for s in &self.0 {
@@ -251,9 +252,9 @@ impl Bucket {
         for s in &self.0 {
             // The kind, if the task is ours; one comparison, for the verifier walks every path.
             let kind = s.owner ^ (u64::from(tid) << 8);
-            // An ended slot has start 0, so the sum is its end. The caller is not inside reclaim, so
-            // a slot that looks active has ended and its end was skipped (Loss::Recursion): then the
-            // sum is some time within it, which is exact enough.
+            // An ended slot has start 0, so the sum is its end. The caller is not inside reclaim,
+            // so a slot that looks active has ended and its end was skipped (Loss::Recursion):
+            // then the sum is some time within it, which is exact enough.
             let ended_ns = s.start_ns.wrapping_add(s.inner_ns);
             if kind.wrapping_sub(Kind::Direct as u64) < 2 && ended_ns >= last.ended_ns {
                 last = Reclaim { memcg: kind == Kind::Memcg as u64, ended_ns };

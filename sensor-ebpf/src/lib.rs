@@ -24,8 +24,8 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::needless_pass_by_value,
-    reason = "the verifier sees a BPF program as one function; arguments are words, and the event's \
-              type says how much of one counts; contexts are passed in the kernel's way"
+    reason = "the verifier sees a BPF program as one function; arguments are words, of which the \
+              event's type says how much counts; contexts are passed in the kernel's way"
 )]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 

@@ -1,7 +1,7 @@
 //! What the kernel half could not keep, counted by reason. Every bound has a reason of its own.
 //!
-//! A probe declares which of these it can lose ([`crate::spec::Probe::losses`]); its programs cannot
-//! count any other, see `bpf::lost`.
+//! A probe declares which of these it can lose ([`crate::spec::Probe::losses`]); its programs
+//! cannot count any other, see `bpf::lost`.
 
 use crate::probe_id::Id;
 
@@ -21,11 +21,11 @@ macro_rules! losses {
             /// Every reason, in the order of the row's words.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
-            /// What happened and what is missing because of it, for the debug log.
+            /// Reason, and what is missing because of it, for the debug log.
             #[inline(always)]
-            pub const fn meaning(self) -> &'static str {
+            pub const fn message(self) -> &'static str {
                 match self {
-                    $(Self::$name => $meaning,)*
+                    $(Self::$name => concat!($label, ", ", $meaning),)*
                 }
             }
         }

@@ -124,6 +124,18 @@ pub struct Arg {
     pub ty: ArgType,
 }
 
+impl Arg {
+    /// An integer argument.
+    pub(crate) const fn int(param: &'static str, global: &'static str) -> Self {
+        Self { param, global, ty: ArgType::Int }
+    }
+
+    /// An argument that points to `to`.
+    pub(crate) const fn ptr(param: &'static str, global: &'static str, to: &'static str) -> Self {
+        Self { param, global, ty: ArgType::Ptr(to) }
+    }
+}
+
 /// The type that an argument must have to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ArgType {

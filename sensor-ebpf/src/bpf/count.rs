@@ -27,8 +27,8 @@ pub(crate) unsafe trait Counters: Sized {
 pub(crate) fn row<S: Counters>() -> Option<&'static mut S> {
     const { assert!(size_of::<S>() <= ROW_WORDS * 8 && align_of::<S>() == 8) };
     let row = COUNTERS.get_ptr_mut(S::ID as u32)?;
-    // SAFETY: the map value is as large as a Row, S fits into it (above), and any bits are a valid S
-    // (its Counters). On one CPU the kernel never runs a program twice at a time, but it may
+    // SAFETY: the map value is as large as a Row, S fits into it (above), and any bits are a valid
+    // S (its Counters). On one CPU the kernel never runs a program twice at a time, but it may
     // preempt it (programs at functions; from 7.x tracepoints too): for words that two programs
     // write, use `add_atomic`.
     Some(unsafe { &mut *row.cast::<S>() })

@@ -1,8 +1,9 @@
-//! Duration of reclaim per cgroup: a histogram for each kind, only if the configuration asks for it.
+//! Duration of reclaim per cgroup: a histogram for each kind, only if the configuration asks for
+//! it.
 //!
-//! The stall clock (`super::stall`) is charged when a slot is given to another task, which is rare; a
-//! histogram is touched at every end. So it is behind a switch in frozen read-only data: while it is
-//! off the verifier removes the code.
+//! The stall clock (`super::stall`) is charged when a slot is given to another task, which is
+//! rare; a histogram is touched at every end. So it is behind a switch in frozen read-only data:
+//! while it is off the verifier removes the code.
 
 use aya_ebpf::{Global, macros::map, maps::LruHashMap};
 

@@ -2,9 +2,9 @@
 //!
 //! The counters (`memsensor_events_lost_total`) are complete and name only a reason. The log names
 //! the probe, the event or task concerned and the process that was running, at most
-//! [`crate::log_limit::MESSAGES`] times per second and CPU. Its level is frozen read-only data: while
-//! it is off the verifier removes the code. It cannot report what the kernel half does not see:
-//! [`Loss::Recursion`], and evictions from LRU maps.
+//! [`crate::log_limit::MESSAGES`] times per second and CPU. Its level is frozen read-only data:
+//! while it is off the verifier removes the code. It cannot report what the kernel half does not
+//! see: [`Loss::Recursion`], and evictions from LRU maps.
 
 use aya_ebpf::{macros::map, maps::PerCpuArray};
 use aya_log_ebpf::{
@@ -45,7 +45,7 @@ pub(crate) use declared;
 struct Message {
     /// What lost it: a probe, or the stall clock.
     by: &'static str,
-    meaning: &'static str,
+    why: &'static str,
     noun: &'static str,
     value: u64,
 }
@@ -55,7 +55,7 @@ struct Message {
 pub(crate) fn record(by: &'static str, why: Loss, noun: &'static str, value: impl FnOnce() -> u64) {
     count::add(why as usize);
     if level_enabled(Level::Warn) {
-        write(&Message { by, meaning: why.meaning(), noun, value: value() });
+        write(&Message { by, why: why.message(), noun, value: value() });
     }
 }
 
@@ -70,6 +70,6 @@ fn write(message: &Message) {
     if !unsafe { &mut *window }.admit(clock::now()) {
         return;
     }
-    let Message { by, meaning, noun, value } = *message;
-    warn!((), "{}: {}; {} {} (current process {})", by, meaning, noun, value, task::tgid());
+    let Message { by, why, noun, value } = *message;
+    warn!((), "{}: {}; {} {} (current process {})", by, why, noun, value, task::tgid());
 }

@@ -32,8 +32,8 @@ fn at(base: u64, offset: &Global<u32>) -> u64 {
 /// Reads a member of the kernel structure at `base`; 0 if the address cannot be read.
 ///
 /// The helper writes zeros where it cannot read (kernel/trace/bpf_trace.c,
-/// bpf_probe_read_kernel_common, since 5.5), so no branch is needed: twenty reads with a branch each
-/// are more paths than the verifier of 6.1 accepts.
+/// bpf_probe_read_kernel_common, since 5.5), so no branch is needed: twenty reads with a branch
+/// each are more paths than the verifier of 6.1 accepts.
 #[inline(always)]
 pub(crate) fn read<T: Copy + Default>(base: u64, offset: &Global<u32>) -> T {
     let mut value = T::default();
@@ -76,8 +76,8 @@ impl Member for Probed {
 /// Reads through a pointer whose type the verifier knows: one instruction, and a fault reads as 0.
 /// Four of these cost as much as one bpf_probe_read_kernel.
 ///
-/// The offset is in frozen read-only data, so the verifier sees a constant and checks it against the
-/// type. Only assembly keeps the compiler from folding it into the access.
+/// The offset is in frozen read-only data, so the verifier sees a constant and checks it against
+/// the type. Only assembly keeps the compiler from folding it into the access.
 pub(crate) struct Typed;
 
 macro_rules! load {

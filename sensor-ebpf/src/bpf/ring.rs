@@ -12,11 +12,10 @@ static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
 /// Sends an event of a probe about process `tgid`, or counts it as lost.
 #[inline(always)]
 pub(crate) fn send<S: Counters, T: Copy + 'static>(event: T, tgid: u32) {
-    match EVENTS.reserve::<T>(0) {
-        Some(mut entry) => {
-            entry.write(event);
-            entry.submit(0);
-        }
-        None => lost!(S, Loss::RingFull, "event about process", tgid),
-    }
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        lost!(S, Loss::RingFull, "event about process", tgid);
+        return;
+    };
+    entry.write(event);
+    entry.submit(0);
 }

@@ -1,10 +1,10 @@
 //! The stall clock: nanoseconds that tasks were stalled on memory, per cgroup and cause.
 //!
-//! Exclusive: the time of a stall inside another stall (throttling inside direct reclaim) is charged
-//! once, to the inner cause. The totals per cause are in the probes' rows; here is the split by
-//! cgroup, in one shared LRU map and not a per-CPU map: a per-CPU map of 4,096 cgroups costs 64 bytes
-//! for each of them on each possible CPU, and stalls of one cgroup are too rare for contention on the
-//! atomic add.
+//! Exclusive: the time of a stall inside another stall (throttling inside direct reclaim) is
+//! charged once, to the inner cause. The totals per cause are in the probes' rows; here is the
+//! split by cgroup, in one shared LRU map and not a per-CPU map: a per-CPU map of 4,096 cgroups
+//! costs 64 bytes for each of them on each possible CPU, and stalls of one cgroup are too rare for
+//! contention on the atomic add.
 
 use aya_ebpf::{macros::map, maps::LruHashMap};
 

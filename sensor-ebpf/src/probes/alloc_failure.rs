@@ -1,11 +1,11 @@
 //! Allocation failures: the kernel gave up on an allocation, and its caller gets no memory.
 //!
-//! The page allocator calls `warn_alloc` (mm/page_alloc.c) when it has no page to return, and vmalloc
-//! does so too. The function decides whether a warning is printed: most are not, because the caller
-//! asked for none (__GFP_NOWARN) or because of the rate limit. So a count here is not a fault by
-//! itself: callers try huge pages, network buffers and other large blocks first, and have a
-//! fallback. A vmalloc that fails for lack of pages counts twice, once for the pages and once for
-//! itself.
+//! The page allocator calls `warn_alloc` (mm/page_alloc.c) when it has no page to return, and
+//! vmalloc does so too. The function decides whether a warning is printed: most are not, because
+//! the caller asked for none (__GFP_NOWARN) or because of the rate limit. So a count here is not a
+//! fault by itself: callers try huge pages, network buffers and other large blocks first, and have
+//! a fallback. A vmalloc that fails for lack of pages counts twice, once for the pages and once
+//! for itself.
 //!
 //! A kprobe, because the function is variadic (`...`), which fentry does not support.
 //!

@@ -1,15 +1,15 @@
 //! Allocation retries: the allocator's last steps before it calls the OOM killer.
 //!
 //! `reclaim_retry_zone` (mm/page_alloc.c, should_reclaim_retry) fires for each zone that is
-//! considered before another round of reclaim; `no_progress_loops` counts rounds that freed nothing,
-//! and above MAX_RECLAIM_RETRIES (16) the allocator gives up. `compact_retry` (should_compact_retry)
-//! fires before another round of compaction.
+//! considered before another round of reclaim; `no_progress_loops` counts rounds that freed
+//! nothing, and above MAX_RECLAIM_RETRIES (16) the allocator gives up. `compact_retry`
+//! (should_compact_retry) fires before another round of compaction.
 //!
 //! Kernels: all from 5.10 on; `compact_retry` with CONFIG_COMPACTION.
 
 use core::mem::offset_of;
 
-use crate::spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit};
+use crate::spec::{Arg, Metric, Need, Probe, Program, Shape, Unit};
 
 /// Words by number of loops: 0 to MAX_RECLAIM_RETRIES + 1, and one for all above.
 pub const LOOPS: usize = 19;
@@ -26,7 +26,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "reclaim_retry",
             event: "oom:reclaim_retry_zone",
-            args: &[Arg { param: "no_progress_loops", global: "ARG_RETRY_LOOPS", ty: ArgType::Int }],
+            args: &[Arg::int("no_progress_loops", "ARG_RETRY_LOOPS")],
             one_of: &[],
             fields: &[],
             need: Need::Required,

@@ -4,10 +4,10 @@
 //! then the id cannot be resolved on the host. So the path is recorded when the cgroup is created,
 //! and user space keeps it for a while after the removal.
 //!
-//! `cgroup_mkdir` and `cgroup_rmdir` (kernel/cgroup/cgroup.c) fire for every hierarchy; only the one
-//! that charges memory counts. They have a ring buffer of their own, so that a process that creates
-//! cgroups in a loop cannot displace OOM kills, and they do not wake user space, which reads the
-//! buffer several times per second.
+//! `cgroup_mkdir` and `cgroup_rmdir` (kernel/cgroup/cgroup.c) fire for every hierarchy; only the
+//! one that charges memory counts. They have a ring buffer of their own, so that a process that
+//! creates cgroups in a loop cannot displace OOM kills, and they do not wake user space, which
+//! reads the buffer several times per second.
 //!
 //! Kernels: all from 5.10 on with cgroups.
 
@@ -16,7 +16,7 @@ use core::mem::offset_of;
 use crate::{
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Field, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Field, Metric, Need, Probe, Program, Shape, Unit},
 };
 
 /// The cgroup, and its hierarchy.
@@ -34,8 +34,8 @@ pub const PROBE: Probe = Probe {
             name: "cgroup_made",
             event: "cgroup:cgroup_mkdir",
             args: &[
-                Arg { param: "cgrp", global: "ARG_MADE_CGROUP", ty: ArgType::Ptr("cgroup") },
-                Arg { param: "path", global: "ARG_MADE_PATH", ty: ArgType::Ptr("char") },
+                Arg::ptr("cgrp", "ARG_MADE_CGROUP", "cgroup"),
+                Arg::ptr("path", "ARG_MADE_PATH", "char"),
             ],
             one_of: &[],
             fields: &FIELDS,
@@ -44,7 +44,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "cgroup_gone",
             event: "cgroup:cgroup_rmdir",
-            args: &[Arg { param: "cgrp", global: "ARG_GONE_CGROUP", ty: ArgType::Ptr("cgroup") }],
+            args: &[Arg::ptr("cgrp", "ARG_GONE_CGROUP", "cgroup")],
             one_of: &[],
             fields: &FIELDS,
             need: Need::Required,
@@ -138,9 +138,9 @@ mod kernel {
             return 0;
         };
         let made = entry.as_mut_ptr();
-        // SAFETY: `made` is the reserved record, too large for the stack, so it is written in place;
-        // the helper ends the path within PATH bytes and checks the kernel's address itself. Bytes
-        // that it does not write are from older records.
+        // SAFETY: `made` is the reserved record, too large for the stack, so it is written in
+        // place; the helper ends the path within PATH bytes and checks the kernel's address
+        // itself. Bytes that it does not write are from older records.
         unsafe {
             (*made).tag = Tag::CgroupMade as u32;
             (*made).id = id();
@@ -166,13 +166,12 @@ mod kernel {
             row.gone += 1;
         }
         let id = || task::cgroup_id::<Probed>(cgroup);
-        match CGROUPS.reserve::<CgroupGone>(0) {
-            Some(mut entry) => {
-                entry.write(CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id: id() });
-                entry.submit(QUIETLY);
-            }
-            None => lost!(State, Loss::CgroupNamesFull, "removed cgroup", id()),
-        }
+        let Some(mut entry) = CGROUPS.reserve::<CgroupGone>(0) else {
+            lost!(State, Loss::CgroupNamesFull, "removed cgroup", id());
+            return 0;
+        };
+        entry.write(CgroupGone { tag: Tag::CgroupGone as u32, unused: 0, id: id() });
+        entry.submit(QUIETLY);
         0
     }
 }

@@ -1,8 +1,8 @@
 //! Direct compaction: a task waits while the kernel moves pages to make a contiguous block.
 //!
 //! `mm_compaction_begin/_end` (mm/compaction.c, compact_zone) also fire for kcompactd. Kernel
-//! threads are not counted: no task waits for them. A write to `/proc/sys/vm/compact_memory` counts,
-//! because its writer waits.
+//! threads are not counted: no task waits for them. A write to `/proc/sys/vm/compact_memory`
+//! counts, because its writer waits.
 //!
 //! Kernels: all from 5.10 on with CONFIG_COMPACTION.
 
@@ -12,7 +12,7 @@ use crate::{
     hist::Log2Seconds,
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
     stall_kind::{Cause, Kind},
 };
 
@@ -39,7 +39,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "compact_end",
             event: "compaction:mm_compaction_end",
-            args: &[Arg { param: "status", global: "ARG_COMPACT_STATUS", ty: ArgType::Int }],
+            args: &[Arg::int("status", "ARG_COMPACT_STATUS")],
             one_of: &[],
             fields: &[layout::TASK_FLAGS],
             need: Need::Required,

@@ -13,7 +13,7 @@ use crate::{
     hist::Log2Seconds,
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Metric, Need, Probe, Program, Shape, Unit},
     stall_kind::{Cause, Kind},
 };
 
@@ -33,7 +33,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "direct_end",
             event: "vmscan:mm_vmscan_direct_reclaim_end",
-            args: &[Arg { param: "nr_reclaimed", global: "ARG_DIRECT_FREED", ty: ArgType::Int }],
+            args: &[Arg::int("nr_reclaimed", "ARG_DIRECT_FREED")],
             one_of: &[],
             fields: &[],
             need: Need::Required,

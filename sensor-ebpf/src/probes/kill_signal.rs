@@ -6,12 +6,12 @@
 //! SEND_SIG_NOINFO (0) is the kernel on behalf of a process (`cgroup.kill`); otherwise si_code <= 0
 //! is a process (SI_FROMUSER). `current` is the sender.
 //!
-//! The parent-death signal of a child is sent in the second way: if it is SIGKILL, it counts as sent
-//! by the exiting parent.
+//! The parent-death signal of a child is sent in the second way: if it is SIGKILL, it counts as
+//! sent by the exiting parent.
 //!
-//! A sender is known by its thread name, which any process can set: it is a label, not a proof, and
-//! must not displace OOM kills in the ring. So events are limited to one per 10 ms on the whole host:
-//! a limit per CPU would let threads of that name on many CPUs fill the ring.
+//! A sender is known by its thread name, which any process can set: it is a label, not a proof,
+//! and must not displace OOM kills in the ring. So events are limited to one per 10 ms on the
+//! whole host: a limit per CPU would let threads of that name on many CPUs fill the ring.
 //!
 //! Kernels: all from 5.10 on.
 
@@ -20,7 +20,7 @@ use core::mem::offset_of;
 use crate::{
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Field, Label, MAX_SENDERS, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Field, Label, MAX_SENDERS, Metric, Need, Probe, Program, Shape, Unit},
 };
 
 /// Members that describe a task, and si_code.
@@ -52,10 +52,10 @@ pub const PROBE: Probe = Probe {
         name: "kill_signal",
         event: "signal:signal_generate",
         args: &[
-            Arg { param: "sig", global: "ARG_KILL_SIG", ty: ArgType::Int },
-            Arg { param: "info", global: "ARG_KILL_INFO", ty: ArgType::Ptr("kernel_siginfo") },
-            Arg { param: "task", global: "ARG_KILL_TASK", ty: ArgType::Ptr("task_struct") },
-            Arg { param: "result", global: "ARG_KILL_RESULT", ty: ArgType::Int },
+            Arg::int("sig", "ARG_KILL_SIG"),
+            Arg::ptr("info", "ARG_KILL_INFO", "kernel_siginfo"),
+            Arg::ptr("task", "ARG_KILL_TASK", "task_struct"),
+            Arg::int("result", "ARG_KILL_RESULT"),
         ],
         one_of: &[],
         fields: &FIELDS,

@@ -10,7 +10,7 @@ use core::mem::offset_of;
 
 use crate::{
     loss::Loss,
-    spec::{Arg, ArgType, Label, MAX_NODES, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Label, MAX_NODES, Metric, Need, Probe, Program, Shape, Unit},
     stall_kind::Kind,
 };
 
@@ -22,7 +22,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "kswapd_wake",
             event: "vmscan:mm_vmscan_kswapd_wake",
-            args: &[Arg { param: "nid", global: "ARG_WAKE_NID", ty: ArgType::Int }],
+            args: &[Arg::int("nid", "ARG_WAKE_NID")],
             one_of: &[],
             fields: &[],
             need: Need::Required,
@@ -30,7 +30,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "kswapd_sleep",
             event: "vmscan:mm_vmscan_kswapd_sleep",
-            args: &[Arg { param: "nid", global: "ARG_SLEEP_NID", ty: ArgType::Int }],
+            args: &[Arg::int("nid", "ARG_SLEEP_NID")],
             one_of: &[],
             fields: &[],
             need: Need::Required,
@@ -103,12 +103,13 @@ mod kernel {
         let active_ns = settle(task::tid());
         track::begin::<State>(Kind::Kswapd, nid as u64);
         let Some(row) = row::<State>() else { return 0 };
-        match (row.wakeups.get_mut(nid), row.active_ns.get_mut(nid)) {
-            (Some(wakeups), Some(active)) => {
-                *wakeups += 1;
-                *active += active_ns;
-            }
-            _ => lost!(State, Loss::NodeOutOfRange, "node", nid as u64),
+        if let Some(wakeups) = row.wakeups.get_mut(nid)
+            && let Some(active) = row.active_ns.get_mut(nid)
+        {
+            *wakeups += 1;
+            *active += active_ns;
+        } else {
+            lost!(State, Loss::NodeOutOfRange, "node", nid as u64);
         }
         0
     }

@@ -17,7 +17,7 @@ use crate::{
     hist::Log2Seconds,
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Metric, Need, Probe, Program, Shape, Unit},
     stall_kind::{Cause, Kind},
 };
 
@@ -43,7 +43,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "memcg_end",
             event: "vmscan:mm_vmscan_memcg_reclaim_end",
-            args: &[Arg { param: "nr_reclaimed", global: "ARG_MEMCG_FREED", ty: ArgType::Int }],
+            args: &[Arg::int("nr_reclaimed", "ARG_MEMCG_FREED")],
             one_of: &[],
             fields: &[],
             need: Need::Required,
@@ -59,7 +59,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "softlimit_end",
             event: "vmscan:mm_vmscan_memcg_softlimit_reclaim_end",
-            args: &[Arg { param: "nr_reclaimed", global: "ARG_SOFT_FREED", ty: ArgType::Int }],
+            args: &[Arg::int("nr_reclaimed", "ARG_SOFT_FREED")],
             one_of: &[],
             fields: &[],
             need: SOFTLIMIT,

@@ -1,39 +1,41 @@
 //! OOM kills: the kernel ran out of memory, selected a process and killed it.
 //!
 //! `oom:mark_victim` (mm/oom_kill.c, mark_oom_victim) is not the same as a kill: it also fires for
-//! a task that is already exiting and only gets access to the reserves. `__oom_kill_process` counts
-//! the kill (vmstat `oom_kill`), sends SIGKILL with SEND_SIG_PRIV and calls mark_oom_victim, in this
-//! order, under the victim's task lock. So a kill is a SIGKILL from the kernel itself to a task,
-//! followed by mark_victim of the same task by the same current. This pair is counted, so the count
-//! agrees with vmstat. Other processes that share the victim's memory get SIGKILL after mark_victim
-//! and are not counted; the kernel does not count them either.
+//! a task that is already exiting and only gets access to the reserves. `__oom_kill_process`
+//! counts the kill (vmstat `oom_kill`), sends SIGKILL with SEND_SIG_PRIV and calls
+//! mark_oom_victim, in this order, under the victim's task lock. So a kill is a SIGKILL from the
+//! kernel itself to a task, followed by mark_victim of the same task by the same current. This
+//! pair is counted, so the count agrees with vmstat. Other processes that share the victim's
+//! memory get SIGKILL after mark_victim and are not counted; the kernel does not count them
+//! either.
 //!
-//! The task lock is a spinlock, so both halves run on one CPU, and no other task sends a signal there
-//! in between (with PREEMPT_RT one could). So the first half is kept per CPU: in the table of
-//! in-flight tasks it would be lost when its bucket is full of reclaiming tasks.
+//! The task lock is a spinlock, so both halves run on one CPU, and no other task sends a signal
+//! there in between (with PREEMPT_RT one could). So the first half is kept per CPU: in the table
+//! of in-flight tasks it would be lost when its bucket is full of reclaiming tasks.
 //!
-//! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, and up
-//! to 6.8 without backports), and the signal event has the task of that pid.
+//! The pair has a second use: old kernels pass only a pid to mark_victim (5.10.0 to 5.10.218, and
+//! up to 6.8 without backports), and the signal event has the task of that pid.
 //!
 //! `current` is the *trigger*: the task whose allocation failed. Everything about the victim is
-//! read from the victim's own task_struct. No tracepoint has the type of the kill (global or memcg)
-//! or the parameters of the failed allocation. `oom_kill_process` (mm/oom_kill.c) has both in its
-//! `struct oom_control`, and every kill happens inside it, also the several kills of one
-//! `memory.oom.group`. The kernel runs one OOM killer at a time (`oom_lock`), so `oom_context` keeps
-//! one record. A kill uses the record if its own task wrote it and has not reclaimed since.
+//! read from the victim's own task_struct. No tracepoint has the type of the kill (global or
+//! memcg) or the parameters of the failed allocation. `oom_kill_process` (mm/oom_kill.c) has both
+//! in its `struct oom_control`, and every kill happens inside it, also the several kills of one
+//! `memory.oom.group`. The kernel runs one OOM killer at a time (`oom_lock`), so `oom_context`
+//! keeps one record. A kill uses the record if its own task wrote it and has not reclaimed since.
 //! Otherwise the type follows from the trigger's last reclaim: the memcg charge path reclaims its
-//! cgroup before it calls the OOM killer, the page allocator reclaims globally, and no reclaim at all
-//! (sysrq-f) is global. That is wrong if the kernel skipped our program at that reclaim. The
+//! cgroup before it calls the OOM killer, the page allocator reclaims globally, and no reclaim at
+//! all (sysrq-f) is global. That is wrong if the kernel skipped our program at that reclaim. The
 //! constraint is passed on as it is and does not change the type.
 //!
-//! Kernels: all from 5.10 on; `oom_context` on those with BPF trampolines (on arm64 from 6.0 on).
+//! Kernels: all from 5.10 on; `oom_context` on those with BPF trampolines (x86_64; arm64 tested
+//! from 6.12 on).
 
 use core::mem::offset_of;
 
 use crate::{
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Field, Label, Metric, Need, Probe, Program, Shape, Unit},
 };
 
 const FIELDS: [Field; 20] = {
@@ -63,9 +65,9 @@ pub const PROBE: Probe = Probe {
             name: "oom_sigkill",
             event: "signal:signal_generate",
             args: &[
-                Arg { param: "sig", global: "ARG_OOM_SIG", ty: ArgType::Int },
-                Arg { param: "info", global: "ARG_OOM_INFO", ty: ArgType::Ptr("kernel_siginfo") },
-                Arg { param: "task", global: "ARG_OOM_TARGET", ty: ArgType::Ptr("task_struct") },
+                Arg::int("sig", "ARG_OOM_SIG"),
+                Arg::ptr("info", "ARG_OOM_INFO", "kernel_siginfo"),
+                Arg::ptr("task", "ARG_OOM_TARGET", "task_struct"),
             ],
             one_of: &[],
             fields: &[],
@@ -76,8 +78,8 @@ pub const PROBE: Probe = Probe {
             event: "oom:mark_victim",
             args: &[],
             one_of: &[
-                Arg { param: "task", global: "ARG_VICTIM_TASK", ty: ArgType::Ptr("task_struct") },
-                Arg { param: "pid", global: "ARG_VICTIM_PID", ty: ArgType::Int },
+                Arg::ptr("task", "ARG_VICTIM_TASK", "task_struct"),
+                Arg::int("pid", "ARG_VICTIM_PID"),
             ],
             fields: &FIELDS,
             need: Need::Required,
@@ -85,7 +87,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "oom_context",
             event: "fentry:oom_kill_process",
-            args: &[Arg { param: "oc", global: "ARG_OOM_CONTROL", ty: ArgType::Ptr("oom_control") }],
+            args: &[Arg::ptr("oc", "ARG_OOM_CONTROL", "oom_control")],
             one_of: &[],
             fields: &[
                 layout::OOM_ORDER,
@@ -278,8 +280,9 @@ mod kernel {
         }
         let reclaim = bucket.last_reclaim(tid);
         if reclaim.is_some_and(|r| r.ended_ns > sigkill.sent_ns) {
-            // Between the two halves of a kill there is no reclaim: the SIGKILL was sent because the
-            // task shares an earlier victim's memory, and it now gets access to the reserves to exit.
+            // Between the two halves of a kill there is no reclaim: the SIGKILL was sent because
+            // the task shares an earlier victim's memory, and it now gets access to the reserves
+            // to exit.
             return 0;
         }
         let context = context(tid, reclaim.map_or(0, |r| r.ended_ns));
@@ -306,9 +309,9 @@ mod kernel {
             gfp_flags: context.gfp_flags,
             constraint: context.constraint,
         };
-        let tgid = event.victim.tgid;
-        victim_exit::await_exit(mm, tgid, now);
-        ring::send::<State, _>(event, tgid);
+        let victim_pid = event.victim.tgid;
+        victim_exit::await_exit(mm, victim_pid, now);
+        ring::send::<State, _>(event, victim_pid);
         0
     }
 }

@@ -1,22 +1,24 @@
 //! Sleep before direct reclaim: the reserves of the node are nearly used up, and the task waits for
 //! kswapd to free some.
 //!
-//! `throttle_direct_reclaim` (mm/vmscan.c, called by try_to_free_pages) lets nearly every task pass.
-//! If less than half of the reserves is free (those that PF_MEMALLOC may use), it puts the task to
-//! sleep until kswapd has freed some: for up to a second if the allocation must not enter a file
-//! system, else without a time limit. vmstat counts this as `pgscan_direct_throttle`; there is no
-//! tracepoint, so the programs attach to the function. It comes before `direct_reclaim` begins.
+//! `throttle_direct_reclaim` (mm/vmscan.c, called by try_to_free_pages) lets nearly every task
+//! pass. If less than half of the reserves is free (those that PF_MEMALLOC may use), it puts the
+//! task to sleep until kswapd has freed some: for up to a second if the allocation must not enter
+//! a file system, else without a time limit. vmstat counts this as `pgscan_direct_throttle`; there
+//! is no tracepoint, so the programs attach to the function. It comes before `direct_reclaim`
+//! begins.
 //!
-//! A task slept if its count of voluntary context switches changed. Tasks that may not be throttled
-//! (kernel threads, dying tasks) never sleep here. A task that passes uses a slot for a moment and is
-//! not counted.
+//! A task slept if its count of voluntary context switches changed. Tasks that may not be
+//! throttled (kernel threads, dying tasks) never sleep here. A task that passes uses a slot for a
+//! moment and is not counted.
 //!
 //! The end attaches first: otherwise a task that begins between the two would have no end. An end
 //! can still be missed: if another tracer attaches to the same function while a task sleeps in it,
 //! the kernel skips our end. Such a sleep counts until the task continues to reclaim, which user
 //! space sees in the table, and is lost after that.
 //!
-//! Kernels: all from 5.10 on that have the function and BPF trampolines (on arm64 from 6.0 on).
+//! Kernels: all from 5.10 on that have the function and BPF trampolines (x86_64; arm64 tested from
+//! 6.12 on).
 
 use core::mem::offset_of;
 
@@ -35,7 +37,7 @@ const END_FIELDS: [Field; 7] = {
 /// See the module.
 pub const PROBE: Probe = Probe {
     name: "pfmemalloc_throttle",
-    about: "tasks put to sleep before direct reclaim, because the reserves are nearly used up",
+    about: "tasks put to sleep before direct reclaim, because reserves are nearly used up",
     programs: &[
         Program {
             name: "pfmem_end",
@@ -58,8 +60,8 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "pfmemalloc_throttle",
             unit: Unit::Seconds,
-            help: "Time that tasks slept before direct reclaim because the reserves were nearly used \
-                   up, sleeps in progress included",
+            help: "Time that tasks slept before direct reclaim because the reserves were nearly \
+                   used up, sleeps in progress included",
             shape: Shape::Stall {
                 at: offset_of!(State, slept_ns) / 8,
                 cause: None,

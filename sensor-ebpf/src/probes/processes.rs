@@ -1,15 +1,15 @@
 //! Processes with memory: sizes by kind of page, cgroup and start time of each.
 //!
-//! An iterator (kernel/bpf/task_iter.c): when user space reads, the kernel walks its tasks and calls
-//! the program for each, so a pass costs a few system calls, where /proc costs several per process.
-//! It shows the tasks of the reader's pid namespace.
+//! An iterator (kernel/bpf/task_iter.c): when user space reads, the kernel walks its tasks and
+//! calls the program for each, so a pass costs a few system calls, where /proc costs several per
+//! process. It shows the tasks of the reader's pid namespace.
 //!
-//! Sizes belong to the address space, which all threads share, so only the main thread of a process
-//! is written; after its end, the other threads are (`Process::task`). Kernel threads have no memory
-//! of their own, and exiting processes and zombies have none left: they are not written. Nor is the
-//! child of a vfork (kernel/fork.c; posix_spawn uses it): until exec it runs in the address space of
-//! its parent, on a thrashing disk possibly for long, and would look like a new process with all of
-//! the parent's memory.
+//! Sizes belong to the address space, which all threads share, so only the main thread of a
+//! process is written; after its end, the other threads are (`Process::task`). Kernel threads have
+//! no memory of their own, and exiting processes and zombies have none left: they are not written.
+//! Nor is the child of a vfork (kernel/fork.c; posix_spawn uses it): until exec it runs in the
+//! address space of its parent, on a thrashing disk possibly for long, and would look like a new
+//! process with all of the parent's memory.
 //!
 //! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch
 //! per CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).

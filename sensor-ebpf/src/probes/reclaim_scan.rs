@@ -1,8 +1,9 @@
 //! Reclaim efficiency: pages scanned and stolen, by kind of reclaim, and the scan priority.
 //!
 //! `mm_vmscan_lru_shrink_inactive` fires per batch of inactive pages (mm/vmscan.c,
-//! shrink_inactive_list, and evict_folios with MGLRU). The scan priority falls from 12 (no pressure)
-//! to 0 (all of the LRU was scanned, an OOM kill is next). `file` is non-zero for the file LRU.
+//! shrink_inactive_list, and evict_folios with MGLRU). The scan priority falls from 12 (no
+//! pressure) to 0 (all of the LRU was scanned, an OOM kill is next). `file` is non-zero for the
+//! file LRU.
 //!
 //! The kind of reclaim is what the current task is inside; `other` is node reclaim, proactive
 //! kernel threads, and a kswapd that was already awake when the programs were attached.
@@ -11,7 +12,7 @@
 
 use core::mem::offset_of;
 
-use crate::spec::{Arg, ArgType, Label, Metric, Need, Probe, Program, Shape, Unit};
+use crate::spec::{Arg, Label, Metric, Need, Probe, Program, Shape, Unit};
 
 /// Scan priorities, 0 to DEF_PRIORITY (12).
 pub const PRIORITIES: usize = 13;
@@ -36,10 +37,10 @@ pub const PROBE: Probe = Probe {
         name: "shrink_inactive",
         event: "vmscan:mm_vmscan_lru_shrink_inactive",
         args: &[
-            Arg { param: "nr_scanned", global: "ARG_SCAN_SCANNED", ty: ArgType::Int },
-            Arg { param: "nr_reclaimed", global: "ARG_SCAN_STOLEN", ty: ArgType::Int },
-            Arg { param: "priority", global: "ARG_SCAN_PRIORITY", ty: ArgType::Int },
-            Arg { param: "file", global: "ARG_SCAN_FILE", ty: ArgType::Int },
+            Arg::int("nr_scanned", "ARG_SCAN_SCANNED"),
+            Arg::int("nr_reclaimed", "ARG_SCAN_STOLEN"),
+            Arg::int("priority", "ARG_SCAN_PRIORITY"),
+            Arg::int("file", "ARG_SCAN_FILE"),
         ],
         one_of: &[],
         fields: &[],

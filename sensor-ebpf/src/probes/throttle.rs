@@ -1,15 +1,16 @@
 //! Throttling: reclaim makes no progress, so the kernel puts the reclaiming task to sleep.
 //!
-//! `mm_vmscan_throttled` (mm/vmscan.c, reclaim_throttle) fires after the sleep and reports its length
-//! in whole jiffies. kswapd is throttled too: that counts by reason, but no task waits for it, so it
-//! is not a stall. A sleep is charged only inside a stall of another probe, whose losses these are.
+//! `mm_vmscan_throttled` (mm/vmscan.c, reclaim_throttle) fires after the sleep and reports its
+//! length in whole jiffies. kswapd is throttled too: that counts by reason, but no task waits for
+//! it, so it is not a stall. A sleep is charged only inside a stall of another probe, whose losses
+//! these are.
 //!
 //! Kernels: from 5.16 on.
 
 use core::mem::offset_of;
 
 use crate::{
-    spec::{Arg, ArgType, Label, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Label, Metric, Need, Probe, Program, Shape, Unit},
     stall_kind::Cause,
 };
 
@@ -23,8 +24,8 @@ pub const PROBE: Probe = Probe {
         name: "throttled",
         event: "vmscan:mm_vmscan_throttled",
         args: &[
-            Arg { param: "usec_delayed", global: "ARG_THROTTLE_USEC", ty: ArgType::Int },
-            Arg { param: "reason", global: "ARG_THROTTLE_WHY", ty: ArgType::Int },
+            Arg::int("usec_delayed", "ARG_THROTTLE_USEC"),
+            Arg::int("reason", "ARG_THROTTLE_WHY"),
         ],
         one_of: &[],
         fields: &[],
@@ -34,7 +35,7 @@ pub const PROBE: Probe = Probe {
         Metric {
             name: "reclaim_throttle",
             unit: Unit::Seconds,
-            help: "Time that tasks slept because reclaim throttled them, kswapd included, by reason",
+            help: "Time that tasks slept because reclaim throttled them, kswapd included",
             shape: Shape::Counter { at: offset_of!(State, slept_ns) / 8 },
             labels: &[Label::KernelEnum {
                 key: "reason",

@@ -1,9 +1,9 @@
 //! Exits of OOM victims: the time from the kill until the memory was freed.
 //!
-//! `mmap:exit_mmap` fires when the address space of the victim has been torn down. Kernels without it
-//! use `sched_process_exit` of the last thread instead: there it comes after exit_mm (kernel/exit.c;
-//! it moved before exit_mm in 6.16, which has exit_mmap). `process_exit` also removes the exiting
-//! task from the table of in-flight tasks.
+//! `mmap:exit_mmap` fires when the address space of the victim has been torn down. Kernels without
+//! it use `sched_process_exit` of the last thread instead: there it comes after exit_mm
+//! (kernel/exit.c; it moved before exit_mm in 6.16, which has exit_mmap). `process_exit` also
+//! removes the exiting task from the table of in-flight tasks.
 //!
 //! Kernels: all from 5.10 on; `exit_mmap` from 6.1 on.
 
@@ -13,7 +13,7 @@ use crate::{
     hist::Log2Seconds,
     layout,
     loss::Loss,
-    spec::{Arg, ArgType, Metric, Need, Probe, Program, Shape, Unit},
+    spec::{Arg, Metric, Need, Probe, Program, Shape, Unit},
 };
 
 /// See the module.
@@ -24,7 +24,7 @@ pub const PROBE: Probe = Probe {
         Program {
             name: "exit_mmap",
             event: "mmap:exit_mmap",
-            args: &[Arg { param: "mm", global: "ARG_EXIT_MM", ty: ArgType::Ptr("mm_struct") }],
+            args: &[Arg::ptr("mm", "ARG_EXIT_MM", "mm_struct")],
             one_of: &[],
             fields: &[],
             need: Need::Optional {

@@ -1,27 +1,33 @@
-//! The object with its programs loaded, and what they left in their maps.
+//! The object with its programs loaded and none attached, and the contents of their maps.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
+use aya_log::EbpfLogger;
 use sensor_ebpf::{
     hist,
-    inflight::{CHUNK_WORDS, CHUNKS, KINDS, Slot},
+    inflight::{CHUNK_WORDS, CHUNKS, Slot, WAYS, owner, place},
     loss,
-    probes::{self, Cause, Id},
-    spec::{NO_ARG, Row, Shape},
+    probe_id::Id,
+    probes,
+    spec::{NO_ARG, ROW_WORDS, Row, Shape},
+    stall_kind::{Cause, KINDS, Kind},
 };
 use sensor_user::{
-    config::Config,
+    config::{BpfLog, Config},
     events::{self, What},
     kernel::{
         btf::{self, Btf},
         load,
         read::Inside,
-        resolve::{self, Host},
+        resolve::{self, Host, Plan},
     },
 };
 
@@ -30,6 +36,33 @@ pub(crate) struct Bench {
     pub(crate) ebpf: Ebpf,
     globals: BTreeMap<&'static str, u32>,
     events: RingBuf<MapData>,
+    log: EbpfLogger<Messages>,
+    messages: Messages,
+}
+
+/// Messages of the kernel half's debug log.
+#[derive(Clone, Default)]
+struct Messages(Arc<Mutex<Vec<String>>>);
+
+impl log::Log for Messages {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+/// What the resolver passes to the programs on this kernel.
+pub(crate) fn plan() -> (Btf, Plan) {
+    let btf = Btf::parse(std::fs::read(btf::VMLINUX).expect("BTF")).expect("BTF parses");
+    let host = Host { memory_on_v1: sensor_user::host::cgroup::memory_on_v1() };
+    let plan = resolve::plan(Ok(&btf), host);
+    (btf, plan)
 }
 
 impl Bench {
@@ -41,10 +74,13 @@ impl Bench {
         Self::configured(&Config::default(), overrides)
     }
 
+    /// With the debug log on.
+    pub(crate) fn with_log() -> Self {
+        Self::configured(&Config { bpf_log: BpfLog::Warn, ..Config::default() }, &[])
+    }
+
     pub(crate) fn configured(config: &Config, overrides: &[(&'static str, u32)]) -> Self {
-        let btf = Btf::parse(std::fs::read(btf::VMLINUX).expect("BTF")).expect("BTF parses");
-        let host = Host { memory_on_v1: sensor_user::host::cgroup::memory_on_v1() };
-        let mut plan = resolve::plan(Ok(&btf), host);
+        let (btf, mut plan) = plan();
         for (global, index) in made_up(&btf) {
             plan.globals.entry(global).or_insert(index);
         }
@@ -57,10 +93,12 @@ impl Bench {
             }
         }
         let events = ebpf.take_map("EVENTS").expect("EVENTS").try_into().expect("a ring buffer");
-        Self { ebpf, globals: plan.globals, events }
+        let messages = Messages::default();
+        let log = EbpfLogger::init_with_logger(&mut ebpf, messages.clone()).expect("AYA_LOGS");
+        Self { ebpf, globals: plan.globals, events, log, messages }
     }
 
-    /// Runs a program as the current task, with arguments by their globals' names.
+    /// Runs a program as the current task, with arguments by the names of their globals.
     pub(crate) fn run(&self, program: &str, args: &[(&str, u64)]) -> u32 {
         let mut options = RawTracePointRunOptions::new();
         for (global, value) in args {
@@ -73,10 +111,11 @@ impl Bench {
         program.test_run(options).expect("runs").return_value
     }
 
+    /// A row of counters, summed over CPUs.
     pub(crate) fn row(&self, index: u32) -> Row {
         let map = self.ebpf.map("COUNTERS").expect("COUNTERS");
         let map: PerCpuArray<&MapData, Row> = map.try_into().expect("per-CPU array");
-        let mut sum = [0; sensor_ebpf::spec::ROW_WORDS];
+        let mut sum = [0; ROW_WORDS];
         for row in map.get(&index, 0).expect("row").iter() {
             for (to, from) in sum.iter_mut().zip(row) {
                 *to += from;
@@ -96,9 +135,17 @@ impl Bench {
         self.row(id as u32)
     }
 
+    /// What was lost, by reason.
     pub(crate) fn lost(&self) -> BTreeMap<&'static str, u64> {
         let row = self.row(loss::ROW);
         loss::REASONS.iter().copied().zip(row).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Messages of the debug log since the last call.
+    pub(crate) fn messages(&mut self) -> Vec<String> {
+        self.log.flush();
+        let mut all = self.messages.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *all)
     }
 
     pub(crate) fn slots(&self) -> Vec<Slot> {
@@ -114,6 +161,20 @@ impl Bench {
                 unsettled_ns,
             })
             .collect()
+    }
+
+    /// Fills the bucket of this thread with the next threads, each inside direct reclaim, the first
+    /// for longest.
+    pub(crate) fn fill_bucket(&mut self) {
+        let (chunk, bucket) = place(tid());
+        let map = self.ebpf.map_mut("INFLIGHT").expect("INFLIGHT");
+        let mut map: Array<&mut MapData, [u64; CHUNK_WORDS]> = map.try_into().expect("array");
+        let mut words = [0; CHUNK_WORDS];
+        let slots = words.as_chunks_mut::<5>().0.iter_mut().skip(bucket * WAYS).take(WAYS);
+        for (slot, other) in slots.zip(tid() + 1..) {
+            *slot = [owner(other, Kind::Direct), now() + u64::from(other - tid()), 0, 42, 7];
+        }
+        map.set(chunk, words, 0).expect("room");
     }
 
     pub(crate) fn inside(&self) -> [u32; KINDS] {
@@ -142,9 +203,9 @@ impl Bench {
     }
 }
 
-/// Places for the arguments that this kernel does not pass: of events that it lacks, and the other
-/// form where there are two. Nothing is attached, so any place will do that differs from the
-/// program's others.
+/// Positions for the arguments that this kernel does not pass: of events that it lacks, and of the
+/// other form where there are two. Nothing is attached, so any position will do that differs from
+/// the program's others.
 fn made_up(btf: &Btf) -> impl Iterator<Item = (&'static str, u32)> {
     let programs = probes::ALL.iter().flat_map(|probe| probe.programs);
     programs.flat_map(move |program| {
@@ -177,9 +238,19 @@ pub(crate) fn now() -> u64 {
     sensor_user::host::clock::monotonic_ns()
 }
 
+/// Id of this thread.
+pub(crate) fn tid() -> u32 {
+    u32::try_from(rustix::thread::gettid().as_raw_nonzero().get()).expect("positive")
+}
+
 /// Binds the current thread to a CPU.
 pub(crate) fn run_on(cpu: usize) {
     let mut cpus = rustix::thread::CpuSet::new();
     cpus.set(cpu);
     rustix::thread::sched_setaffinity(None, &cpus).expect("the CPU is there");
+}
+
+/// Binds the current thread to the CPU that it runs on.
+pub(crate) fn stay_on_this_cpu() {
+    run_on(rustix::thread::sched_getcpu());
 }

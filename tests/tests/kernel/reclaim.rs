@@ -1,18 +1,18 @@
-//! What is counted of reclaim beside time: kswapd, scans, retries, and values that are out of bounds.
+//! Counters of reclaim other than time: kswapd, scans, retries, and values that are out of bounds.
 
 use std::collections::BTreeMap;
 
 use sensor_ebpf::{
-    inflight::Kind,
-    loss::{self, Loss},
-    probes::{self, Id},
+    probe_id::Id,
+    probes::{alloc_retry, reclaim_scan},
     spec::{Label, MAX_NODES},
+    stall_kind::Kind,
 };
 
 use crate::bench::{Bench, at, histogram, now};
 
 #[test]
-fn a_reason_that_the_kernel_may_add_one_day_is_no_error() {
+fn an_unknown_value_of_a_kernel_enum_is_ignored() {
     let bench = Bench::new();
     bench.run("throttled", &[("ARG_THROTTLE_USEC", 4000), ("ARG_THROTTLE_WHY", 200)]);
     assert_eq!(bench.probe(Id::throttle), [0; 128]);
@@ -28,7 +28,7 @@ fn kswapd_is_active_from_its_first_wake_to_its_sleep() {
     let begun = now();
     bench.run("kswapd_wake", &[("ARG_WAKE_NID", 3)]);
     std::thread::sleep(std::time::Duration::from_millis(2));
-    // A second wake without a sleep between: it napped only.
+    // A second wake without a sleep between: it only paused.
     bench.run("kswapd_wake", &[("ARG_WAKE_NID", 3)]);
     std::thread::sleep(std::time::Duration::from_millis(2));
     assert_eq!(bench.inside()[Kind::Kswapd as usize], 1);
@@ -41,7 +41,7 @@ fn kswapd_is_active_from_its_first_wake_to_its_sleep() {
     assert!((4_000_000..=took).contains(&row[active + 3]));
     assert_eq!(row[wakeups..wakeups + MAX_NODES].iter().sum::<u64>(), 2);
     assert_eq!(bench.lost(), BTreeMap::new());
-    // Asleep already, or attached while it was awake: nothing happens.
+    // Already asleep, or attached while it was awake: nothing is counted.
     bench.run("kswapd_sleep", &[("ARG_SLEEP_NID", 3)]);
     assert_eq!(bench.probe(Id::kswapd), row);
 }
@@ -54,7 +54,7 @@ fn a_node_beyond_the_bound_is_counted_as_lost() {
         bench.run("kswapd_sleep", &[("ARG_SLEEP_NID", nid)]);
     }
     assert_eq!(bench.probe(Id::kswapd), [0; 128]);
-    assert_eq!(bench.lost(), BTreeMap::from([(loss::REASONS[Loss::NodeOutOfRange as usize], 2)]));
+    assert_eq!(bench.lost(), BTreeMap::from([("node_out_of_range", 2)]));
 }
 
 fn scan(bench: &Bench, file: u64, priority: u64) {
@@ -70,9 +70,9 @@ fn scan(bench: &Bench, file: u64, priority: u64) {
 }
 
 #[test]
-fn scans_are_told_apart_by_who_scans() {
+fn scans_are_counted_by_kind_of_reclaim() {
     let bench = Bench::new();
-    let labels = probes::reclaim_scan::PROBE.metrics[0].labels;
+    let labels = reclaim_scan::PROBE.metrics[0].labels;
     let [Label::Fixed { values: by, .. }, Label::Fixed { values: lru, .. }] = labels else {
         panic!("{labels:?}")
     };
@@ -96,12 +96,13 @@ fn scans_are_told_apart_by_who_scans() {
     let words = |metric| &row[at(Id::reclaim_scan, metric)..][..8];
     assert_eq!(words("reclaim_scanned_pages"), [32, 0, 0, 64, 32, 0, 0, 32]);
     assert_eq!(words("reclaim_stolen_pages"), [10, 0, 0, 20, 10, 0, 0, 10]);
-    let priorities = &row[at(Id::reclaim_scan, "reclaim_priority_min")..][..13];
+    assert_eq!(reclaim_scan::PRIORITY_WORD, at(Id::reclaim_scan, "reclaim_priority_min"));
+    let priorities = &row[reclaim_scan::PRIORITY_WORD..][..reclaim_scan::PRIORITIES];
     assert_eq!(priorities, [1, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1]);
 }
 
 #[test]
-fn retries_are_counted_by_how_far_they_got() {
+fn retries_are_counted_by_rounds_without_progress() {
     let bench = Bench::new();
     for loops in [0, 0, 16, 17, u64::from(u32::MAX)] {
         bench.run("reclaim_retry", &[("ARG_RETRY_LOOPS", loops)]);
@@ -109,6 +110,7 @@ fn retries_are_counted_by_how_far_they_got() {
     bench.run("compact_retry", &[]);
     let row = bench.probe(Id::alloc_retry);
     assert_eq!(row[at(Id::alloc_retry, "alloc_retries")], 6);
-    let loops = &row[at(Id::alloc_retry, "alloc_no_progress_loops_max")..][..19];
+    assert_eq!(alloc_retry::LOOPS_WORD, at(Id::alloc_retry, "alloc_no_progress_loops_max"));
+    let loops = &row[alloc_retry::LOOPS_WORD..][..alloc_retry::LOOPS];
     assert_eq!((loops[0], loops[16], loops[17], loops[18]), (2, 1, 1, 1));
 }

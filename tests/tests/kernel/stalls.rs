@@ -1,12 +1,11 @@
-//! Begins and ends: what is timed, who is inside, and whom the stall clock charges.
+//! Begins and ends: what is timed, the tasks in flight, and the charges of the stall clock.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use sensor_ebpf::{
-    hist,
-    inflight::{KINDS, Kind},
-    loss,
-    probes::Id,
+    hist, loss,
+    probe_id::Id,
+    stall_kind::{KINDS, Kind},
 };
 use sensor_user::config::Config;
 
@@ -26,7 +25,7 @@ fn a_direct_reclaim_is_timed_and_its_pages_counted() {
     assert_eq!(n, 1);
     assert!((3_000_000..=took).contains(&sum), "{sum} of {took}");
     let first = at(Id::direct_reclaim, "direct_reclaim") + 1;
-    assert_eq!(row[first + hist::bucket(sum)], 1, "in the bucket of its length");
+    assert_eq!(row[first + hist::bucket(sum)], 1, "in the bucket of its duration");
     assert_eq!(row[at(Id::direct_reclaim, "direct_reclaim_pages")], 33);
     assert_eq!(row[at(Id::direct_reclaim, "stall")], sum);
     assert_eq!(bench.inside(), [0; KINDS]);
@@ -36,7 +35,7 @@ fn a_direct_reclaim_is_timed_and_its_pages_counted() {
 }
 
 #[test]
-fn an_end_without_begin_is_counted_as_such_and_as_nothing_else() {
+fn an_end_without_a_begin_is_only_counted_as_lost() {
     let bench = Bench::new();
     bench.run("direct_end", &[("ARG_DIRECT_FREED", 33)]);
     assert_eq!(bench.lost(), BTreeMap::from([("unmatched_end", 1)]));
@@ -44,7 +43,7 @@ fn an_end_without_begin_is_counted_as_such_and_as_nothing_else() {
 }
 
 #[test]
-fn a_begin_without_end_neither_leaks_nor_poisons() {
+fn a_begin_without_an_end_neither_leaks_nor_adds_time() {
     let bench = Bench::new();
     bench.run("direct_begin", &[]);
     std::thread::sleep(std::time::Duration::from_millis(50));
@@ -55,24 +54,24 @@ fn a_begin_without_end_neither_leaks_nor_poisons() {
     let row = bench.probe(Id::direct_reclaim);
     let (n, sum) = histogram(&row, at(Id::direct_reclaim, "direct_reclaim"));
     assert_eq!(n, 1);
-    assert!(sum <= now() - begun, "the lost begin's 50 ms are not in it: {sum}");
+    assert!(sum <= now() - begun, "the 50 ms of the lost begin are not included: {sum}");
     assert_eq!(bench.inside(), [0; KINDS]);
     assert_eq!(bench.lost(), BTreeMap::from([("unmatched_begin", 1)]));
 }
 
 #[test]
-fn a_task_that_dies_inside_is_swept() {
+fn a_task_that_exits_inside_is_removed() {
     let bench = Bench::new();
     bench.run("direct_begin", &[]);
     bench.run("process_exit", &[]);
     assert_eq!(bench.inside(), [0; KINDS]);
     assert_eq!(bench.lost(), BTreeMap::from([("abandoned", 1)]));
     bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
-    assert_eq!(bench.lost().get("unmatched_end"), Some(&1), "no slot is left of it");
+    assert_eq!(bench.lost().get("unmatched_end"), Some(&1), "it has no slot any more");
 }
 
 #[test]
-fn many_tasks_inside_at_once_do_not_meet() {
+fn many_tasks_inside_at_once_are_timed_apart() {
     const TASKS: u64 = 64;
     let bench = Bench::new();
     let barrier = std::sync::Barrier::new(usize::try_from(TASKS).expect("fits"));
@@ -118,18 +117,18 @@ fn nested_stalls_are_charged_once() {
     assert_eq!((n, soft), (1, 1));
     assert!(soft_ns >= 2_000_000 && soft_ns < inclusive);
     assert_eq!(memcg[at(Id::memcg_reclaim, "softlimit_reclaim_pages")], 5);
-    assert_eq!(memcg[at(Id::memcg_reclaim, "stall")], 0, "direct reclaim has that time already");
+    assert_eq!(memcg[at(Id::memcg_reclaim, "stall")], 0, "direct reclaim includes that time");
     assert_eq!(throttle[at(Id::throttle, "reclaim_throttle") + 2], 1_000_000);
     assert_eq!(throttle[at(Id::throttle, "stall")], 1_000_000);
     let exclusive = direct[at(Id::direct_reclaim, "stall")];
-    assert_eq!(exclusive, inclusive - 1_000_000, "what throttling slept is throttling's");
+    assert_eq!(exclusive, inclusive - 1_000_000, "the sleep is charged to throttling");
     let stalls: Vec<_> = bench.stalls().into_values().collect();
     assert_eq!(stalls, [[exclusive, 0, 1_000_000, 0]]);
     assert_eq!(bench.lost(), BTreeMap::new());
 }
 
 #[test]
-fn a_sleep_told_in_jiffies_is_no_longer_than_the_stall_around_it() {
+fn a_throttled_sleep_is_at_most_the_stall_around_it() {
     let bench = Bench::new();
     let begun = now();
     bench.run("direct_begin", &[]);
@@ -145,7 +144,7 @@ fn a_sleep_told_in_jiffies_is_no_longer_than_the_stall_around_it() {
 }
 
 #[test]
-fn a_throttled_kswapd_stalls_nobody() {
+fn a_throttled_kswapd_is_no_stall() {
     let bench = Bench::new();
     bench.run("kswapd_wake", &[("ARG_WAKE_NID", 0)]);
     bench.run("throttled", &[("ARG_THROTTLE_USEC", 4000), ("ARG_THROTTLE_WHY", 0)]);
@@ -157,7 +156,7 @@ fn a_throttled_kswapd_stalls_nobody() {
 }
 
 #[test]
-fn limit_reclaim_counts_but_our_own_does_not() {
+fn limit_reclaim_of_the_daemon_is_not_counted() {
     let bench = Bench::with_globals(&[("SELF_TGID", std::process::id())]);
     bench.run("memcg_begin", &[]);
     bench.run("memcg_end", &[("ARG_MEMCG_FREED", 9)]);
@@ -173,7 +172,7 @@ fn limit_reclaim_counts_but_our_own_does_not() {
 }
 
 #[test]
-fn a_hot_cgroup_table_stays_bounded() {
+fn the_stalls_of_a_cgroup_are_one_entry() {
     let bench = Bench::new();
     let cgroups = bench.stalls().len();
     for _ in 0..1000 {
@@ -184,16 +183,16 @@ fn a_hot_cgroup_table_stays_bounded() {
     let stall = bench.probe(Id::direct_reclaim)[at(Id::direct_reclaim, "stall")];
     let charged: u64 = bench.stalls().values().flatten().sum();
     assert_eq!(charged, stall, "every nanosecond is charged to a cgroup");
-    assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 0, "its slot still has it all");
+    assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 0, "all of it is still in the slot");
     bench.run("process_exit", &[]);
     assert!(bench.slots().iter().all(|s| s.unsettled_ns == 0), "settled when the task exits");
     let settled: u64 = bench.stalls().values().flatten().sum();
-    assert_eq!(settled, stall, "and nothing is lost by that");
+    assert_eq!(settled, stall, "without a loss");
     assert_eq!(bench.row(loss::ROW)[loss::CGROUPS_ADDED], 1, "added once");
 }
 
 #[test]
-fn a_cgroup_has_histograms_where_they_are_asked_for() {
+fn a_cgroup_has_histograms_if_the_configuration_asks() {
     let mut config = Config::default();
     config.cgroups.histograms = vec!["/web".to_owned()];
     let bench = Bench::configured(&config, &[]);
@@ -206,7 +205,7 @@ fn a_cgroup_has_histograms_where_they_are_asked_for() {
     let histograms = bench.reclaim();
     let kinds: Vec<_> = histograms.keys().map(|[_, kind]| *kind).collect();
     assert_eq!(kinds, [Kind::Direct as u64, Kind::Memcg as u64], "of one cgroup");
-    // All that the host counted happened in the cgroup of this test.
+    // All reclaim of the host was in the cgroup of this test.
     let of_host = [(Id::direct_reclaim, "direct_reclaim"), (Id::memcg_reclaim, "memcg_reclaim")];
     for (words, (probe, metric)) in histograms.values().zip(of_host) {
         let of_host = at(probe, metric);
@@ -218,5 +217,5 @@ fn a_cgroup_has_histograms_where_they_are_asked_for() {
     let bench = Bench::new();
     bench.run("direct_begin", &[]);
     bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
-    assert_eq!(bench.reclaim(), BTreeMap::new(), "nobody asked");
+    assert_eq!(bench.reclaim(), BTreeMap::new(), "not configured");
 }
