@@ -1,5 +1,5 @@
 //! `bench`: measures the cost of memsensor's programs and writes the tables into the documents. The
-//! method is in `tests/src/bench`.
+//! method is in `tests/src/lab/bench`.
 
 use anyhow::Result;
 

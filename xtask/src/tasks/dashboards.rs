@@ -39,10 +39,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let root = Root::find().context("the pictures need memory pressure in cgroups")?;
     install::ensure(&[Group::Pictures])?;
     build_release(&[])?;
-    let results = exec::target_dir()?.join("night.json");
-    let mut incident = root.command(&release_program("night")?);
-    exec::run(incident.arg(&results).arg(args.pace.to_string()))?;
-    exec::run(python("pictures-python", "draw.py").arg(&results).arg(PICTURES))
+    let data = exec::target_dir()?.join("dashboard-data.json");
+    let mut incident = root.command(&release_program("dashboard-data")?);
+    exec::run(incident.arg(&data).arg(args.pace.to_string()))?;
+    exec::run(python("pictures-python", "draw.py").arg(&data).arg(PICTURES))
 }
 
 /// Runs a script of the sources with an installed Python.

@@ -1,5 +1,5 @@
 //! `fleet`: measures the resources that Prometheus and VictoriaMetrics need to scrape many hosts
-//! with memsensor (`tests/src/fleet`), and writes the tables into the documents.
+//! with memsensor (`tests/src/lab/fleet`), and writes the tables into the documents.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
 //! The subcommands of `cargo xtask`, one file each. [`measurement`] is not a subcommand: it holds
-//! the steps that measuring subcommands share. How something is measured is in `tests/src`.
+//! the steps that measuring subcommands share. The methods are in `tests/src/lab`.
 
 pub(crate) mod bench;
 pub(crate) mod build;

@@ -1,5 +1,5 @@
 //! `replay`: replays an incident, a memory leak on the host web-01 behind HAProxy, with real
-//! programs, and writes the tables into the documents. The method is in `tests/src/replay`.
+//! programs, and writes the tables into the documents. The method is in `tests/src/lab/replay`.
 
 use anyhow::Result;
 
@@ -24,11 +24,11 @@ pub(crate) struct Args {
     form: Vec<String>,
     /// Only with this HAProxy configuration: no check, an HTTP check, the shipped configuration
     /// without memsensor, or with memsensor; may be repeated
-    #[arg(long, value_parser = ["unchecked", "check", "unsensed", "memsensor"])]
+    #[arg(long, value_parser = ["unchecked", "check", "no-sensor", "memsensor"])]
     way: Vec<String>,
     /// Only this incident: a leak on web-01, a leak on both hosts, or web-01 frozen; may be
     /// repeated
-    #[arg(long, value_parser = ["night", "fleet", "freeze"])]
+    #[arg(long, value_parser = ["leak", "fleet", "freeze"])]
     variant: Vec<String>,
     /// Number of rounds
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     REPLAY.run(args.write, |command| {
         for (option, values) in
-            [("--form", &args.form), ("--way", &args.way), ("--variant", &args.variant)]
+            [("--swap", &args.form), ("--check", &args.way), ("--variant", &args.variant)]
         {
             command.args(values.iter().flat_map(|value| [option, value]));
         }

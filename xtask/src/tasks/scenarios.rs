@@ -1,6 +1,6 @@
 //! `scenarios`: measures which harmful workloads the verdict detects and which harmless ones it
 //! reports wrongly, and writes the tables into the documents. The method is in
-//! `tests/src/scenarios`.
+//! `tests/src/lab/scenarios`.
 
 use std::path::PathBuf;
 

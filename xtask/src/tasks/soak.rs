@@ -1,4 +1,4 @@
-//! `soak`: runs memsensor under mixed load for a long time (`tests/src/soak.rs`) and writes the
+//! `soak`: runs memsensor under mixed load for a long time (`tests/src/lab/soak.rs`) and writes the
 //! table into the documents.
 
 use anyhow::Result;

@@ -1,5 +1,5 @@
 //! `thrash`: measures which services still respond while a host thrashes, and writes the tables
-//! into the documents. The method is in `tests/src/thrash`.
+//! into the documents. The method is in `tests/src/lab/thrash`.
 
 use std::{
     io::Write as _,
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         measure_guest(args)?
     } else {
         measurement.run_program(root, |command| {
-            command.args(args.form.iter().flat_map(|form| ["--form", form]));
+            command.args(args.form.iter().flat_map(|form| ["--swap", form]));
             if let Some(seconds) = args.seconds {
                 command.args(["--seconds", &seconds.to_string()]);
             }

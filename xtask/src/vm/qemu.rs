@@ -208,6 +208,52 @@ fn read_output(child: &mut Child, on_line: impl Fn(&str)) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vm::{kernel::Kernel, machine::AMD64};
+
+    fn guest() -> Guest {
+        let kernel = Kernel {
+            machine: &AMD64,
+            series: "6.12".to_owned(),
+            release: "6.12.9-cloud-amd64".to_owned(),
+            image: "/kernel/vmlinux".into(),
+            modules: Vec::new(),
+        };
+        Guest::new("cgroup v2", &kernel)
+    }
+
+    /// The values of an option in QEMU's command line.
+    fn values(guest: &Guest, option: &str) -> Vec<String> {
+        let command = command(Path::new("/dir"), Path::new("/dir/initramfs"), guest);
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy()).collect();
+        let pairs = args.windows(2).filter(|pair| pair[0] == option);
+        pairs.map(|pair| pair[1].clone().into_owned()).collect()
+    }
+
+    #[test]
+    fn a_guest_has_three_disks_and_no_network() {
+        let disk = "if=virtio,format=raw,cache=unsafe";
+        let drives = [
+            format!("file=/dir/swap.img,{disk}"),
+            format!("file=/dir/disk.img,{disk}"),
+            format!("file=/dir/slow.img,{disk},throttling.bps-write=16777216"),
+        ];
+        assert_eq!(values(&guest(), "-drive"), drives);
+        assert!(values(&guest(), "-netdev").is_empty());
+        assert_eq!(values(&guest(), "-kernel"), ["/kernel/vmlinux"]);
+        assert!(values(&guest(), "-append")[0].contains("memsensor.guest=v2"));
+    }
+
+    #[test]
+    fn swap_and_the_fourth_disk_can_be_throttled() {
+        let image = Some("/dir/server.img".into());
+        let guest = Guest { image, iops: Some(400), ports: &[19_817, 19_022], ..guest() };
+        let drives = values(&guest, "-drive");
+        let throttled = |drive: &String| drive.ends_with(",throttling.iops-total=400");
+        assert_eq!(drives.iter().map(throttled).collect::<Vec<_>>(), [true, false, false, true]);
+        assert!(drives[3].starts_with("file=/dir/server.img,"), "{drives:?}");
+        let forwards = "hostfwd=tcp:127.0.0.1:19817-:19817,hostfwd=tcp:127.0.0.1:19022-:19022";
+        assert_eq!(values(&guest, "-netdev"), [format!("user,id=net,restrict=on,{forwards}")]);
+    }
 
     #[test]
     fn only_a_guest_that_prints_result_0_has_passed() {

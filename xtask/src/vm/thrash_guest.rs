@@ -1,6 +1,6 @@
 //! The guest of `cargo xtask thrash --guest`: memsensor and other monitored services on a separate
 //! disk, as on a server. This machine polls them while the guest runs out of memory. The guest's
-//! side is in `tests/guest/thrash`, the poller in `tests/src/thrash`.
+//! side is in `tests/guest/thrash`, the poller in `tests/src/lab/thrash`.
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +25,7 @@ use crate::host::{
     toolchain,
 };
 
-/// The ports of the services, in the guest and on this machine (`tests/src/thrash/ask.rs`).
+/// The ports of the services, in the guest and on this machine (`tests/src/lab/thrash/targets.rs`).
 const PORTS: &[u16] = &[19_817, 19_818, 19_100, 19_080, 19_022];
 /// Less memory than the services need.
 const MEMORY_MIB: u64 = 512;
