@@ -1,11 +1,12 @@
-//! Builds the BPF object with the toolchain that `xtask` finds, and tells the crate where it is.
+//! Builds the BPF object with the toolchain that `xtask` finds, and passes its path to the crate.
 //!
-//! `MEMSENSOR_BPF_OBJECT_PATH` is the object, without its DWARF; `MEMSENSOR_GIT_REVISION` names
-//! the sources. `MEMSENSOR_BPF_OBJECT` in the environment replaces the build by a finished object.
-//! Nothing is installed or downloaded from here but the object's locked dependencies.
+//! Sets `MEMSENSOR_BPF_OBJECT_PATH` (the object without its DWARF sections) and
+//! `MEMSENSOR_GIT_REVISION` (the commit of the sources). If `MEMSENSOR_BPF_OBJECT` is set in the
+//! environment, uses that object instead of building one. Installs nothing, and downloads only the
+//! object's locked dependencies.
 
-#[path = "../xtask/src/toolchain.rs"]
-#[allow(dead_code, reason = "parts of it serve xtask only")]
+#[path = "../xtask/src/host/toolchain.rs"]
+#[allow(dead_code, reason = "xtask uses the other functions")]
 mod toolchain;
 
 use std::{
@@ -14,13 +15,13 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use toolchain::{LINKER_VAR, Toolchain, WORLD_VAR};
+use toolchain::{LINKER_VAR, SOURCE_VAR, Toolchain};
 
-/// Environment: a finished object to take instead of building one.
+/// Environment: the path of a finished object to use instead of building one.
 const OBJECT_VAR: &str = "MEMSENSOR_BPF_OBJECT";
 
-/// What the binary is made of, relative to the workspace. A change in any of it reruns this script
-/// (half a second when the object is up to date): otherwise "-dirty" would go stale.
+/// The sources of the binary, relative to the workspace. A change in any of them reruns this script
+/// (half a second if the object is up to date); otherwise "-dirty" could be outdated.
 const SOURCES: [&str; 7] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -34,8 +35,8 @@ const SOURCES: [&str; 7] = [
 fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why}");
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }
@@ -46,10 +47,10 @@ fn run() -> Result<(), String> {
     let package = PathBuf::from(var("CARGO_MANIFEST_DIR")?);
     let workspace = package.parent().ok_or("sensor-user is not inside the workspace")?;
 
-    for source in SOURCES.iter().chain(&["xtask/src/toolchain.rs"]) {
+    for source in SOURCES.iter().chain(&["xtask/src/host/toolchain.rs"]) {
         println!("cargo::rerun-if-changed={}", workspace.join(source).display());
     }
-    for name in [OBJECT_VAR, WORLD_VAR, LINKER_VAR, "XDG_CACHE_HOME"] {
+    for name in [OBJECT_VAR, SOURCE_VAR, LINKER_VAR, "XDG_CACHE_HOME"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
 
@@ -72,15 +73,16 @@ fn run() -> Result<(), String> {
 }
 
 fn var(name: &str) -> Result<String, String> {
-    env::var(name).map_err(|e| format!("{name}: {e}; this is for cargo to run"))
+    env::var(name).map_err(|e| format!("{name}: {e}; only cargo can run this script"))
 }
 
-/// Where the object is built: `target/bpf-object`, by architecture. OUT_DIR differs between profiles, and between
-/// build and clippy; the object does not, and in there would be built, `core` and all, for each.
+/// The target directory of the object: `target/bpf-object/ARCHITECTURE`. OUT_DIR differs between
+/// profiles, and between build and clippy. The object does not: in OUT_DIR, cargo would build it
+/// and `core` once for each.
 fn bpf_target_dir(out_dir: &Path) -> Result<PathBuf, String> {
     let build = out_dir.ancestors().find(|dir| dir.ends_with("build"));
     let profile = build.and_then(Path::parent);
-    // With `--target` there is one more level, named after it.
+    // With `--target`, cargo adds a directory with the name of the target.
     let triple = var("TARGET")?;
     let target = profile.and_then(Path::parent);
     let target =
@@ -99,24 +101,24 @@ fn build(workspace: &Path, target_dir: &Path) -> Result<PathBuf, String> {
     }
     let Toolchain { compiler, linker } = &toolchain;
     Err(format!(
-        "the BPF object did not build, see above; built by {compiler} and {}, which must read the \
-         bitcode of LLVM {}",
+        "the build of the BPF object failed, see above; the compiler is {compiler}, the linker {}, \
+         which must read the bitcode of LLVM {}",
         linker.display(),
         compiler.version.llvm
     ))
 }
 
-/// The commit, with "-dirty" when what the binary is made of differs from it; or "unknown".
+/// The commit, with "-dirty" if the sources differ from it; "unknown" without git.
 fn revision(workspace: &Path) -> String {
     let git = |args: &[&str]| {
-        // Looking must not write: a refreshed index would change the tree under the user.
+        // Without locks, git does not refresh the index: a build must not change the user's tree.
         let mut command = Command::new("git");
         let out = command.current_dir(workspace).arg("--no-optional-locks").args(args).output();
         let out = out.ok().filter(|out| out.status.success())?;
         Some(String::from_utf8_lossy(&out.stdout).trim().to_owned())
     };
-    // The log of HEAD grows with every commit and checkout. A watched file that does not exist
-    // would rerun this script every time.
+    // Each commit and checkout appends to the log of HEAD. Watch only existing files: a missing
+    // file would rerun this script in every build.
     for name in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", name]).map(|path| workspace.join(path));
         if let Some(path) = path.filter(|path| path.exists()) {
@@ -131,9 +133,10 @@ fn revision(workspace: &Path) -> String {
     }
 }
 
-/// The object without its DWARF sections, which are four fifths of it and which no loader reads
-/// (`.BTF` and `.BTF.ext`, made from them, stay). The sections become empty and of no type, so
-/// that no index in symbols, relocations or other sections changes. None: not such an object.
+/// Removes the DWARF sections, which are four fifths of the object and which no loader reads.
+/// `.BTF` and `.BTF.ext`, which are generated from them, stay. The removed sections become empty
+/// sections of type NULL, so that section indices in symbols and relocations stay valid. None if
+/// `elf` is not a relocatable 64-bit ELF object.
 fn without_dwarf(elf: &[u8]) -> Option<Vec<u8>> {
     const HEADER: usize = 64;
     const SECTION: usize = 64;
@@ -153,7 +156,7 @@ fn without_dwarf(elf: &[u8]) -> Option<Vec<u8>> {
         let name = elf.get(names + number(section, 0, 4)?..)?;
         let (offset, size) = (number(section, 24, 8)?, number(section, 32, 8)?);
         if name.starts_with(b".debug_") || name.starts_with(b".rel.debug_") {
-            // All but the name: type, flags, address, offset, size, link, info.
+            // Clear all fields but the name: type, flags, address, offset, size, link, info.
             section[4..48].fill(0);
         } else if !matches!(number(section, 4, 4)?, NULL | NOBITS) {
             out.resize(out.len().next_multiple_of(number(section, 48, 8)?.max(1)), 0);
@@ -169,7 +172,7 @@ fn without_dwarf(elf: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// A little-endian number of `len` bytes.
-fn number(bytes: &[u8], at: usize, len: usize) -> Option<usize> {
-    let bytes = bytes.get(at..at + len)?;
+fn number(bytes: &[u8], offset: usize, len: usize) -> Option<usize> {
+    let bytes = bytes.get(offset..offset + len)?;
     Some(bytes.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b)))
 }

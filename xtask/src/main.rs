@@ -1,40 +1,15 @@
-//! `cargo xtask`: the chores of this repository, one file each. Not part of memsensor.
+//! `cargo xtask`: the developer tasks of this repository. Not part of memsensor.
 //!
-//! * [`setup`]: makes the machine ready; [`survey`] looks at it, [`apt`] installs packages.
-//! * [`build`], [`run`]: memsensor itself.
-//! * [`test`]: the levels of tests; [`libtest`] reads their results.
-//! * [`ci`]: all that must hold before a commit is merged.
-//! * [`vm`]: the tests on other kernels; [`cross`] builds for another processor.
-//! * [`replay`]: the night of web-01 with real programs.
-//! * [`bench`]: what memsensor's programs cost; [`sections`] puts tables where they are shown.
-//! * [`scenarios`]: whether the verdict is right; [`thrash`]: who still answers while a host thrashes.
-//! * [`dashboards`]: makes the Grafana dashboards from their sources, and pictures of them.
-//! * [`soak`]: whether what it takes stays what it is; [`fleet`]: what those take who scrape many of it.
-//! * [`dist`]: what a release holds.
-//! * [`toolchain`]: finds what builds the BPF object; `sensor-user/build.rs` includes it too.
-//! * [`exec`]: starting programs, as root where they need it.
+//! Each folder imports only folders below it:
+//!
+//! * [`tasks`]: the subcommands, one file each.
+//! * [`vm`]: boots other kernels in QEMU and runs the tests in them.
+//! * [`reports`]: test results, the table of probes and kernels, generated sections of documents.
+//! * [`host`]: the developer's machine: programs, packages, toolchains.
 
-mod apt;
-mod bench;
-mod build;
-mod ci;
-mod cross;
-mod dashboards;
-mod dist;
-mod exec;
-mod fleet;
-mod libtest;
-mod replay;
-mod run;
-mod scenarios;
-mod sections;
-mod setup;
-mod soak;
-mod survey;
-mod test;
-mod thrash;
-#[allow(dead_code, reason = "the build of the object is for sensor-user/build.rs")]
-mod toolchain;
+mod host;
+mod reports;
+mod tasks;
 mod vm;
 
 use std::process::ExitCode;
@@ -42,72 +17,63 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// The chores of the memsensor repository.
+use tasks::{
+    bench, build, ci, dashboards, dist, fleet, replay, run, scenarios, setup, soak, test, thrash,
+};
+
+/// Developer tasks of the memsensor repository
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Subcommand)]
-enum Chore {
-    /// Make this machine ready to build (and, if asked, to test)
+enum Task {
     Setup(setup::Args),
-    /// Build memsensor
     Build(build::Args),
-    /// Build memsensor and run it as root
     Run(run::Args),
-    /// Run the tests, cheapest level first
     Test(test::Args),
-    /// Run the tests on other kernels, in QEMU
-    Vm(vm::Args),
-    /// Format, lints, licences, rules, tests: stop at the first that fails
+    Vm(tasks::vm::Args),
+    /// Run all checks of a merge (format, lints, licences, rules, kernels, tests)
     Ci,
-    /// Measure what memsensor costs
     Bench(bench::Args),
-    /// Replay the night of web-01: HAProxy, nginx, a leak, and what users meet
     Replay(replay::Args),
-    /// Measure what the verdict finds, and what it does not
     Scenarios(scenarios::Args),
-    /// Measure who still answers while a host thrashes
     Thrash(thrash::Args),
-    /// Run memsensor under mixed load for long
     Soak(soak::Args),
-    /// Make the Grafana dashboards from their sources, and pictures of them
     Dashboards(dashboards::Args),
-    /// Measure what many hosts ask of Prometheus and VictoriaMetrics
     Fleet(fleet::Args),
-    /// Build a release: binary, man pages, shell completions
     Dist(dist::Args),
 }
 
 fn main() -> ExitCode {
-    match start(Cli::parse().chore) {
+    match dispatch(Cli::parse().task) {
         Ok(code) => code,
-        Err(why) => {
-            eprintln!("error: {why:#}");
+        Err(error) => {
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn start(chore: Chore) -> Result<ExitCode> {
-    let done = |()| ExitCode::SUCCESS;
-    match chore {
-        Chore::Setup(args) => setup::run(&args),
-        Chore::Build(args) => build::run(&args).map(done),
-        Chore::Run(args) => run::run(&args).map(done),
-        Chore::Test(args) => test::run(&args),
-        Chore::Vm(args) => vm::run(&args),
-        Chore::Ci => ci::run(),
-        Chore::Bench(args) => bench::run(&args).map(done),
-        Chore::Replay(args) => replay::run(&args).map(done),
-        Chore::Scenarios(args) => scenarios::run(&args).map(done),
-        Chore::Thrash(args) => thrash::run(&args).map(done),
-        Chore::Soak(args) => soak::run(&args).map(done),
-        Chore::Dashboards(args) => dashboards::run(&args).map(done),
-        Chore::Fleet(args) => fleet::run(&args).map(done),
-        Chore::Dist(args) => dist::run(&args).map(done),
+fn dispatch(task: Task) -> Result<ExitCode> {
+    let success = |()| ExitCode::SUCCESS;
+    match task {
+        Task::Setup(args) => setup::run(&args),
+        Task::Build(args) => build::run(&args).map(success),
+        Task::Run(args) => run::run(&args).map(success),
+        Task::Test(args) => test::run(&args),
+        Task::Vm(args) => tasks::vm::run(&args),
+        Task::Ci => ci::run(),
+        Task::Bench(args) => bench::run(&args).map(success),
+        Task::Replay(args) => replay::run(&args).map(success),
+        Task::Scenarios(args) => scenarios::run(&args).map(success),
+        Task::Thrash(args) => thrash::run(&args).map(success),
+        Task::Soak(args) => soak::run(&args).map(success),
+        Task::Dashboards(args) => dashboards::run(&args).map(success),
+        Task::Fleet(args) => fleet::run(&args).map(success),
+        Task::Dist(args) => dist::run(&args).map(success),
     }
 }

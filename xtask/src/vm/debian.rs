@@ -1,5 +1,5 @@
-//! Debian's packages of every suite that holds kernels, read with package lists of our own: the
-//! machine's apt configuration and installed packages are not touched.
+//! Debian's packages of all suites with kernels. Uses separate package lists, so that the machine's
+//! apt configuration and installed packages do not change.
 
 use std::{
     env, fs,
@@ -10,15 +10,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{
+use crate::host::{
     apt,
-    exec::{self, Root, typed},
+    exec::{self, Root, command_line},
 };
 
-/// Environment: a Debian mirror, where apt's own sources name none (Ubuntu).
+/// Environment: a Debian mirror, for machines whose apt sources have none (Ubuntu).
 const MIRROR_VAR: &str = "MEMSENSOR_DEBIAN_MIRROR";
 
-/// Where kernels are found: long-supported series in the releases, newer ones in the rest.
+/// The suites with kernels: releases have the long-term series, the others have newer ones.
 const SUITES: [&str; 7] = [
     "bullseye",
     "bookworm",
@@ -28,22 +28,22 @@ const SUITES: [&str; 7] = [
     "sid",
     "experimental",
 ];
-/// Those of them that have security updates, in an archive of their own.
+/// The suites that have security updates, which are in a separate archive.
 const SECURITY: [&str; 3] = ["bullseye", "bookworm", "trixie"];
 
-/// Lists that are older are fetched again.
-const FRESH: Duration = Duration::from_hours(24);
+/// Package lists of a greater age are fetched again.
+const MAX_AGE: Duration = Duration::from_hours(24);
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// Package lists of one architecture.
+/// The package lists of one architecture.
 #[derive(Debug)]
 pub(crate) struct Archive {
     config: PathBuf,
 }
 
 impl Archive {
-    /// Opens the lists in a directory, and fetches them if they are missing or old.
+    /// Opens the lists in a directory. Fetches them if they are missing or old.
     pub(crate) fn open(dir: &Path, arch: &str) -> Result<Self> {
         let archive = Self { config: dir.join("apt.conf") };
         let stamp = dir.join("fetched");
@@ -53,7 +53,7 @@ impl Archive {
         let mirror = mirror()?;
         for sub in ["state/lists/partial", "cache/archives/partial", "preferences.d"] {
             fs::create_dir_all(dir.join(sub))
-                .with_context(|| format!("mkdir in {}", dir.display()))?;
+                .with_context(|| format!("create directories in {}", dir.display()))?;
         }
         fs::write(dir.join("state/status"), "")?;
         fs::write(dir.join("sources.list"), sources(&mirror))?;
@@ -61,8 +61,8 @@ impl Archive {
         println!("vm: fetching package lists ({arch})");
         match exec::run(archive.apt("apt-get").args(["--quiet", "--quiet", "update"])) {
             Ok(()) => fs::write(&stamp, "")?,
-            Err(why) if stamp.exists() => println!("vm: using the old lists: {why:#}"),
-            Err(why) => return Err(why).context("fetch Debian's package lists"),
+            Err(error) if stamp.exists() => println!("vm: using the old lists: {error:#}"),
+            Err(error) => return Err(error).context("fetch Debian's package lists"),
         }
         Ok(archive)
     }
@@ -73,106 +73,117 @@ impl Archive {
         command
     }
 
-    fn ask(&self, words: &[&str]) -> Result<String> {
+    fn apt_cache(&self, args: &[&str]) -> Result<String> {
         let mut command = self.apt("apt-cache");
-        command.args(words);
-        let out = command.output().with_context(|| format!("start `{}`", typed(&command)))?;
-        if !out.status.success() {
-            bail!("`{}`: {}", typed(&command), String::from_utf8_lossy(&out.stderr).trim());
+        command.args(args);
+        let name = command_line(&command);
+        let output = command.output().with_context(|| format!("start `{name}`"))?;
+        if !output.status.success() {
+            bail!("`{name}`: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// Names that begin so, of packages that may or may not be downloadable.
+    /// The packages whose names have this prefix. Some of them may not be downloadable.
     pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.ask(&["pkgnames", prefix])?.lines().map(str::to_owned).collect())
+        Ok(self.apt_cache(&["pkgnames", prefix])?.lines().map(str::to_owned).collect())
     }
 
-    /// The version that can be downloaded.
+    /// The downloadable version of a package.
     pub(crate) fn version(&self, package: &str) -> Result<Option<String>> {
-        // Lines of "package | version | where".
-        let said = self.ask(&["madison", package])?;
-        Ok(said.lines().next().and_then(|l| Some(l.split('|').nth(1)?.trim().to_owned())))
+        // Each line is "package | version | archive".
+        let lines = self.apt_cache(&["madison", package])?;
+        Ok(lines.lines().next().and_then(|l| Some(l.split('|').nth(1)?.trim().to_owned())))
     }
 
-    /// Names of the packages that a package depends on.
+    /// The names of the packages that a package depends on.
     pub(crate) fn depends(&self, package: &str) -> Result<Vec<String>> {
-        let said = self.ask(&["show", "--no-all-versions", package])?;
-        let line = said.lines().find_map(|l| l.strip_prefix("Depends: ")).unwrap_or_default();
-        let name = |d: &str| d.split_whitespace().next().map(str::to_owned);
+        let fields = self.apt_cache(&["show", "--no-all-versions", package])?;
+        let line = fields.lines().find_map(|l| l.strip_prefix("Depends: ")).unwrap_or_default();
+        let name = |dependency: &str| dependency.split_whitespace().next().map(str::to_owned);
         Ok(line.split(',').filter_map(name).collect())
     }
 
-    /// Downloads packages and unpacks them all into a directory.
-    pub(crate) fn unpack(&self, packages: &[String], into: &Path) -> Result<()> {
-        let debs = into.join("debs");
-        fs::create_dir_all(&debs).with_context(|| format!("mkdir {}", debs.display()))?;
+    /// Downloads packages and unpacks them into one directory.
+    pub(crate) fn unpack(&self, packages: &[String], dir: &Path) -> Result<()> {
+        let debs = dir.join("debs");
+        fs::create_dir_all(&debs).with_context(|| format!("create {}", debs.display()))?;
         let mut download = self.apt("apt-get");
         exec::run(
             download.current_dir(&debs).args(["--quiet", "--quiet", "download"]).args(packages),
         )?;
         for deb in fs::read_dir(&debs)? {
-            exec::run(Command::new("dpkg-deb").arg("--extract").arg(deb?.path()).arg(into))?;
+            exec::run(Command::new("dpkg-deb").arg("--extract").arg(deb?.path()).arg(dir))?;
         }
         Ok(fs::remove_dir_all(&debs)?)
     }
 }
 
-/// Installs packages of this release's backports, which apt's own sources need not name.
+/// Installs packages from this release's backports, which apt's own sources may not include.
 pub(crate) fn install_from_backports(cache: &Path, packages: &[&str]) -> Result<()> {
     let root = Root::find().context("install QEMU")?;
-    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
-    let codename = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
-    let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?.trim_matches('"');
+    let codename = codename()?;
     let suite = format!("{codename}-backports");
     let dir = cache.join("apt-backports");
     fs::create_dir_all(dir.join("lists/partial"))?;
     let mirror = mirror()?;
-    let line = |suite: &str| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
-    fs::write(dir.join("sources.list"), [line(codename), line(&suite)].concat())?;
+    let lines = [source(&mirror, &codename), source(&mirror, &suite)];
+    fs::write(dir.join("sources.list"), lines.concat())?;
     let options = [
         format!("Dir::Etc::sourcelist={}/sources.list", dir.display()),
         "Dir::Etc::sourceparts=-".to_owned(),
         format!("Dir::State::lists={}/lists", dir.display()),
     ];
     let from_backports: Vec<_> = packages.iter().map(|p| format!("{p}/{suite}")).collect();
-    let words = ["install", "--yes", "--no-remove", "--no-install-recommends"];
-    let install = words.into_iter().chain(from_backports.iter().map(String::as_str)).collect();
-    for words in [vec!["update"], install] {
-        let options = options.iter().flat_map(|o| ["-o", o]);
-        apt::apt_get(root, &options.chain(words).collect::<Vec<_>>())?;
+    let install = ["install", "--yes", "--no-remove", "--no-install-recommends"];
+    let install = install.into_iter().chain(from_backports.iter().map(String::as_str)).collect();
+    for args in [vec!["update"], install] {
+        let options = options.iter().flat_map(|option| ["-o", option]);
+        apt::apt_get(root, &options.chain(args).collect::<Vec<_>>())?;
     }
     Ok(())
 }
 
-fn is_fresh(stamp: &Path) -> bool {
-    let age = |m: fs::Metadata| SystemTime::now().duration_since(m.modified().ok()?).ok();
-    fs::metadata(stamp).ok().and_then(age).is_some_and(|age| age < FRESH)
+/// The codename of this machine's release.
+fn codename() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
+    let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let codename = codename.context("/etc/os-release has no VERSION_CODENAME")?;
+    Ok(codename.trim_matches('"').to_owned())
 }
 
-/// The mirror that this machine uses for Debian.
+fn is_fresh(stamp: &Path) -> bool {
+    let age = |m: fs::Metadata| SystemTime::now().duration_since(m.modified().ok()?).ok();
+    fs::metadata(stamp).ok().and_then(age).is_some_and(|age| age < MAX_AGE)
+}
+
+/// The Debian mirror of this machine.
 fn mirror() -> Result<String> {
     if let Some(mirror) = env::var(MIRROR_VAR).ok().filter(|m| !m.is_empty()) {
         return Ok(mirror.trim_end_matches('/').to_owned());
     }
-    let mut list = Command::new("apt-get");
-    list.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);
-    let out = list.output().context("start apt-get")?;
-    debian_of(&String::from_utf8_lossy(&out.stdout)).with_context(|| {
-        format!("apt's sources have no Debian mirror: set {MIRROR_VAR} to the address of one")
+    let mut index = Command::new("apt-get");
+    index.args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]);
+    let output = index.output().context("start apt-get")?;
+    debian_mirror(&String::from_utf8_lossy(&output.stdout)).with_context(|| {
+        format!("apt's sources have no Debian mirror: set {MIRROR_VAR} to the URL of a mirror")
     })
 }
 
-fn debian_of(uris: &str) -> Option<String> {
-    let is_debian = |l: &&str| l.trim_end_matches('/').ends_with("/debian");
+fn debian_mirror(uris: &str) -> Option<String> {
+    let is_debian = |uri: &&str| uri.trim_end_matches('/').ends_with("/debian");
     Some(uris.lines().find(is_debian)?.trim_end_matches('/').to_owned())
 }
 
 fn sources(mirror: &str) -> String {
-    let line = |base: &str, suite: &str| format!("deb [signed-by={KEYRING}] {base} {suite} main\n");
     let security = format!("{mirror}-security");
-    let main = SUITES.iter().map(|suite| line(mirror, suite));
-    main.chain(SECURITY.iter().map(|s| line(&security, &format!("{s}-security")))).collect()
+    let main = SUITES.iter().map(|suite| source(mirror, suite));
+    main.chain(SECURITY.iter().map(|s| source(&security, &format!("{s}-security")))).collect()
+}
+
+/// A line of sources.list.
+fn source(mirror: &str, suite: &str) -> String {
+    format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")
 }
 
 fn config(dir: &Path, arch: &str) -> String {
@@ -196,14 +207,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_is_the_one_with_debian_itself() {
+    fn the_mirror_is_not_the_security_archive() {
         let uris = "http://m.example/debian-security/\nhttp://m.example/debian/\n";
-        assert_eq!(debian_of(uris).as_deref(), Some("http://m.example/debian"));
-        assert_eq!(debian_of("http://m.example/ubuntu/\n"), None);
+        assert_eq!(debian_mirror(uris).as_deref(), Some("http://m.example/debian"));
+        assert_eq!(debian_mirror("http://m.example/ubuntu/\n"), None);
     }
 
     #[test]
-    fn security_updates_come_from_their_own_archive() {
+    fn security_updates_come_from_a_separate_archive() {
         let list = sources("http://m.example/debian");
         assert!(
             list.contains("http://m.example/debian-security bullseye-security main\n"),

@@ -1,5 +1,5 @@
-//! Debian's kernels by series: the newest package of a series, fetched once, unpacked into what a
-//! guest boots from (the bare `vmlinux` and the modules that it needs).
+//! Debian's kernels: fetches the newest package of a series once, and unpacks the files that a
+//! guest boots from (the uncompressed `vmlinux` and the modules that the guest needs).
 
 use std::{
     cmp::Ordering,
@@ -16,41 +16,41 @@ use super::{
     machine::{AMD64, Machine},
 };
 
-/// What a guest needs beyond what Debian builds in.
+/// The drivers that a guest needs and that Debian builds as modules.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "virtio_net"];
 
-/// A kernel that is ready to boot.
+/// An unpacked kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Kernel {
     pub(crate) machine: &'static Machine,
-    /// As asked for, e.g. `6.1`.
+    /// The requested series, e.g. `6.1`.
     pub(crate) series: String,
-    /// As `uname -r` says.
+    /// The release, as in `uname -r`.
     pub(crate) release: String,
-    /// What QEMU loads.
+    /// The file that QEMU loads.
     pub(crate) image: PathBuf,
-    /// Module files in the order of loading.
+    /// The module files in loading order.
     pub(crate) modules: Vec<PathBuf>,
 }
 
-/// The newest kernel of a series, downloaded into the cache unless it is there.
+/// The newest kernel of a series. Downloads it unless it is in the cache.
 pub(crate) fn fetch(
     archive: &Archive,
     cache: &Path,
     machine: &'static Machine,
     series: &str,
 ) -> Result<Kernel> {
-    let release = newest(archive, machine.name, series)?;
+    let release = newest_release(archive, machine.name, series)?;
     let dir = cache.join("kernels").join(&release);
-    // What an earlier version of us fetched may lack a module.
-    let done = fs::read_to_string(dir.join("done")).unwrap_or_default();
-    if done != MODULES.join(" ") {
+    // An earlier version of xtask may have unpacked fewer modules.
+    let unpacked_modules = fs::read_to_string(dir.join("done")).unwrap_or_default();
+    if unpacked_modules != MODULES.join(" ") {
         let _ = fs::remove_dir_all(&dir);
         println!("vm: {series}: fetching {release}");
         let scratch = cache.join(format!("unpack-{release}-{}", std::process::id()));
-        let made = make(archive, &release, machine, &scratch, &dir);
+        let result = unpack(archive, &release, machine, &scratch, &dir);
         let _ = fs::remove_dir_all(&scratch);
-        made.with_context(|| format!("prepare the kernel {release}"))?;
+        result.with_context(|| format!("unpack the kernel {release}"))?;
         fs::write(dir.join("done"), MODULES.join(" "))?;
     }
     let mut modules: Vec<_> = fs::read_dir(dir.join("modules"))
@@ -62,9 +62,9 @@ pub(crate) fn fetch(
     Ok(Kernel { machine, series: series.to_owned(), release, image, modules })
 }
 
-/// The release of the newest kernel of a series whose packages can all be had: superseded ones stay
-/// in the lists without their modules.
-fn newest(archive: &Archive, arch: &str, series: &str) -> Result<String> {
+/// The newest release of a series whose packages can all be downloaded. The lists still contain old
+/// releases, but not their module packages.
+fn newest_release(archive: &Archive, arch: &str, series: &str) -> Result<String> {
     let names = archive.names(&format!("linux-image-{series}."))?;
     let suffix = format!("-cloud-{arch}");
     let mut releases: Vec<_> = names
@@ -72,23 +72,17 @@ fn newest(archive: &Archive, arch: &str, series: &str) -> Result<String> {
         .filter(|name| name.ends_with(&suffix))
         .filter_map(|name| name.strip_prefix("linux-image-"))
         .collect();
-    releases.sort_by(|a, b| natural(b, a));
+    releases.sort_by(|a, b| natural_order(b, a));
     for release in &releases {
         if packages(archive, release)?.is_some() {
             return Ok((*release).to_owned());
         }
     }
-    bail!(
-        "Debian has no kernel of the series {series} for {arch}{}",
-        if releases.is_empty() {
-            ""
-        } else {
-            " (its packages are in the lists, but not its modules)"
-        }
-    )
+    let listed = if releases.is_empty() { "" } else { " (only packages without their modules)" };
+    bail!("Debian has no kernel of the series {series} for {arch}{listed}")
 }
 
-/// The packages with a kernel's files; None if one of them cannot be had.
+/// The packages with a kernel's files. None if one of them cannot be downloaded.
 fn packages(archive: &Archive, release: &str) -> Result<Option<Vec<String>>> {
     let image = format!("linux-image-{release}");
     if archive.version(&image)?.is_none() {
@@ -96,8 +90,8 @@ fn packages(archive: &Archive, release: &str) -> Result<Option<Vec<String>>> {
     }
     let mut packages = Vec::new();
     for package in archive.depends(&image)? {
-        // What else it depends on serves its installation. linux-base is part of it in some
-        // releases (7.2 keeps the list of what is built in there) and only scripts in others.
+        // The other dependencies only serve the installation. linux-base has kernel files in some
+        // releases (7.2 keeps the list of built-in modules there) and only scripts in others.
         let is_part = |parts: &[&str]| parts.iter().any(|part| package.starts_with(part));
         match archive.version(&package)? {
             Some(_) if is_part(&["linux-binary-", "linux-modules-", "linux-base-"]) => {
@@ -111,27 +105,28 @@ fn packages(archive: &Archive, release: &str) -> Result<Option<Vec<String>>> {
     Ok(Some(packages))
 }
 
-fn make(
+/// Downloads a kernel's packages into `scratch` and unpacks its image and modules into `dir`.
+fn unpack(
     archive: &Archive,
     release: &str,
     machine: &Machine,
     scratch: &Path,
     dir: &Path,
 ) -> Result<()> {
-    let packages = packages(archive, release)?.context("its packages are gone")?;
+    let packages = packages(archive, release)?.context("a package cannot be downloaded")?;
     archive.unpack(&packages, scratch)?;
-    // Since the merge of /usr, newer packages have everything there.
+    // Since the merge of /usr, newer packages have all files there.
     let usr = scratch.join("usr");
     let base = if usr.join("lib/modules").exists() { &usr } else { scratch };
-    let of = base.join("lib/modules").join(release);
-    let image = [scratch.join("boot").join(format!("vmlinuz-{release}")), of.join("vmlinuz")];
-    let image = image.iter().find(|path| path.exists()).context("the package has no vmlinuz")?;
+    let in_boot = scratch.join("boot").join(format!("vmlinuz-{release}"));
+    let in_modules = base.join("lib/modules").join(release).join("vmlinuz");
+    let image = [in_boot, in_modules].into_iter().find(|path| path.exists());
+    let image = fs::read(image.context("the package has no vmlinuz")?)?;
     let _ = fs::remove_dir_all(dir);
     fs::create_dir_all(dir.join("modules"))?;
-    let packed = fs::read(image)?;
-    let unpacked = if *machine == AMD64 { vmlinux(&packed)? } else { packed };
-    fs::write(dir.join("vmlinux"), unpacked)?;
-    for (i, module) in modules(base, release)?.iter().enumerate() {
+    let image = if *machine == AMD64 { vmlinux(&image)? } else { image };
+    fs::write(dir.join("vmlinux"), image)?;
+    for (i, module) in module_files(base, release)?.iter().enumerate() {
         let data = fs::read(module).with_context(|| format!("read {}", module.display()))?;
         let data = decompress(&data)?.unwrap_or(data);
         fs::write(dir.join(format!("modules/{i:02}.ko")), data)?;
@@ -139,22 +134,22 @@ fn make(
     Ok(())
 }
 
-/// Files of the modules and of those they need, first things first.
-fn modules(base: &Path, release: &str) -> Result<Vec<PathBuf>> {
+/// The files of the modules and of their dependencies, in loading order.
+fn module_files(base: &Path, release: &str) -> Result<Vec<PathBuf>> {
     let run = |program: &str, args: &[&str]| {
-        let out = Command::new(program).args(args).output();
-        out.with_context(|| format!("start {program} (apt-get install kmod)"))
+        let output = Command::new(program).args(args).output();
+        output.with_context(|| format!("start {program} (apt-get install kmod)"))
     };
     let dir = base.to_str().context("the cache's path is not UTF-8")?;
     run("/sbin/depmod", &["-b", dir, release])?;
     let mut files = Vec::new();
     for module in MODULES {
-        let out = run("/sbin/modprobe", &["-d", dir, "-S", release, "--show-depends", module])?;
-        let said = String::from_utf8_lossy(&out.stdout);
-        if !out.status.success() {
-            bail!("no module {module}: {}", String::from_utf8_lossy(&out.stderr).trim());
+        let output = run("/sbin/modprobe", &["-d", dir, "-S", release, "--show-depends", module])?;
+        if !output.status.success() {
+            bail!("no module {module}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        for file in said.lines().filter_map(|l| l.strip_prefix("insmod ")) {
+        let lines = String::from_utf8_lossy(&output.stdout);
+        for file in lines.lines().filter_map(|line| line.strip_prefix("insmod ")) {
             let file = PathBuf::from(file.trim());
             if !files.contains(&file) {
                 files.push(file);
@@ -164,40 +159,40 @@ fn modules(base: &Path, release: &str) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The ELF kernel inside a bzImage: unpacking it here is fast, in an emulated guest it takes half
-/// of the boot. Offsets: Documentation/arch/x86/boot.rst.
+/// Unpacks the ELF kernel in a bzImage. This is fast here, but takes half of the boot in an
+/// emulated guest. Documentation/arch/x86/boot.rst defines the offsets.
 fn vmlinux(image: &[u8]) -> Result<Vec<u8>> {
     const SETUP_SECTORS: usize = 0x1f1;
     const PAYLOAD_OFFSET: usize = 0x248;
     const PAYLOAD_LENGTH: usize = 0x24c;
-    let field = |at: usize| {
-        let bytes = image.get(at..at + 4).and_then(|b| b.try_into().ok());
+    let field = |offset: usize| {
+        let bytes = image.get(offset..offset + 4).and_then(|b| b.try_into().ok());
         bytes.map(|b| u32::from_le_bytes(b) as usize)
     };
-    let part = || {
+    let payload = || {
         let sectors = usize::from(*image.get(SETUP_SECTORS)?);
         let start = (sectors.max(1) + 1) * 512 + field(PAYLOAD_OFFSET)?;
         image.get(start..start + field(PAYLOAD_LENGTH)?)
     };
-    let payload = part().context("not a bzImage")?;
-    let elf = decompress(payload)?.context("the kernel is packed in an unknown way")?;
+    let payload = payload().context("not a bzImage")?;
+    let elf = decompress(payload)?.context("the kernel is compressed in an unknown format")?;
     if !elf.starts_with(b"\x7fELF") {
-        bail!("what is packed in the kernel image is no ELF file");
+        bail!("the kernel image does not contain an ELF file");
     }
     Ok(elf)
 }
 
-/// Unpacks by the magic number; None for data that no known program packed.
+/// Decompresses data in the format of its magic number. None if the format is unknown.
 fn decompress(data: &[u8]) -> Result<Option<Vec<u8>>> {
-    // Trailing bytes follow the packed kernel (its length), which each of these refuses only after
-    // it has written everything.
-    const PACKERS: [(&[u8], &str, &[&str]); 4] = [
+    // The length of the kernel follows the compressed data. Each program reports these trailing
+    // bytes as an error, but only after it has written everything.
+    const FORMATS: [(&[u8], &str, &[&str]); 4] = [
         (b"\xfd7zXZ\0", "xz", &["-dc", "--single-stream"]),
         (b"\x28\xb5\x2f\xfd", "zstd", &["-dcq"]),
         (b"\x1f\x8b", "gzip", &["-dc"]),
         (b"\x02\x21\x4c\x18", "lz4", &["-dc"]),
     ];
-    let Some((_, program, args)) = PACKERS.iter().find(|(magic, ..)| data.starts_with(magic))
+    let Some((_, program, args)) = FORMATS.iter().find(|(magic, ..)| data.starts_with(magic))
     else {
         return Ok(None);
     };
@@ -210,19 +205,19 @@ fn decompress(data: &[u8]) -> Result<Option<Vec<u8>>> {
         .with_context(|| format!("start {program}"))?;
     let mut stdin = child.stdin.take().context("no stdin")?;
     let data = data.to_vec();
-    // From a thread of its own, or both would wait for the other with full pipes.
-    let feeder = std::thread::spawn(move || stdin.write_all(&data));
-    let out = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
-    // It may hang up before the trailing bytes.
-    let _ = feeder.join();
-    if out.stdout.is_empty() {
-        bail!("{program} unpacked nothing");
+    // Write from a separate thread: otherwise both processes could block on full pipes.
+    let writer = std::thread::spawn(move || stdin.write_all(&data));
+    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
+    // The write can fail, because the program may exit before it reads the trailing bytes.
+    let _ = writer.join();
+    if output.stdout.is_empty() {
+        bail!("{program} wrote no output");
     }
-    Ok(Some(out.stdout))
+    Ok(Some(output.stdout))
 }
 
-/// Orders names with numbers in them by the numbers: 5.10.0-46 is after 5.10.0-9.
-pub(crate) fn natural(a: &str, b: &str) -> Ordering {
+/// Compares the numbers in names by value: 5.10.0-46 is after 5.10.0-9.
+pub(crate) fn natural_order(a: &str, b: &str) -> Ordering {
     let split = |s: &str| {
         let mut parts: Vec<(u64, String)> = Vec::new();
         for c in s.chars() {
@@ -245,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_is_so_by_number() {
+    fn releases_are_ordered_by_number() {
         let mut releases = [
             "5.10.0-9-x",
             "6.12.117+deb12-x",
@@ -253,7 +248,7 @@ mod tests {
             "6.12.117+deb13-x",
             "6.12.43+deb12-x",
         ];
-        releases.sort_by(|a, b| natural(b, a));
+        releases.sort_by(|a, b| natural_order(b, a));
         let newest_first = [
             "6.12.117+deb13-x",
             "6.12.117+deb12-x",
@@ -265,13 +260,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_kernel_image_is_an_error() {
+    fn data_that_is_not_a_kernel_image_is_an_error() {
         assert!(vmlinux(b"short").is_err());
         assert!(vmlinux(&[0; 4096]).is_err());
     }
 
     #[test]
-    fn data_in_no_known_format_is_left_alone() {
+    fn an_unknown_format_is_not_decompressed() {
         assert_eq!(decompress(b"\x7fELF").expect("no program is started"), None);
     }
 }

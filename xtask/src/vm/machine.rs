@@ -1,27 +1,36 @@
-//! What differs between the architectures of guests: names, and how QEMU boots them.
+//! The differences between the architectures of guests: names, QEMU options, files.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use super::image::Placed;
-use crate::cross::{self, Cross};
+use crate::host::cross::{self, Cross};
 
-/// An architecture that guests can have.
+/// A file to copy into a guest.
+#[derive(Debug, Clone)]
+pub(crate) struct GuestFile {
+    pub(crate) host_path: PathBuf,
+    pub(crate) guest_path: String,
+}
+
+/// An architecture of guests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Machine {
-    /// Debian's name of it, and that of the option `--arch`.
+    /// Debian's name of the architecture, also the value of `--arch`.
     pub(crate) name: &'static str,
-    /// How binaries for it are built.
+    /// The build target of its binaries.
     pub(crate) cross: &'static Cross,
-    /// QEMU, and the packages that it comes in.
+    /// The QEMU program and its packages.
     pub(crate) qemu: &'static str,
     pub(crate) packages: &'static [&'static str],
-    /// The board and the processor that is emulated.
+    /// QEMU's options for the board and the emulated processor.
     pub(crate) board: &'static [&'static str],
-    /// Serial ports: the kernel's, and ours.
+    /// The serial ports of the kernel and of the guest's init.
     pub(crate) serial: [&'static str; 2],
-    /// The dynamic loader and the C library of a Debian package: where they are, and where they go.
+    /// C library and dynamic loader: paths in the unpacked Debian package and in the guest.
     loader: [(&'static str, &'static str); 2],
-    /// Series that are tested.
+    /// The tested kernel series, oldest first.
     pub(crate) series: &'static [&'static str],
 }
 
@@ -40,7 +49,7 @@ pub(crate) static AMD64: Machine = Machine {
     series: &["5.10", "6.1", "6.12", "6.18", "7.2", "7.3"],
 };
 
-/// Two series show that the other architecture works; its guests are the slowest.
+/// Two series are enough to test the second architecture; its guests are the slowest.
 pub(crate) static ARM64: Machine = Machine {
     name: "arm64",
     cross: &cross::ARM64,
@@ -55,31 +64,36 @@ pub(crate) static ARM64: Machine = Machine {
     series: &["6.12", "7.3"],
 };
 
-/// All, in the table's order.
+/// All architectures, in the order of the table.
 pub(crate) static ALL: [&Machine; 2] = [&AMD64, &ARM64];
 
 impl Machine {
-    /// By its name.
+    /// The architecture of a name; the error lists the names.
     pub(crate) fn named(name: &str) -> Result<&'static Self, String> {
-        ALL.into_iter().find(|m| m.name == name).ok_or_else(|| "amd64 or arm64".to_owned())
+        let machine = ALL.into_iter().find(|machine| machine.name == name);
+        machine.ok_or_else(|| "expected amd64 or arm64".to_owned())
     }
 
-    /// KVM where this processor can run guests itself, or emulation. /dev/kvm alone proves nothing:
-    /// it is there on machines whose kernels die in it.
+    /// KVM if this machine can run guests of this architecture, otherwise emulation. /dev/kvm is
+    /// not enough: it exists on machines whose kernels die in KVM.
     pub(crate) fn accelerator(&self) -> &'static str {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let has = |flag: &str| {
-            let mut lines = cpuinfo.lines().filter(|l| l.starts_with("flags"));
-            lines.any(|l| l.split_whitespace().any(|word| word == flag))
+        let has_flag = |flag: &str| {
+            let mut lines = cpuinfo.lines().filter(|line| line.starts_with("flags"));
+            lines.any(|line| line.split_whitespace().any(|word| word == flag))
         };
-        let open = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
-        if self.cross.is_ours() && open && (has("vmx") || has("svm")) { "kvm" } else { "tcg" }
+        let can_open = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+        let has_kvm = self.cross.is_native() && can_open && (has_flag("vmx") || has_flag("svm"));
+        if has_kvm { "kvm" } else { "tcg" }
     }
 
-    /// Debian's programs in a guest, with what they are linked to, out of unpacked packages.
-    pub(crate) fn programs(&self, unpacked: &Path) -> Vec<Placed> {
+    /// Debian's programs in a guest and their libraries, from unpacked packages.
+    pub(crate) fn programs(&self, unpacked: &Path) -> Vec<GuestFile> {
         let programs = [("bin/busybox", "bin/busybox"), ("usr/bin/earlyoom", "t/earlyoom")];
-        let placed = |(from, to): (&str, &str)| Placed { from: unpacked.join(from), to: to.into() };
-        programs.into_iter().chain(self.loader).map(placed).collect()
+        let guest_file = |(path, guest_path): (&str, &str)| GuestFile {
+            host_path: unpacked.join(path),
+            guest_path: guest_path.to_owned(),
+        };
+        programs.into_iter().chain(self.loader).map(guest_file).collect()
     }
 }

@@ -1,106 +1,15 @@
-//! Which guests there are, and what each runs. Pure.
+//! The guests of `cargo xtask vm` and the tests that each of them runs. Pure.
 
-use std::{cmp::Ordering, path::PathBuf, time::Duration};
+use std::cmp::Ordering;
 
 use super::{
-    kernel::{Kernel, natural},
+    guest::{Cgroups, Guest},
+    kernel::{Kernel, natural_order},
     machine::AMD64,
 };
 
-/// How cgroups are mounted in a guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cgroups {
-    V2,
-    /// The memory controller on v1 and no v2 at all.
-    V1,
-    /// The memory controller on v1, and an empty v2 hierarchy beside it.
-    Hybrid,
-}
-
-impl Cgroups {
-    /// The word for it on the guest's command line.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::V2 => "v2",
-            Self::V1 => "v1",
-            Self::Hybrid => "hybrid",
-        }
-    }
-}
-
-/// A guest to boot.
-#[derive(Debug, Clone)]
-pub(crate) struct Guest {
-    /// What is special about it.
-    pub(crate) name: &'static str,
-    /// Which kernel, by position.
-    pub(crate) kernel: usize,
-    pub(crate) cgroups: Cgroups,
-    pub(crate) cpus: u32,
-    pub(crate) memory_mib: u64,
-    pub(crate) boot_args: &'static str,
-    /// It ends then, whatever it does.
-    pub(crate) limit: Duration,
-    /// Whether every probe must have a cell in the table.
-    pub(crate) is_column: bool,
-    /// TCP ports of it that this machine reaches at 127.0.0.1, if it is to have a network.
-    pub(crate) ports: &'static [u16],
-    /// What is on its fourth disk, if it is to have one.
-    pub(crate) image: Option<PathBuf>,
-    /// Reads and writes a second that its swap and its fourth disk can do, if they are tired.
-    pub(crate) iops: Option<u32>,
-    /// Test binaries and their arguments.
-    tests: Vec<String>,
-}
-
-impl Guest {
-    pub(crate) fn new(name: &'static str, kernel: usize) -> Self {
-        Self {
-            name,
-            kernel,
-            cgroups: Cgroups::V2,
-            cpus: 2,
-            memory_mib: 400,
-            boot_args: "",
-            limit: Duration::from_mins(20),
-            is_column: false,
-            ports: &[],
-            image: None,
-            iops: None,
-            tests: Vec::new(),
-        }
-    }
-
-    fn runs(mut self, tests: &[&str]) -> Self {
-        self.tests.extend(tests.iter().map(|t| format!("{t} --test-threads=1")));
-        self
-    }
-
-    /// Has it run one program.
-    pub(crate) fn runs_only(mut self, step: String) -> Self {
-        self.tests = vec![step];
-        self
-    }
-
-    /// The lines that its init runs.
-    pub(crate) fn steps(&self) -> String {
-        self.tests.join("\n") + "\n"
-    }
-
-    /// Keeps only tests whose name contains this.
-    pub(crate) fn filter(&mut self, filter: &str) {
-        for test in &mut self.tests {
-            // Tests are named by module already; libtest takes either of several names.
-            let (program, _) = test.split_once(' ').unwrap_or((test, ""));
-            *test = format!("{program} {filter} --test-threads=1");
-        }
-        self.tests.dedup();
-        self.is_column = false;
-    }
-}
-
-/// The verifier and every program by hand; real kills and reclaim in a cgroup; each probe with the
-/// whole guest under pressure. Lockdown comes last: it cannot be taken back.
+/// The verifier and each program by hand; real kills and reclaim in a cgroup; each probe with the
+/// whole guest under pressure. Lockdown is last: it cannot be undone.
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving::",
@@ -109,45 +18,53 @@ const ALL: [&str; 5] = [
     "guest lockdown::confidentiality",
 ];
 
-/// The guests for these kernels, which come oldest first. `short` leaves out what differs little.
+/// The guests for these kernels, which are ordered oldest first. `short` omits the guests that
+/// differ little from others.
 pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
     let mut guests = Vec::new();
-    for (i, kernel) in kernels.iter().enumerate() {
-        guests.push(Guest { is_column: true, ..Guest::new("cgroup v2", i).runs(&ALL) });
-        // Debian builds memcg v1 until 6.11.
-        let has_v1 = natural(&kernel.series, "6.12") == Ordering::Less;
-        if short || *kernel.machine != AMD64 || !has_v1 {
-            continue;
-        }
-        for (cgroups, name) in [(Cgroups::V1, "cgroup v1"), (Cgroups::Hybrid, "cgroup hybrid")] {
-            let guest = Guest::new(name, i).runs(&["live --skip serving::", "guest probes::"]);
-            guests.push(Guest { cgroups, is_column: true, ..guest });
+    for kernel in kernels {
+        let guest = Guest::new("cgroup v2", kernel).with_tests(&ALL);
+        guests.push(Guest { is_column: true, ..guest });
+        if !short && has_memcg_v1(kernel) {
+            guests.extend(v1_guests(kernel));
         }
     }
     if short {
         return guests;
     }
-    let is_amd64 = |&i: &usize| *kernels[i].machine == AMD64;
-    let (oldest, newest) =
-        ((0..kernels.len()).find(is_amd64), (0..kernels.len()).rev().find(is_amd64));
-    for i in oldest.into_iter().chain(newest.filter(|_| newest != oldest)) {
-        let psi = Guest::new("psi=0", i)
-            .runs(&["live oom:: reclaim::", "guest host:: verdict:: quirks::psi"]);
+    let mut amd64 = kernels.iter().filter(|kernel| *kernel.machine == AMD64);
+    let oldest = amd64.next();
+    let newest = amd64.next_back();
+    for kernel in oldest.into_iter().chain(newest) {
+        let psi = Guest::new("psi=0", kernel)
+            .with_tests(&["live oom:: reclaim::", "guest host:: verdict:: quirks::psi"]);
         guests.push(Guest { boot_args: "psi=0", ..psi });
-        let cpus = Guest::new("32 CPUs", i).runs(&["live oom:: reclaim::", "guest quirks::cpus"]);
+        let cpus = Guest::new("32 CPUs", kernel)
+            .with_tests(&["live oom:: reclaim::", "guest quirks::cpus"]);
         guests.push(Guest { cpus: 32, memory_mib: 1024, ..cpus });
     }
     guests
+}
+
+/// Whether guests test memcg v1 on this kernel: Debian builds it until 6.11.
+fn has_memcg_v1(kernel: &Kernel) -> bool {
+    *kernel.machine == AMD64 && natural_order(&kernel.series, "6.12") == Ordering::Less
+}
+
+fn v1_guests(kernel: &Kernel) -> [Guest; 2] {
+    [(Cgroups::V1, "cgroup v1"), (Cgroups::Hybrid, "cgroup hybrid")].map(|(cgroups, name)| {
+        let guest = Guest::new(name, kernel);
+        let guest = guest.with_tests(&["live --skip serving::", "guest probes::"]);
+        Guest { cgroups, is_column: true, ..guest }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
 
-    use super::{
-        super::machine::{self, Machine},
-        *,
-    };
+    use super::*;
+    use crate::vm::machine::{self, Machine};
 
     fn kernels(machine: &'static Machine) -> Vec<Kernel> {
         let kernel = |series: &&str| Kernel {
@@ -161,28 +78,31 @@ mod tests {
     }
 
     #[test]
-    fn memcg_v1_is_tried_where_debian_has_it() {
+    fn memcg_v1_is_tested_on_kernels_that_have_it() {
         let kernels: Vec<_> = machine::ALL.into_iter().flat_map(kernels).collect();
         let all = guests(&kernels, false);
-        let on_v1 = all.iter().filter(|g| g.cgroups == Cgroups::V1);
-        let on_v1: Vec<_> = on_v1.map(|g| kernels[g.kernel].series.as_str()).collect();
+        let on_v1 = all.iter().filter(|guest| guest.cgroups == Cgroups::V1);
+        let on_v1: Vec<_> = on_v1.map(|guest| guest.kernel.series.as_str()).collect();
         assert_eq!(on_v1, ["5.10", "6.1"]);
-        assert_eq!(all.iter().filter(|g| g.name == "32 CPUs").count(), 2);
     }
 
     #[test]
-    fn the_short_form_is_a_guest_per_kernel() {
+    fn the_oldest_and_newest_amd64_kernel_have_special_guests() {
+        let kernels: Vec<_> = machine::ALL.into_iter().flat_map(kernels).collect();
+        for name in ["psi=0", "32 CPUs"] {
+            let all = guests(&kernels, false);
+            let special = all.iter().filter(|guest| guest.name == name);
+            let series: Vec<_> = special.map(|guest| guest.kernel.series.as_str()).collect();
+            assert_eq!(series, ["5.10", "7.3"], "{name}");
+        }
+        let one = guests(&kernels[..1], false);
+        assert_eq!(one.iter().filter(|guest| guest.name == "psi=0").count(), 1);
+    }
+
+    #[test]
+    fn the_short_suite_has_one_guest_per_kernel() {
         let short = guests(&kernels(&machine::ARM64), true);
         assert_eq!(short.len(), 2);
-        assert!(short.iter().all(|g| g.is_column && g.steps().lines().count() == ALL.len()));
-    }
-
-    #[test]
-    fn a_filter_replaces_what_a_guest_runs() {
-        let mut guest = Guest::new("cgroup v2", 0).runs(&ALL);
-        guest.filter("kswapd");
-        let steps = "kernel kswapd --test-threads=1\nlive kswapd --test-threads=1\n\
-                     guest kswapd --test-threads=1\n";
-        assert_eq!(guest.steps(), steps);
+        assert!(short.iter().all(|g| g.is_column && g.init_script().lines().count() == ALL.len()));
     }
 }

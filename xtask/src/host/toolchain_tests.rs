@@ -1,5 +1,5 @@
-//! Tests of the toolchain's pure parts: what a compiler says, which world is taken, what the
-//! inner build may see. They start no compiler.
+//! Tests of the pure parts: parsing a compiler's version, choosing a source, filtering the
+//! environment of the inner build. They start no compiler.
 
 use super::*;
 
@@ -18,22 +18,22 @@ fn version(release: &str) -> Version {
 }
 
 #[test]
-fn a_compiler_says_its_release_host_and_llvm() {
-    let version = Version::parse(DEBIAN).expect("a full answer");
+fn release_host_and_llvm_are_parsed() {
+    let version = Version::parse(DEBIAN).expect("complete output");
     assert_eq!(version.release, "1.96.0");
     assert_eq!(version.host, "x86_64-unknown-linux-gnu");
     assert_eq!(version.llvm, 22);
 }
 
 #[test]
-fn a_truncated_answer_is_none() {
-    let cut = DEBIAN.split("LLVM").next().expect("the part before");
-    assert_eq!(Version::parse(cut), None);
+fn truncated_output_has_no_version() {
+    let truncated = DEBIAN.split("LLVM").next().expect("the part before");
+    assert_eq!(Version::parse(truncated), None);
     assert_eq!(Version::parse(""), None);
 }
 
 #[test]
-fn an_old_compiler_is_refused() {
+fn an_old_compiler_is_rejected() {
     assert!(version("1.95.0").is_new_enough());
     assert!(version("1.97.0-nightly").is_new_enough());
     assert!(version("2.0.0").is_new_enough());
@@ -42,47 +42,52 @@ fn an_old_compiler_is_refused() {
 }
 
 #[test]
-fn the_oldest_compiler_is_the_workspace_s() {
-    let manifest = include_str!("../../Cargo.toml");
-    let (major, minor) = OLDEST;
+fn the_oldest_compiler_equals_rust_version_in_cargo_toml() {
+    let manifest = include_str!("../../../Cargo.toml");
+    let (major, minor) = MIN_RUSTC;
     assert!(manifest.contains(&format!("rust-version = \"{major}.{minor}\"")));
 }
 
 #[test]
 fn rustup_is_preferred_when_complete() {
-    assert_eq!(choose(&World::ALL, Ok).expect("both are there"), World::Rustup);
+    let source = first_complete(&ToolchainSource::ALL, Ok).expect("both are complete");
+    assert_eq!(source, ToolchainSource::Rustup);
 }
 
 #[test]
-fn debian_serves_when_rustup_lacks_something() {
-    let look = |world| if world == World::Debian { Ok(7) } else { Err("no rust-src".into()) };
-    assert_eq!(choose(&World::ALL, look).expect("one is there"), 7);
+fn debian_is_used_when_rustup_is_incomplete() {
+    let find = |source| match source {
+        ToolchainSource::Debian => Ok(7),
+        ToolchainSource::Rustup => Err("no rust-src".into()),
+    };
+    assert_eq!(first_complete(&ToolchainSource::ALL, find).expect("one is complete"), 7);
 }
 
 #[test]
-fn every_world_says_what_it_lacks() {
-    let missing = choose(&World::ALL, |w| Err::<(), _>(format!("no {w:?}"))).expect_err("none");
+fn the_error_names_the_missing_part_of_each_source() {
+    let find = |source| Err::<(), _>(format!("no {source:?}"));
+    let missing = first_complete(&ToolchainSource::ALL, find).expect_err("none is complete");
     let text = missing.to_string();
     assert!(text.contains("\n  rustup: no Rustup\n  debian: no Debian"), "{text}");
     assert!(text.contains("`cargo xtask setup`"), "{text}");
 }
 
 #[test]
-fn the_environment_can_force_a_world() {
-    assert_eq!(parse_worlds("").expect("no force"), World::ALL);
-    assert_eq!(parse_worlds("debian").expect("known"), [World::Debian]);
-    assert!(parse_worlds("fedora").is_err());
+fn the_environment_can_select_a_source() {
+    assert_eq!(parse_sources("").expect("not set"), ToolchainSource::ALL);
+    assert_eq!(parse_sources("debian").expect("known"), [ToolchainSource::Debian]);
+    assert!(parse_sources("fedora").is_err());
 }
 
 #[test]
-fn a_linker_names_the_llvm_it_asks_for() {
+fn the_llvm_version_of_a_linker_is_read_from_the_binary() {
     assert_eq!(linked_llvm(b"\x7fELF..libLLVM.so.22.1\0libc"), Some(22));
-    assert_eq!(linked_llvm(b"\x7fELF a static one"), None);
+    assert_eq!(linked_llvm(b"\x7fELF statically linked"), None);
     assert_eq!(linked_llvm(b"libLLVM.so."), None);
 }
 
 #[test]
-fn the_inner_build_sees_the_network_and_not_the_outer_build() {
+fn the_inner_build_inherits_network_settings_only() {
     for name in ["HOME", "https_proxy", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_HTTP_CAINFO"] {
         assert!(is_inherited(OsStr::new(name)), "{name}");
     }

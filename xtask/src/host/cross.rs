@@ -1,13 +1,13 @@
 //! Building for another processor than this machine's: the target's standard library, a linker, and
-//! what cargo needs to know of both.
+//! cargo's settings for both.
 
 use std::{env, process::Command};
 
 use anyhow::{Context, Result};
 
-use crate::{apt, exec, toolchain};
+use super::{apt, exec, toolchain};
 
-/// A target that can be built for from any machine.
+/// A target that can be built on any machine.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cross {
     /// Rust's name of the processor.
@@ -15,7 +15,7 @@ pub(crate) struct Cross {
     /// Rust's name of the target.
     pub(crate) target: &'static str,
     linker: &'static str,
-    /// Debian's packages with the linker and the C library.
+    /// Debian's packages of the linker and the C library.
     packages: [&'static str; 2],
 }
 
@@ -34,14 +34,14 @@ pub(crate) static ARM64: Cross = Cross {
 };
 
 impl Cross {
-    /// Whether what is built for it runs here.
-    pub(crate) fn is_ours(&self) -> bool {
+    /// Whether the target is this machine's processor.
+    pub(crate) fn is_native(&self) -> bool {
         env::consts::ARCH == self.arch
     }
 
-    /// Installs what is missing to build for it.
+    /// Installs the missing parts of the build for this target.
     pub(crate) fn install(&self) -> Result<()> {
-        if self.is_ours() {
+        if self.is_native() {
             return Ok(());
         }
         let mut rustup = Command::new("timeout");
@@ -53,24 +53,13 @@ impl Cross {
         Ok(())
     }
 
-    /// A cargo command that links for it, once installed. The caller adds `--target`.
+    /// A cargo command that links for this target. The caller adds `--target`.
     pub(crate) fn cargo(&self) -> Command {
         let mut cargo = exec::cargo();
-        if !self.is_ours() {
+        if !self.is_native() {
             let target = self.target.to_uppercase().replace('-', "_");
             cargo.env(format!("CARGO_TARGET_{target}_LINKER"), self.linker);
         }
         cargo
     }
-}
-
-/// Builds for arm64, or says why that cannot be tried here.
-pub(crate) fn check_arm64() -> Result<()> {
-    if let Err(why) = ARM64.install() {
-        println!("skipped: arm64: {why:#}");
-        return Ok(());
-    }
-    let words =
-        ["build", "--target", ARM64.target, "--package", "sensor-user", "--bin", "memsensor"];
-    exec::run(ARM64.cargo().args(words))
 }

@@ -1,19 +1,19 @@
-//! `run`: builds memsensor as the user and runs it as root, in this process's place.
+//! `run`: builds memsensor as the current user, then replaces this process with memsensor as root.
 
 use std::os::unix::process::CommandExt;
 
 use anyhow::{Context, Result};
 
-use crate::{
+use crate::host::{
     exec::{self, Root},
-    setup,
-    survey::Group,
+    install,
+    inventory::Group,
 };
 
-/// Build memsensor and run it as root.
+/// Build memsensor and run it as root
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Optimised, as it is shipped
+    /// Build in release mode
     #[arg(long)]
     release: bool,
     /// Arguments of `memsensor run`, after `--`
@@ -23,16 +23,16 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let root = Root::find().context("memsensor loads BPF programs")?;
-    setup::ensure(&[Group::Build])?;
+    install::ensure(&[Group::Build])?;
     let mut cargo = exec::cargo();
-    root.runner(&mut cargo)?;
+    root.set_runner(&mut cargo)?;
     cargo.args(["run", "--package", "sensor-user", "--bin", "memsensor"]);
     if args.release {
         cargo.arg("--release");
     }
     cargo.args(["--", "run"]).args(&args.memsensor);
-    let name = exec::typed(&cargo);
+    let name = exec::command_line(&cargo);
     println!("$ {name}");
-    // Signals then reach memsensor itself.
+    // Replace this process, so that signals reach memsensor directly.
     Err(cargo.exec()).with_context(|| format!("start `{name}`"))
 }

@@ -1,20 +1,20 @@
-//! `build`: makes the machine ready and builds memsensor, BPF object included (that is done by
-//! `sensor-user/build.rs`).
+//! `build`: installs missing tools and builds memsensor. `sensor-user/build.rs` builds the BPF
+//! object.
 
 use anyhow::Result;
 
-use crate::{exec, setup, survey::Group};
+use crate::host::{exec, install, inventory::Group};
 
-/// Build memsensor.
+/// Build memsensor
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Optimised, as it is shipped
+    /// Build in release mode
     #[arg(long)]
     release: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    setup::ensure(&[Group::Build])?;
+    install::ensure(&[Group::Build])?;
     let mut cargo = exec::cargo();
     cargo.args(["build", "--package", "sensor-user", "--bin", "memsensor"]);
     if args.release {
