@@ -1,5 +1,5 @@
-//! The files in `sensor-user/deploy/`: the nginx script with a fake `memsensor`, and the systemd unit checked by
-//! `systemd-analyze`. Tests with the real load balancers are in `live/serving/balancers`.
+//! The files in `sensor-user/deploy/`: the nginx script with a fake `memsensor`, the systemd unit
+//! with `systemd-analyze`. Tests with real load balancers are in `live/serving/balancers`.
 
 use std::{
     collections::BTreeSet,
@@ -12,11 +12,12 @@ use std::{
 const SCRIPT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/nginx-upstream.sh");
 
-/// Reports the weight that the URL names; with `--fail-on drained` it fails if the URL names a drain.
+/// Reports the weight that the URL names; with `--fail-on drained` it fails if the URL
+/// contains `by-operator`.
 const MEMSENSOR: &str = r#"#!/bin/sh
 case "$*" in
 *gone*) exit 3 ;;
-*"--fail-on drained"*) case "$*" in *drained*) exit 2 ;; *) exit 0 ;; esac ;;
+*"--fail-on drained"*) case "$*" in *by-operator*) exit 2 ;; *) exit 0 ;; esac ;;
 *weight-50*) echo "MEMSENSOR WARNING | weight=50%;;;0;100"; exit 1 ;;
 *weight-100*) echo "MEMSENSOR OK | weight=100%;;;0;100" ;;
 *) echo "MEMSENSOR CRITICAL | weight=0%;;;0;100"; exit 2 ;;
@@ -61,9 +62,9 @@ fn nginx_last_resort_excludes_drained_hosts() {
     std::fs::set_permissions(&memsensor, std::fs::Permissions::from_mode(0o755)).expect("chmod");
     for (urls, expected) in [
         (["weight-100", "weight-50", "overloaded"], "s0:80 weight=4, s1:80 weight=2, s2:80 down"),
-        (["gone", "drained", "overloaded"], "s0:80 weight=4, s1:80 down, s2:80 down"),
-        (["overloaded", "drained", "overloaded"], "s0:80, s1:80 down, s2:80"),
-        (["drained", "drained", "drained"], "s0:80, s1:80, s2:80"),
+        (["gone", "by-operator", "overloaded"], "s0:80 weight=4, s1:80 down, s2:80 down"),
+        (["overloaded", "by-operator", "overloaded"], "s0:80, s1:80 down, s2:80"),
+        (["by-operator", "by-operator", "by-operator"], "s0:80, s1:80, s2:80"),
     ] {
         assert_eq!(upstream(&dir, &urls), expected, "{urls:?}");
     }
