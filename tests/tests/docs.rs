@@ -46,7 +46,7 @@ fn repository() -> &'static Path {
 }
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(repository().join(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
+    std::fs::read_to_string(repository().join(file)).expect(file)
 }
 
 /// Writes a generated file with `UPDATE_README`, and otherwise compares it.
