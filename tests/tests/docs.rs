@@ -12,20 +12,24 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use sensor_ebpf::{
-    probes,
+    loss, probes,
     spec::{Probe, Program, Row},
 };
 use sensor_user::{
     cgroups::{Found, Report, Shown, Totals},
     config::OnBlind,
     deadlines::Deadlines,
+    events::{Event, Log},
     identity::Identity,
     kernel::{
         load::{Coverage, ProbeState, ProgramState, State},
         read::{Cost, Inside},
     },
     scopes::{HOST, Judged},
-    serve::{self, maintenance::Maintenance, metrics::Renderer},
+    serve::{
+        askers::Askers, histogram::Buckets, maintenance::Maintenance, metrics::Renderer,
+        state::State as AppState,
+    },
     snapshot::Snapshot,
     verdict::{judge::Judge, pace::Settings, reading::Reading},
     who::{Growth, Holder, Who},
@@ -34,6 +38,7 @@ use sensor_user::{
 /// Holds the tables of probes and of metrics.
 const METRICS_PAGE: &str = "docs/metrics.md";
 const SCHEMA: &str = "docs/event.schema.json";
+const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
 
 /// Documents that name metrics, beside those in [`RULE_DIRECTORIES`].
 const DOCUMENTS: [&str; 4] =
@@ -66,20 +71,20 @@ fn exposition() -> String {
     Renderer::default().render(&complete_state())
 }
 
-fn complete_state() -> serve::state::State {
-    serve::state::State {
+fn complete_state() -> AppState {
+    AppState {
         published: Arc::new(ArcSwapOption::from_pointee(complete_snapshot())),
         coverage: Arc::new(complete_coverage()),
         cgroups: Arc::new(ArcSwapOption::from_pointee(cgroup_report())),
-        buckets: serve::histogram::Buckets::default(),
+        buckets: Buckets::default(),
         growing_processes: 5,
-        events: Arc::new(sensor_user::events::Log::new("")),
+        events: Arc::new(Log::new("")),
         maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
         policy: Arc::default(),
         scopes: [HOST.to_owned()].into(),
         stale_after: Duration::from_secs(5),
         on_blind: OnBlind::Pass,
-        askers: Arc::new(serve::askers::Askers::new(0)),
+        askers: Arc::new(Askers::new(0)),
         unknown_scopes: Arc::default(),
         deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
     }
@@ -289,7 +294,7 @@ fn is_known(families: &BTreeMap<String, Family>, name: &str) -> bool {
 
 #[test]
 fn the_event_schema_is_up_to_date() {
-    let schema = schemars::schema_for!(sensor_user::events::Event);
+    let schema = schemars::schema_for!(Event);
     let generated = serde_json::to_string_pretty(&schema).expect("JSON") + "\n";
     assert_up_to_date(SCHEMA, &generated);
 }
@@ -315,6 +320,18 @@ fn the_complete_host_has_a_sample_of_every_metric() {
         let sample = if family.kind == "histogram" { format!("{name}_count") } else { name };
         assert!(samples.contains(sample.as_str()), "{sample} has no sample");
     }
+}
+
+#[test]
+fn troubleshooting_explains_every_reason_of_lost_events() {
+    let page = read(TROUBLESHOOTING);
+    let (_, table) = page.split_once("\n## Lost events\n").expect("a heading");
+    let explained: BTreeSet<_> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(reason, _)| reason)
+        .collect();
+    assert_eq!(explained, BTreeSet::from(loss::REASONS));
 }
 
 #[test]
