@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::bench::{
+use sensor_tests::lab::bench::{
     arena::Arena,
     hot, situ,
     slowdown::{self, Slowdown},

@@ -6,10 +6,9 @@
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
-use sensor_tests::dashboards::{
-    NAMES, Query,
-    night::{Night, Pace, run},
-    queries,
+use sensor_tests::{
+    lab::dashboards::{Night, Pace, run},
+    support::dashboards::{NAMES, Query, queries},
 };
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::replay::{
+use sensor_tests::lab::replay::{
     Form, Variant, Way,
     story::{self, Plot},
     view,

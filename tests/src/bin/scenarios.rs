@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::scenarios::{
+use sensor_tests::lab::scenarios::{
     catalogue::{self, Half, Scenario},
     load, probe,
     record::Record,

@@ -5,7 +5,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::thrash::{
+use sensor_tests::lab::thrash::{
     guest,
     native::{self, Form},
     table,

@@ -4,14 +4,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    daemon::{Daemon, get},
-    fleet::{
-        cgroups, repository,
+    lab::fleet::{
+        cgroups,
         serve::Fleet,
         template::{Format, Template},
-        yaml_files,
     },
-    prometheus::Prometheus,
+    support::{
+        daemon::{Daemon, get},
+        prometheus::Prometheus,
+        repository::{repository, yaml_files},
+    },
 };
 use serde_json::Value;
 

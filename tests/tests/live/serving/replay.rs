@@ -1,6 +1,6 @@
 //! The night of web-01 in short: what `cargo xtask replay` measures, here only that it goes well.
 
-use sensor_tests::replay::{
+use sensor_tests::lab::replay::{
     Form, Variant, Way,
     balancer::Server,
     reaction::Reaction,

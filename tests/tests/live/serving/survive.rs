@@ -7,11 +7,11 @@ use std::{
 };
 
 use sensor_tests::{
-    daemon::Daemon,
-    thrash::{
+    lab::thrash::{
         ask::Who,
         native::{self, Form},
     },
+    support::daemon::Daemon,
 };
 
 use super::agent_check;

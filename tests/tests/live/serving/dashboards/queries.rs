@@ -5,11 +5,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    daemon::parse,
-    dashboards::{
-        NAMES, Query, list,
-        night::{Night, Pace, run},
-        queries,
+    lab::dashboards::{Night, Pace, run},
+    support::{
+        daemon::parse,
+        dashboards::{NAMES, Query, list, queries},
     },
 };
 use serde_json::Value;
