@@ -51,9 +51,9 @@ pub struct Pace {
     pub scrape_seconds: u64,
 }
 
-/// A night that is over; sensors and Prometheus are still there, to be asked.
+/// A run that is over; sensors and Prometheus are still there, to be asked.
 #[derive(Debug)]
-pub struct Night {
+pub struct ScenarioRun {
     /// Asked by the dashboards.
     pub prometheus: Prometheus,
     /// The sensor of `web-01`.
@@ -84,7 +84,7 @@ struct Host {
     scopes: Scopes,
 }
 
-impl Night {
+impl ScenarioRun {
     /// What Grafana would ask, of a range of so many seconds: all sensors where it may be more than one, else
     /// that of `web-01`.
     pub fn expression(&self, query: &Query, scope: &str, seconds: f64) -> Result<String> {
@@ -152,7 +152,7 @@ fn now() -> f64 {
 }
 
 /// Lets all of it happen.
-pub fn run(pace: Pace) -> Result<Night> {
+pub fn run(pace: Pace) -> Result<ScenarioRun> {
     let hosts = ["web-01", "web-02", "web-03"].map(Host::new);
     let [first, second, third] = hosts;
     let (first, second, third) = (first?, second?, third?);
@@ -168,7 +168,7 @@ pub fn run(pace: Pace) -> Result<Night> {
     drop(serving);
     let rate_interval = format!("{}s", pace.scrape_seconds * 5);
     let Host { daemon, scopes } = first;
-    let night = Night {
+    let run = ScenarioRun {
         prometheus,
         daemon,
         begun,
@@ -178,7 +178,7 @@ pub fn run(pace: Pace) -> Result<Night> {
         _others: [second, third],
         _host: scopes,
     };
-    Ok(night)
+    Ok(run)
 }
 
 /// Of a host's own series only the cgroups that are ours: others on this machine are nobody's business.
@@ -200,7 +200,7 @@ fn config(hosts: &[&Host], seconds: u64) -> Result<String> {
 /// The agent leaks beside the one that serves and reads, as often as it is killed; the third host freezes.
 fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
     let end = Instant::now() + pace.trouble;
-    let file = File(std::env::temp_dir().join(format!("memsensor-night-{}", std::process::id())));
+    let file = File(std::env::temp_dir().join(format!("memsensor-dashboards-{}", std::process::id())));
     let path = file.0.to_str().context("a path of UTF-8")?;
     let reads = ["--comm-hex", NGINX, "file", path, &FILE_MIB.to_string(), "1000000"];
     let reading = Running(vec![hog(&first.scopes.web, &reads)?]);

@@ -18,7 +18,7 @@ const LIMIT: u64 = 64;
 const TOUCHED: u64 = 96;
 const SWAP: u64 = 192;
 
-/// A cgroup, swap and a file. In this order they are removed.
+/// A cgroup, swap and a file. In this medians they are removed.
 #[derive(Debug)]
 pub struct Arena {
     scope: Scope,

@@ -1,4 +1,4 @@
-//! Every program run by hand (BPF_PROG_TEST_RUN), loaded and not attached, in the order in which the
+//! Every program run by hand (BPF_PROG_TEST_RUN), loaded and not attached, in the medians in which the
 //! kernel's events come. Caches are warm: the lower bound of what an event costs.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use super::{Spent, open, order::median, plan, program};
+use super::{RunStats, open, medians::median, plan, program};
 
 const ITERATIONS: u32 = 2000;
 
@@ -85,13 +85,13 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
     // The first round only warms up.
     for round in 0..=rounds {
         for sequence in &steps {
-            let before = spent(&ebpf, sequence)?;
+            let before = run_stats(&ebpf, sequence)?;
             for _ in 0..ITERATIONS {
                 for (name, args) in sequence {
                     once(loaded(&ebpf, name)?, args)?;
                 }
             }
-            let after = spent(&ebpf, sequence)?;
+            let after = run_stats(&ebpf, sequence)?;
             let mut empty = None;
             for ((name, _), (after, before)) in sequence.iter().zip(after.iter().zip(before)) {
                 let ns = after.since(before).each().with_context(|| format!("{name} never ran"))?;
@@ -102,8 +102,8 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
             }
         }
     }
-    let order = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
-    Ok(order
+    let medians = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
+    Ok(medians
         .filter_map(|program| {
             let (ns, over): (Vec<_>, Vec<_>) = each.get(program)?.iter().copied().unzip();
             Some(Cost { program, ns: median(&ns), over_empty: median(&over) })
@@ -113,8 +113,8 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
 
 type Known = (&'static str, Vec<(u32, u64)>);
 
-fn spent(ebpf: &Ebpf, sequence: &[Known]) -> Result<Vec<Spent>> {
-    sequence.iter().map(|(name, _)| Spent::by(loaded(ebpf, name)?)).collect()
+fn run_stats(ebpf: &Ebpf, sequence: &[Known]) -> Result<Vec<RunStats>> {
+    sequence.iter().map(|(name, _)| RunStats::by(loaded(ebpf, name)?)).collect()
 }
 
 fn loaded<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a RawTracePoint> {

@@ -4,17 +4,17 @@
 //! and fails by chance.
 //!
 //! * [`hot`]: every program by hand, caches warm: the lower bound.
-//! * [`situ`]: attached while a cgroup thrashes: what an event really costs.
+//! * [`attached`]: attached while a cgroup thrashes: what an event really costs.
 //! * [`slowdown`]: the thrash itself, with and without us.
 //! * [`arena`]: the cgroup, the swap and the file that are thrashed, and their removal.
 //! * [`work`]: the workload, a process of its own.
 //! * [`table`]: a pass over the processes, beside a walk through /proc.
-//! * [`order`]: medians and what can be said of them.
+//! * [`medians`]: medians and what can be said of them.
 
 pub mod arena;
 pub mod hot;
-pub mod order;
-pub mod situ;
+pub mod medians;
+pub mod attached;
 pub mod slowdown;
 pub mod table;
 pub mod work;
@@ -51,14 +51,14 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoi
 
 /// How often a program ran and how long that took, as the kernel counted it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct RunStats {
     /// Nanoseconds in it.
     pub ns: u64,
     /// Times it ran.
     pub events: u64,
 }
 
-impl Spent {
+impl RunStats {
     /// So far.
     pub fn by(program: &RawTracePoint) -> Result<Self> {
         let info = program.info()?;

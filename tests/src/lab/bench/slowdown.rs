@@ -1,5 +1,5 @@
 //! What a thrash feels of memsensor: the same number of passes with it attached and without, in
-//! pairs, each pair in the opposite order of the one before (ABBA), so that drift cancels out.
+//! pairs, each pair in the opposite medians of the one before (ABBA), so that drift cancels out.
 //!
 //! The kernel half only, as nothing samples here; BPF statistics are off, as in service.
 
@@ -8,7 +8,7 @@ use sensor_user::{config::Config, kernel::load};
 
 use super::{
     arena::Arena,
-    order::{interval, median},
+    medians::{interval, median},
     work::Load,
 };
 

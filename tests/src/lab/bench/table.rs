@@ -14,7 +14,7 @@ use sensor_user::{
     who::{Memory, Pass},
 };
 
-use super::order::median;
+use super::medians::median;
 
 /// What is looked at.
 const PROCESSES: [usize; 2] = [1_000, 20_000];
@@ -59,16 +59,16 @@ pub fn run(rounds: u32) -> Result<String> {
         let (mut passes, mut whole, mut walks) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let mut seen = 0;
-            passes.push(spent(|| reader.processes(|_| seen += 1))?);
+            passes.push(run_stats(|| reader.processes(|_| seen += 1))?);
             ensure!(seen >= processes, "of {processes} processes {seen} were told");
             second += 1;
-            whole.push(spent(|| {
+            whole.push(run_stats(|| {
                 let mut pass = Pass::default();
                 reader.processes(|process| pass.add(process))?;
                 memory.update(pass, second);
                 Ok(())
             })?);
-            walks.push(spent(|| walk(processes))?);
+            walks.push(run_stats(|| walk(processes))?);
         }
         let [pass, whole, walk] = [&passes, &whole, &walks].map(|all| median(all));
         let ratio = walk / pass;
@@ -78,7 +78,7 @@ pub fn run(rounds: u32) -> Result<String> {
 }
 
 /// Milliseconds of our CPU time.
-fn spent(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+fn run_stats(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let now = || -> Result<Duration> { Ok(clock_gettime(ClockId::ProcessCPUTime).try_into()?) };
     let before = now()?;
     work()?;

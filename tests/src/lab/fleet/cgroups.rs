@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    story::{Moment, State},
+    timeline::{Moment, State},
     template::Format,
 };
 

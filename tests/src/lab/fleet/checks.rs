@@ -41,8 +41,8 @@ pub(super) fn series(prometheus: &Engine, at: f64, window: f64) -> Result<[f64; 
     Ok([counts().fold(f64::INFINITY, f64::min), mean, counts().fold(0.0, f64::max)])
 }
 
-/// That every host was scraped every time, and answered unless it is silent by its story.
-pub(super) fn nobody_missed(
+/// That every host was scraped every time, and answered unless it is silent by its timeline.
+pub(super) fn every_host_was_scraped(
     prometheus: &Engine,
     silent: &[String],
     hosts: u32,
@@ -100,7 +100,7 @@ pub(super) fn failures(engines: &Engines) -> Result<BTreeMap<String, f64>> {
 }
 
 /// That no rule failed and no evaluation was left out since `before`.
-pub(super) fn rules_are_well(engines: &Engines, before: &BTreeMap<String, f64>) -> Result<()> {
+pub(super) fn no_rule_failed(engines: &Engines, before: &BTreeMap<String, f64>) -> Result<()> {
     for rule in compare::rules(&engines.prometheus)? {
         ensure!(rule.health == "ok", "rule {}: {} {}", rule.name, rule.health, rule.error);
     }

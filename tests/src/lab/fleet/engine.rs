@@ -1,5 +1,5 @@
 //! A program that scrapes, stores or judges the fleet: started in a directory of its own, asked over HTTP,
-//! stopped when dropped; and what it takes of the machine meanwhile.
+//! stopped when dropped; and what it resource_use of the machine meanwhile.
 
 use std::{
     fs::{self, File},
@@ -122,7 +122,7 @@ impl Engine {
     }
 
     /// Seconds of processor time so far, and resident bytes.
-    pub fn takes(&self) -> Result<(f64, u64)> {
+    pub fn resource_use(&self) -> Result<(f64, u64)> {
         let process = Process::new(i32::try_from(self.child.id())?)?;
         let stat = process.stat()?;
         let seconds = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;

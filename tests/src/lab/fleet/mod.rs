@@ -2,7 +2,7 @@
 //! thousand hosts, and what does VictoriaMetrics?
 //!
 //! * [`template`]: what one real memsensor exports, read so that other hosts can say the like.
-//! * [`story`]: what happens to each host, and when (pure).
+//! * [`timeline`]: what happens to each host, and when (pure).
 //! * [`cgroups`]: the series that depend on what runs on a host.
 //! * [`serve`]: an HTTP server with an address for each host.
 //! * [`engine`]: the programs that scrape it; [`run`] measures them, [`disk`] what they write, and [`compare`]
@@ -18,6 +18,6 @@ pub mod disk;
 pub mod engine;
 pub mod run;
 pub mod serve;
-pub mod story;
+pub mod timeline;
 pub mod table;
 pub mod template;

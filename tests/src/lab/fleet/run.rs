@@ -1,5 +1,5 @@
 //! A run: the fleet, and beside each other Prometheus with the shipped rules, a Prometheus that only sends
-//! on, VictoriaMetrics that scrapes, one that is written to, and vmalert. What each takes, and whether
+//! on, VictoriaMetrics that scrapes, one that is written to, and vmalert. What each resource_use, and whether
 //! nobody missed anything.
 
 use std::{
@@ -32,9 +32,9 @@ const LOOK: Duration = Duration::from_secs(15);
 /// Seconds before now at which answers are compared: by then all of it is searchable.
 const PAST: f64 = 60.0;
 
-/// What a program takes.
+/// What a program resource_use.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Takes {
+pub struct ResourceUse {
     /// The most that it had in memory.
     pub bytes: u64,
     /// Processors in use, on average.
@@ -58,7 +58,7 @@ pub struct Group {
 
 /// What a run found.
 #[derive(Debug, Clone, Default)]
-pub struct Found {
+pub struct Measured {
     /// How many hosts.
     pub hosts: u32,
     /// Fewest, mean and most series of a host.
@@ -70,7 +70,7 @@ pub struct Found {
     /// Samples a second that Prometheus stored.
     pub samples: f64,
     /// Prometheus, the one that sends on, VictoriaMetrics that scrapes, that is written to, vmalert.
-    pub takes: BTreeMap<&'static str, Takes>,
+    pub resource_use: BTreeMap<&'static str, ResourceUse>,
     /// Prometheus' log of what is not in blocks yet, at the end.
     pub wal_bytes: u64,
     /// Bytes a second that remote write sent.
@@ -194,7 +194,7 @@ fn known_to_vmalert(rules: &str) -> String {
 }
 
 /// What was seen while it ran.
-struct Seen {
+struct Observed {
     most: BTreeMap<&'static str, u64>,
     cpus: BTreeMap<&'static str, f64>,
     groups: BTreeMap<String, Vec<f64>>,
@@ -203,7 +203,7 @@ struct Seen {
 }
 
 /// Runs a fleet of so many hosts for so long.
-pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
+pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Measured> {
     let dir = Scratch(std::env::temp_dir().join(format!("memsensor-fleet-{}", std::process::id())));
     let daemon = Daemon::as_shipped("").context("start the sensor that the fleet is like")?;
     let fleet = Fleet::like(&daemon, hosts, 1.0)?;
@@ -218,7 +218,7 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
     let compared = compare::compare(&engines.prometheus, &engines.victoria, at)?;
     let own = engines.prometheus.own_metrics()?;
     let (answers, bytes) = fleet.answered();
-    let mut found = Found {
+    let mut found = Measured {
         hosts,
         series: checks::series(&engines.prometheus, at, window)?,
         scrape_bytes: bytes as f64 / answers as f64,
@@ -227,7 +227,7 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
         sent: seen.sent,
         wal_bytes: disk::size(&engines.prometheus.dir().join("data"), "wal")?,
         compared,
-        ..Found::default()
+        ..Measured::default()
     };
     for (name, mut took) in seen.groups {
         took.sort_by(f64::total_cmp);
@@ -236,21 +236,21 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Found> {
     }
     for engine in engines.all() {
         let name = engine.name;
-        let takes = Takes { bytes: seen.most[name], cpus: seen.cpus[name], ..Takes::default() };
-        found.takes.insert(name, takes);
+        let resource_use = ResourceUse { bytes: seen.most[name], cpus: seen.cpus[name], ..ResourceUse::default() };
+        found.resource_use.insert(name, resource_use);
     }
     for (engine, disk) in [
         (&engines.prometheus, disk::of_prometheus(&engines.prometheus)?),
         (&engines.victoria, disk::of_victoria(&engines.victoria)?),
         (&engines.written, disk::of_victoria(&engines.written)?),
     ] {
-        let takes = found.takes.entry(engine.name).or_default();
-        [takes.sample_bytes, takes.index_bytes] = disk;
+        let resource_use = found.resource_use.entry(engine.name).or_default();
+        [resource_use.sample_bytes, resource_use.index_bytes] = disk;
     }
     // What was found is shown even if it does not count.
     eprintln!("{found:#?}");
-    checks::nobody_missed(&engines.prometheus, &fleet.silent(), hosts, at, window)?;
-    checks::rules_are_well(&engines, &before)?;
+    checks::every_host_was_scraped(&engines.prometheus, &fleet.silent(), hosts, at, window)?;
+    checks::no_rule_failed(&engines, &before)?;
     checks::same_series(&engines, at)?;
     Ok(found)
 }
@@ -259,7 +259,7 @@ fn unix() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn watch(engines: &Engines, lasts: Duration) -> Result<Seen> {
+fn watch(engines: &Engines, lasts: Duration) -> Result<Observed> {
     let count = |engine: &Engine, start: &str| -> Result<f64> {
         let own = engine.own_metrics()?;
         Ok(own.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, value)| value).sum())
@@ -274,11 +274,11 @@ fn watch(engines: &Engines, lasts: Duration) -> Result<Seen> {
     let mut most = BTreeMap::new();
     let mut groups = BTreeMap::<String, Vec<f64>>::new();
     let busy: Vec<f64> =
-        engines.all().iter().map(|e| e.takes().map(|t| t.0)).collect::<Result<_>>()?;
+        engines.all().iter().map(|e| e.resource_use().map(|t| t.0)).collect::<Result<_>>()?;
     while start.elapsed() < lasts {
         std::thread::sleep(LOOK.min(lasts.saturating_sub(start.elapsed())));
         for engine in engines.all() {
-            let (_, bytes) = engine.takes().with_context(|| engine.name)?;
+            let (_, bytes) = engine.resource_use().with_context(|| engine.name)?;
             let so_far = most.entry(engine.name).or_insert(bytes);
             *so_far = bytes.max(*so_far);
         }
@@ -292,8 +292,8 @@ fn watch(engines: &Engines, lasts: Duration) -> Result<Seen> {
     let (seconds, after) = (start.elapsed().as_secs_f64(), counts()?);
     let mut cpus = BTreeMap::new();
     for (engine, before) in engines.all().iter().zip(busy) {
-        cpus.insert(engine.name, (engine.takes()?.0 - before) / seconds);
+        cpus.insert(engine.name, (engine.resource_use()?.0 - before) / seconds);
     }
     let [samples, sent] = [0, 1].map(|i| (after[i] - before[i]) / seconds);
-    Ok(Seen { most, cpus, groups, samples, sent })
+    Ok(Observed { most, cpus, groups, samples, sent })
 }

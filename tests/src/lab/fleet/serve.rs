@@ -1,5 +1,5 @@
 //! An HTTP server with an address of its own for each host of a fleet: 127.1.x.y, all at one port. It
-//! renders an answer when it is asked and keeps nothing, so what it takes does not grow.
+//! renders an answer when it is asked and keeps nothing, so what it resource_use does not grow.
 
 use std::{
     convert::Infallible,
@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     cgroups,
-    story::{self, Kind, Moment},
+    timeline::{self, Kind, Moment},
     template::{Format, Template},
 };
 use crate::support::daemon::Daemon;
@@ -53,7 +53,7 @@ pub struct Fleet {
 struct Shared {
     hosts: u32,
     start: Instant,
-    /// Seconds of the story in a second.
+    /// Seconds of the timeline in a second.
     pace: f64,
     open_metrics: Template,
     classic: Template,
@@ -64,7 +64,7 @@ struct Shared {
 impl Shared {
     fn moment(&self, host: u32) -> Moment {
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        story::moment(host, self.start.elapsed().as_secs_f64() * self.pace, unix.as_secs_f64())
+        timeline::moment(host, self.start.elapsed().as_secs_f64() * self.pace, unix.as_secs_f64())
     }
 
     fn render(&self, format: Format, moment: &Moment) -> String {
@@ -77,7 +77,7 @@ impl Shared {
 }
 
 impl Fleet {
-    /// So many hosts like the one of this daemon; their story goes `pace` times as fast as time.
+    /// So many hosts like the one of this daemon; their timeline goes `pace` times as fast as time.
     pub fn like(daemon: &Daemon, hosts: u32, pace: f64) -> Result<Self> {
         ensure!((1..=MOST_HOSTS).contains(&hosts), "not from 1 to {MOST_HOSTS} hosts");
         let read = |format: Format| {
@@ -120,10 +120,10 @@ impl Fleet {
         text
     }
 
-    /// Instances that answer nobody at some time of their story.
+    /// Instances that answer nobody at some time of their timeline.
     pub fn silent(&self) -> Vec<String> {
         let hosts = 0..self.shared.hosts;
-        hosts.filter(|n| story::kind(*n) == Kind::GoesSilent).map(instance).collect()
+        hosts.filter(|n| timeline::kind(*n) == Kind::GoesSilent).map(instance).collect()
     }
 
     /// Answers given so far, and their bytes.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::run::{Found, Group, Takes};
+use super::run::{Measured, Group, ResourceUse};
 
 const MIB: f64 = 1_048_576.0;
 const DAY: f64 = 86_400.0;
@@ -14,7 +14,7 @@ const BLOCKS: f64 = 12.0;
 const COMPUTED: u32 = 100_000;
 
 /// All tables of these runs.
-pub fn tables(runs: &[Found]) -> String {
+pub fn tables(runs: &[Measured]) -> String {
     let mut text = String::new();
     let Some(last) = runs.last() else { return text };
     text.push_str(
@@ -41,8 +41,8 @@ pub fn tables(runs: &[Found]) -> String {
         "\n| with {} hosts | MiB in memory | CPUs | bytes a sample | index, MB |\n|---|---:|---:|---:|---:|",
         last.hosts
     );
-    for (name, takes) in &last.takes {
-        let Takes { bytes, cpus, sample_bytes, index_bytes } = takes;
+    for (name, resource_use) in &last.resource_use {
+        let ResourceUse { bytes, cpus, sample_bytes, index_bytes } = resource_use;
         let mut disk = String::from("| |");
         if *sample_bytes > 0.0 {
             disk = format!("{sample_bytes:.2} | {:.1} |", index_bytes / 1e6);
@@ -68,7 +68,7 @@ pub fn tables(runs: &[Found]) -> String {
 }
 
 /// What the two make of the same rules.
-fn compared(text: &mut String, found: &Found) {
+fn compared(text: &mut String, found: &Measured) {
     let same = found.compared.iter().filter(|c| c.same()).count();
     let with_result = found.compared.iter().filter(|c| c.prometheus > 0).count();
     let _ = writeln!(
@@ -104,17 +104,17 @@ struct Row {
 }
 
 impl Row {
-    fn of(found: &Found) -> Self {
-        let takes = |name| found.takes.get(name).copied().unwrap_or_default();
-        let engine = |takes: Takes, indexes| {
-            let day = found.samples * DAY * takes.sample_bytes + indexes * takes.index_bytes;
-            [takes.bytes as f64 / MIB, takes.cpus, day]
+    fn of(found: &Measured) -> Self {
+        let resource_use = |name| found.resource_use.get(name).copied().unwrap_or_default();
+        let engine = |resource_use: ResourceUse, indexes| {
+            let day = found.samples * DAY * resource_use.sample_bytes + indexes * resource_use.index_bytes;
+            [resource_use.bytes as f64 / MIB, resource_use.cpus, day]
         };
         Self {
             hosts: f64::from(found.hosts),
             series: found.head_series,
             samples: found.samples,
-            engines: [engine(takes("Prometheus"), BLOCKS), engine(takes("VictoriaMetrics"), 1.0)],
+            engines: [engine(resource_use("Prometheus"), BLOCKS), engine(resource_use("VictoriaMetrics"), 1.0)],
             // Medians: the longest tells what else the machine had to do.
             rules: found.groups.iter().map(|g| g.median * 1e3).sum(),
         }
@@ -155,12 +155,12 @@ fn row(text: &mut String, how: &str, row: &Row) {
 mod tests {
     use super::*;
 
-    fn found(hosts: u32, scale: f64) -> Found {
+    fn found(hosts: u32, scale: f64) -> Measured {
         let mut found =
-            Found { hosts, head_series: 300.0 * scale, samples: 20.0 * scale, ..Found::default() };
+            Measured { hosts, head_series: 300.0 * scale, samples: 20.0 * scale, ..Measured::default() };
         for name in ["Prometheus", "VictoriaMetrics"] {
-            let takes = Takes { bytes: 50 << 20, cpus: 0.1, sample_bytes: 1.0, index_bytes: 0.0 };
-            found.takes.insert(name, takes);
+            let resource_use = ResourceUse { bytes: 50 << 20, cpus: 0.1, sample_bytes: 1.0, index_bytes: 0.0 };
+            found.resource_use.insert(name, resource_use);
         }
         found
     }

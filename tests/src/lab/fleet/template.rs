@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     cgroups,
-    story::{Moment, State},
+    timeline::{Moment, State},
 };
 
 /// The two formats that memsensor speaks.
@@ -240,7 +240,7 @@ impl Motion {
         if name.strip_suffix("_sum").is_some_and(waits) {
             return Self::Waits(0.003);
         }
-        let states = [State::Ready, State::Degraded, State::Draining];
+        let states = [State::Ready, State::Degraded, State::Overloaded];
         let in_state = |s: &State| has(&format!("state=\"{}\"", s.label()));
         match name.split('{').next().unwrap_or(name) {
             "memsensor_last_sample_timestamp_seconds" => Self::Clock,
@@ -281,9 +281,9 @@ impl Motion {
             Self::Weight => match m.state {
                 State::Ready => 1.0,
                 State::Degraded => 0.5,
-                State::Draining => 0.0,
+                State::Overloaded => 0.0,
             },
-            Self::Ready => is(m.state != State::Draining),
+            Self::Ready => is(m.state != State::Overloaded),
             Self::Reason => is(in_trouble),
             Self::Troubles(which) => f64::from(m.troubles[which]),
             Self::Kills => f64::from(m.kills),
@@ -303,7 +303,7 @@ pub(super) fn whole(number: f64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{lab::fleet::story::moment, support::daemon::parse};
+    use crate::{lab::fleet::timeline::moment, support::daemon::parse};
 
     /// A few families as a daemon says them, and as many lines as a real one at least has.
     fn exposition() -> String {
@@ -318,7 +318,7 @@ mod tests {
              memsensor_cgroup_memory_bytes{cgroup=\"/of this machine\"} 1.0\n\
              # TYPE memsensor_state gauge\n\
              memsensor_state{scope=\"host\",state=\"ready\"} 1.0\n\
-             memsensor_state{scope=\"host\",state=\"draining\"} 0.0\n",
+             memsensor_state{scope=\"host\",state=\"overloaded\"} 0.0\n",
         );
         for n in 0..100 {
             let _ = writeln!(text, "memsensor_events_lost_total{{reason=\"{n}\"}} {n}.0");

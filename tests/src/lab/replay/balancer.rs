@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::Way;
+use super::CheckMode;
 
 const SHIPPED: &str =
     include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/haproxy.cfg"));
@@ -45,11 +45,11 @@ impl Server {
 
 impl Balancer {
     /// Starts it in this thread's network; its files go into `dir`.
-    pub fn start(way: Way, dir: &Path) -> Result<Self> {
+    pub fn start(check_mode: CheckMode, dir: &Path) -> Result<Self> {
         let socket = dir.join("haproxy.sock");
         let global = format!("global\n    stats socket {} level admin\n\n", socket.display());
         let file = dir.join("haproxy.cfg");
-        fs::write(&file, global + &configuration(way)?)
+        fs::write(&file, global + &configuration(check_mode)?)
             .with_context(|| format!("write {}", file.display()))?;
         let log = fs::File::create(dir.join("haproxy.log")).context("create haproxy.log")?;
         // Not even our own death by SIGKILL leaves it behind.
@@ -121,26 +121,26 @@ fn parse(text: &str) -> Result<[Server; 2]> {
     Ok(found)
 }
 
-/// The shipped configuration for a way. Addresses and ports are those of the namespaces already.
-fn configuration(way: Way) -> Result<String> {
+/// The shipped configuration for a check_mode. Addresses and ports are those of the namespaces already.
+fn configuration(check_mode: CheckMode) -> Result<String> {
     let mut text = SHIPPED.to_owned();
     let put = |text: &mut String, from: &str, to: &str| {
         ensure!(text.contains(from), "the shipped haproxy.cfg has no {from:?}");
         *text = text.replace(from, to);
         Ok(())
     };
-    if way == Way::Memsensor {
+    if check_mode == CheckMode::Memsensor {
         // A host's scope here is the group of its web server; on a host of its own it is the host.
         put(&mut text, AGENT, &format!("{AGENT} agent-send \"web\\n\""))?;
         put(&mut text, "agent-send \"host?", "agent-send \"web?")?;
         return Ok(text);
     }
-    if way != Way::Unsensed {
+    if check_mode != CheckMode::Unsensed {
         put(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
     }
     let lines = text.lines().filter_map(|line| {
         let asks = ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
-        let line = if asks && way == Way::Unchecked { "" } else { line };
+        let line = if asks && check_mode == CheckMode::Unchecked { "" } else { line };
         let (before, _) = line.split_once(" agent-check ").unwrap_or((line, ""));
         let nothing_left = !asks || before.trim() != "default-server";
         (nothing_left && !(asks && before.is_empty())).then_some(before)
@@ -154,22 +154,22 @@ mod tests {
 
     #[test]
     fn only_the_way_is_changed_in_the_shipped_configuration() {
-        let changed = |way| {
-            let text = configuration(way).expect("it can be made");
+        let changed = |check_mode| {
+            let text = configuration(check_mode).expect("it can be made");
             let ours: Vec<_> = text.lines().map(str::to_owned).collect();
             ours.into_iter().filter(|l| !SHIPPED.lines().any(|s| s == l)).collect::<Vec<_>>()
         };
         let turns = ["    balance roundrobin"];
         let check = "    default-server check inter 1s fastinter 500ms fall 2 rise 2";
-        assert_eq!(changed(Way::Unchecked), turns);
-        assert_eq!(changed(Way::Check), [turns[0], check]);
-        assert_eq!(changed(Way::Unsensed), [check]);
-        let lines = changed(Way::Memsensor);
+        assert_eq!(changed(CheckMode::Unchecked), turns);
+        assert_eq!(changed(CheckMode::Check), [turns[0], check]);
+        assert_eq!(changed(CheckMode::Unsensed), [check]);
+        let lines = changed(CheckMode::Memsensor);
         assert!(lines.len() == 2 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
         assert!(lines[1].ends_with(r#"agent-send "web?fail_on=maintenance\n""#), "{lines:?}");
-        let unchecked = configuration(Way::Unchecked).expect("made");
+        let unchecked = configuration(CheckMode::Unchecked).expect("made");
         assert!(!unchecked.contains("httpchk") && !unchecked.contains("default-server"));
-        assert!(!configuration(Way::Check).expect("made").contains("agent-port"));
+        assert!(!configuration(CheckMode::Check).expect("made").contains("agent-port"));
     }
 
     #[test]

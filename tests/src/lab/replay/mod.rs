@@ -1,29 +1,29 @@
-//! The night of web-01, replayed with real programs: `HAProxy` in front of two hosts with nginx and an
-//! application, steady users, and an agent that leaks on web-01 until it thrashes.
+//! The run of web-01, replayed with real programs: `HAProxy` in front of two hosts with nginx and an
+//! application, steady user_stats, and an agent that leaks on web-01 until it thrashes.
 //!
 //! A host is a network namespace and a memory cgroup with a limit; memsensor runs on each, outside of
-//! the cgroup that it judges. What the users met is the result.
+//! the cgroup that it judges. What the user_stats met is the result.
 //!
 //! * [`net`]: the namespaces and cables.
 //! * [`web`]: a host: nginx, the application, the agent, memsensor.
 //! * [`balancer`]: `HAProxy`, with the configuration that we ship.
-//! * [`traffic`]: users, who come whether or not others have been served.
+//! * [`traffic`]: user_stats, who come whether or not others have been served.
 //! * [`watch`]: what PSI, memsensor and `HAProxy` say, and when.
-//! * [`story`]: what happens when.
-//! * [`reaction`], [`view`]: what follows from that, in numbers and tables; pure.
+//! * [`run`]: what happens when.
+//! * [`reaction`], [`report`]: what follows from that, in numbers and tables; pure.
 
 pub mod balancer;
 pub mod net;
 pub mod reaction;
-pub mod story;
+pub mod run;
 pub mod traffic;
-pub mod view;
+pub mod report;
 pub mod watch;
 pub mod web;
 
 /// Who decides where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum CheckMode {
     /// Nobody: HAProxy without a check, in turns.
     Unchecked,
     /// HAProxy's plain check of the web server, in turns.
@@ -36,7 +36,7 @@ pub enum Way {
 
 /// What there is when memory runs out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum SwapSpeed {
     /// No swap, and a tired disk: page cache goes and is read again, and nothing is killed.
     None,
     /// Swap as fast as memory.
@@ -49,7 +49,7 @@ pub enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
     /// An agent leaks on web-01, and is removed later.
-    Night,
+    Leak,
     /// It does on both hosts.
     Fleet,
     /// Everything on web-01 stands still for a while, memsensor too.
@@ -70,11 +70,11 @@ macro_rules! words {
     };
 }
 
-words!(Way: Unchecked "unchecked", Check "check", Unsensed "unsensed", Memsensor "memsensor");
-words!(Form: None "none", Fast "fast", Slow "slow");
-words!(Variant: Night "night", Fleet "fleet", Freeze "freeze");
+words!(CheckMode: Unchecked "unchecked", Check "check", Unsensed "unsensed", Memsensor "memsensor");
+words!(SwapSpeed: None "none", Fast "fast", Slow "slow");
+words!(Variant: Leak "leak", Fleet "fleet", Freeze "freeze");
 
-/// How fast the users ask, how long things take, how big they are.
+/// How fast the user_stats ask, how long things take, how big they are.
 pub mod scale {
     use std::time::Duration;
 
@@ -87,7 +87,7 @@ pub mod scale {
     /// Before anything happens.
     pub const CALM: Duration = Duration::from_secs(10);
     /// From the first stall until the agent is removed.
-    pub const NIGHT: Duration = Duration::from_secs(20);
+    pub const THRASH: Duration = Duration::from_secs(20);
     /// Most that the leak takes until there is a stall.
     pub const LEAK: Duration = Duration::from_secs(20);
     /// Most that is waited for full weight: after OOM kills it takes a minute and a half.
@@ -97,8 +97,8 @@ pub mod scale {
     /// A host's memory.
     pub const LIMIT: u64 = 160 * MIB;
     /// What the application keeps in memory, and in a file, in MiB.
-    pub const GOODS: u64 = 48;
-    /// See [`GOODS`].
+    pub const WORKING_SET: u64 = 48;
+    /// See [`WORKING_SET`].
     pub const FILE: u64 = 32;
     /// What the agent takes in all, in MiB: with swap it never has enough.
     pub const AGENT: u64 = 200;
@@ -107,5 +107,5 @@ pub mod scale {
     /// How much more it takes each second.
     pub const AGENT_RATE: u64 = 12;
     /// Reads per second of the tired disk.
-    pub const TIRED: u32 = 300;
+    pub const SLOW_DISK_READS: u32 = 300;
 }

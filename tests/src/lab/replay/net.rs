@@ -1,4 +1,4 @@
-//! Network namespaces: one for the balancer and its users, one for each host behind it. They have no
+//! Network namespaces: one for the balancer and its user_stats, one for each host behind it. They have no
 //! names and end with the last process and descriptor, so there is nothing to undo.
 
 use std::{
@@ -65,18 +65,18 @@ pub const fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 11 + host)
 }
 
-/// Moves this thread, and what it starts from now on, to where the balancer and its users are.
-/// Returns the namespaces of so many hosts, each with a cable to there. The thread stays: nobody who
+/// Moves this thread, and what it starts from now on, to where the balancer and its user_stats are.
+/// Returns the namespaces of so many hosts, each with a connect_host to there. The thread stays: nobody who
 /// needs the machine's own network may call this.
-pub fn lay(hosts: u8) -> Result<Vec<Net>> {
+pub fn connect_hosts(hosts: u8) -> Result<Vec<Net>> {
     let here = Net::new()?;
     move_into_link_name_space(here.0.as_fd(), Some(LinkNameSpaceType::Network))
         .context("enter a network namespace")?;
-    (0..hosts).map(cable).collect()
+    (0..hosts).map(connect_host).collect()
 }
 
 /// A pair of veth, with a route to the other end on each side.
-fn cable(host: u8) -> Result<Net> {
+fn connect_host(host: u8) -> Result<Net> {
     let net = Net::new()?;
     let name = format!("host{host}");
     let (here, there, path) = (BALANCER.to_string(), address(host).to_string(), net.path());

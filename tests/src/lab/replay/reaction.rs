@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::{balancer::Server, watch::Seen};
+use super::{balancer::Server, watch::Observed};
 
 /// What is compared with calm: how much PSI `some` rises in so long.
 const WINDOW: Duration = Duration::from_millis(100);
 /// A rise that is never calm's, and so small that nobody feels it.
 const LEAST_US: u64 = 1000;
 
-/// The first moment after `disturbed` at which somebody waited for memory, in a way that nobody did
+/// The first moment after `fault_at` at which somebody waited for memory, in a check_mode that nobody did
 /// before: a rise within a tenth of a second of more than twice the largest before.
-pub fn first_stall(some_us: &[(Duration, u64)], disturbed: Duration) -> Option<Duration> {
-    let begin = some_us.partition_point(|(at, _)| *at < disturbed);
+pub fn first_stall(some_us: &[(Duration, u64)], fault_at: Duration) -> Option<Duration> {
+    let begin = some_us.partition_point(|(at, _)| *at < fault_at);
     let calm = rises(&some_us[..begin], WINDOW).map(|(_, rise)| rise).max().unwrap_or(0);
     let limit = (2 * calm).max(LEAST_US);
     let after = &some_us[begin.saturating_sub(1)..];
@@ -21,16 +21,16 @@ pub fn first_stall(some_us: &[(Duration, u64)], disturbed: Duration) -> Option<D
     after[first..].iter().find(|(_, some)| *some > from).map(|(at, _)| *at)
 }
 
-/// The first moment after `disturbed` at which the time lost in the `window` before it was so large a
+/// The first moment after `fault_at` at which the time lost in the `window` before it was so large a
 /// share of that.
 pub fn reaches(
     total_us: &[(Duration, u64)],
-    disturbed: Duration,
+    fault_at: Duration,
     window: Duration,
     share: f64,
 ) -> Option<Duration> {
     let lost = total_us.iter().zip(rises(total_us, window));
-    let mut later = lost.filter(|((at, _), _)| *at >= disturbed);
+    let mut later = lost.filter(|((at, _), _)| *at >= fault_at);
     later.find(|(_, (_, rise))| *rise as f64 >= share * window.as_micros() as f64).map(|(s, _)| s.0)
 }
 
@@ -75,16 +75,16 @@ pub const STEPS: [&str; 4] = [
 ];
 
 impl Reaction {
-    /// Of a host that was disturbed, and whose first stall was then. What came between is 0: memsensor
+    /// Of a host that was fault_at, and whose first stall was then. What came between is 0: memsensor
     /// may have foreseen it.
-    pub fn of(seen: &Seen, disturbed: Duration, stall: Duration) -> Self {
+    pub fn of(seen: &Observed, fault_at: Duration, stall: Duration) -> Self {
         let after = |at: Duration| at.saturating_sub(stall);
         let said = |which: &dyn Fn(&String) -> bool| {
-            let found = seen.verdicts.iter().find(|(at, line)| *at >= disturbed && which(line));
+            let found = seen.verdicts.iter().find(|(at, line)| *at >= fault_at && which(line));
             found.map(|(at, _)| after(*at))
         };
         let gets = |which: &dyn Fn(&Server) -> bool| {
-            let found = seen.servers.iter().find(|(at, s)| *at >= disturbed && which(s));
+            let found = seen.servers.iter().find(|(at, s)| *at >= fault_at && which(s));
             found.map(|(at, _)| after(*at))
         };
         let asks = |least: u32| move |l: &String| asked_weight(l).is_some_and(|w| w < least);
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn steps_are_counted_from_the_stall_and_before_it_do_not_count() {
         let server = |status: &str, weight| Server { status: status.into(), weight };
-        let seen = Seen {
+        let seen = Observed {
             some_us: Vec::new(),
             full_us: Vec::new(),
             io_full_us: Vec::new(),

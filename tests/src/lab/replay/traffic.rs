@@ -1,4 +1,4 @@
-//! Users of the shop, on time (see [`crate::support::open_loop`]).
+//! UserStats of the sample_app, on time (see [`crate::support::open_loop`]).
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -17,7 +17,7 @@ pub fn begin(address: SocketAddr, start: Instant) -> Result<open_loop::Traffic<u
 
 /// One request; who has no whole answer at `end` gives up.
 fn ask(address: SocketAddr, end: Instant) -> Result<u8, &'static str> {
-    let question = b"GET / HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n";
+    let question = b"GET / HTTP/1.1\r\nHost: sample_app\r\nConnection: close\r\n\r\n";
     understand(&open_loop::exchange(address, question, end, |_| false)?)
 }
 

@@ -1,4 +1,4 @@
-//! Watches a night from outside: PSI of both cgroups every 10 ms, and what memsensor and HAProxy say
+//! Watches a run from outside: PSI of both cgroups every 10 ms, and what memsensor and HAProxy say
 //! of both hosts every 20 ms. Keeps what changed, and when.
 
 use std::{
@@ -23,7 +23,7 @@ use super::{
 
 /// What was seen of one host; times are since the beginning.
 #[derive(Debug, Clone, Default)]
-pub struct Seen {
+pub struct Observed {
     /// PSI: microseconds in which some task waited for memory, so far; at every look.
     pub some_us: Vec<(Duration, u64)>,
     /// The same of all tasks that were not idle.
@@ -43,7 +43,7 @@ const ASK_EVERY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Watch {
     stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<[Seen; 2]>>,
+    seen: Arc<Mutex<[Observed; 2]>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -93,7 +93,7 @@ impl Watch {
         &mut self,
         start: Instant,
         period: Duration,
-        look: impl Fn(Duration, &Mutex<[Seen; 2]>) + Send + 'static,
+        look: impl Fn(Duration, &Mutex<[Observed; 2]>) + Send + 'static,
     ) {
         let (stop, seen) = (Arc::clone(&self.stop), Arc::clone(&self.seen));
         self.threads.push(std::thread::spawn(move || {
@@ -105,12 +105,12 @@ impl Watch {
     }
 
     /// Looks at what was seen so far.
-    pub fn so_far<T>(&self, look: impl FnOnce(&[Seen; 2]) -> T) -> T {
+    pub fn so_far<T>(&self, look: impl FnOnce(&[Observed; 2]) -> T) -> T {
         look(&lock(&self.seen))
     }
 
     /// Ends it.
-    pub fn finish(self) -> [Seen; 2] {
+    pub fn finish(self) -> [Observed; 2] {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             let _ = thread.join();
@@ -119,7 +119,7 @@ impl Watch {
     }
 }
 
-fn lock(seen: &Mutex<[Seen; 2]>) -> std::sync::MutexGuard<'_, [Seen; 2]> {
+fn lock(seen: &Mutex<[Observed; 2]>) -> std::sync::MutexGuard<'_, [Observed; 2]> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

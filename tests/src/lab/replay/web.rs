@@ -1,5 +1,5 @@
 //! A host: nginx and an application in a cgroup of their own limit, memsensor beside it, and on a bad
-//! night an agent in it.
+//! run an agent in it.
 
 use std::{
     fs::{self, File},
@@ -50,7 +50,7 @@ struct Agent {
 
 impl Web {
     /// Starts a host's servers, and memsensor if asked to; its files go into `dir`.
-    pub fn start(scope: Scope, net: Net, number: u8, dir: &Path, sensed: bool) -> Result<Self> {
+    pub fn start(scope: Scope, net: Net, number: u8, dir: &Path, with_memsensor: bool) -> Result<Self> {
         let dir = dir.join(format!("web-0{}", number + 1));
         fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
         let file = dir.join("goods");
@@ -59,17 +59,17 @@ impl Web {
         let scope = Arc::new(scope);
         let mut web =
             Self { scope, net, number, dir, sensor: None, servers: Vec::new(), agent: None };
-        let shop = program("shop")?;
-        let words = ["127.0.0.1:9000", &web.name(), &scale::GOODS.to_string()];
-        let mut shop = web.command(&shop);
-        shop.args(words).arg(&file);
-        web.spawn(shop, "shop")?;
+        let sample_app = program("sample-app")?;
+        let words = ["127.0.0.1:9000", &web.name(), &scale::WORKING_SET.to_string()];
+        let mut sample_app = web.command(&sample_app);
+        sample_app.args(words).arg(&file);
+        web.spawn(sample_app, "sample_app")?;
         let config = web.dir.join("nginx.conf");
         fs::write(&config, web.nginx()).with_context(|| format!("write {}", config.display()))?;
         let mut nginx = web.command("nginx");
         nginx.arg("-p").arg(&web.dir).arg("-c").arg(&config);
         web.spawn(nginx, "nginx")?;
-        if sensed {
+        if with_memsensor {
             web.sense()?;
         }
         web.wait_until_up()?;
@@ -149,18 +149,18 @@ impl Web {
         let end = Instant::now() + Duration::from_secs(15);
         let serves = |web: &Self| {
             let page = ask(web.port(8080), "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
-            let sensed = web.sensor.is_none() || web.verdict().is_ok_and(|v| v.starts_with("up"));
-            page.contains(" 200 ") && sensed
+            let with_memsensor = web.sensor.is_none() || web.verdict().is_ok_and(|v| v.starts_with("up"));
+            page.contains(" 200 ") && with_memsensor
         };
         while !serves(self) {
             if Instant::now() > end {
                 let log = |name: &str| {
                     fs::read_to_string(self.dir.join(name)).unwrap_or_default().trim().to_owned()
                 };
-                let [nginx, shop, sensor] = ["nginx.log", "shop.log", "memsensor.log"].map(log);
+                let [nginx, sample_app, sensor] = ["nginx.log", "sample_app.log", "memsensor.log"].map(log);
                 bail!(
                     "{} is not up (cargo xtask setup --tests installs nginx): \
-                     nginx: {nginx}\nshop: {shop}\nmemsensor: {sensor}",
+                     nginx: {nginx}\nshop: {sample_app}\nmemsensor: {sensor}",
                     self.name()
                 );
             }
@@ -227,7 +227,7 @@ impl Web {
 
     /// Which of its servers the kernel killed: the application or nginx.
     pub fn dead(&mut self) -> Vec<&'static str> {
-        let names = ["shop", "nginx"];
+        let names = ["sample_app", "nginx"];
         let ended = self.servers.iter_mut().zip(names);
         ended.filter_map(|(c, name)| matches!(c.try_wait(), Ok(Some(_))).then_some(name)).collect()
     }

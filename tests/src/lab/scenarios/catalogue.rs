@@ -289,7 +289,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "reclaim-efficient",
-        about: "reclaim is always busy, as kswapd is under two readers, and finds what it looks for",
+        about: "reclaim is always busy, as kswapd is under two readers, and finds what it samples for",
         half: Half::Tune,
         files: &[("a", 512), ("b", 512)],
         load: &[&["read", "@a", "40"], &["read", "@b", "40"]],

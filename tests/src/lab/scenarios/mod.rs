@@ -9,8 +9,8 @@
 //! * [`probe`]: the service whose waits are the judge, a process too.
 //! * [`run`]: a scenario from its cgroup to its record.
 //! * [`record`]: what was seen of one, as JSON lines.
-//! * [`truth`]: when the service was harmed.
-//! * [`rivals`]: when the usual rules would have said so; [`replay`]: when ours would, from a record.
+//! * [`harm`]: when the service was harmed.
+//! * [`baselines`]: when the usual rules would have said so; [`replay`]: when ours would, from a record.
 //! * [`table`]: who was right, and how early.
 
 pub mod catalogue;
@@ -18,10 +18,10 @@ pub mod load;
 pub mod probe;
 pub mod record;
 pub mod replay;
-pub mod rivals;
+pub mod baselines;
 pub mod run;
 pub mod table;
-pub mod truth;
+pub mod harm;
 
 /// A second, in nanoseconds.
 pub const SECOND: u64 = 1_000_000_000;

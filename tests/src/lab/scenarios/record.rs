@@ -7,11 +7,11 @@ use anyhow::{Context as _, Result};
 use sensor_user::verdict::reading::Reading;
 use serde_json::{Value, json};
 
-use super::{probe::Request, truth::Phases};
+use super::{probe::Request, harm::Phases};
 
 /// A look at the cgroup that is watched.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Look {
+pub struct CgroupSample {
     /// What memsensor's own code found.
     pub reading: Reading,
     /// The kernel's average of PSI `some`, in percent.
@@ -20,7 +20,7 @@ pub struct Look {
     pub full_avg10: f64,
 }
 
-impl Look {
+impl CgroupSample {
     /// When: CLOCK_MONOTONIC nanoseconds.
     pub fn at_ns(&self) -> u64 {
         self.reading.at_ns
@@ -29,7 +29,7 @@ impl Look {
 
 /// What memsensor told a load balancer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct WeightChange {
     /// When: CLOCK_MONOTONIC nanoseconds.
     pub at_ns: u64,
     /// The weight that it gave, in percent; 0 is draining.
@@ -46,13 +46,13 @@ pub struct Record {
     /// When what happened.
     pub phases: Phases,
     /// Looks at the cgroup.
-    pub looks: Vec<Look>,
+    pub samples: Vec<CgroupSample>,
     /// Requests of the service.
     pub requests: Vec<Request>,
     /// Requests of the same service outside the cgroup: what the machine itself did.
     pub control: Vec<Request>,
     /// What memsensor said, whenever that changed.
-    pub told: Vec<Told>,
+    pub weight_changes: Vec<WeightChange>,
 }
 
 macro_rules! counters {
@@ -85,7 +85,7 @@ impl Record {
         let mut text = String::new();
         let Phases { begin, load, end } = self.phases;
         writeln!(text, "{}", json!({ "name": self.name, "phases": [begin, load, end] }))?;
-        for look in &self.looks {
+        for look in &self.samples {
             let psi = [look.some_avg10, look.full_avg10];
             writeln!(text, "{}", json!({ "look": counters(&look.reading), "avg10": psi }))?;
         }
@@ -94,7 +94,7 @@ impl Record {
                 writeln!(text, "{}", json!({ kind: [r.due, r.done] }))?;
             }
         }
-        for told in &self.told {
+        for told in &self.weight_changes {
             let said = json!({ "told": [told.at_ns], "weight": told.weight, "why": told.why });
             writeln!(text, "{said}")?;
         }
@@ -114,8 +114,8 @@ impl Record {
         let [begin, load, end] = serde_json::from_value(head["phases"].clone())?;
         let name = head["name"].as_str().context("no name")?.to_owned();
         let phases = Phases { begin, load, end };
-        let (looks, requests, control) = (Vec::new(), Vec::new(), Vec::new());
-        let mut record = Self { name, phases, looks, requests, control, told: Vec::new() };
+        let (samples, requests, control) = (Vec::new(), Vec::new(), Vec::new());
+        let mut record = Self { name, phases, samples, requests, control, weight_changes: Vec::new() };
         for line in lines {
             let value: Value = serde_json::from_str(line)?;
             record.take(&value).with_context(|| format!("a line that is none of ours: {line}"))?;
@@ -128,7 +128,7 @@ impl Record {
             |pair: &Value| Some(Request { due: pair[0].as_u64()?, done: pair[1].as_u64()? });
         if let Some(look) = value.get("look") {
             let [some_avg10, full_avg10] = serde_json::from_value(value["avg10"].clone()).ok()?;
-            self.looks.push(Look { reading: reading(look)?, some_avg10, full_avg10 });
+            self.samples.push(CgroupSample { reading: reading(look)?, some_avg10, full_avg10 });
         } else if let Some(pair) = value.get("request") {
             self.requests.push(request(pair)?);
         } else if let Some(pair) = value.get("control") {
@@ -137,7 +137,7 @@ impl Record {
             let at_ns = value["told"][0].as_u64()?;
             let weight = u8::try_from(value["weight"].as_u64()?).ok()?;
             let why = value["why"].as_str()?.to_owned();
-            self.told.push(Told { at_ns, weight, why });
+            self.weight_changes.push(WeightChange { at_ns, weight, why });
         }
         Some(())
     }
@@ -159,10 +159,10 @@ mod tests {
         let record = Record {
             name: "a".into(),
             phases: Phases { begin: 1, load: 2, end: 3 },
-            looks: vec![Look { reading, some_avg10: 0.5, full_avg10: 0.25 }],
+            samples: vec![CgroupSample { reading, some_avg10: 0.5, full_avg10: 0.25 }],
             requests: vec![Request { due: 1, done: u64::MAX }],
             control: vec![Request { due: 2, done: 3 }],
-            told: vec![Told { at_ns: 4, weight: 75, why: "pressed".into() }],
+            weight_changes: vec![WeightChange { at_ns: 4, weight: 75, why: "pressed".into() }],
         };
         let path = std::env::temp_dir().join(format!("memsensor-record-{}", std::process::id()));
         record.write(&path).expect("written");

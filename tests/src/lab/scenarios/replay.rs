@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use sensor_user::verdict::{State, judge::Judge, pace::Settings, policy::Policy, signals::Signal};
 
-use super::record::{Look, Told};
+use super::record::{CgroupSample, WeightChange};
 
-/// How often a daemon looks: as it comes.
+/// How often a daemon samples: as it comes.
 const CALM: Duration = Duration::from_secs(1);
 const PRESSED: Duration = Duration::from_millis(100);
 /// What a daemon takes for pressure enough to look more often.
@@ -14,11 +14,11 @@ const PRESSURE: f64 = 0.02;
 
 /// What a daemon would have told, whenever it would have changed. It has no trigger here, so it may
 /// notice a beginning up to a second later than a daemon does.
-pub fn told(looks: &[Look], policy: &Arc<Policy>) -> Vec<Told> {
+pub fn told(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
     let mut judge = Judge::new(Arc::clone(policy), Settings::default());
-    let mut told: Vec<Told> = Vec::new();
+    let mut told: Vec<WeightChange> = Vec::new();
     let mut next = 0;
-    for look in looks.iter().filter(|look| look.reading.total_bytes.is_some()) {
+    for look in samples.iter().filter(|look| look.reading.total_bytes.is_some()) {
         if look.at_ns() < next {
             continue;
         }
@@ -30,7 +30,7 @@ pub fn told(looks: &[Look], policy: &Arc<Policy>) -> Vec<Told> {
         if told.last().is_none_or(|last| last.weight != weight) {
             let firing = verdict.evidence.rules.iter().filter(|r| r.fires).map(|r| r.rule);
             let why = firing.collect::<Vec<_>>().join(" ");
-            told.push(Told { at_ns: look.at_ns(), weight, why });
+            told.push(WeightChange { at_ns: look.at_ns(), weight, why });
         }
     }
     told
@@ -46,8 +46,8 @@ mod tests {
     use super::*;
     use sensor_user::verdict::reading::Reading;
 
-    /// Twenty looks a second for 20 s; from the tenth second on everybody is stalled for half the time.
-    fn looks(total_bytes: Option<u64>) -> Vec<Look> {
+    /// Twenty samples a second for 20 s; from the tenth second on everybody is stalled for half the time.
+    fn samples(total_bytes: Option<u64>) -> Vec<CgroupSample> {
         let at = |n: u64| {
             let at_ns = 1 + n * 50_000_000;
             let stalled = Some(at_ns.saturating_sub(10_000_000_000) / 2);
@@ -58,7 +58,7 @@ mod tests {
                 total_bytes,
                 ..Reading::default()
             };
-            Look { reading, some_avg10: 0.0, full_avg10: 0.0 }
+            CgroupSample { reading, some_avg10: 0.0, full_avg10: 0.0 }
         };
         (0..400).map(at).collect()
     }
@@ -66,7 +66,7 @@ mod tests {
     #[test]
     fn the_rules_speak_of_a_record_as_they_would_have_then() {
         let policy = Arc::new(Policy::default());
-        let told = told(&looks(Some(1)), &policy);
+        let told = told(&samples(Some(1)), &policy);
         assert_eq!(told.first().map(|t| t.weight), Some(100));
         let drained = told.iter().find(|t| t.weight == 0).expect("it drains");
         assert!((10_500_000_000..14_000_000_000).contains(&drained.at_ns), "{drained:?}");
@@ -75,6 +75,6 @@ mod tests {
 
     #[test]
     fn of_a_group_that_is_not_there_nothing_is_said() {
-        assert_eq!(told(&looks(None), &Arc::new(Policy::default())), []);
+        assert_eq!(told(&samples(None), &Arc::new(Policy::default())), []);
     }
 }

@@ -24,8 +24,8 @@ use sensor_user::{
 use super::{
     catalogue::{self, Layout, Scenario},
     probe::{self, Request},
-    record::{Look, Record, Told},
-    truth::Phases,
+    record::{CgroupSample, Record, WeightChange},
+    harm::Phases,
 };
 use crate::support::{
     daemon::Daemon,
@@ -38,7 +38,7 @@ use crate::support::{
 const CALM: Duration = Duration::from_secs(6);
 /// How long it is watched after the load has ended: what is said then is said of the load.
 const AFTER: Duration = Duration::from_secs(1);
-/// Between looks at the cgroup.
+/// Between samples at the cgroup.
 const LOOK: Duration = Duration::from_millis(50);
 /// Between questions to the daemon.
 const ASK: Duration = Duration::from_millis(20);
@@ -53,17 +53,17 @@ const WATCHED: &str = "web";
 
 /// Runs it. Needs root, a disk with a GiB or two to spare, and util-linux.
 pub fn run(scenario: &Scenario) -> Result<Record> {
-    let arena = Arena::new(scenario).context("make the cgroup and what is in it")?;
-    let mut before = arena.start(scenario.before, &arena.scope, Stdio::piped)?;
+    let testbed = Testbed::new(scenario).context("make the cgroup and what is in it")?;
+    let mut before = testbed.start(scenario.before, &testbed.scope, Stdio::piped)?;
     for running in &mut before {
         running.ready()?;
     }
-    let mut service = arena.service(Some(arena.service_scope()))?;
+    let mut service = testbed.service(Some(testbed.service_scope()))?;
     service.ready()?;
-    arena.set_limit(scenario)?;
-    let mut control = arena.service(None)?;
+    testbed.set_limit(scenario)?;
+    let mut control = testbed.service(None)?;
     control.ready()?;
-    let path = arena.watched().path();
+    let path = testbed.watched().path();
     let config = format!("[[scope]]\nname = \"{WATCHED}\"\ncgroup = \"{path}\"\n");
     let daemon = Daemon::as_shipped(&config)?;
 
@@ -72,12 +72,12 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         let stopped = StopOnDrop(&stop);
         let served = listen(threads, &mut service)?;
         let undisturbed = listen(threads, &mut control)?;
-        let looks = threads.spawn(|| look(&stop, &path));
-        let told = threads.spawn(|| ask(&stop, &daemon));
+        let samples = threads.spawn(|| look(&stop, &path));
+        let weight_changes = threads.spawn(|| ask(&stop, &daemon));
         let begin = monotonic_ns();
         std::thread::sleep(CALM);
         let load = monotonic_ns();
-        let running = arena.start(scenario.load, arena.load_scope(), Stdio::null)?;
+        let running = testbed.start(scenario.load, testbed.load_scope(), Stdio::null)?;
         std::thread::sleep(Duration::from_secs(scenario.seconds));
         let end = monotonic_ns();
         drop(running);
@@ -87,10 +87,10 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         Ok(Record {
             name: scenario.name.to_owned(),
             phases: Phases { begin, load, end },
-            looks: join(looks)??,
+            samples: join(samples)??,
             requests: join(served)?,
             control: join(undisturbed)?,
-            told: join(told)??,
+            weight_changes: join(weight_changes)??,
         })
     })
 }
@@ -150,7 +150,7 @@ impl Drop for Running {
 }
 
 /// Cgroups, files, swap. In this order they are removed.
-struct Arena {
+struct Testbed {
     /// Of the service and of the load, where they have one each.
     own: Option<[Scope; 2]>,
     scope: Scope,
@@ -160,7 +160,7 @@ struct Arena {
     _undo: Undo,
 }
 
-impl Arena {
+impl Testbed {
     fn new(scenario: &Scenario) -> Result<Self> {
         // Without swap a little of it is made all the same: it brings a directory on the disk.
         let mut disk = Swap::new(scenario.swap.mib().max(16))?;
@@ -242,14 +242,14 @@ impl Arena {
     }
 }
 
-impl Drop for Arena {
+impl Drop for Testbed {
     fn drop(&mut self) {
         // Its pages are charged to the cgroup: before that goes.
         let _ = fs::remove_dir_all(&self.tmpfs);
     }
 }
 
-fn look(stop: &AtomicBool, path: &str) -> Result<Vec<Look>> {
+fn look(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
     let roots = Roots::find()?;
     let unified = roots.unified.clone().context("no v2 hierarchy, so no PSI of a cgroup")?;
     let dir = unified.join(path.trim_start_matches('/'));
@@ -257,7 +257,7 @@ fn look(stop: &AtomicBool, path: &str) -> Result<Vec<Look>> {
     let mut io = Psi::open(dir.join("io.pressure"))?;
     let mut host = Memory::open(Path::new("/"));
     let mut group = Group::new(roots, path);
-    let mut looks = Vec::new();
+    let mut samples = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let at_ns = monotonic_ns();
         let mut whole = Reading { at_ns, ..Reading::default() };
@@ -268,10 +268,10 @@ fn look(stop: &AtomicBool, path: &str) -> Result<Vec<Look>> {
         reading.io_full_ns = reading.io_full_ns.or(Some(io.read()?.full.total * 1000));
         let psi = pressure.read()?;
         let [some_avg10, full_avg10] = [psi.some.avg10, psi.full.avg10].map(f64::from);
-        looks.push(Look { reading, some_avg10, full_avg10 });
+        samples.push(CgroupSample { reading, some_avg10, full_avg10 });
         std::thread::sleep(LOOK);
     }
-    Ok(looks)
+    Ok(samples)
 }
 
 /// A pressure file of a cgroup, open.
@@ -292,8 +292,8 @@ impl Psi {
     }
 }
 
-fn ask(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<Told>> {
-    let mut all: Vec<Told> = Vec::new();
+fn ask(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<WeightChange>> {
+    let mut all: Vec<WeightChange> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let line = daemon.agent_check(&format!("{WATCHED}\n"))?;
         let at_ns = monotonic_ns();
@@ -302,7 +302,7 @@ fn ask(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<Told>> {
         if last != Some(weight) {
             // Why: at the first word, and when it drains.
             let why = if weight == 0 || last == Some(100) { why(daemon)? } else { String::new() };
-            all.push(Told { at_ns, weight, why });
+            all.push(WeightChange { at_ns, weight, why });
         }
         std::thread::sleep(ASK);
     }

@@ -6,9 +6,9 @@ use super::{
     SECOND,
     catalogue::{Expected, Half, Scenario},
     probe::PERIOD,
-    record::{Record, Told},
-    rivals::Rival,
-    truth::{self, Truth, with_unanswered},
+    record::{Record, WeightChange},
+    baselines::Baseline,
+    harm::{self, Harm, with_unanswered},
 };
 use crate::support::scope::MIB;
 
@@ -21,9 +21,9 @@ pub struct Outcome {
     /// What ran.
     pub scenario: Scenario,
     /// What the service felt.
-    pub truth: Truth,
+    pub harm: Harm,
     /// The same of one outside the cgroup.
-    pub control: Truth,
+    pub control: Harm,
     /// When harm began.
     pub harmed: Option<i64>,
     /// When memsensor first gave less than the full weight.
@@ -32,8 +32,8 @@ pub struct Outcome {
     pub drained: Option<i64>,
     /// The rules that it named then.
     pub why: String,
-    /// When the others spoke, as in [`Rival::ALL`].
-    pub rivals: [Option<i64>; Rival::ALL.len()],
+    /// When the others spoke, as in [`Baseline::ALL`].
+    pub baselines: [Option<i64>; Baseline::ALL.len()],
 }
 
 /// What to make of a word that was said, or was not.
@@ -65,27 +65,27 @@ pub fn mark(harmed: Option<i64>, said: Option<i64>) -> Mark {
 }
 
 /// Judges a run by what memsensor told in it.
-pub fn judge(scenario: &Scenario, record: &Record, told: &[Told]) -> Outcome {
+pub fn judge(scenario: &Scenario, record: &Record, told: &[WeightChange]) -> Outcome {
     let phases = record.phases;
     let since = |at: u64| at.cast_signed() - phases.load.cast_signed();
     let all = |requests: &Vec<_>| with_unanswered(requests.clone(), PERIOD, phases.end);
-    let truth = truth::judge(&all(&record.requests), phases);
+    let harm = harm::judge(&all(&record.requests), phases);
     let less = told.iter().find(|t| t.weight < 100);
     let drain = told.iter().find(|t| t.weight == 0);
-    let why = |told: Option<&Told>| told.map_or(String::new(), |t| t.why.clone());
+    let why = |told: Option<&WeightChange>| told.map_or(String::new(), |t| t.why.clone());
     let mut reasons = vec![why(less), why(drain)];
     reasons.dedup();
     reasons.retain(|r| !r.is_empty());
     Outcome {
         scenario: *scenario,
-        truth,
-        control: truth::judge(&all(&record.control), phases),
-        harmed: truth.harmed_at.map(since),
+        harm,
+        control: harm::judge(&all(&record.control), phases),
+        harmed: harm.harmed_at.map(since),
         less: less.map(|t| since(t.at_ns)),
         drained: drain.map(|t| since(t.at_ns)),
         why: reasons.join(", then "),
-        rivals: Rival::ALL
-            .map(|r| r.speaks_at(&record.looks, scenario.swap.mib() * MIB).map(since)),
+        baselines: Baseline::ALL
+            .map(|r| r.triggers_at(&record.samples, scenario.swap.mib() * MIB).map(since)),
     }
 }
 
@@ -113,10 +113,10 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
         let rows: Vec<_> = outcomes.iter().filter(|o| o.scenario.half == half).collect();
         if !rows.is_empty() {
             let _ = writeln!(out, "**{}**\n", half.name());
-            let rivals = Rival::ALL.map(Rival::name).join(" | ");
+            let baselines = Baseline::ALL.map(Baseline::name).join(" | ");
             let _ = writeln!(
                 out,
-                "| scenario | the service | less weight | drained | lead | {rivals} |"
+                "| scenario | the service | less weight | drained | lead | {baselines} |"
             );
             let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|");
             for o in rows {
@@ -132,7 +132,7 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
 fn row(out: &mut String, o: &Outcome) {
     let service = match o.harmed {
         Some(at) => format!("**harmed** at {} s", seconds(at)),
-        None => format!("fine, at worst {}", milliseconds(o.truth.worst)),
+        None => format!("fine, at worst {}", milliseconds(o.harm.worst)),
     };
     let service = if o.is_unexpected() { format!("{service} (!)") } else { service };
     let service = if o.is_disturbed() { format!("{service}, machine disturbed") } else { service };
@@ -146,9 +146,9 @@ fn row(out: &mut String, o: &Outcome) {
         (_, Some(at)) => format!("{} s", seconds(at)),
         _ => "–".to_owned(),
     };
-    let rivals = o.rivals.map(|at| cell(o.harmed, at)).join(" | ");
+    let baselines = o.baselines.map(|at| cell(o.harmed, at)).join(" | ");
     let name = o.scenario.name;
-    let _ = writeln!(out, "| {name} | {service} | {less} | {drained} | {lead} | {rivals} |");
+    let _ = writeln!(out, "| {name} | {service} | {less} | {drained} | {lead} | {baselines} |");
 }
 
 fn cell(harmed: Option<i64>, said: Option<i64>) -> String {
@@ -167,7 +167,7 @@ fn sums(out: &mut String, outcomes: &[Outcome]) {
     let _ = writeln!(out, "|---|---|---:|---:|---:|---:|");
     let said = |o: &Outcome| {
         let ours = [("memsensor, less weight", o.less), ("memsensor, drained", o.drained)];
-        let others = Rival::ALL.into_iter().zip(o.rivals).map(|(rival, at)| (rival.name(), at));
+        let others = Baseline::ALL.into_iter().zip(o.baselines).map(|(baseline, at)| (baseline.name(), at));
         ours.into_iter().chain(others).collect::<Vec<_>>()
     };
     let each: Vec<_> = outcomes.iter().map(|o| (o, said(o))).collect();

@@ -1,4 +1,4 @@
-//! Asks a guest from outside: who drives it hands us the lines that it says (see
+//! Asks a guest from outside: target drives it hands us the lines that it says (see
 //! `tests/guest/thrash/run`), by which we know what time it is there.
 
 use std::{
@@ -8,40 +8,40 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Run, ask::Asking, hosts::Takes};
+use super::{Run, targets::Polling, programs::MemoryUse};
 
 /// memsensor's scope that is all of it.
 const SCOPE: &str = "host";
 
 /// Follows it to its end. Beside the run: what it said of kills and deadlines.
 pub fn run(lines: impl BufRead) -> Result<(Run, Vec<String>)> {
-    // Who asks must not be late because the emulation takes the processors.
+    // Target asks must not be late because the emulation memory_use the processors.
     let _ = rustix::process::setpriority_process(None, -19);
     let mut run = Run { place: "A guest of 512 MiB".to_owned(), ..Run::default() };
-    let mut asking: Option<(Instant, Asking)> = None;
+    let mut polling: Option<(Instant, Polling)> = None;
     let (mut some, mut notes) = (Vec::new(), Vec::new());
     for line in lines.lines() {
         let line = line.context("read what the guest says")?;
         let Some(said) = line.trim().strip_prefix("guest: ") else { continue };
-        let since = |asking: &Option<(Instant, Asking)>| {
-            asking.as_ref().map_or(Duration::ZERO, |(start, _)| start.elapsed())
+        let since = |polling: &Option<(Instant, Polling)>| {
+            polling.as_ref().map_or(Duration::ZERO, |(start, _)| start.elapsed())
         };
         let words: Vec<_> = said.split_whitespace().collect();
         match words[..] {
             ["phase", "calm"] => {
                 let start = Instant::now();
-                asking = Some((start, Asking::begin(SCOPE, start)?));
+                polling = Some((start, Polling::begin(SCOPE, start)?));
             }
-            ["phase", "thrash"] => run.disturbed = since(&asking),
-            ["phase", "oom"] => run.relieved = since(&asking),
-            ["phase", "starved"] => run.end = since(&asking),
-            ["phase", "fed"] => run.fed = since(&asking),
+            ["phase", "thrash"] => run.load_start = since(&polling),
+            ["phase", "oom"] => run.load_end = since(&polling),
+            ["phase", "starved"] => run.end = since(&polling),
+            ["phase", "starve_end"] => run.starve_end = since(&polling),
             ["phase", "end"] => {
-                let (_, asking) = asking.take().context("it ended before it began")?;
-                run.asked = asking.finish();
+                let (_, polling) = polling.take().context("it ended before it began")?;
+                run.asked = polling.finish();
             }
             ["some", _, us] => some.push(us.parse::<u64>().context("a total of PSI")?),
-            ["takes", phase, name, ref numbers @ ..] => {
+            ["memory_use", phase, name, ref numbers @ ..] => {
                 let all = if phase == "calm" { &mut run.calm } else { &mut run.thrash };
                 add(all, name, numbers);
             }
@@ -65,18 +65,18 @@ pub fn run(lines: impl BufRead) -> Result<(Run, Vec<String>)> {
 }
 
 /// A process of a program: resident, anonymous, swapped, major faults. Those of one are added up.
-fn add(all: &mut Vec<(String, Takes)>, name: &str, numbers: &[&str]) {
+fn add(all: &mut Vec<(String, MemoryUse)>, name: &str, numbers: &[&str]) {
     let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
     // One that is gone is told apart.
     let [resident, anonymous, swapped, major_faults] = numbers[..] else { return };
     if !all.iter().any(|(n, _)| n == name) {
-        all.push((name.to_owned(), Takes::default()));
+        all.push((name.to_owned(), MemoryUse::default()));
     }
-    for (_, takes) in all.iter_mut().filter(|(n, _)| n == name) {
-        takes.resident += resident;
-        takes.anonymous += anonymous;
-        takes.swapped += swapped;
-        takes.major_faults += major_faults;
+    for (_, memory_use) in all.iter_mut().filter(|(n, _)| n == name) {
+        memory_use.resident += resident;
+        memory_use.anonymous += anonymous;
+        memory_use.swapped += swapped;
+        memory_use.major_faults += major_faults;
     }
 }
 
@@ -91,9 +91,9 @@ mod tests {
         add(&mut all, "sshd", &["5", "6", "7", "8"]);
         add(&mut all, "nginx", &["2", "20", "200", "2000"]);
         add(&mut all, "nginx", &["gone"]);
-        let takes = Takes { resident: 3, anonymous: 30, swapped: 300, major_faults: 3000 };
+        let memory_use = MemoryUse { resident: 3, anonymous: 30, swapped: 300, major_faults: 3000 };
         assert_eq!(all.len(), 2);
-        assert_eq!(all[0], ("nginx".to_owned(), takes));
+        assert_eq!(all[0], ("nginx".to_owned(), memory_use));
     }
 
     #[test]

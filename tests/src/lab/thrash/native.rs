@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Run,
-    ask::Asking,
-    hosts::{Hosts, SCOPE},
+    targets::Polling,
+    programs::{Programs, SCOPE},
 };
 use crate::support::{
     scope::{MIB, Scope, program},
@@ -27,14 +27,14 @@ const LOAD_MIB: [u64; 2] = [160, 64];
 const SWAP_MIB: u64 = 1024;
 /// How fast swap is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum SwapSpeed {
     /// As memory.
     Fast,
     /// As a tired disk does it: so many reads a second.
     Slow,
 }
 
-impl Form {
+impl SwapSpeed {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Fast, Self::Slow];
     const READS_PER_SECOND: u32 = 300;
@@ -49,8 +49,8 @@ impl Form {
 }
 
 /// Leaves it calm, then lets it thrash, for so long each.
-pub fn run(form: Form, calm: Duration, load: Duration) -> Result<Run> {
-    // Who asks must not be late because the load takes the processors.
+pub fn run(swap_speed: SwapSpeed, calm: Duration, load: Duration) -> Result<Run> {
+    // Target asks must not be late because the load memory_use the processors.
     let _ = rustix::process::setpriority_process(None, -19);
     let mut undo = Undo::new()?;
     let mut swap = Swap::new(SWAP_MIB).context("make swap to thrash on")?;
@@ -58,40 +58,40 @@ pub fn run(form: Form, calm: Duration, load: Duration) -> Result<Run> {
     for group in scope.groups() {
         undo.remove_group(group)?;
     }
-    match form {
-        Form::Fast => {}
-        Form::Slow => swap.slow(&mut scope, Form::READS_PER_SECOND)?,
+    match swap_speed {
+        SwapSpeed::Fast => {}
+        SwapSpeed::Slow => swap.slow(&mut scope, SwapSpeed::READS_PER_SECOND)?,
     }
-    let dir = swap.dir().join("hosts");
+    let dir = swap.dir().join("programs");
     fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
     let file = dir.join("file");
     swap::cold(&file, LOAD_MIB[1])?;
-    let mut hosts = Hosts::start(&scope, &dir)?;
+    let mut programs = Programs::start(&scope, &dir)?;
     let start = Instant::now();
-    let asking = Asking::begin(SCOPE, start)?;
+    let polling = Polling::begin(SCOPE, start)?;
     std::thread::sleep(calm);
-    let calm = hosts.takes();
+    let calm = programs.memory_use();
 
-    let (disturbed, some) = (start.elapsed(), some_us(&scope)?);
+    let (load_start, some) = (start.elapsed(), some_us(&scope)?);
     let loads = Loads::start(&scope, &file, load)?;
     std::thread::sleep(load / 2);
     let half = Instant::now();
-    let late = Hosts::start_late(&scope, &dir, load / 2)?;
+    let late = Programs::start_late(&scope, &dir, load / 2)?;
     std::thread::sleep((load / 2).saturating_sub(half.elapsed()));
-    let thrash = hosts.takes();
-    let (relieved, some) = (start.elapsed(), some_us(&scope)?.saturating_sub(some));
+    let thrash = programs.memory_use();
+    let (load_end, some) = (start.elapsed(), some_us(&scope)?.saturating_sub(some));
     drop(loads);
-    let asked = asking.finish();
-    let dead = hosts.dead().map(str::to_owned).collect();
-    let some = some as f64 / 1e6 / relieved.saturating_sub(disturbed).as_secs_f64();
+    let asked = polling.finish();
+    let dead = programs.dead().map(str::to_owned).collect();
+    let some = some as f64 / 1e6 / load_end.saturating_sub(load_start).as_secs_f64();
     ensure!(
         some > 0.2,
         "it did not thrash: tasks waited for memory {:.0} % of the time",
         some * 100.0
     );
-    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, form.name());
-    let (end, fed) = (relieved, Duration::ZERO);
-    Ok(Run { place, asked, disturbed, relieved, end, fed, calm, thrash, some, late, dead })
+    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, swap_speed.name());
+    let (end, starve_end) = (load_end, Duration::ZERO);
+    Ok(Run { place, asked, load_start, load_end, end, starve_end, calm, thrash, some, late, dead })
 }
 
 fn some_us(scope: &Scope) -> Result<u64> {

@@ -4,8 +4,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use super::{
     Run,
-    ask::{Asked, PATIENCE, Who},
-    hosts::Takes,
+    targets::{TargetResults, PATIENCE, Target},
+    programs::MemoryUse,
 };
 use crate::support::open_loop::Request;
 
@@ -21,11 +21,11 @@ pub fn tables(run: &Run) -> String {
         run.place,
         run.some * 100.0,
     );
-    text += &answers(run, run.disturbed, run.relieved);
-    if run.end > run.relieved {
-        let seconds = run.end.saturating_sub(run.relieved).as_secs();
+    text += &answers(run, run.load_start, run.load_end);
+    if run.end > run.load_end {
+        let seconds = run.end.saturating_sub(run.load_end).as_secs();
         let _ = writeln!(text, "\nOut of memory again and again, in the {seconds} s after that:\n");
-        text += &answers(run, run.relieved, run.end);
+        text += &answers(run, run.load_end, run.end);
     }
     text += "\n| program | MiB in memory, calm | own | thrashing | own | in swap | faults from disk |\n\
              |---|---:|---:|---:|---:|---:|---:|\n";
@@ -34,13 +34,13 @@ pub fn tables(run: &Run) -> String {
         let cells = found.map_or("| gone | | | | | |".to_owned(), |(_, t)| weight(calm, t));
         let _ = writeln!(text, "| {name} | {cells}");
     }
-    let _ = writeln!(text, "\n{}", story(run));
+    let _ = writeln!(text, "\n{}", summary(run));
     text
 }
 
 /// What was answered of what was due from `from` until `to`, beside the calm before.
 fn answers(run: &Run, from: Duration, to: Duration) -> String {
-    let rate = super::ask::RATE;
+    let rate = super::targets::RATE;
     let mut text = format!("| asked {rate} times a second | answered when calm | answered |");
     for (_, name) in COLUMNS {
         let _ = write!(text, " {name} |");
@@ -51,8 +51,8 @@ fn answers(run: &Run, from: Duration, to: Duration) -> String {
             let requests = asked.requests.iter();
             requests.filter(|r| r.at >= from && r.at < to).collect::<Vec<_>>()
         };
-        let (calm, requests) = (due(Duration::ZERO, run.disturbed), due(from, to));
-        let name = asked.who.name();
+        let (calm, requests) = (due(Duration::ZERO, run.load_start), due(from, to));
+        let name = asked.target.name();
         let _ = writeln!(
             text,
             "| {name} | {} | {} {}",
@@ -97,7 +97,7 @@ fn milliseconds(time: Duration) -> String {
     if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
 }
 
-fn weight(calm: &Takes, thrash: &Takes) -> String {
+fn weight(calm: &MemoryUse, thrash: &MemoryUse) -> String {
     let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
     format!(
         "{} | {} | {} | {} | {} | {} |",
@@ -110,16 +110,16 @@ fn weight(calm: &Takes, thrash: &Takes) -> String {
     )
 }
 
-fn story(run: &Run) -> String {
-    let first = |asked: &Asked, is: fn(&str) -> bool| {
+fn summary(run: &Run) -> String {
+    let first = |asked: &TargetResults, is: fn(&str) -> bool| {
         let found = asked
             .requests
             .iter()
-            .find(|r| r.at >= run.disturbed && r.outcome.as_ref().is_ok_and(|said| is(said)));
-        found.map(|r| (r.at + r.took).saturating_sub(run.disturbed))
+            .find(|r| r.at >= run.load_start && r.outcome.as_ref().is_ok_and(|said| is(said)));
+        found.map(|r| (r.at + r.took).saturating_sub(run.load_start))
     };
     let mut text = String::new();
-    if let Some(asked) = run.asked.iter().find(|asked| asked.who == Who::Readyz) {
+    if let Some(asked) = run.asked.iter().find(|asked| asked.target == Target::Readyz) {
         for (what, is) in [
             ("less weight", (|s: &str| s != "ready") as fn(&str) -> bool),
             ("draining", |s: &str| s == "draining"),
@@ -145,9 +145,9 @@ fn story(run: &Run) -> String {
         None => write!(text, "started halfway, another did not answer; "),
     };
     let silent = run.asked.iter().filter_map(|asked| {
-        let lost = asked.requests.iter().find(|r| r.at >= run.disturbed && r.outcome.is_err())?;
-        let after = lost.at.saturating_sub(run.disturbed).as_secs_f64();
-        Some(format!("{} first did not answer after {after:.1} s", asked.who.name()))
+        let lost = asked.requests.iter().find(|r| r.at >= run.load_start && r.outcome.is_err())?;
+        let after = lost.at.saturating_sub(run.load_start).as_secs_f64();
+        Some(format!("{} first did not answer after {after:.1} s", asked.target.name()))
     });
     text += &silent.collect::<Vec<_>>().join("; ");
     if !run.dead.is_empty() {

@@ -1,17 +1,17 @@
-//! The users' view of nights, and their timelines, as text. Pure.
+//! The user_stats' report of runs, and their timelines, as text. Pure.
 
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    Variant, Way,
+    Variant, CheckMode,
     reaction::{Reaction, STEPS, asked_weight, reaches},
-    story::{Night, Plot},
+    run::{ReplayRun, ReplayConfig},
     traffic::Request,
 };
 
-/// The users' view of some requests.
+/// The user_stats' report of some requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Users {
+pub struct UserStats {
     /// Requests.
     pub asked: usize,
     /// Those without a page in time.
@@ -27,8 +27,8 @@ pub struct Users {
     pub share: f64,
 }
 
-/// The users' view.
-pub fn users<'a>(requests: impl Iterator<Item = &'a Request>) -> Users {
+/// The user_stats' report.
+pub fn user_stats<'a>(requests: impl Iterator<Item = &'a Request>) -> UserStats {
     let all: Vec<_> = requests.collect();
     let served = all.iter().filter(|r| r.outcome.is_ok()).count();
     let first = all.iter().filter(|r| r.outcome == Ok(0)).count();
@@ -37,7 +37,7 @@ pub fn users<'a>(requests: impl Iterator<Item = &'a Request>) -> Users {
         .map(|r| if r.outcome.is_ok() { r.took } else { r.took.max(super::scale::PATIENCE) })
         .collect();
     took.sort_unstable();
-    Users {
+    UserStats {
         asked: all.len(),
         failed: all.len() - served,
         p50: quantile(&took, 50),
@@ -53,29 +53,29 @@ pub fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get(at).copied().unwrap_or_default()
 }
 
-/// The phases of a night, and from when to when they are.
-pub fn phases(night: &Night) -> [(&'static str, Duration, Duration); 4] {
-    let stall = if night.plot.variant == Variant::Freeze { None } else { night.stall() };
-    let stall = stall.map_or(night.disturbed, |at| at.min(night.relieved));
+/// The phases of a run, and from when to when they are.
+pub fn phases(run: &ReplayRun) -> [(&'static str, Duration, Duration); 4] {
+    let stall = if run.config.variant == Variant::Freeze { None } else { run.stall() };
+    let stall = stall.map_or(run.fault_at, |at| at.min(run.cleared_at));
     [
-        ("calm", Duration::ZERO, night.disturbed),
-        ("leak", night.disturbed, stall),
-        ("night", stall, night.relieved),
-        ("after", night.relieved, night.end),
+        ("calm", Duration::ZERO, run.fault_at),
+        ("leak", run.fault_at, stall),
+        ("run", stall, run.cleared_at),
+        ("after", run.cleared_at, run.end),
     ]
 }
 
-fn between(night: &Night, from: Duration, to: Duration) -> impl Iterator<Item = &Request> {
-    night.requests.iter().filter(move |r| (from..to).contains(&r.at))
+fn between(run: &ReplayRun, from: Duration, to: Duration) -> impl Iterator<Item = &Request> {
+    run.requests.iter().filter(move |r| (from..to).contains(&r.at))
 }
 
 /// When the pages of web-01 took twice as long as in calm, by the slowest of a hundred, for the last
 /// hundred of them.
-pub fn doubled(night: &Night) -> Option<Duration> {
+pub fn p99_doubled_at(run: &ReplayRun) -> Option<Duration> {
     // Who was not served would have been by web-01: web-02 serves all others.
     let mine = |r: &&Request| r.outcome != Ok(1);
-    let calm = users(between(night, Duration::ZERO, night.disturbed).filter(mine)).p99;
-    let mut answers: Vec<_> = between(night, night.disturbed, night.relieved)
+    let calm = user_stats(between(run, Duration::ZERO, run.fault_at).filter(mine)).p99;
+    let mut answers: Vec<_> = between(run, run.fault_at, run.cleared_at)
         .filter(mine)
         .map(|r| (r.at + r.took, r.took))
         .collect();
@@ -87,16 +87,16 @@ pub fn doubled(night: &Night) -> Option<Duration> {
     })
 }
 
-/// What happened when, and what the users had of it.
-pub fn chronicle(night: &Night) -> String {
+/// What happened when, and what the user_stats had of it.
+pub fn timeline(run: &ReplayRun) -> String {
     let mut out = String::new();
-    let Plot { way, form, variant, .. } = night.plot;
-    let _ = writeln!(out, "{} / swap {} / {}", variant.name(), form.name(), way.name());
-    for (at, what) in timeline(night) {
+    let ReplayConfig { check_mode, swap_speed, variant, .. } = run.config;
+    let _ = writeln!(out, "{} / swap {} / {}", variant.name(), swap_speed.name(), check_mode.name());
+    for (at, what) in timeline_events(run) {
         let _ = writeln!(out, "  {:7.2} s  {what}", at.as_secs_f64());
     }
-    for (name, from, to) in phases(night) {
-        let u = users(between(night, from, to));
+    for (name, from, to) in phases(run) {
+        let u = user_stats(between(run, from, to));
         let _ = writeln!(
             out,
             "  {name:<6} {:5} requests, {:4} failed, p50 {} ms, p99 {} ms, worst {} ms, {:.0} % on web-01",
@@ -108,7 +108,7 @@ pub fn chronicle(night: &Night) -> String {
             100.0 * u.share
         );
     }
-    let mut whys: Vec<_> = night.requests.iter().filter_map(|r| r.outcome.as_ref().err()).collect();
+    let mut whys: Vec<_> = run.requests.iter().filter_map(|r| r.outcome.as_ref().err()).collect();
     whys.sort_unstable();
     for why in whys.chunk_by(|a, b| a == b) {
         let _ = writeln!(out, "  failed: {} x {}", why.len(), why[0]);
@@ -116,16 +116,16 @@ pub fn chronicle(night: &Night) -> String {
     out
 }
 
-fn timeline(night: &Night) -> Vec<(Duration, String)> {
-    let (begins, ends) = match night.plot.variant {
-        Variant::Night => ("agent installed on web-01", "agent removed"),
+fn timeline_events(run: &ReplayRun) -> Vec<(Duration, String)> {
+    let (begins, ends) = match run.config.variant {
+        Variant::Leak => ("agent installed on web-01", "agent removed"),
         Variant::Fleet => ("agent installed on both hosts", "agents removed"),
         Variant::Freeze => ("web-01 frozen", "web-01 thawed"),
     };
-    let mut all = vec![(night.disturbed, begins.to_owned()), (night.relieved, ends.to_owned())];
-    all.extend(night.stall().map(|at| (at, "first stall on web-01".to_owned())));
-    all.extend(doubled(night).map(|at| (at, "p99 of web-01 has doubled".to_owned())));
-    let seen = &night.seen[0];
+    let mut all = vec![(run.fault_at, begins.to_owned()), (run.cleared_at, ends.to_owned())];
+    all.extend(run.stall().map(|at| (at, "first stall on web-01".to_owned())));
+    all.extend(p99_doubled_at(run).map(|at| (at, "p99 of web-01 has p99_doubled_at".to_owned())));
+    let seen = &run.seen[0];
     for (what, total, seconds, percent) in [
         ("memory full", &seen.full_us, 1, 20u8),
         ("memory full", &seen.full_us, 1, 50),
@@ -134,11 +134,11 @@ fn timeline(night: &Night) -> Vec<(Duration, String)> {
         ("I/O full", &seen.io_full_us, 1, 50),
     ] {
         let share = f64::from(percent) / 100.0;
-        let at = reaches(total, night.disturbed, Duration::from_secs(seconds), share);
+        let at = reaches(total, run.fault_at, Duration::from_secs(seconds), share);
         let line = format!("PSI {what} of web-01 reaches {percent} % of {seconds} s");
         all.extend(at.map(|at| (at, line)));
     }
-    for (host, seen) in night.seen.iter().enumerate() {
+    for (host, seen) in run.seen.iter().enumerate() {
         let name = format!("web-0{}", host + 1);
         let kind = |weight| match weight {
             None => "nothing",
@@ -156,10 +156,10 @@ fn timeline(night: &Night) -> Vec<(Duration, String)> {
             (at, format!("HAProxy on {name}: {status}, weight {weight}"))
         }));
     }
-    if night.restarts > 0 {
-        all.push((night.relieved, format!("the agents were killed {} times", night.restarts)));
+    if run.restarts > 0 {
+        all.push((run.cleared_at, format!("the agents were killed {} times", run.restarts)));
     }
-    all.extend(night.dead.iter().map(|what| (night.end, format!("killed for good: {what}"))));
+    all.extend(run.dead.iter().map(|what| (run.end, format!("killed for good: {what}"))));
     all.sort_by_key(|(at, _)| *at);
     all
 }
@@ -178,41 +178,41 @@ pub fn ms(time: Duration) -> String {
     if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
 }
 
-/// All nights of a plot as a row.
-fn row(nights: &[&Night]) -> String {
-    let of = |which: &dyn Fn(&Night) -> (Duration, Duration)| {
-        users(nights.iter().flat_map(|night| {
-            let (from, to) = which(night);
-            between(night, from, to)
+/// All runs of a config as a row.
+fn row(runs: &[&ReplayRun]) -> String {
+    let of = |which: &dyn Fn(&ReplayRun) -> (Duration, Duration)| {
+        user_stats(runs.iter().flat_map(|run| {
+            let (from, to) = which(run);
+            between(run, from, to)
         }))
     };
-    let phase = |n: usize| of(&|night: &Night| (phases(night)[n].1, phases(night)[n].2));
-    let [calm, night, after] = [phase(0), phase(2), phase(3)];
+    let phase = |n: usize| of(&|run: &ReplayRun| (phases(run)[n].1, phases(run)[n].2));
+    let [calm, stalled, after] = [phase(0), phase(2), phase(3)];
     let all = of(&|_| (Duration::ZERO, Duration::MAX));
-    let disturbed = of(&|n: &Night| (n.disturbed, n.end));
-    let out: Vec<_> = nights.iter().filter_map(|n| out_after(n)).collect();
-    let out = if out.len() < nights.len() { "never".into() } else { seconds(&out) };
-    let Plot { variant, form, way, .. } = nights[0].plot;
+    let fault_at = of(&|n: &ReplayRun| (n.fault_at, n.end));
+    let out: Vec<_> = runs.iter().filter_map(|n| removed_after(n)).collect();
+    let out = if out.len() < runs.len() { "never".into() } else { seconds(&out) };
+    let ReplayConfig { variant, swap_speed, check_mode, .. } = runs[0].config;
     format!(
         "| {}, {} | {} | {} of {} | {} | {} | {} | {} | {:.0} % | {out} |",
         variant.name(),
-        form.name(),
-        way.name(),
+        swap_speed.name(),
+        check_mode.name(),
         all.failed,
         all.asked,
         ms(calm.p99),
-        ms(night.p99),
+        ms(stalled.p99),
         ms(after.p99),
-        ms(disturbed.worst),
-        100.0 * night.share,
+        ms(fault_at.worst),
+        100.0 * stalled.share,
     )
 }
 
 /// From the first stall (or the freeze) until HAProxy gives web-01 nothing more.
-fn out_after(night: &Night) -> Option<Duration> {
-    let from = phases(night)[2].1;
-    let until = night.relieved.checked_sub(from)?;
-    Reaction::of(&night.seen[0], night.disturbed, from).balancer_none.filter(|took| *took <= until)
+fn removed_after(run: &ReplayRun) -> Option<Duration> {
+    let from = phases(run)[2].1;
+    let until = run.cleared_at.checked_sub(from)?;
+    Reaction::of(&run.seen[0], run.fault_at, from).balancer_none.filter(|took| *took <= until)
 }
 
 /// Least, median and most, in seconds.
@@ -227,40 +227,40 @@ fn seconds(times: &[Duration]) -> String {
     }
 }
 
-/// The tables of all nights, as Markdown. Nights of the same plot are rounds.
-pub fn tables(nights: &[Night]) -> String {
-    let mut plots: Vec<Plot> = Vec::new();
-    for night in nights {
-        if !plots.contains(&night.plot) {
-            plots.push(night.plot);
+/// The tables of all runs, as Markdown. Nights of the same config are rounds.
+pub fn tables(runs: &[ReplayRun]) -> String {
+    let mut configs: Vec<ReplayConfig> = Vec::new();
+    for run in runs {
+        if !configs.contains(&run.config) {
+            configs.push(run.config);
         }
     }
-    let of = |plot: &Plot| nights.iter().filter(|n| n.plot == *plot).collect::<Vec<_>>();
+    let of = |config: &ReplayConfig| runs.iter().filter(|n| n.config == *config).collect::<Vec<_>>();
     let mut out = String::from(
-        "| what happens, swap | who decides | failed | p99 calm | p99 night | p99 after | worst | \
-         night's share on web-01 | web-01 out after |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
+        "| what happens, swap | who decides | failed | p99 calm | p99 run | p99 after | worst | \
+         run's share on web-01 | web-01 out after |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
-    for plot in &plots {
-        let _ = writeln!(out, "{}", row(&of(plot)));
+    for config in &configs {
+        let _ = writeln!(out, "{}", row(&of(config)));
     }
-    let sensed = |p: &&Plot| p.way == Way::Memsensor && p.variant != Variant::Freeze;
-    if plots.iter().any(|p| sensed(&p)) {
+    let with_memsensor = |p: &&ReplayConfig| p.check_mode == CheckMode::Memsensor && p.variant != Variant::Freeze;
+    if configs.iter().any(|p| with_memsensor(&p)) {
         out += "\n| from web-01's first stall until | what happens, swap | seen | least / median / most |\n\
                 |---|---|---:|---:|\n";
     }
-    for plot in plots.iter().filter(sensed) {
-        let nights = of(plot);
-        let reactions: Vec<_> = nights
+    for config in configs.iter().filter(with_memsensor) {
+        let runs = of(config);
+        let reactions: Vec<_> = runs
             .iter()
-            .filter_map(|n| Some(Reaction::of(&n.seen[0], n.disturbed, n.stall()?).all()))
+            .filter_map(|n| Some(Reaction::of(&n.seen[0], n.fault_at, n.stall()?).all()))
             .collect();
         for (step, name) in STEPS.iter().enumerate() {
             let times: Vec<_> = reactions.iter().filter_map(|r| r[step]).collect();
-            let (variant, form) = (plot.variant.name(), plot.form.name());
-            let (seen, of) = (times.len(), nights.len());
+            let (variant, swap_speed) = (config.variant.name(), config.swap_speed.name());
+            let (seen, of) = (times.len(), runs.len());
             let _ = writeln!(
                 out,
-                "| {name} | {variant}, {form} | {seen} of {of} | {} |",
+                "| {name} | {variant}, {swap_speed} | {seen} of {of} | {} |",
                 seconds(&times)
             );
         }
@@ -300,10 +300,10 @@ mod tests {
             request(4, Ok(1)),
             request(1, Err("503 of a proxy")),
         ];
-        let u = users(all.iter());
+        let u = user_stats(all.iter());
         assert_eq!((u.asked, u.failed, u.p50, u.worst), (4, 1, t(4), t(5000)));
         assert!((u.share - 1.0 / 3.0).abs() < 1e-9, "{u:?}");
-        assert_eq!(users([].iter()), Users::default());
+        assert_eq!(user_stats([].iter()), UserStats::default());
     }
 
     #[test]

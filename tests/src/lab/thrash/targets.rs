@@ -11,16 +11,16 @@ use crate::support::open_loop::{self, Request, Traffic};
 
 /// How often each is asked, per second.
 pub const RATE: u32 = 10;
-/// Who has no answer by then takes it for dead: the usual timeout of a health check, and more.
+/// Target has no answer by then memory_use it for dead: the usual timeout of a health check, and more.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who is asked.
+/// Target is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
+pub enum Target {
     /// memsensor over HTTP.
     Readyz,
     /// memsensor as HAProxy asks it.
-    Agent,
+    AgentCheck,
     /// node_exporter, as Prometheus asks it.
     NodeExporter,
     /// A file that nginx serves.
@@ -29,16 +29,16 @@ pub enum Who {
     Sshd,
 }
 
-impl Who {
+impl Target {
     /// All.
     pub const ALL: [Self; 5] =
-        [Self::Readyz, Self::Agent, Self::NodeExporter, Self::Nginx, Self::Sshd];
+        [Self::Readyz, Self::AgentCheck, Self::NodeExporter, Self::Nginx, Self::Sshd];
 
     /// Its name in the table.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Readyz => "memsensor `/readyz`",
-            Self::Agent => "memsensor agent-check",
+            Self::AgentCheck => "memsensor agent-check",
             Self::NodeExporter => "node_exporter `/metrics`",
             Self::Nginx => "nginx, a static file",
             Self::Sshd => "sshd, its banner",
@@ -49,7 +49,7 @@ impl Who {
     pub const fn port(self) -> u16 {
         match self {
             Self::Readyz => 19_817,
-            Self::Agent => 19_818,
+            Self::AgentCheck => 19_818,
             Self::NodeExporter => 19_100,
             Self::Nginx => 19_080,
             Self::Sshd => 19_022,
@@ -59,7 +59,7 @@ impl Who {
     fn question(self, scope: &str) -> String {
         match self {
             Self::Readyz => format!("GET /readyz/{scope} HTTP/1.0\r\n\r\n"),
-            Self::Agent => format!("{scope}\n"),
+            Self::AgentCheck => format!("{scope}\n"),
             Self::NodeExporter => "GET /metrics HTTP/1.0\r\n\r\n".to_owned(),
             Self::Nginx => "GET /page HTTP/1.0\r\n\r\n".to_owned(),
             Self::Sshd => String::new(),
@@ -80,7 +80,7 @@ impl Who {
                     body.split("\"state\":\"").nth(1).and_then(|rest| rest.split('"').next());
                 state.map(str::to_owned).ok_or("no state")
             }
-            Self::Agent => {
+            Self::AgentCheck => {
                 let line = text.strip_suffix('\n').ok_or("no whole line")?;
                 Ok(line.to_owned())
                     .and_then(|l| if l.is_empty() { Err("nothing said") } else { Ok(l) })
@@ -90,7 +90,7 @@ impl Who {
                 if has { Ok(String::new()) } else { Err("no memory metrics") }
             }
             Self::Nginx => {
-                let whole = page(&["200"])?.len() == super::hosts::PAGE_BYTES;
+                let whole = page(&["200"])?.len() == super::programs::PAGE_BYTES;
                 if whole { Ok(String::new()) } else { Err("no whole page") }
             }
             Self::Sshd => {
@@ -120,30 +120,30 @@ impl Who {
 
 /// What one of them was asked, and said.
 #[derive(Debug)]
-pub struct Asked {
-    /// Who.
-    pub who: Who,
+pub struct TargetResults {
+    /// Target.
+    pub target: Target,
     /// Each question.
     pub requests: Vec<Request<String>>,
 }
 
 /// All of them being asked.
 #[derive(Debug)]
-pub struct Asking(Vec<(Who, Traffic<String>)>);
+pub struct Polling(Vec<(Target, Traffic<String>)>);
 
-impl Asking {
+impl Polling {
     /// Begins at `start`.
     pub fn begin(scope: &'static str, start: Instant) -> Result<Self> {
-        let begin = |who: Who| {
-            let ask = move |end| who.ask(scope, end);
-            Ok((who, Traffic::start(RATE, PATIENCE, start, ask)?))
+        let begin = |target: Target| {
+            let ask = move |end| target.ask(scope, end);
+            Ok((target, Traffic::start(RATE, PATIENCE, start, ask)?))
         };
-        Ok(Self(Who::ALL.into_iter().map(begin).collect::<Result<_>>()?))
+        Ok(Self(Target::ALL.into_iter().map(begin).collect::<Result<_>>()?))
     }
 
     /// Ends when all have their answers.
-    pub fn finish(self) -> Vec<Asked> {
-        let asked = |(who, asking): (Who, Traffic<_>)| Asked { who, requests: asking.finish() };
+    pub fn finish(self) -> Vec<TargetResults> {
+        let asked = |(target, polling): (Target, Traffic<_>)| TargetResults { target, requests: polling.finish() };
         self.0.into_iter().map(asked).collect()
     }
 }
@@ -154,21 +154,21 @@ mod tests {
 
     #[test]
     fn only_what_was_asked_for_is_an_answer() {
-        let page = "a".repeat(super::super::hosts::PAGE_BYTES);
-        for (who, text, meant) in [
-            (Who::Readyz, "HTTP/1.0 503 x\r\n\r\n{\"state\":\"draining\",", Ok("draining")),
-            (Who::Readyz, "HTTP/1.0 500 x\r\n\r\n{\"state\":\"draining\",", Err("another status")),
-            (Who::Readyz, "HTTP/1.0 200 OK", Err("no whole answer")),
-            (Who::Agent, "up 35%\n", Ok("up 35%")),
-            (Who::Agent, "up 3", Err("no whole line")),
-            (Who::Agent, "\n", Err("nothing said")),
-            (Who::NodeExporter, "HTTP/1.0 200 OK\r\n\r\nnode_memory_", Err("no memory metrics")),
-            (Who::Nginx, &format!("HTTP/1.1 200 OK\r\n\r\n{page}"), Ok("")),
-            (Who::Nginx, "HTTP/1.1 200 OK\r\n\r\naaa", Err("no whole page")),
-            (Who::Sshd, "SSH-2.0-OpenSSH\r\n", Ok("")),
-            (Who::Sshd, "", Err("no banner")),
+        let page = "a".repeat(super::super::programs::PAGE_BYTES);
+        for (target, text, meant) in [
+            (Target::Readyz, "HTTP/1.0 503 x\r\n\r\n{\"state\":\"draining\",", Ok("draining")),
+            (Target::Readyz, "HTTP/1.0 500 x\r\n\r\n{\"state\":\"draining\",", Err("another status")),
+            (Target::Readyz, "HTTP/1.0 200 OK", Err("no whole answer")),
+            (Target::AgentCheck, "up 35%\n", Ok("up 35%")),
+            (Target::AgentCheck, "up 3", Err("no whole line")),
+            (Target::AgentCheck, "\n", Err("nothing said")),
+            (Target::NodeExporter, "HTTP/1.0 200 OK\r\n\r\nnode_memory_", Err("no memory metrics")),
+            (Target::Nginx, &format!("HTTP/1.1 200 OK\r\n\r\n{page}"), Ok("")),
+            (Target::Nginx, "HTTP/1.1 200 OK\r\n\r\naaa", Err("no whole page")),
+            (Target::Sshd, "SSH-2.0-OpenSSH\r\n", Ok("")),
+            (Target::Sshd, "", Err("no banner")),
         ] {
-            assert_eq!(who.understand(text), meant.map(str::to_owned), "{who:?} {text}");
+            assert_eq!(target.understand(text), meant.map(str::to_owned), "{target:?} {text}");
         }
     }
 }

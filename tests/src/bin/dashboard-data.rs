@@ -1,13 +1,13 @@
 //! What the pictures of the dashboards show. `cargo xtask dashboards --pictures` builds and runs it; it needs root.
 //!
-//! `night FILE [PACE]` lets a night happen (five minutes; PACE below 1 is a shorter one), asks everything that the
+//! `run FILE [PACE]` lets a run happen (five minutes; PACE below 1 is a shorter one), asks everything that the
 //! dashboards ask, and writes the answers: by dashboard, panel and query.
 
 use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result};
 use sensor_tests::{
-    lab::dashboards::{Night, Pace, run},
+    lab::dashboards::{ScenarioRun, Pace, run},
     support::dashboards::{NAMES, Query, queries},
 };
 use serde_json::{Value, json};
@@ -21,43 +21,43 @@ fn main() -> ExitCode {
 
 fn answer() -> Result<()> {
     let mut args = std::env::args().skip(1);
-    let file = args.next().context("usage: night FILE [PACE]")?;
+    let file = args.next().context("usage: run FILE [PACE]")?;
     let pace: f64 = args.next().map_or(Ok(1.0), |pace| pace.parse())?;
     let [calm, trouble, leak, recovery] =
         [60, 200, 45, 90].map(|seconds| Duration::from_secs(seconds).mul_f64(pace));
-    eprintln!("a night of {} s", (calm + trouble + recovery).as_secs());
-    let night = run(Pace { calm, trouble, leak, recovery, scrape_seconds: 2 })?;
+    eprintln!("a run of {} s", (calm + trouble + recovery).as_secs());
+    let run = run(Pace { calm, trouble, leak, recovery, scrape_seconds: 2 })?;
     let mut boards = BTreeMap::new();
     for name in NAMES {
         // Who is on call looks while it happens, who writes the postmortem when it is over.
         let live = ["fleet", "host"].contains(&name);
-        let end = if live { night.calm_again } else { night.ended };
-        boards.insert(name, board(&night, name, end)?);
+        let end = if live { run.calm_again } else { run.ended };
+        boards.insert(name, board(&run, name, end)?);
     }
     std::fs::write(&file, serde_json::to_string(&boards)?).with_context(|| format!("write {file}"))
 }
 
-fn board(night: &Night, name: &str, end: f64) -> Result<Value> {
+fn board(run: &ScenarioRun, name: &str, end: f64) -> Result<Value> {
     let mut answers = BTreeMap::new();
     for query in queries(name)? {
         let who = query.panel.map_or_else(|| query.place.clone(), |panel| panel.to_string());
-        let (series, exemplars) = ask(night, &query, end).context(query.place)?;
+        let (series, exemplars) = ask(run, &query, end).context(query.place)?;
         let letter = json!({ "series": series, "exemplars": exemplars });
         answers.entry(who).or_insert_with(BTreeMap::new).insert(query.letter, letter);
     }
-    Ok(json!({ "begun": night.begun, "ended": end, "answers": answers }))
+    Ok(json!({ "begun": run.begun, "ended": end, "answers": answers }))
 }
 
-fn ask(night: &Night, query: &Query, end: f64) -> Result<(Vec<Value>, Value)> {
-    let seconds = end - night.begun;
-    let expression = night.expression(query, "web", seconds)?;
-    let [start, at] = [night.begun, end].map(|time| time.to_string());
-    let prometheus = &night.prometheus;
+fn ask(run: &ScenarioRun, query: &Query, end: f64) -> Result<(Vec<Value>, Value)> {
+    let seconds = end - run.begun;
+    let expression = run.expression(query, "web", seconds)?;
+    let [start, at] = [run.begun, end].map(|time| time.to_string());
+    let prometheus = &run.prometheus;
     let series = if query.instant {
         let found = prometheus.api("query", &[("query", &expression), ("time", &at)])?;
         found["result"].as_array().cloned().context("no series")?
     } else {
-        prometheus.query_range(&expression, [night.begun, end], (seconds / POINTS).max(1.0))?
+        prometheus.query_range(&expression, [run.begun, end], (seconds / POINTS).max(1.0))?
     };
     let parameters = [("query", &*expression), ("start", &start), ("end", &at)];
     let exemplars =

@@ -1,10 +1,10 @@
-//! The usual rules, over the same looks at the same cgroup. Pure.
+//! The usual rules, over the same samples at the same cgroup. Pure.
 
-use super::{SECOND, record::Look};
+use super::{SECOND, record::CgroupSample};
 
 /// A rule that others use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rival {
+pub enum Baseline {
     /// Less than a tenth can be had without swapping.
     Available,
     /// PSI `some`, the kernel's average over ten seconds, above 10 %.
@@ -18,7 +18,7 @@ pub enum Rival {
 /// For how long systemd-oomd waits, in nanoseconds.
 pub const OOMD_WAITS: u64 = 30 * SECOND;
 
-impl Rival {
+impl Baseline {
     /// All.
     pub const ALL: [Self; 4] = [Self::Available, Self::Some, Self::Oomd, Self::Earlyoom];
 
@@ -33,14 +33,14 @@ impl Rival {
     }
 
     /// When it first speaks; `swap` is what the cgroup may swap to, in bytes. For systemd-oomd: when
-    /// it would, if what is at the end of the looks goes on.
-    pub fn speaks_at(self, looks: &[Look], swap: u64) -> Option<u64> {
-        let met = |look: &&Look| self.is_met(look, swap);
+    /// it would, if what is at the end of the samples goes on.
+    pub fn triggers_at(self, samples: &[CgroupSample], swap: u64) -> Option<u64> {
+        let met = |look: &&CgroupSample| self.is_met(look, swap);
         if self != Self::Oomd {
-            return looks.iter().find(met).map(Look::at_ns);
+            return samples.iter().find(met).map(CgroupSample::at_ns);
         }
         let mut since = None;
-        for look in looks {
+        for look in samples {
             if !met(&look) {
                 since = None;
                 continue;
@@ -53,7 +53,7 @@ impl Rival {
         since.map(|from: u64| from + OOMD_WAITS)
     }
 
-    fn is_met(self, look: &Look, swap: u64) -> bool {
+    fn is_met(self, look: &CgroupSample, swap: u64) -> bool {
         let scarce = || {
             let total = look.reading.total_bytes.unwrap_or(0);
             look.reading.available_bytes.is_some_and(|free| free < total / 10)
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use sensor_user::verdict::reading::Reading;
 
-    fn look(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> Look {
+    fn look(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> CgroupSample {
         let reading = Reading {
             at_ns: second * SECOND,
             total_bytes: Some(100),
@@ -82,31 +82,31 @@ mod tests {
             swap_free_bytes: Some(swap),
             ..Reading::default()
         };
-        Look { reading, some_avg10: psi[0], full_avg10: psi[1] }
+        CgroupSample { reading, some_avg10: psi[0], full_avg10: psi[1] }
     }
 
     #[test]
     fn each_speaks_when_its_condition_is_met() {
-        let looks = [
+        let samples = [
             look(0, 50, 50, [0.0, 0.0]),
             look(1, 9, 50, [0.0, 0.0]),
             look(2, 9, 5, [11.0, 61.0]),
             look(3, 9, 0, [80.0, 70.0]),
         ];
-        let at = Rival::ALL.map(|rival| rival.speaks_at(&looks, 50).map(|ns| ns / SECOND));
+        let at = Baseline::ALL.map(|baseline| baseline.triggers_at(&samples, 50).map(|ns| ns / SECOND));
         assert_eq!(at, [Some(1), Some(2), Some(32), Some(2)]);
-        let calm = Rival::ALL.map(|rival| rival.speaks_at(&looks[..1], 50));
+        let calm = Baseline::ALL.map(|baseline| baseline.triggers_at(&samples[..1], 50));
         assert_eq!(calm, [None; 4]);
     }
 
     #[test]
     fn oomd_waits_anew_after_a_better_moment() {
         let psi = [90.0, 90.0];
-        let looks = [look(0, 50, 0, psi), look(20, 50, 0, [9.0, 9.0]), look(25, 50, 0, psi)];
-        assert_eq!(Rival::Oomd.speaks_at(&looks, 0), Some(55 * SECOND));
-        let looks = [look(0, 50, 0, psi), look(31, 50, 0, psi), look(32, 50, 0, [0.0, 0.0])];
+        let samples = [look(0, 50, 0, psi), look(20, 50, 0, [9.0, 9.0]), look(25, 50, 0, psi)];
+        assert_eq!(Baseline::Oomd.triggers_at(&samples, 0), Some(55 * SECOND));
+        let samples = [look(0, 50, 0, psi), look(31, 50, 0, psi), look(32, 50, 0, [0.0, 0.0])];
         assert_eq!(
-            Rival::Oomd.speaks_at(&looks, 0),
+            Baseline::Oomd.triggers_at(&samples, 0),
             Some(30 * SECOND),
             "and does not take it back"
         );
@@ -114,6 +114,6 @@ mod tests {
 
     #[test]
     fn without_swap_earlyoom_looks_at_memory_only() {
-        assert_eq!(Rival::Earlyoom.speaks_at(&[look(1, 9, 0, [0.0; 2])], 0), Some(SECOND));
+        assert_eq!(Baseline::Earlyoom.triggers_at(&[look(1, 9, 0, [0.0; 2])], 0), Some(SECOND));
     }
 }

@@ -1,4 +1,4 @@
-//! Medians, and the interval that order statistics alone put around one: nothing is assumed of how
+//! Medians, and the interval that medians statistics alone put around one: nothing is assumed of how
 //! the noise is distributed. Pure.
 
 /// The middle of `values`; NaN if there is none.

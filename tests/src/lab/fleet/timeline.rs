@@ -1,14 +1,14 @@
 //! What happens to the hosts of a fleet: most are calm, some are short of memory for four minutes out of
 //! fifteen. A pure function of the host and the time, so that a fleet needs no memory for its hosts.
 
-/// Seconds after which the story begins anew.
+/// Seconds after which the timeline begins anew.
 const PERIOD: f64 = 900.0;
 /// Seconds until the first host is in trouble.
 const CALM: f64 = 60.0;
 /// Seconds that trouble lasts.
 const TROUBLE: f64 = 240.0;
 /// Seconds into the trouble at which a host that drains does so.
-const DRAINS: f64 = 30.0;
+const OVERLOADS: f64 = 30.0;
 /// Seconds into the trouble at which a host that goes silent does so, for the rest of it.
 const SILENT: f64 = 120.0;
 /// Seconds between two OOM kills of a host that has some.
@@ -20,9 +20,9 @@ pub enum Kind {
     /// Nothing happens.
     Calm,
     /// Loses weight.
-    Worse,
-    /// Takes itself out of service.
-    Drains,
+    Degrades,
+    /// ResourceUse itself out of service.
+    Overloads,
     /// Drains, and then answers nobody.
     GoesSilent,
     /// Has OOM kills in a cgroup, and is fit all the same.
@@ -37,7 +37,7 @@ pub enum State {
     /// Some weight.
     Degraded,
     /// None.
-    Draining,
+    Overloaded,
 }
 
 impl State {
@@ -46,7 +46,7 @@ impl State {
         match self {
             Self::Ready => "ready",
             Self::Degraded => "degraded",
-            Self::Draining => "draining",
+            Self::Overloaded => "overloaded",
         }
     }
 }
@@ -79,8 +79,8 @@ pub struct Moment {
 /// What a host is like.
 pub fn kind(host: u32) -> Kind {
     match host % 50 {
-        7 => Kind::Worse,
-        19 => Kind::Drains,
+        7 => Kind::Degrades,
+        19 => Kind::Overloads,
         31 => Kind::GoesSilent,
         43 => Kind::Kills,
         _ => Kind::Calm,
@@ -99,10 +99,10 @@ pub fn moment(host: u32, seconds: f64, unix: f64) -> Moment {
         ((since / PERIOD).floor(), since.rem_euclid(PERIOD))
     };
     let in_trouble = (0.0..TROUBLE).contains(&into);
-    let suffers = matches!(kind, Kind::Worse | Kind::Drains | Kind::GoesSilent);
+    let suffers = matches!(kind, Kind::Degrades | Kind::Overloads | Kind::GoesSilent);
     let state = match kind {
         _ if !(suffers && in_trouble) => State::Ready,
-        Kind::Drains | Kind::GoesSilent if into >= DRAINS => State::Draining,
+        Kind::Overloads | Kind::GoesSilent if into >= OVERLOADS => State::Overloaded,
         _ => State::Degraded,
     };
     let troubled = if suffers { rounds * TROUBLE + into.clamp(0.0, TROUBLE) } else { 0.0 };
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn of_fifty_hosts_each_kind_of_trouble_has_one() {
-        for trouble in [Kind::Worse, Kind::Drains, Kind::GoesSilent, Kind::Kills] {
+        for trouble in [Kind::Degrades, Kind::Overloads, Kind::GoesSilent, Kind::Kills] {
             assert_eq!((0..50).filter(|h| kind(*h) == trouble).count(), 1, "{trouble:?}");
         }
     }
@@ -147,7 +147,7 @@ mod tests {
     fn who_goes_silent_was_draining_and_comes_back() {
         let seen: Vec<_> = (0..600).map(|t| moment(31, f64::from(t), 0.0)).collect();
         let first = seen.iter().position(|m| m.silent).expect("silent");
-        assert_eq!(seen[first - 1].state, State::Draining);
+        assert_eq!(seen[first - 1].state, State::Overloaded);
         let last = seen.iter().rposition(|m| m.silent).expect("silent");
         assert_eq!((seen[last + 1].state, seen[0].state), (State::Ready, State::Ready));
         assert!(last - first > 100, "{first} {last}");

@@ -1,4 +1,4 @@
-//! Starts who is asked, all in one cgroup, and looks at what they take.
+//! Starts target is asked, all in one cgroup, and looks at what they take.
 
 use std::{
     fs::{self, File, Permissions},
@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use procfs::process::Process;
 
-use super::ask::Who;
+use super::targets::Target;
 use crate::support::{
     daemon,
     scope::{Scope, program},
@@ -31,11 +31,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Programs that answer, by name.
 #[derive(Debug)]
-pub struct Hosts(Vec<(&'static str, Child)>);
+pub struct Programs(Vec<(&'static str, Child)>);
 
-/// What a program takes: KiB.
+/// What a program memory_use: KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Takes {
+pub struct MemoryUse {
     /// In memory.
     pub resident: u64,
     /// Of that, what is its own and not of a file.
@@ -46,21 +46,21 @@ pub struct Takes {
     pub major_faults: u64,
 }
 
-impl Hosts {
+impl Programs {
     /// Starts all of them in the scope, with files in `dir`.
     pub fn start(scope: &Scope, dir: &Path) -> Result<Self> {
-        let mut hosts = Self(Vec::new());
-        let addresses = [Who::Readyz.address(), Who::Agent.address()];
-        hosts.spawn("memsensor", memsensor(scope, dir, "memsensor", addresses)?, dir)?;
-        hosts.spawn("node_exporter", node_exporter(scope), dir)?;
-        hosts.spawn("nginx", nginx(scope, dir)?, dir)?;
-        hosts.spawn("sshd", sshd(scope, dir)?, dir)?;
+        let mut programs = Self(Vec::new());
+        let addresses = [Target::Readyz.address(), Target::AgentCheck.address()];
+        programs.spawn("memsensor", memsensor(scope, dir, "memsensor", addresses)?, dir)?;
+        programs.spawn("node_exporter", node_exporter(scope), dir)?;
+        programs.spawn("nginx", nginx(scope, dir)?, dir)?;
+        programs.spawn("sshd", sshd(scope, dir)?, dir)?;
         // Nobody asks it: it is here to be weighed.
-        hosts.spawn("earlyoom", earlyoom(scope), dir)?;
-        for who in Who::ALL {
-            hosts.wait_for(who, dir)?;
+        programs.spawn("earlyoom", earlyoom(scope), dir)?;
+        for target in Target::ALL {
+            programs.wait_for(target, dir)?;
         }
-        Ok(hosts)
+        Ok(programs)
     }
 
     fn spawn(&mut self, name: &'static str, mut command: Command, dir: &Path) -> Result<()> {
@@ -70,14 +70,14 @@ impl Hosts {
         Ok(())
     }
 
-    fn wait_for(&mut self, who: Who, dir: &Path) -> Result<()> {
+    fn wait_for(&mut self, target: Target, dir: &Path) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while let Err(why) = who.ask(SCOPE, Instant::now() + Duration::from_secs(1)) {
+        while let Err(why) = target.ask(SCOPE, Instant::now() + Duration::from_secs(1)) {
             let ended: Vec<_> = self.dead().collect();
             ensure!(
                 ended.is_empty() && Instant::now() < end,
                 "{} does not answer: {why}; ended: {ended:?}; see the logs:{}",
-                who.name(),
+                target.name(),
                 logs(dir)
             );
             std::thread::sleep(Duration::from_millis(50));
@@ -85,7 +85,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Starts another memsensor now; how long it takes to answer, if it does within `patience`.
+    /// Starts another memsensor now; how long it memory_use to answer, if it does within `patience`.
     pub fn start_late(scope: &Scope, dir: &Path, patience: Duration) -> Result<Option<Duration>> {
         let mut late = Self(Vec::new());
         let begun = Instant::now();
@@ -103,20 +103,20 @@ impl Hosts {
         Ok(None)
     }
 
-    /// Who has ended.
+    /// Target has ended.
     pub fn dead(&mut self) -> impl Iterator<Item = &'static str> {
         self.0
             .iter_mut()
             .filter_map(|(name, child)| matches!(child.try_wait(), Ok(Some(_))).then_some(*name))
     }
 
-    /// What each takes now, with its children (nginx serves from one).
-    pub fn takes(&self) -> Vec<(String, Takes)> {
-        self.0.iter().map(|(name, child)| ((*name).to_owned(), takes(child.id()))).collect()
+    /// What each memory_use now, with its children (nginx serves from one).
+    pub fn memory_use(&self) -> Vec<(String, MemoryUse)> {
+        self.0.iter().map(|(name, child)| ((*name).to_owned(), memory_use(child.id()))).collect()
     }
 }
 
-impl Drop for Hosts {
+impl Drop for Programs {
     fn drop(&mut self) {
         for (_, child) in &mut self.0 {
             let _ = child.kill();
@@ -138,13 +138,13 @@ fn logs(dir: &Path) -> String {
     all
 }
 
-fn takes(pid: u32) -> Takes {
-    let Ok(pid) = i32::try_from(pid) else { return Takes::default() };
-    let of = |pid: i32| -> Option<Takes> {
+fn memory_use(pid: u32) -> MemoryUse {
+    let Ok(pid) = i32::try_from(pid) else { return MemoryUse::default() };
+    let of = |pid: i32| -> Option<MemoryUse> {
         let process = Process::new(pid).ok()?;
         let status = process.status().ok()?;
         let major_faults = process.stat().ok()?.majflt;
-        Some(Takes {
+        Some(MemoryUse {
             resident: status.vmrss?,
             anonymous: status.rssanon?,
             swapped: status.vmswap?,
@@ -154,7 +154,7 @@ fn takes(pid: u32) -> Takes {
     let children =
         fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|word| word.parse().ok());
-    std::iter::once(pid).chain(children).filter_map(of).fold(Takes::default(), |a, b| Takes {
+    std::iter::once(pid).chain(children).filter_map(of).fold(MemoryUse::default(), |a, b| MemoryUse {
         resident: a.resident + b.resident,
         anonymous: a.anonymous + b.anonymous,
         swapped: a.swapped + b.swapped,
@@ -184,13 +184,13 @@ fn memsensor(
 
 fn node_exporter(scope: &Scope) -> Command {
     let mut command = scope.command("prometheus-node-exporter");
-    command.arg(format!("--web.listen-address={}", Who::NodeExporter.address()));
+    command.arg(format!("--web.listen-address={}", Target::NodeExporter.address()));
     command
 }
 
 fn nginx(scope: &Scope, dir: &Path) -> Result<Command> {
     write(&dir.join("page"), &"m".repeat(PAGE_BYTES))?;
-    let (listen, at) = (Who::Nginx.address(), dir.display());
+    let (listen, at) = (Target::Nginx.address(), dir.display());
     let temp = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {at}/{name};"));
     let text = format!(
@@ -222,7 +222,7 @@ fn sshd(scope: &Scope, dir: &Path) -> Result<Command> {
     let text = format!(
         "ListenAddress {}\nHostKey {}\nPidFile none\nUsePAM no\nMaxStartups 1000\n\
          LoginGraceTime 5\n",
-        Who::Sshd.address(),
+        Target::Sshd.address(),
         key.display()
     );
     write(&config, &text)?;

@@ -14,7 +14,7 @@ use sensor_user::{
     kernel::{load, resolve::Plan},
 };
 
-use super::{Spent, arena::Arena, open, order::median, plan, program, work::Load};
+use super::{RunStats, arena::Arena, open, medians::median, plan, program, work::Load};
 
 /// Programs of the hot events, and the events.
 const PROGRAMS: [(&str, &str); 3] = [
@@ -41,20 +41,20 @@ pub struct Cost {
 /// Alternates rounds with memsensor and rounds with the empty program.
 pub fn run(arena: &Arena, load: Load, rounds: u32, passes: u32) -> Result<Vec<Cost>> {
     let plan = plan()?;
-    let mut ours: BTreeMap<&str, Vec<Spent>> = BTreeMap::new();
-    let mut empty: BTreeMap<&str, Vec<Spent>> = BTreeMap::new();
+    let mut ours: BTreeMap<&str, Vec<RunStats>> = BTreeMap::new();
+    let mut empty: BTreeMap<&str, Vec<RunStats>> = BTreeMap::new();
     for _ in 0..rounds {
-        for (name, spent) in with_memsensor(arena, load, passes)? {
-            ours.entry(name).or_default().push(spent);
+        for (name, run_stats) in with_memsensor(arena, load, passes)? {
+            ours.entry(name).or_default().push(run_stats);
         }
-        for (name, spent) in with_empty(&plan, arena, load, passes)? {
-            empty.entry(name).or_default().push(spent);
+        for (name, run_stats) in with_empty(&plan, arena, load, passes)? {
+            empty.entry(name).or_default().push(run_stats);
         }
     }
     PROGRAMS
         .iter()
         .map(|(program, event)| {
-            let middle = |of: &BTreeMap<&str, Vec<Spent>>| {
+            let middle = |of: &BTreeMap<&str, Vec<RunStats>>| {
                 let each = of.get(program)?.iter().filter_map(|s| s.each());
                 Some(median(&each.collect::<Vec<_>>())).filter(|ns| !ns.is_nan())
             };
@@ -70,7 +70,7 @@ pub fn run(arena: &Arena, load: Load, rounds: u32, passes: u32) -> Result<Vec<Co
         .collect()
 }
 
-type Round = Vec<(&'static str, Spent)>;
+type Round = Vec<(&'static str, RunStats)>;
 
 fn with_memsensor(arena: &Arena, load: Load, passes: u32) -> Result<Round> {
     let config = Config { bpf_stats: true, ..Config::default() };
@@ -78,7 +78,7 @@ fn with_memsensor(arena: &Arena, load: Load, passes: u32) -> Result<Round> {
     let mut look = || -> Result<Round> {
         let of = |(name, _)| {
             let program = loaded.reader.program(name);
-            Ok((name, Spent::by(program.with_context(|| format!("no program {name}"))?)?))
+            Ok((name, RunStats::by(program.with_context(|| format!("no program {name}"))?)?))
         };
         PROGRAMS.into_iter().map(of).collect()
     };
@@ -99,7 +99,7 @@ fn with_empty(plan: &Plan, arena: &Arena, load: Load, passes: u32) -> Result<Rou
     }
     let look = |objects: &mut Vec<(&'static str, Ebpf)>| -> Result<Round> {
         let of = |(name, ebpf): &mut (&'static str, Ebpf)| {
-            Ok((*name, Spent::by(program(ebpf, "empty")?)?))
+            Ok((*name, RunStats::by(program(ebpf, "empty")?)?))
         };
         objects.iter_mut().map(of).collect()
     };

@@ -29,7 +29,7 @@ pub struct Phases {
 
 /// What the requests say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Truth {
+pub struct Harm {
     /// The 99th percentile of a second of the calm phase: the median of all its seconds, nanoseconds.
     pub calm: u64,
     /// The highest of any second after it.
@@ -41,7 +41,7 @@ pub struct Truth {
 }
 
 /// Judges by requests in the order in which they came.
-pub fn judge(requests: &[Request], phases: Phases) -> Truth {
+pub fn judge(requests: &[Request], phases: Phases) -> Harm {
     let calm = calm(requests, phases).unwrap_or(0);
     let limit = TIMES * calm.max(FLOOR);
     let (mut worst, mut high) = (0, 0);
@@ -63,7 +63,7 @@ pub fn judge(requests: &[Request], phases: Phases) -> Truth {
             harmed_at = harmed_at.or(Some(began));
         }
     }
-    Truth { calm, worst, harmed_at, high }
+    Harm { calm, worst, harmed_at, high }
 }
 
 /// The median, for a second in which the machine did something else must not set the scale.
