@@ -1,9 +1,10 @@
 //! Alerts as a person on call gets them: the shipped rules, in a hurry.
 //!
 //! A test has no quarter of an hour. [`hurried`] divides every duration of a rule file or of
-//! Alertmanager's configuration by a factor; who scrapes and evaluates as many times faster meets the same
-//! rules. What does not scale: thresholds (rates are per second in either case), the sensor's own windows of
-//! one, ten and sixty seconds, and the time that a kill or a verdict takes. Not here: another copy of the rules.
+//! Alertmanager's configuration by a factor; who scrapes and evaluates as many times faster meets
+//! the same rules. What does not scale: thresholds (rates are per second in either case), the
+//! sensor's own windows of one, ten and sixty seconds, and the time that a kill or a verdict takes.
+//! Not here: another copy of the rules.
 
 use std::fmt::Write as _;
 

@@ -1,7 +1,8 @@
-//! What tests and the lab share. It runs the real programs and reads what they return, but judges nothing.
+//! What tests and the lab share. It runs the real programs and reads what they return, but judges
+//! nothing.
 //!
-//! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing here imports
-//! [`crate::lab`].
+//! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing
+//! here imports [`crate::lab`].
 //!
 //! * [`daemon`], [`prometheus`]: those programs, started on free ports and queried.
 //! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.

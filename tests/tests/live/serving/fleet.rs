@@ -4,11 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    lab::fleet::{
-        cgroups,
-        serve::Fleet,
-        template::{Format, Template},
-    },
+    lab::fleet::{cgroups, format::Format, serve::Fleet, template::Template},
     support::{
         daemon::{Daemon, get},
         prometheus::Prometheus,
