@@ -44,21 +44,21 @@ fn run() -> Result<()> {
 }
 
 fn show_processes(rounds: u32) -> Result<()> {
-    say("scan of the processes");
+    report("scan of the processes");
     print!("{}", table::run(rounds)?);
     Ok(())
 }
 
 fn bench(rounds: u32) -> Result<()> {
-    say("each program by hand");
+    report("each program by hand");
     let hot = hot::run(rounds)?;
-    say("making swap and a cgroup");
+    report("making swap and a cgroup");
     let arena = Arena::new()?;
     let (mut attached, mut slow) = (Vec::new(), Vec::new());
     for load in Load::ALL {
-        say(&format!("{} thrash, cost per event", load.name()));
+        report(&format!("{} thrash, cost per event", load.name()));
         attached.extend(attached::run(&arena, load, attached_rounds(rounds), load.passes())?);
-        say(&format!("{} thrash, with and without", load.name()));
+        report(&format!("{} thrash, with and without", load.name()));
         slow.push(slowdown::run(&arena, load, rounds, load.passes())?);
     }
     drop(arena);
@@ -72,7 +72,7 @@ fn attached_rounds(rounds: u32) -> u32 {
 }
 
 /// Prints progress on a terminal.
-fn say(step: &str) {
+fn report(step: &str) {
     if std::io::stderr().is_terminal() {
         eprintln!("bench-probes: {step} ...");
     }
@@ -84,31 +84,36 @@ fn table(
     attached: &[attached::Cost],
     slow: &[Slowdown],
 ) -> Result<String> {
-    let mut out = String::new();
-    writeln!(
-        out,
-        "{}; medians of {rounds} rounds by hand, of {} in the thrash.\n",
+    let mut out = format!(
+        "{}; medians of {rounds} rounds by hand, of {} in the thrash.\n\n\
+         Per event, by the kernel's BPF statistics. Every figure includes their two clock reads; \
+         \"over empty\" excludes them and the cost of calling any program.\n\n",
         machine()?,
         attached_rounds(rounds)
-    )?;
-    writeln!(
-        out,
-        "Per event, by the kernel's BPF statistics. Every figure includes their two clock reads; \"over empty\" \
-         excludes them and the cost of calling any program.\n"
-    )?;
-    writeln!(out, "| by hand, caches warm | ns per event | over empty |")?;
-    writeln!(out, "|---|---:|---:|")?;
-    for cost in hot {
+    );
+    out += &hot_table(hot)?;
+    out += &attached_table(attached)?;
+    out += &slowdown_table(slow)?;
+    Ok(out)
+}
+
+fn hot_table(costs: &[hot::Cost]) -> Result<String> {
+    let mut out =
+        String::from("| by hand, caches warm | ns per event | over empty |\n|---|---:|---:|\n");
+    for cost in costs {
         let over =
             if cost.program == "empty" { String::new() } else { format!("{:.0}", cost.over_empty) };
         writeln!(out, "| `{}` | {:.0} | {over} |", cost.program, cost.ns)?;
     }
-    writeln!(
-        out,
-        "\n| in a real memcg thrash | events | ns per event | empty program | over empty |"
-    )?;
-    writeln!(out, "|---|---:|---:|---:|---:|")?;
-    for cost in attached {
+    Ok(out)
+}
+
+fn attached_table(costs: &[attached::Cost]) -> Result<String> {
+    let mut out = String::from(
+        "\n| in a real memcg thrash | events | ns per event | empty program | over empty |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    for cost in costs {
         let (load, over) = (cost.load.name(), cost.ns - cost.empty);
         writeln!(
             out,
@@ -116,15 +121,19 @@ fn table(
             cost.program, cost.events, cost.ns, cost.empty
         )?;
     }
-    writeln!(
-        out,
-        "\n| slowdown of the thrash | pairs | s per run | with / without | 95 % interval | |"
-    )?;
-    writeln!(out, "|---|---:|---:|---:|---:|---|")?;
-    for s in slow {
-        let interval = s.interval.map_or(String::new(), |(a, b)| format!("{a:.3} to {b:.3}"));
-        let Slowdown { pairs, seconds, ratio, .. } = s;
-        let (load, conclusion) = (s.load.name(), s.conclusion());
+    Ok(out)
+}
+
+fn slowdown_table(slowdowns: &[Slowdown]) -> Result<String> {
+    let mut out = String::from(
+        "\n| slowdown of the thrash | pairs | s per run | with / without | 95 % interval | |\n\
+         |---|---:|---:|---:|---:|---|\n",
+    );
+    for slowdown in slowdowns {
+        let Slowdown { pairs, seconds, ratio, .. } = slowdown;
+        let interval =
+            slowdown.interval.map_or(String::new(), |(a, b)| format!("{a:.3} to {b:.3}"));
+        let (load, conclusion) = (slowdown.load.name(), slowdown.conclusion());
         writeln!(
             out,
             "| {load} | {pairs} | {seconds:.2} | {ratio:.3} | {interval} | {conclusion} |"

@@ -89,7 +89,7 @@ fn measure(args: &Args) -> Result<()> {
             None => one(scenario, args.record.as_deref())
                 .with_context(|| format!("the scenario {}", scenario.name))?,
         };
-        say(&outcome);
+        report(&outcome);
         outcomes.push(outcome);
     }
     println!("{}\n", machine()?);
@@ -124,7 +124,7 @@ fn again(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
 }
 
 /// Prints progress.
-fn say(o: &Outcome) {
+fn report(o: &Outcome) {
     let at = |ns: Option<i64>| ns.map_or("-".to_owned(), |ns| format!("{:.1}", ns as f64 / 1e9));
     let ms = |ns: u64| ns as f64 / 1e6;
     eprintln!(
@@ -152,8 +152,8 @@ fn machine() -> Result<String> {
     let cpus = std::thread::available_parallelism()?;
     Ok(format!(
         "Linux {kernel}, {cpus} CPUs. Times are seconds from the begin of the load. Harm: the 99th \
-         percentile of latency in a second is at least {} times that of the calm phase (which counts \
-         as at least {} ms) for {} s.",
+         percentile of latency in a second is at least {} times that of the calm phase (which \
+         counts as at least {} ms) for {} s.",
         harm::TIMES,
         harm::FLOOR / 1_000_000,
         harm::STAYS / 1_000_000_000

@@ -147,7 +147,8 @@ impl Clients {
 /// Seven samples over the run, and the maxima.
 fn table(samples: &[Sample]) -> String {
     let mut text = String::from(
-        "| minute | resident MiB | anonymous | locked address space | descriptors | threads | mappings |\n\
+        "| minute | resident MiB | anonymous | locked address space | descriptors | threads \
+         | mappings |\n\
          |---:|---:|---:|---:|---:|---:|---:|\n",
     );
     let mib = |kib: u64| kib as f64 / 1024.0;

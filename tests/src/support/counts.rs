@@ -268,21 +268,26 @@ mod tests {
     const LINES: [Row; 13] = [
         // 5.10
         (
-            "            tail-133     [001] .N..     2.415900: mm_vmscan_memcg_reclaim_begin: order=0 gfp_flags=GFP_HIGHUSER_MOVABLE",
+            "            tail-133     [001] .N..     2.415900: mm_vmscan_memcg_reclaim_begin: \
+             order=0 gfp_flags=GFP_HIGHUSER_MOVABLE",
             "tail",
             133,
             "mm_vmscan_memcg_reclaim_begin",
             &[("order", "0"), ("gfp_flags", "GFP_HIGHUSER_MOVABLE")],
         ),
         (
-            "            tail-133     [001] ....     2.417724: mm_vmscan_memcg_reclaim_end: nr_reclaimed=32",
+            "            tail-133     [001] ....     2.417724: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=32",
             "tail",
             133,
             "mm_vmscan_memcg_reclaim_end",
             &[("nr_reclaimed", "32")],
         ),
         (
-            "             hog-4711    [000] d..1   812.002134: mm_vmscan_lru_shrink_inactive: nid=0 nr_scanned=32 nr_reclaimed=1 nr_dirty=0 nr_writeback=0 nr_congested=0 nr_immediate=0 nr_activate_anon=0 nr_activate_file=31 nr_ref_keep=0 nr_unmap_fail=0 priority=5 flags=RECLAIM_WB_FILE|RECLAIM_WB_ASYNC",
+            "             hog-4711    [000] d..1   812.002134: mm_vmscan_lru_shrink_inactive: \
+             nid=0 nr_scanned=32 nr_reclaimed=1 nr_dirty=0 nr_writeback=0 nr_congested=0 \
+             nr_immediate=0 nr_activate_anon=0 nr_activate_file=31 nr_ref_keep=0 \
+             nr_unmap_fail=0 priority=5 flags=RECLAIM_WB_FILE|RECLAIM_WB_ASYNC",
             "hog",
             4711,
             "mm_vmscan_lru_shrink_inactive",
@@ -304,14 +309,18 @@ mod tests {
             &[("pid", "133")],
         ),
         (
-            "            tail-133     [001] ....     2.429601: mark_victim: pid=133 comm=tail total-vm=18384kB anon-rss=16264kB file-rss:4kB shmem-rss:1344kB uid=0 pgtables=68kB oom_score_adj=-999",
+            "            tail-133     [001] ....     2.429601: mark_victim: pid=133 comm=tail \
+             total-vm=18384kB anon-rss=16264kB file-rss:4kB shmem-rss:1344kB uid=0 \
+             pgtables=68kB oom_score_adj=-999",
             "tail",
             133,
             "mark_victim",
             &[("pid", "133"), ("comm", "tail"), ("total-vm", "18384kB"), ("oom_score_adj", "-999")],
         ),
         (
-            "              sh-128     [001] ....     2.238519: mm_compaction_end: zone_start=0x1 migrate_pfn=0xe00 free_pfn=0xe00 zone_end=0x1000, mode=sync status=complete",
+            "              sh-128     [001] ....     2.238519: mm_compaction_end: \
+             zone_start=0x1 migrate_pfn=0xe00 free_pfn=0xe00 zone_end=0x1000, mode=sync \
+             status=complete",
             "sh",
             128,
             "mm_compaction_end",
@@ -324,14 +333,16 @@ mod tests {
         ),
         // 7.3, outside and inside an interrupt.
         (
-            "            tail-137     [001] .....     2.855717: mm_vmscan_memcg_reclaim_end: nr_reclaimed=0 pid=137 memcg_id=28 ",
+            "            tail-137     [001] .....     2.855717: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=0 pid=137 memcg_id=28 ",
             "tail",
             137,
             "mm_vmscan_memcg_reclaim_end",
             &[("nr_reclaimed", "0"), ("pid", "137"), ("memcg_id", "28")],
         ),
         (
-            "            tail-137     [001] d.h1. 11699.549206: mm_vmscan_memcg_reclaim_end: nr_reclaimed=7 pid=137 memcg_id=28 (in-irq)",
+            "            tail-137     [001] d.h1. 11699.549206: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=7 pid=137 memcg_id=28 (in-irq)",
             "tail",
             137,
             "mm_vmscan_memcg_reclaim_end",
@@ -339,7 +350,8 @@ mod tests {
         ),
         // Names of tasks: dashes, blanks, brackets, a slash and a number, a comment's sign.
         (
-            "     kworker/0:1-ev-8       [000] .....     1.000001: mm_compaction_end: status=complete",
+            "     kworker/0:1-ev-8       [000] .....     1.000001: mm_compaction_end: \
+             status=complete",
             "kworker/0:1-ev",
             8,
             "mm_compaction_end",
@@ -368,7 +380,8 @@ mod tests {
         ),
         // A value that looks like a record.
         (
-            "       # tracer:-12      [000] .....     0.100000: mark_victim: pid=5 comm=a-1 [000] d..1. 1.0: x: y=1",
+            "       # tracer:-12      [000] .....     0.100000: mark_victim: pid=5 comm=a-1 \
+             [000] d..1. 1.0: x: y=1",
             "# tracer:",
             12,
             "mark_victim",

@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn metrics_and_labels_of_an_expression_are_found() {
         let one = query(
-            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__rate_interval])) / on (c) y_z{}",
+            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__range])) / on (c) y_z{}",
         );
         assert_eq!(one.selectors(), [("x_total", vec!["job", "a"]), ("y_z", vec![])]);
         assert_eq!(one.grouping_labels(), ["a", "le", "c"]);

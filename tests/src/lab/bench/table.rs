@@ -50,7 +50,8 @@ pub fn run(rounds: u32) -> Result<String> {
     let mut crowd = Crowd(Vec::new());
     let mut memory = Memory::new(procfs::page_size());
     let mut text = String::from(
-        "| processes | scan, ms of CPU | with growth per process, ms | /proc/PID/stat and statm, ms | ratio |\n\
+        "| processes | scan, ms of CPU | with growth per process, ms \
+         | /proc/PID/stat and statm, ms | ratio |\n\
          |---:|---:|---:|---:|---:|\n",
     );
     let mut second = 0;

@@ -75,8 +75,8 @@ pub(super) fn every_host_was_scraped(
 /// The errors of the targets that Prometheus cannot scrape now.
 fn last_errors(prometheus: &Engine) -> Result<Vec<String>> {
     let (_, body) = prometheus.get("/api/v1/targets?state=active")?;
-    let answer: Value = serde_json::from_str(&body)?;
-    let targets = answer["data"]["activeTargets"].as_array().context("no targets")?;
+    let response: Value = serde_json::from_str(&body)?;
+    let targets = response["data"]["activeTargets"].as_array().context("no targets")?;
     let errors = targets.iter().filter_map(|target| target["lastError"].as_str());
     Ok(errors.filter(|error| !error.is_empty()).map(str::to_owned).collect())
 }

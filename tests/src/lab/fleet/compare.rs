@@ -43,8 +43,9 @@ impl Compared {
 /// All rules that Prometheus has loaded.
 pub fn rules(prometheus: &Engine) -> Result<Vec<Rule>> {
     let (status, body) = prometheus.get("/api/v1/rules")?;
-    let answer: Value = serde_json::from_str(&body).with_context(|| format!("{status}: {body}"))?;
-    let groups = answer["data"]["groups"].as_array().context("no groups")?;
+    let response: Value =
+        serde_json::from_str(&body).with_context(|| format!("{status}: {body}"))?;
+    let groups = response["data"]["groups"].as_array().context("no groups")?;
     let text = |rule: &Value, key: &str| rule[key].as_str().unwrap_or_default().to_owned();
     let rules: Vec<_> = groups
         .iter()

@@ -95,7 +95,7 @@ struct Observed {
 }
 
 /// Runs a fleet of so many hosts.
-pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Measured> {
+pub fn run(hosts: u32, duration: Duration, rules: &Path) -> Result<Measured> {
     let dir = Scratch(std::env::temp_dir().join(format!("memsensor-fleet-{}", std::process::id())));
     let daemon = Daemon::as_shipped("").context("start the sensor that the fleet copies")?;
     let fleet = Fleet::like(&daemon, hosts, 1.0)?;
@@ -103,14 +103,12 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Measured> {
     let engines = Engines::start(&dir.0, rules, &fleet.targets())?;
     std::thread::sleep(SETTLE);
     let before = checks::failures(&engines)?;
-    let observed = watch(&engines, lasts)?;
-    let now = unix();
-    let at = now - DELAY;
-    let window = (lasts.as_secs_f64() - DELAY).max(2.0 * INTERVAL);
-    let compared = compare::compare(&engines.prometheus, &engines.victoria, at)?;
+    let observed = observe(&engines, duration)?;
+    let at = unix() - DELAY;
+    let window = (duration.as_secs_f64() - DELAY).max(2.0 * INTERVAL);
     let own = engines.prometheus.own_metrics()?;
     let (responses, bytes) = fleet.responses();
-    let mut measured = Measured {
+    let measured = Measured {
         hosts,
         series: checks::series(&engines.prometheus, at, window)?,
         scrape_bytes: bytes as f64 / responses as f64,
@@ -118,31 +116,10 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Measured> {
         samples: observed.samples,
         sent: observed.sent,
         wal_bytes: disk::size(&engines.prometheus.dir().join("data"), "wal")?,
-        compared,
-        ..Measured::default()
+        compared: compare::compare(&engines.prometheus, &engines.victoria, at)?,
+        groups: observed.group_times(),
+        resource_use: observed.resource_use(&engines)?,
     };
-    for (name, mut took) in observed.groups {
-        took.sort_by(f64::total_cmp);
-        let (longest, median) = (took[took.len() - 1], took[took.len() / 2]);
-        measured.groups.push(Group { name, longest, median });
-    }
-    for engine in engines.all() {
-        let name = engine.name;
-        let resource_use = ResourceUse {
-            bytes: observed.largest_bytes[name],
-            cpus: observed.cpus[name],
-            ..ResourceUse::default()
-        };
-        measured.resource_use.insert(name, resource_use);
-    }
-    for (engine, disk) in [
-        (&engines.prometheus, disk::of_prometheus(&engines.prometheus)?),
-        (&engines.victoria, disk::of_victoria(&engines.victoria)?),
-        (&engines.written, disk::of_victoria(&engines.written)?),
-    ] {
-        let resource_use = measured.resource_use.entry(engine.name).or_default();
-        [resource_use.sample_bytes, resource_use.index_bytes] = disk;
-    }
     // Printed also if the checks below reject it.
     eprintln!("{measured:#?}");
     checks::every_host_was_scraped(&engines.prometheus, &fleet.silent(), hosts, at, window)?;
@@ -151,11 +128,40 @@ pub fn run(hosts: u32, lasts: Duration, rules: &Path) -> Result<Measured> {
     Ok(measured)
 }
 
+impl Observed {
+    fn group_times(&self) -> Vec<Group> {
+        let group = |(name, times): (&String, &Vec<f64>)| {
+            let mut times = times.clone();
+            times.sort_by(f64::total_cmp);
+            let (longest, median) = (times[times.len() - 1], times[times.len() / 2]);
+            Group { name: name.clone(), longest, median }
+        };
+        self.groups.iter().map(group).collect()
+    }
+
+    fn resource_use(&self, engines: &Engines) -> Result<BTreeMap<&'static str, ResourceUse>> {
+        let mut all = BTreeMap::new();
+        for name in engines.all().map(|engine| engine.name) {
+            let (bytes, cpus) = (self.largest_bytes[name], self.cpus[name]);
+            all.insert(name, ResourceUse { bytes, cpus, ..ResourceUse::default() });
+        }
+        for (engine, disk) in [
+            (&engines.prometheus, disk::of_prometheus(&engines.prometheus)?),
+            (&engines.victoria, disk::of_victoria(&engines.victoria)?),
+            (&engines.written, disk::of_victoria(&engines.written)?),
+        ] {
+            let resource_use = all.entry(engine.name).or_default();
+            [resource_use.sample_bytes, resource_use.index_bytes] = disk;
+        }
+        Ok(all)
+    }
+}
+
 fn unix() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn watch(engines: &Engines, lasts: Duration) -> Result<Observed> {
+fn observe(engines: &Engines, duration: Duration) -> Result<Observed> {
     let count = |engine: &Engine, start: &str| -> Result<f64> {
         let own = engine.own_metrics()?;
         Ok(own.iter().filter(|(name, _)| name.starts_with(start)).map(|(_, value)| value).sum())
@@ -171,8 +177,8 @@ fn watch(engines: &Engines, lasts: Duration) -> Result<Observed> {
     let mut groups = BTreeMap::<String, Vec<f64>>::new();
     let busy: Vec<f64> =
         engines.all().iter().map(|e| e.resource_use().map(|t| t.0)).collect::<Result<_>>()?;
-    while start.elapsed() < lasts {
-        std::thread::sleep(SAMPLE_INTERVAL.min(lasts.saturating_sub(start.elapsed())));
+    while start.elapsed() < duration {
+        std::thread::sleep(SAMPLE_INTERVAL.min(duration.saturating_sub(start.elapsed())));
         for engine in engines.all() {
             let (_, bytes) = engine.resource_use().with_context(|| engine.name)?;
             let so_far = largest_bytes.entry(engine.name).or_insert(bytes);

@@ -82,9 +82,9 @@ impl Fleet {
     pub fn like(daemon: &Daemon, hosts: u32, pace: f64) -> Result<Self> {
         ensure!((1..=MOST_HOSTS).contains(&hosts), "a fleet has 1 to {MOST_HOSTS} hosts");
         let read = |format: Format| {
-            let answer = daemon.get("/metrics", format.accept())?;
-            ensure!(answer.status == 200, "the daemon answered {}", answer.head);
-            Template::parse(format, &answer.body)
+            let response = daemon.get("/metrics", format.accept())?;
+            ensure!(response.status == 200, "the daemon returned {}", response.head);
+            Template::parse(format, &response.body)
         };
         let shared = Arc::new(Shared {
             hosts,
@@ -193,14 +193,14 @@ fn serve(
         for (host, listener) in (0..).zip(listeners) {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(host_answers(host, listener, Arc::clone(shared)));
+            tokio::spawn(serve_host(host, listener, Arc::clone(shared)));
         }
         let _ = stopped.await;
         Ok(())
     })
 }
 
-async fn host_answers(host: u32, listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+async fn serve_host(host: u32, listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
@@ -211,16 +211,16 @@ async fn host_answers(host: u32, listener: tokio::net::TcpListener, shared: Arc<
         };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(host, request, &shared));
+            let service = service_fn(|request| respond(host, request, &shared));
             // Like memsensor: a connection per scrape.
             let mut http = hyper::server::conn::http1::Builder::new();
-            let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
+            let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
             drop(permit);
         });
     }
 }
 
-async fn answer(
+async fn respond(
     host: u32,
     request: Request<Incoming>,
     shared: &Shared,

@@ -22,8 +22,8 @@ pub fn tables(runs: &[Measured]) -> String {
          VictoriaMetrics, MiB | CPUs | disk, GB/day |\n\
          |---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
-    for found in runs {
-        row(&mut text, "measured", &Row::of(found));
+    for measured in runs {
+        row(&mut text, "measured", &Row::of(measured));
     }
     if let [first, .., last] = runs {
         row(&mut text, "computed", &Row::extrapolate(&Row::of(first), &Row::of(last), COMPUTED));
@@ -31,8 +31,9 @@ pub fn tables(runs: &[Measured]) -> String {
     let [fewest, mean, most] = last.series;
     let _ = writeln!(
         text,
-        "\n{fewest:.0} to {most:.0} series per host ({mean:.0} on average), {:.1} KB per scrape, every 15 s. \
-         Disk is extrapolated from minutes: samples as stored in a block, and an index per two hours.",
+        "\n{fewest:.0} to {most:.0} series per host ({mean:.0} on average), {:.1} KB per scrape, \
+         every 15 s. Disk is extrapolated from minutes: samples as stored in a block, and an index \
+         per two hours.",
         last.scrape_bytes / 1e3,
     );
     let _ = writeln!(
@@ -55,30 +56,35 @@ pub fn tables(runs: &[Measured]) -> String {
         last.sent / 1e3,
         last.wal_bytes as f64 / 1e6,
     );
-    let _ = writeln!(
-        text,
-        "\n| rules for {} hosts, every 15 s | ms, median | ms, longest |\n|---|---:|---:|",
-        last.hosts
-    );
-    for Group { name, longest, median } in &last.groups {
-        let _ = writeln!(text, "| {name} | {:.1} | {:.1} |", median * 1e3, longest * 1e3);
-    }
+    rules(&mut text, last);
     compared(&mut text, last);
     text
 }
 
-/// The results of the same rules in both.
-fn compared(text: &mut String, found: &Measured) {
-    let same = found.compared.iter().filter(|c| c.same()).count();
-    let with_result = found.compared.iter().filter(|c| c.prometheus > 0).count();
+/// Evaluation times of the rule groups.
+fn rules(text: &mut String, measured: &Measured) {
     let _ = writeln!(
         text,
-        "\nOf the rules' {} expressions, {with_result} returned series; {same} returned the same series in \
-         VictoriaMetrics and in Prometheus{}",
-        found.compared.len(),
-        if same == found.compared.len() { "." } else { "; the others are:" },
+        "\n| rules for {} hosts, every 15 s | ms, median | ms, longest |\n|---|---:|---:|",
+        measured.hosts
     );
-    for other in found.compared.iter().filter(|c| !c.same()) {
+    for Group { name, longest, median } in &measured.groups {
+        let _ = writeln!(text, "| {name} | {:.1} | {:.1} |", median * 1e3, longest * 1e3);
+    }
+}
+
+/// The results of the same rules in both.
+fn compared(text: &mut String, measured: &Measured) {
+    let same = measured.compared.iter().filter(|c| c.same()).count();
+    let with_result = measured.compared.iter().filter(|c| c.prometheus > 0).count();
+    let _ = writeln!(
+        text,
+        "\nOf the rules' {} expressions, {with_result} returned series; {same} returned the same \
+         series in VictoriaMetrics and in Prometheus{}",
+        measured.compared.len(),
+        if same == measured.compared.len() { "." } else { "; the others are:" },
+    );
+    for other in measured.compared.iter().filter(|c| !c.same()) {
         let has = match &other.victoria {
             Ok(series) => series.to_string(),
             Err(error) => error.clone(),
@@ -104,23 +110,23 @@ struct Row {
 }
 
 impl Row {
-    fn of(found: &Measured) -> Self {
-        let resource_use = |name| found.resource_use.get(name).copied().unwrap_or_default();
+    fn of(measured: &Measured) -> Self {
+        let resource_use = |name| measured.resource_use.get(name).copied().unwrap_or_default();
         let engine = |resource_use: ResourceUse, indexes| {
-            let day = found.samples * DAY * resource_use.sample_bytes
+            let day = measured.samples * DAY * resource_use.sample_bytes
                 + indexes * resource_use.index_bytes;
             [resource_use.bytes as f64 / MIB, resource_use.cpus, day]
         };
         Self {
-            hosts: f64::from(found.hosts),
-            series: found.head_series,
-            samples: found.samples,
+            hosts: f64::from(measured.hosts),
+            series: measured.head_series,
+            samples: measured.samples,
             engines: [
                 engine(resource_use("Prometheus"), BLOCKS),
                 engine(resource_use("VictoriaMetrics"), 1.0),
             ],
             // Medians: the longest depends on what else the machine did.
-            rules: found.groups.iter().map(|g| g.median * 1e3).sum(),
+            rules: measured.groups.iter().map(|g| g.median * 1e3).sum(),
         }
     }
 
@@ -160,8 +166,8 @@ fn row(text: &mut String, how: &str, row: &Row) {
 mod tests {
     use super::*;
 
-    fn found(hosts: u32, scale: f64) -> Measured {
-        let mut found = Measured {
+    fn measured(hosts: u32, scale: f64) -> Measured {
+        let mut measured = Measured {
             hosts,
             head_series: 300.0 * scale,
             samples: 20.0 * scale,
@@ -170,17 +176,17 @@ mod tests {
         for name in ["Prometheus", "VictoriaMetrics"] {
             let resource_use =
                 ResourceUse { bytes: 50 << 20, cpus: 0.1, sample_bytes: 1.0, index_bytes: 0.0 };
-            found.resource_use.insert(name, resource_use);
+            measured.resource_use.insert(name, resource_use);
         }
-        found
+        measured
     }
 
     #[test]
     fn a_computed_row_lies_on_the_line_and_is_marked() {
-        let text = tables(&[found(10, 10.0), found(1000, 1000.0)]);
+        let text = tables(&[measured(10, 10.0), measured(1000, 1000.0)]);
         let row = text.lines().find(|l| l.starts_with("| 100000 |")).expect("a row");
         assert!(row.starts_with("| 100000 | computed | 30000000 | 2000000 | 50 | 0.10 |"), "{row}");
         assert_eq!(text.matches("measured").count(), 2, "{text}");
-        assert!(!tables(&[found(10, 10.0)]).contains("computed"), "one run gives no line");
+        assert!(!tables(&[measured(10, 10.0)]).contains("computed"), "one run gives no line");
     }
 }

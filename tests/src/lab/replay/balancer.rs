@@ -142,11 +142,12 @@ fn configuration(check_mode: CheckMode) -> Result<String> {
         substitute(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
     }
     let lines = text.lines().filter_map(|line| {
-        let asks = ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
-        let line = if asks && check_mode == CheckMode::Unchecked { "" } else { line };
+        let is_check =
+            ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
+        let line = if is_check && check_mode == CheckMode::Unchecked { "" } else { line };
         let (before, _) = line.split_once(" agent-check ").unwrap_or((line, ""));
-        let nothing_left = !asks || before.trim() != "default-server";
-        (nothing_left && !(asks && before.is_empty())).then_some(before)
+        let has_options = !is_check || before.trim() != "default-server";
+        (has_options && !(is_check && before.is_empty())).then_some(before)
     });
     Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }

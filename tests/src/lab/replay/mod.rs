@@ -70,7 +70,12 @@ macro_rules! words {
     };
 }
 
-words!(CheckMode: Unchecked "unchecked", Check "check", NoSensor "no-sensor", Memsensor "memsensor");
+words!(
+    CheckMode: Unchecked "unchecked",
+    Check "check",
+    NoSensor "no-sensor",
+    Memsensor "memsensor"
+);
 words!(SwapSpeed: None "none", Fast "fast", Slow "slow");
 words!(Variant: Leak "leak", Fleet "fleet", Freeze "freeze");
 

@@ -65,9 +65,9 @@ pub const fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 11 + host)
 }
 
-/// Moves this thread, and what it starts from now on, to where the balancer and its user_stats are.
-/// Returns the namespaces of so many hosts, each with a connect_host to there. The thread stays:
-/// nobody who needs the machine's own network may call this.
+/// Creates a namespace for the balancer and its users and moves this thread into it, with its later children.
+/// Returns the namespaces of so many hosts, each linked to it. The thread cannot go back: do not call this in a
+/// thread that needs the machine's own network.
 pub fn connect_hosts(hosts: u8) -> Result<Vec<Net>> {
     let balancer = Net::new()?;
     move_into_link_name_space(balancer.0.as_fd(), Some(LinkNameSpaceType::Network))
@@ -96,7 +96,7 @@ fn ip(words: &[&str]) -> Result<()> {
 
 fn succeed(mut command: Command) -> Result<()> {
     let out = command.output().context("start ip (install iproute2 and util-linux)")?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    ensure!(out.status.success(), "{command:?}: {}", said.trim());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{command:?}: {}", stderr.trim());
     Ok(())
 }

@@ -55,7 +55,7 @@ mod tests {
         let page = |status, length, host| {
             format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nx-host: {host}\r\n\r\ngoods")
         };
-        for (answer, meant) in [
+        for (response, expected) in [
             (page("200 OK", 5, "web-01"), Ok(0)),
             (page("200 OK", 5, "web-02"), Ok(1)),
             (page("200 OK", 6, "web-02"), Err("incomplete response")),
@@ -64,7 +64,7 @@ mod tests {
             (page("404 Not Found", 5, "web-01"), Err("unexpected status")),
             (String::new(), Err("incomplete response")),
         ] {
-            assert_eq!(parse_response(answer.as_bytes()), meant, "{answer}");
+            assert_eq!(parse_response(response.as_bytes()), expected, "{response}");
         }
     }
 }

@@ -323,8 +323,8 @@ fn weight(line: &str) -> Result<u8> {
 }
 
 fn reasons(daemon: &Daemon) -> Result<String> {
-    let answer = daemon.get(&format!("/readyz/{WATCHED}"), "")?;
-    let value: serde_json::Value = serde_json::from_str(&answer.body)?;
+    let response = daemon.get(&format!("/readyz/{WATCHED}"), "")?;
+    let value: serde_json::Value = serde_json::from_str(&response.body)?;
     let reasons = value["reasons"].as_array().context("no reasons in /readyz")?;
     let names: Vec<_> = reasons.iter().filter_map(|r| r.as_str()).collect();
     Ok(names.join(" "))

@@ -70,41 +70,33 @@ pub fn run(swap_speed: SwapSpeed, calm: Duration, load: Duration) -> Result<Run>
     let mut programs = Programs::start(&scope, &dir)?;
     let start = Instant::now();
     let polling = Polling::begin(SCOPE, start)?;
+    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, swap_speed.name());
+    let mut run = Run { place, ..Run::default() };
     std::thread::sleep(calm);
-    let calm = programs.memory_use();
+    run.calm = programs.memory_use();
 
-    let (load_start, some) = (start.elapsed(), some_us(&scope)?);
+    run.load_start = start.elapsed();
+    let some = some_us(&scope)?;
     let loads = Loads::start(&scope, &file, load)?;
     std::thread::sleep(load / 2);
     let half = Instant::now();
-    let late_start = Programs::start_late(&scope, &dir, load / 2)?;
+    run.late_start = Programs::start_late(&scope, &dir, load / 2)?;
     std::thread::sleep((load / 2).saturating_sub(half.elapsed()));
-    let thrash = programs.memory_use();
-    let (load_end, some) = (start.elapsed(), some_us(&scope)?.saturating_sub(some));
+    run.thrash = programs.memory_use();
+    run.load_end = start.elapsed();
+    // Nothing is starved of CPU here.
+    run.starve_start = run.load_end;
+    let some = some_us(&scope)?.saturating_sub(some);
     drop(loads);
-    let targets = polling.finish();
-    let ended = programs.ended().map(str::to_owned).collect();
-    let some_share = some as f64 / 1e6 / load_end.saturating_sub(load_start).as_secs_f64();
+    run.targets = polling.finish();
+    run.ended = programs.ended().map(str::to_owned).collect();
+    run.some_share = some as f64 / 1e6 / run.load_duration().as_secs_f64();
+    let percent = run.some_share * 100.0;
     ensure!(
-        some_share > 0.2,
-        "it did not thrash: tasks waited for memory {:.0} % of the time",
-        some_share * 100.0
+        percent > 20.0,
+        "it did not thrash: tasks waited for memory {percent:.0} % of the time"
     );
-    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, swap_speed.name());
-    let (starve_start, starve_end) = (load_end, Duration::ZERO);
-    Ok(Run {
-        place,
-        targets,
-        load_start,
-        load_end,
-        starve_start,
-        starve_end,
-        calm,
-        thrash,
-        some_share,
-        late_start,
-        ended,
-    })
+    Ok(run)
 }
 
 fn some_us(scope: &Scope) -> Result<u64> {

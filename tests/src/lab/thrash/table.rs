@@ -16,8 +16,8 @@ const COLUMNS: [(u64, &str); 4] = [(50_000, "p50"), (1_000, "p99"), (100, "p99.9
 pub fn tables(run: &Run) -> String {
     let seconds = run.load_duration().as_secs();
     let mut text = format!(
-        "{}, {seconds} s of thrashing: PSI `some` {:.0} % of that time. Times are milliseconds from when \
-         a query was due to the end of its response.\n\n",
+        "{}, {seconds} s of thrashing: PSI `some` {:.0} % of that time. Times are milliseconds \
+         from when a query was due to the end of its response.\n\n",
         run.place,
         run.some_share * 100.0,
     );
@@ -27,8 +27,8 @@ pub fn tables(run: &Run) -> String {
         let _ = writeln!(text, "\nRepeatedly out of memory, in the {seconds} s after that:\n");
         text += &query_table(run, run.load_end, run.starve_start);
     }
-    text += "\n| program | calm: resident MiB | anonymous | thrashing: resident MiB | anonymous | swapped | \
-             major faults |\n\
+    text += "\n| program | calm: resident MiB | anonymous | thrashing: resident MiB | anonymous \
+             | swapped | major faults |\n\
              |---|---:|---:|---:|---:|---:|---:|\n";
     for (name, calm) in &run.calm {
         let found = run.thrash.iter().find(|(n, _)| n == name);
@@ -135,8 +135,8 @@ fn summary(run: &Run) -> String {
         let (seconds, percent) = (after.as_secs_f64(), share * 100.0);
         let _ = write!(
             text,
-            "with its sensing thread starved of CPU, stale after {seconds:.2} s and in {percent:.0} % of \
-             responses from then on; "
+            "with its sensing thread starved of CPU, stale after {seconds:.2} s and in \
+             {percent:.0} % of responses from then on; "
         );
     }
     let _ = match run.late_start {

@@ -1,5 +1,5 @@
-//! A short replay of an outage: `cargo xtask replay` measures it, this test only checks that no user request
-//! fails.
+//! A short replay of an outage: `cargo xtask replay` measures it, this test only checks that no
+//! user request fails.
 
 use sensor_tests::lab::replay::{
     CheckMode, SwapSpeed, Variant,

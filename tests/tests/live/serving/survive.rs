@@ -1,4 +1,5 @@
-//! The daemon responds while the host around it thrashes: locked memory, real-time threads, rate limits.
+//! The daemon responds while the host around it thrashes: locked memory, real-time threads, rate
+//! limits.
 
 use std::{
     io::Read as _,
@@ -16,8 +17,8 @@ use sensor_tests::{
 
 use super::agent_check;
 
-/// In a cgroup whose other programs lose pages to reclaim, memsensor keeps all of its own and answers
-/// every query.
+/// In a cgroup whose other programs lose pages to reclaim, memsensor keeps all of its own and
+/// answers every query.
 #[test]
 fn its_memory_is_not_reclaimed_in_a_thrash() {
     let run = native::run(SwapSpeed::Fast, Duration::from_secs(2), Duration::from_secs(10));

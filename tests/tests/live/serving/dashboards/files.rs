@@ -89,7 +89,8 @@ fn grafanas_types_accept_the_dashboards() {
 /// Shows that the check above can fail.
 #[test]
 fn grafanas_types_refuse_wrong_dashboards() {
-    // A field of a panel, field config, option, variable and annotation; a wrong type; unknown values.
+    // A field of a panel, field config, option, variable and annotation; a wrong type; unknown
+    // values.
     const WRONG: [(&str, &str); 8] = [
         ("\"gridPos\"", "\"gridpos\""),
         ("\"fillOpacity\"", "\"fillOpacty\""),

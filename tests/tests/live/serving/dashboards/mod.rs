@@ -1,5 +1,5 @@
-//! The Grafana dashboards, checked against their sources, Grafana's published types, and a Prometheus after a
-//! scenario run. Not here: a Grafana server.
+//! The Grafana dashboards, checked against their sources, Grafana's published types, and a
+//! Prometheus after a scenario run. Not here: a Grafana server.
 
 mod files;
 mod queries;

@@ -1,6 +1,6 @@
-//! Every query of the dashboards, executed on a real Prometheus after a scenario run, with values for all
-//! variables. Each must return series with the labels of its legend. Queries without results are listed here with
-//! a reason, which is checked.
+//! Every query of the dashboards, executed on a real Prometheus after a scenario run, with values
+//! for all variables. Each must return series with the labels of its legend. Queries without
+//! results are listed here with a reason, which is checked.
 
 use std::{collections::BTreeMap, time::Duration};
 
