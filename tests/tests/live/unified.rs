@@ -66,12 +66,8 @@ struct Root {
 
 impl Root {
     fn find() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
-        let mounted = mounts.lines().find_map(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            (words.get(2) == Some(&"cgroup2")).then(|| PathBuf::from(words[1]))
-        });
-        mounted.map_or_else(Self::mount, |path| Self { path, ours: false })
+        sensor_user::host::cgroup::unified_root()
+            .map_or_else(Self::mount, |path| Self { path, ours: false })
     }
 
     /// Only where there is none: a second mount would change the options of the first.
