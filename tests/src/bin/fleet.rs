@@ -1,10 +1,14 @@
-//! Measures what a fleet of hosts with memsensor asks of Prometheus and of VictoriaMetrics. `cargo xtask fleet`
-//! builds and runs it; it needs root for the one real sensor. The tables go to stdout.
+//! Measures the resources that Prometheus and VictoriaMetrics need for a fleet of hosts with
+//! memsensor. `cargo xtask fleet` builds and runs it; it needs root for the one real sensor. Prints
+//! the tables to stdout.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::fleet::{repository, run, table};
+use sensor_tests::{
+    lab::fleet::{run, table},
+    support::repository::repository,
+};
 
 const USAGE: &str = "usage: fleet [--hosts N]... [--minutes N] [--rules DIR]";
 
@@ -25,11 +29,11 @@ fn start() -> Result<()> {
             _ => bail!(USAGE),
         }
     }
-    let mut found = Vec::new();
+    let mut results = Vec::new();
     for hosts in fleets {
         eprintln!("{hosts} hosts for {minutes} minutes");
-        found.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
+        results.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
     }
-    print!("{}", table::tables(&found));
+    print!("{}", table::tables(&results));
     Ok(())
 }

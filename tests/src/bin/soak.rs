@@ -1,5 +1,5 @@
-//! A long run under mixed load. `cargo xtask soak` builds and runs it; it needs root. Its argument is the
-//! number of minutes; the table goes to stdout.
+//! A long run under mixed load. `cargo xtask soak` builds and runs it; it needs root. The argument
+//! is the number of minutes. Prints the table to stdout.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,6 +11,6 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let minutes: u64 = std::env::args().nth(1).context("usage: soak MINUTES")?.parse()?;
-    print!("{}", sensor_tests::soak::run(Duration::from_mins(minutes))?);
+    print!("{}", sensor_tests::lab::soak::run(Duration::from_mins(minutes))?);
     Ok(())
 }

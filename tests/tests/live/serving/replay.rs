@@ -1,24 +1,25 @@
-//! The night of web-01 in short: what `cargo xtask replay` measures, here only that it goes well.
+//! A short replay of an outage: `cargo xtask replay` measures it, this test only checks that no
+//! user request fails.
 
-use sensor_tests::replay::{
-    Form, Variant, Way,
+use sensor_tests::lab::replay::{
+    CheckMode, SwapSpeed, Variant,
     balancer::Server,
     reaction::Reaction,
-    story::{Plot, replay},
-    view::chronicle,
+    report::timeline,
+    run::{ReplayConfig, replay},
 };
 
 #[test]
 fn users_do_not_meet_a_host_that_thrashes() {
-    let plot = Plot::short(Way::Memsensor, Form::Fast, Variant::Night);
-    let night = replay(plot).expect("a night");
-    let told = chronicle(&night);
-    let failed = night.requests.iter().filter(|r| r.outcome.is_err()).count();
-    assert!(night.requests.len() > 1000 && failed == 0, "{failed} failed\n{told}");
-    let stall = night.stall().unwrap_or_else(|| panic!("nothing stalled\n{told}"));
-    let out = Reaction::of(&night.seen[0], night.disturbed, stall).balancer_none;
-    let out = out.unwrap_or_else(|| panic!("never out\n{told}"));
-    assert!(stall + out < night.end, "{told}");
-    let last = night.seen[0].servers.last().map(|(_, server)| server);
-    assert!(last.is_some_and(Server::serves), "not back\n{told}");
+    let config = ReplayConfig::short(CheckMode::Memsensor, SwapSpeed::Fast, Variant::Leak);
+    let run = replay(config).expect("a run");
+    let events = timeline(&run);
+    let failed = run.requests.iter().filter(|r| r.outcome.is_err()).count();
+    assert!(run.requests.len() > 1000 && failed == 0, "{failed} failed\n{events}");
+    let stall = run.stall().unwrap_or_else(|| panic!("nothing stalled\n{events}"));
+    let removed = Reaction::of(&run.observed[0], run.fault_at, stall).balancer_none;
+    let removed = removed.unwrap_or_else(|| panic!("never removed\n{events}"));
+    assert!(stall + removed < run.end, "{events}");
+    let last = run.observed[0].servers.last().map(|(_, server)| server);
+    assert!(last.is_some_and(Server::serves), "not back\n{events}");
 }

@@ -1,0 +1,81 @@
+//! Evaluates the rules on a record. Pure: no daemon, a millisecond per run.
+
+use std::{sync::Arc, time::Duration};
+
+use sensor_user::verdict::{State, judge::Judge, pace::Settings, policy::Policy, signals::Signal};
+
+use super::record::{CgroupSample, WeightChange};
+
+/// The daemon's default sampling intervals.
+const CALM: Duration = Duration::from_secs(1);
+const PRESSED: Duration = Duration::from_millis(100);
+/// The share of PSI `some` from which the daemon samples more often.
+const PRESSURE: f64 = 0.02;
+
+/// The changes of the weight that a daemon would have reported. Without PSI triggers, so the first
+/// one may be up to a second later than the daemon's.
+pub fn weight_changes(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
+    let mut judge = Judge::new(Arc::clone(policy), Settings::default());
+    let mut changes: Vec<WeightChange> = Vec::new();
+    let mut next = 0;
+    for sample in samples.iter().filter(|sample| sample.reading.total_bytes.is_some()) {
+        if sample.at_ns() < next {
+            continue;
+        }
+        let verdict = judge.judge(sample.reading);
+        let some = verdict.signals.get(Signal::Some1s).is_some_and(|share| share >= PRESSURE);
+        let wait = if verdict.position.state != State::Ready || some { PRESSED } else { CALM };
+        next = sample.at_ns() + u64::try_from(wait.as_nanos()).unwrap_or(0);
+        let weight = percent(verdict.position.weight);
+        if changes.last().is_none_or(|last| last.weight != weight) {
+            let firing = verdict.evidence.rules.iter().filter(|r| r.fires).map(|r| r.rule);
+            let reasons = firing.collect::<Vec<_>>().join(" ");
+            changes.push(WeightChange { at_ns: sample.at_ns(), weight, reasons });
+        }
+    }
+    changes
+}
+
+/// The weight as a load balancer gets it: whole percent, rounded.
+fn percent(weight: f64) -> u8 {
+    (0..=100).rev().find(|whole| f64::from(*whole) <= (weight * 100.0).round()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sensor_user::verdict::reading::Reading;
+
+    /// Twenty samples a second for 20 s; from the tenth second on all tasks stall for half the
+    /// time.
+    fn samples(total_bytes: Option<u64>) -> Vec<CgroupSample> {
+        let at = |n: u64| {
+            let at_ns = 1 + n * 50_000_000;
+            let stalled = Some(at_ns.saturating_sub(10_000_000_000) / 2);
+            let reading = Reading {
+                at_ns,
+                some_ns: stalled,
+                full_ns: stalled,
+                total_bytes,
+                ..Reading::default()
+            };
+            CgroupSample { reading, some_avg10: 0.0, full_avg10: 0.0 }
+        };
+        (0..400).map(at).collect()
+    }
+
+    #[test]
+    fn rules_trigger_on_a_record_as_in_a_daemon() {
+        let policy = Arc::new(Policy::default());
+        let changes = weight_changes(&samples(Some(1)), &policy);
+        assert_eq!(changes.first().map(|t| t.weight), Some(100));
+        let overloaded = changes.iter().find(|t| t.weight == 0).expect("overloaded");
+        assert!((10_500_000_000..14_000_000_000).contains(&overloaded.at_ns), "{overloaded:?}");
+        assert!(overloaded.reasons.contains("choking"), "{overloaded:?}");
+    }
+
+    #[test]
+    fn a_missing_cgroup_has_no_weight_changes() {
+        assert_eq!(weight_changes(&samples(None), &Arc::new(Policy::default())), []);
+    }
+}
