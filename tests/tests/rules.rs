@@ -195,7 +195,7 @@ fn two_of_a_hundred_are_reboots_and_three_are_a_cut() {
              group_eval_order: [memsensor-records, memsensor-pressure, memsensor-kills, memsensor-sensor, \
              memsensor-silence]\ntests:\n  - interval: 1m\n    input_series:\n\
              \x20     - {{series: 'memsensor_state{{job=\"memsensor\",instance=\"0\",\
-             scope=\"host\",state=\"draining\"}}', values: '1x4 stale'}}\n",
+             scope=\"host\",state=\"overloaded\"}}', values: '1x4 stale'}}\n",
             rules.display()
         );
         for host in 0..100 {

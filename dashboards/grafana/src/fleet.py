@@ -65,13 +65,13 @@ def figures():
         runbook="MemsensorSilent MemsensorHostUnrecoverable MemsensorFleetSilent",
     )
     yield figure(
-        "Draining",
+        "Overloaded",
         "Scopes without any weight because users suffer there; one that an operator drained is not counted.",
-        Query(f'sum({state},state="draining"}})'),
+        Query(f'sum({state},state="overloaded"}})'),
         "none",
         steps=bad,
         decimals=0,
-        runbook="MemsensorHostDraining",
+        runbook="MemsensorHostOverloaded",
     )
     yield figure(
         "Degraded",
@@ -82,13 +82,13 @@ def figures():
         decimals=0,
     )
     yield figure(
-        "Drained, blind or stale",
+        "Drained, unknown or stale",
         "Scopes of which the verdict is not the sensor's own: drained by an operator, or not to be judged.",
-        Query(f'sum({state},state=~"maintenance|blind|stale|starting"}})'),
+        Query(f'sum({state},state=~"drained|unknown|stale|starting"}})'),
         "none",
         steps=[(None, "green"), (1, "blue")],
         decimals=0,
-        runbook="MemsensorBlind",
+        runbook="MemsensorUnknown",
     )
     yield figure(
         "OOM kills",
@@ -171,7 +171,7 @@ def silent():
         ),
     ]
     about = (
-        "Sensors seen within the time range whose last sample is old. One that was degraded or draining before it "
+        "Sensors seen within the time range whose last sample is old. One that was degraded or overloaded before it "
         "fell silent is most likely frozen; one that was ready may be cut off, or gone on purpose."
     )
     nothing = "every sensor of the time range speaks"
@@ -217,7 +217,7 @@ def graphs():
     )
     yield graph(
         "Hosts by state",
-        "How many hosts are in each state: one that degrades at once has a common cause, and draining does not help.",
+        "How many hosts are in each state: one that degrades at once has a common cause, and overloaded does not help.",
         [Query(f"sum by (state) (memsensor_state{{{SCOPE}}}) > 0", "{{state}}")],
         "none",
         stack=True,

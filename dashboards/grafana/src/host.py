@@ -93,7 +93,7 @@ def verdict():
         12,
         7,
         states=True,
-        runbook="MemsensorHostDraining MemsensorFlapping",
+        runbook="MemsensorHostOverloaded MemsensorFlapping",
     )
     yield timeline(
         "Reasons",

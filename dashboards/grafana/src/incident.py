@@ -18,7 +18,7 @@ ANNOTATIONS = [
     Annotation(
         "no traffic",
         "red",
-        f'memsensor_state{{{SCOPE},state=~"draining|stale"}} == 1',
+        f'memsensor_state{{{SCOPE},state=~"overloaded|stale"}} == 1',
         "{{scope}} is {{state}}",
         "{{instance}}: balancers were told to send nothing",
     ),

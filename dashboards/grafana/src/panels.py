@@ -31,10 +31,10 @@ NEVER_YET = "none yet"
 STATES = {
     "ready": "green",
     "degraded": "yellow",
-    "draining": "red",
-    "maintenance": "blue",
+    "overloaded": "red",
+    "drained": "blue",
     "stale": "purple",
-    "blind": "text",
+    "unknown": "text",
     "starting": "super-light-blue",
 }
 

@@ -122,7 +122,7 @@ fn kept_back(webhook: &Webhook, since: Instant) {
     never("MemsensorSilent", "planned");
     // Alertmanager keeps back what another alert says already.
     never("MemsensorSilent", "dying");
-    never("MemsensorHostDraining", "fleet");
+    never("MemsensorHostOverloaded", "fleet");
     never("MemsensorThrashingWithoutKill", "fleet");
 }
 
@@ -143,10 +143,10 @@ fn fall_silent_or_thrash(
     // More is used than there is, and nothing is killed: the swap is fast.
     let pressure = Instant::now();
     let thrash = Running(hog(scope, &["anon", "100", "loop", "600"]).spawn().expect("hog"));
-    wait_until("draining", || has_state(&hosts.dying, "draining"));
-    println!("draining after {:.1} s", pressure.elapsed().as_secs_f64());
-    // A cut of the network, as Prometheus sees one: all three at once, of which one is draining.
-    wait_until("the cut one too", || has_state(&hosts.cut[0], "draining"));
+    wait_until("overloaded", || has_state(&hosts.dying, "overloaded"));
+    println!("overloaded after {:.1} s", pressure.elapsed().as_secs_f64());
+    // A cut of the network, as Prometheus sees one: all three at once, of which one is overloaded.
+    wait_until("the cut one too", || has_state(&hosts.cut[0], "overloaded"));
     monitoring.wait_for("sum(instance:memsensor:unfit{job=\"memsensor-cut\"})", 1);
     let at_cut = Instant::now();
     for daemon in &hosts.cut {
@@ -154,7 +154,7 @@ fn fall_silent_or_thrash(
     }
 
     webhook.wait_for("MemsensorSilent", "memsensor-quiet", stopped);
-    webhook.wait_for("MemsensorHostDraining", "memsensor-dying", pressure);
+    webhook.wait_for("MemsensorHostOverloaded", "memsensor-dying", pressure);
     webhook.wait_for("MemsensorFleetPressure", "memsensor-fleet", pressure);
     webhook.wait_for("MemsensorFleetSilent", "memsensor-cut", at_cut);
     monitoring.wait_for("sum(instance:memsensor:cut_off{job=\"memsensor-cut\"})", 3);
@@ -162,7 +162,7 @@ fn fall_silent_or_thrash(
     assert_eq!((thrashes.receiver.as_str(), thrashes.labels["scope"].as_str()), ("/page", "web"));
     // To Prometheus the fleet's hosts drain and thrash as well.
     let fires = "count(ALERTS{job=\"memsensor-fleet\",scope=\"web\",alertstate=\"firing\",\
-                 alertname=~\"MemsensorHostDraining|MemsensorThrashingWithoutKill\"})";
+                 alertname=~\"MemsensorHostOverloaded|MemsensorThrashingWithoutKill\"})";
     monitoring.wait_for(fires, 4);
     thrash
 }
@@ -195,5 +195,5 @@ fn be_killed_again(
     killed(small, &["anon", "32"]);
     let again = Instant::now();
     webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", again);
-    webhook.wait_for("MemsensorHostDraining", "memsensor-kills", again);
+    webhook.wait_for("MemsensorHostOverloaded", "memsensor-kills", again);
 }
