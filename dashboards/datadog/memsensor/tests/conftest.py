@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,8 +18,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT.parents[2]
-# Our package, in addition to the Agent's packages of the same name.
-__import__('datadog_checks').__path__.append(str(ROOT / 'datadog_checks'))
+# Our package, in addition to the Agent's packages of the same name, which pytest's plugin has imported.
+sys.modules['datadog_checks'].__path__.append(str(ROOT / 'datadog_checks'))
 
 EXPOSITION = Path(__file__).parent / 'fixtures' / 'metrics.txt'
 

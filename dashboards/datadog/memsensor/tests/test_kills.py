@@ -1,8 +1,10 @@
 """Events: each is sent once, also over restarts of Agent and sensor; their number and their text are limited."""
 
 import json
+import re
 
 import pytest
+from conftest import EXPOSITION
 
 from datadog_checks.memsensor import kills, readiness
 
@@ -136,6 +138,11 @@ def test_the_first_run_sends_only_events_that_datadog_accepts(run):
     sent = run([kill(70, age=19 * 3600), kill(71, age=17 * 3600), kill(72)])
     assert [event['aggregation_key'][-2:] for event in sent] == ['47', '48']
     assert run([kill(70), kill(71), kill(72)]) == []
+
+
+def test_every_type_of_oom_kill_has_a_cause():
+    exposed = re.findall(r'^memsensor_oom_kills_total\{type="(\w+)"', EXPOSITION.read_text(), re.M)
+    assert sorted(exposed) == sorted(kills.OOM_TYPE)
 
 
 def test_a_kill_by_an_oom_daemon_is_sent(run):

@@ -6,6 +6,8 @@ Needed after a metric's HELP has changed. It does not add or remove metrics: a n
 import csv
 import io
 
+# conftest.py expects this package to be imported, as pytest's plugin does.
+import datadog_checks.base  # noqa: F401
 from test_names import ROOT, sent
 
 
