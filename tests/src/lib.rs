@@ -1,30 +1,18 @@
-//! What the tests share: cgroups that clean up after themselves, workloads, the daemon from
-//! outside, independent counts to compare with.
+//! Code for the tests of memsensor and for its measurements.
 //!
-//! Everything here owns what it makes and removes it when dropped, also when a test fails.
+//! * [`support`]: cgroups, swap, the daemon and Prometheus as tests start them, and independent counts.
+//! * [`lab`]: measurements, which build on `support`. `support` never imports `lab`.
+//! * `bin/`: the programs of the lab; `hog`, the workload of all tests; `trim-btf`, which makes fixtures.
 
-pub mod alerting;
-pub mod bench;
-pub mod count;
-pub mod daemon;
-pub mod dashboards;
-pub mod fleet;
-pub mod open_loop;
-pub mod prometheus;
-pub mod replay;
-pub mod scenarios;
-pub mod scope;
-pub mod soak;
-pub mod swap;
-pub mod thrash;
-pub mod undo;
+pub mod lab;
+pub mod support;
 
-/// How a program of ours ends: an error is one line, causes included.
+/// Exit code of a program of the lab; an error is printed as one line with its causes.
 pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("error: {why:#}");
+        Err(error) => {
+            eprintln!("error: {error:#}");
             std::process::ExitCode::FAILURE
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sensor_tests::dashboards::{NAMES, Query, directory, list, queries, read};
+use sensor_tests::support::dashboards::{NAMES, Query, directory, list, queries, read};
 
 /// What Prometheus itself tells of a target, and the process' own.
 const OF_OTHERS: [&str; 6] = [

@@ -15,6 +15,7 @@ use sensor_ebpf::{
     probes,
     spec::{Probe, Row},
 };
+use sensor_tests::support::repository::repository;
 use sensor_user::{
     cgroups::{Found, Report, Shown, Totals},
     config::OnBlind,
@@ -30,10 +31,6 @@ use sensor_user::{
     verdict::{judge::Judge, pace::Settings, reading::Reading},
     who::{Growth, Holder, Who},
 };
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
-}
 
 /// What a host shows on which every probe is attached and every label has a value.
 fn exposition() -> String {

@@ -12,11 +12,9 @@ use std::{
     process::Command,
 };
 
-const RUNBOOKS: &str = "https://runbooks.example/memsensor/";
+use sensor_tests::support::repository::repository;
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
-}
+const RUNBOOKS: &str = "https://runbooks.example/memsensor/";
 
 fn read(path: impl AsRef<Path>) -> String {
     let path = repository().join(path);

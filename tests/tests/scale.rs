@@ -9,7 +9,10 @@ use std::{
     process::Command,
 };
 
-use sensor_tests::fleet::{cgroups, repository, yaml_files};
+use sensor_tests::{
+    lab::fleet::cgroups,
+    support::repository::{repository, yaml_files},
+};
 
 fn shipped(name: &str) -> PathBuf {
     repository().join("dashboards/scale").join(name)

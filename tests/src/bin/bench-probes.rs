@@ -6,9 +6,9 @@
 use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::bench::{
+use sensor_tests::lab::bench::{
     arena::Arena,
-    hot, situ,
+    hot, attached,
     slowdown::{self, Slowdown},
     table,
     work::{self, Load},
@@ -55,20 +55,20 @@ fn bench(rounds: u32) -> Result<()> {
     let hot = hot::run(rounds)?;
     say("swap and a cgroup to thrash");
     let arena = Arena::new()?;
-    let (mut situ, mut slow) = (Vec::new(), Vec::new());
+    let (mut attached, mut slow) = (Vec::new(), Vec::new());
     for load in Load::ALL {
         say(&format!("{} thrash, cost per event", load.name()));
-        situ.extend(situ::run(&arena, load, situ_rounds(rounds), load.passes())?);
+        attached.extend(attached::run(&arena, load, attached_rounds(rounds), load.passes())?);
         say(&format!("{} thrash, with and without", load.name()));
         slow.push(slowdown::run(&arena, load, rounds, load.passes())?);
     }
     drop(arena);
-    print!("{}", table(rounds, &hot, &situ, &slow)?);
+    print!("{}", table(rounds, &hot, &attached, &slow)?);
     Ok(())
 }
 
 /// Each of these is two thrashes: one with memsensor, one with the empty program.
-fn situ_rounds(rounds: u32) -> u32 {
+fn attached_rounds(rounds: u32) -> u32 {
     rounds.div_ceil(2)
 }
 
@@ -79,13 +79,13 @@ fn say(what: &str) {
     }
 }
 
-fn table(rounds: u32, hot: &[hot::Cost], situ: &[situ::Cost], slow: &[Slowdown]) -> Result<String> {
+fn table(rounds: u32, hot: &[hot::Cost], attached: &[attached::Cost], slow: &[Slowdown]) -> Result<String> {
     let mut out = String::new();
     writeln!(
         out,
         "{}; medians of {rounds} rounds by hand, of {} in the thrash.\n",
         machine()?,
-        situ_rounds(rounds)
+        attached_rounds(rounds)
     )?;
     writeln!(
         out,
@@ -104,7 +104,7 @@ fn table(rounds: u32, hot: &[hot::Cost], situ: &[situ::Cost], slow: &[Slowdown])
         "\n| in a real memcg thrash | events | ns per event | empty there | over empty |"
     )?;
     writeln!(out, "|---|---:|---:|---:|---:|")?;
-    for cost in situ {
+    for cost in attached {
         let (load, over) = (cost.load.name(), cost.ns - cost.empty);
         writeln!(
             out,

@@ -4,7 +4,10 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::fleet::{repository, run, table};
+use sensor_tests::{
+    lab::fleet::{run, table},
+    support::repository::repository,
+};
 
 const USAGE: &str = "usage: fleet [--hosts N]... [--minutes N] [--rules DIR]";
 

@@ -1,17 +1,17 @@
-//! The night of web-01 on this machine, with real programs. `cargo xtask replay` builds and runs it; it
+//! The run of web-01 on this machine, with real programs. `cargo xtask replay` builds and runs it; it
 //! needs root. The timelines go to stderr, the tables to stdout.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::replay::{
-    Form, Variant, Way,
-    story::{self, Plot},
-    view,
+use sensor_tests::lab::replay::{
+    SwapSpeed, Variant, CheckMode,
+    run::{self, ReplayConfig},
+    report,
 };
 
-const USAGE: &str = "usage: replay [--form none|fast|slow] [--way unchecked|check|unsensed|memsensor] \
-                     [--variant night|fleet|freeze] [--rounds N]; form, way and variant may be given \
+const USAGE: &str = "usage: replay [--swap_speed none|fast|slow] [--check_mode unchecked|check|unsensed|memsensor] \
+                     [--variant run|fleet|freeze] [--rounds N]; swap_speed, check_mode and variant may be given \
                      several times";
 
 fn main() -> ExitCode {
@@ -19,29 +19,29 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut forms, mut ways, mut variants, mut rounds) = (vec![], vec![], vec![], 1u32);
+    let (mut swaps, mut modes, mut variants, mut rounds) = (vec![], vec![], vec![], 1u32);
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
         let value = args.next().context(USAGE)?;
         match option.as_str() {
-            "--form" => forms.push(find(Form::ALL, Form::name, &value)?),
-            "--way" => ways.push(find(Way::ALL, Way::name, &value)?),
+            "--swap_speed" => swaps.push(find(SwapSpeed::ALL, SwapSpeed::name, &value)?),
+            "--check_mode" => modes.push(find(CheckMode::ALL, CheckMode::name, &value)?),
             "--variant" => variants.push(find(Variant::ALL, Variant::name, &value)?),
             "--rounds" => rounds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,
             _ => bail!(USAGE),
         }
     }
-    let plots = plots(&forms, &ways, &variants);
-    let mut nights = Vec::new();
+    let configs = configs(&swaps, &modes, &variants);
+    let mut runs = Vec::new();
     for round in 1..=rounds {
-        for (n, plot) in plots.iter().enumerate() {
-            eprintln!("round {round} of {rounds}, night {} of {}", n + 1, plots.len());
-            let night = story::replay(*plot)?;
-            eprintln!("{}", view::chronicle(&night));
-            nights.push(night);
+        for (n, config) in configs.iter().enumerate() {
+            eprintln!("round {round} of {rounds}, run {} of {}", n + 1, configs.len());
+            let run = run::replay(*config)?;
+            eprintln!("{}", report::timeline(&run));
+            runs.push(run);
         }
     }
-    print!("{}", view::tables(&nights));
+    print!("{}", report::tables(&runs));
     Ok(())
 }
 
@@ -49,29 +49,29 @@ fn find<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, asked: &str) -> Re
     all.iter().copied().find(|x| name(*x) == asked).context(USAGE)
 }
 
-/// What was asked for; by default every form of the night every way, and with memsensor a fleet and a
+/// What was asked for; by default every swap_speed of the run every check_mode, and with memsensor a fleet and a
 /// freeze.
-fn plots(forms: &[Form], ways: &[Way], variants: &[Variant]) -> Vec<Plot> {
-    let mut plots = Vec::new();
+fn configs(swaps: &[SwapSpeed], modes: &[CheckMode], variants: &[Variant]) -> Vec<ReplayConfig> {
+    let mut configs = Vec::new();
     for variant in if variants.is_empty() { Variant::ALL } else { variants } {
-        let own_forms = match variant {
-            _ if !forms.is_empty() => forms,
-            Variant::Night => Form::ALL,
-            Variant::Fleet => &[Form::Slow],
-            Variant::Freeze => &[Form::None],
+        let own_swaps = match variant {
+            _ if !swaps.is_empty() => swaps,
+            Variant::Leak => SwapSpeed::ALL,
+            Variant::Fleet => &[SwapSpeed::Slow],
+            Variant::Freeze => &[SwapSpeed::None],
         };
-        for form in own_forms {
-            let own_ways = match variant {
-                _ if !ways.is_empty() => ways,
+        for swap_speed in own_swaps {
+            let own_modes = match variant {
+                _ if !modes.is_empty() => modes,
                 // Looking at open requests is of interest where hosts are slow and not dead.
-                Variant::Night if *form != Form::Slow => {
-                    &[Way::Unchecked, Way::Check, Way::Memsensor]
+                Variant::Leak if *swap_speed != SwapSpeed::Slow => {
+                    &[CheckMode::Unchecked, CheckMode::Check, CheckMode::Memsensor]
                 }
-                Variant::Night => Way::ALL,
-                Variant::Fleet | Variant::Freeze => &[Way::Memsensor],
+                Variant::Leak => CheckMode::ALL,
+                Variant::Fleet | Variant::Freeze => &[CheckMode::Memsensor],
             };
-            plots.extend(own_ways.iter().map(|way| Plot::new(*way, *form, *variant)));
+            configs.extend(own_modes.iter().map(|check_mode| ReplayConfig::new(*check_mode, *swap_speed, *variant)));
         }
     }
-    plots
+    configs
 }

@@ -8,13 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::scenarios::{
+use sensor_tests::lab::scenarios::{
     catalogue::{self, Half, Scenario},
     load, probe,
     record::Record,
     replay, run,
     table::{self, Outcome},
-    truth,
+    harm,
 };
 use sensor_user::verdict::policy::Policy;
 
@@ -102,7 +102,7 @@ fn measure(asked: &Asked) -> Result<()> {
 fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
     let run = || -> Result<_> {
         let record = run::run(scenario)?;
-        let outcome = table::judge(scenario, &record, &record.told);
+        let outcome = table::judge(scenario, &record, &record.weight_changes);
         Ok((record, outcome))
     };
     let (mut record, mut outcome) = run()?;
@@ -120,7 +120,7 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
 /// What the rules as they are now say of an earlier run.
 fn again(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
     let record = Record::read(&dir.join(format!("{}.jsonl", scenario.name)))?;
-    let told = replay::told(&record.looks, &Arc::new(Policy::default()));
+    let told = replay::told(&record.samples, &Arc::new(Policy::default()));
     Ok(table::judge(scenario, &record, &told))
 }
 
@@ -130,7 +130,7 @@ fn say(o: &Outcome) {
     let ms = |ns: u64| ns as f64 / 1e6;
     eprintln!(
         "{:18} {:?}{}: harmed {}, less {}, drained {} ({}); waits {:.2} ms, at worst {:.0} ms, {:.1} s high; \
-         rivals {}; control at worst {:.0} ms",
+         baselines {}; control at worst {:.0} ms",
         o.scenario.name,
         o.mark(),
         if o.is_unexpected() { " UNEXPECTED" } else { "" },
@@ -138,10 +138,10 @@ fn say(o: &Outcome) {
         at(o.less),
         at(o.drained),
         o.why,
-        ms(o.truth.calm),
-        ms(o.truth.worst),
-        o.truth.high as f64 / 1e9,
-        o.rivals.map(at).join(" "),
+        ms(o.harm.calm),
+        ms(o.harm.worst),
+        o.harm.high as f64 / 1e9,
+        o.baselines.map(at).join(" "),
         ms(o.control.worst),
     );
 }
@@ -155,8 +155,8 @@ fn machine() -> Result<String> {
         "Linux {kernel}, {cpus} CPUs. Times are seconds from the begin of the load. Harm: the 99th percentile of \
          the waits of a second is at least {} times that of the calm phase (which counts as at least \
          {} ms) for {} s.",
-        truth::TIMES,
-        truth::FLOOR / 1_000_000,
-        truth::STAYS / 1_000_000_000
+        harm::TIMES,
+        harm::FLOOR / 1_000_000,
+        harm::STAYS / 1_000_000_000
     ))
 }

@@ -11,6 +11,6 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let minutes: u64 = std::env::args().nth(1).context("usage: soak MINUTES")?.parse()?;
-    print!("{}", sensor_tests::soak::run(Duration::from_mins(minutes))?);
+    print!("{}", sensor_tests::lab::soak::run(Duration::from_mins(minutes))?);
     Ok(())
 }

@@ -1,17 +1,17 @@
-//! Who still answers while a host thrashes. `cargo xtask thrash` builds and runs it; it needs root. The
+//! Target still answers while a host thrashes. `cargo xtask thrash` builds and runs it; it needs root. The
 //! tables go to stdout. With `--guest` it asks a virtual machine instead, what time it is there comes on
 //! stdin.
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
-use sensor_tests::thrash::{
+use sensor_tests::lab::thrash::{
     guest,
-    native::{self, Form},
+    native::{self, SwapSpeed},
     table,
 };
 
-const USAGE: &str = "usage: thrash [--form fast|slow] [--seconds N] | thrash --guest";
+const USAGE: &str = "usage: thrash [--swap_speed fast|slow] [--seconds N] | thrash --guest";
 
 /// How it is before.
 const CALM: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let (mut forms, mut seconds) = (Vec::new(), 120);
+    let (mut swaps, mut seconds) = (Vec::new(), 120);
     let mut args = std::env::args().skip(1);
     while let Some(option) = args.next() {
         if option == "--guest" {
@@ -31,17 +31,17 @@ fn run() -> Result<()> {
         }
         let value = args.next().context(USAGE)?;
         match option.as_str() {
-            "--form" => {
-                forms.push(Form::ALL.into_iter().find(|f| f.name() == value).context(USAGE)?);
+            "--swap_speed" => {
+                swaps.push(SwapSpeed::ALL.into_iter().find(|f| f.name() == value).context(USAGE)?);
             }
             "--seconds" => seconds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,
             _ => bail!(USAGE),
         }
     }
-    let forms = if forms.is_empty() { Form::ALL.to_vec() } else { forms };
-    for form in forms {
-        eprintln!("swap {}: {seconds} s of thrashing", form.name());
-        let run = native::run(form, CALM, Duration::from_secs(seconds))?;
+    let swaps = if swaps.is_empty() { SwapSpeed::ALL.to_vec() } else { swaps };
+    for swap_speed in swaps {
+        eprintln!("swap {}: {seconds} s of thrashing", swap_speed.name());
+        let run = native::run(swap_speed, CALM, Duration::from_secs(seconds))?;
         println!("{}", table::tables(&run));
     }
     Ok(())

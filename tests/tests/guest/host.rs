@@ -4,7 +4,7 @@
 use std::{fs, process::Command};
 
 use sensor_ebpf::probes;
-use sensor_tests::{count::has_event, daemon::Daemon, scope::program};
+use sensor_tests::support::{counts::has_event, daemon::Daemon, scope::program};
 use serde_json::Value;
 
 use super::enter;

@@ -3,7 +3,7 @@
 
 use std::{fs, process::Command};
 
-use sensor_tests::scope::program;
+use sensor_tests::support::scope::program;
 
 use super::{enter, host::coverage};
 

@@ -19,7 +19,7 @@ mod watch;
 
 use std::{fs, io::Write as _, process::Command};
 
-use sensor_tests::scope::program;
+use sensor_tests::support::scope::program;
 
 /// What the init of the guest shows at its end.
 const CELLS: &str = "/run/cells";

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::{
-    count::{Record, vmstat},
+use sensor_tests::support::{
+    counts::{Record, vmstat},
     daemon::{Daemon, PATIENCE},
     scope::{MIB, Scope, program},
 };

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::{
-    count::vmstat,
+use sensor_tests::support::{
+    counts::vmstat,
     daemon::{Daemon, delta},
     scope::{MIB, Scope, program},
 };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use sensor_tests::daemon::Daemon;
+use sensor_tests::support::daemon::Daemon;
 
 use super::{
     enter, note,

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use sensor_tests::{
-    count::{Record, Recorded, Trace, vmstat},
+use sensor_tests::support::{
+    counts::{Record, Recorded, Trace, vmstat},
     daemon::Daemon,
 };
 

@@ -8,7 +8,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, delta},
     scope::{MIB, Scope, program},
 };

@@ -11,8 +11,8 @@ use std::{
 use aya::programs::ProgramInfo;
 use rustix::process::Signal;
 use sensor_ebpf::{probes, spec::Program};
-use sensor_tests::{
-    count::has_event,
+use sensor_tests::support::{
+    counts::has_event,
     daemon::{Daemon, PATIENCE, get, parse},
     scope::program,
 };

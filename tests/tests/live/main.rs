@@ -34,8 +34,8 @@ use std::{
     time::Duration,
 };
 
-use sensor_tests::{
-    count::vmstat,
+use sensor_tests::support::{
+    counts::vmstat,
     daemon::{PATIENCE, delta},
     scope::{Scope, program},
 };

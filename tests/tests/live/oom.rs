@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, process::Stdio};
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, PATIENCE, delta},
     scope::{MIB, Scope},
 };

@@ -6,7 +6,7 @@ use std::{
 };
 
 use sensor_ebpf::event::Process;
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::Daemon,
     scope::{MIB, Scope, program},
 };

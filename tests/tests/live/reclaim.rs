@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sensor_tests::{
-    count::{Record, Recorded, Trace, has_event, vmstat},
+use sensor_tests::support::{
+    counts::{Record, Recorded, Trace, has_event, vmstat},
     daemon::{Daemon, delta},
     scope::{MIB, Scope},
 };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, process::Stdio, time::Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, delta},
     scope::{MIB, Scope},
 };

@@ -4,7 +4,7 @@
 
 use std::{env, path::Path, process::Stdio};
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::Daemon,
     scope::{MIB, Scope, program},
 };

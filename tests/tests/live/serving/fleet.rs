@@ -4,14 +4,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    daemon::{Daemon, get},
-    fleet::{
-        cgroups, repository,
+    lab::fleet::{
+        cgroups,
         serve::Fleet,
         template::{Format, Template},
-        yaml_files,
     },
-    prometheus::Prometheus,
+    support::{
+        daemon::{Daemon, get},
+        prometheus::Prometheus,
+        repository::{repository, yaml_files},
+    },
 };
 use serde_json::Value;
 
@@ -106,7 +108,7 @@ fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
     // these seventeen.
     let down: Vec<_> =
         over("avg_over_time", "up").into_iter().filter(|(_, up)| *up < 0.7).map(|h| h.0).collect();
-    assert_eq!(down, fleet.silent(), "only who is silent by the story is down");
+    assert_eq!(down, fleet.silent(), "only who is silent by the timeline is down");
 
     let rules = prometheus.api("rules", &[]).expect("rules");
     let groups = rules["groups"].as_array().expect("groups");

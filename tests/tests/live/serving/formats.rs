@@ -6,8 +6,8 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use sensor_tests::{
-    count::has_event,
+use sensor_tests::support::{
+    counts::has_event,
     daemon::{Daemon, parse},
     scope::{MIB, Scope, program},
 };

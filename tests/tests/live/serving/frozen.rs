@@ -3,7 +3,7 @@
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sensor_tests::daemon::Daemon;
+use sensor_tests::support::daemon::Daemon;
 
 use super::agent_check;
 use crate::{unified::Unified, wait_until};

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, get},
     scope::program,
 };

@@ -16,7 +16,7 @@ mod screen;
 mod survive;
 mod verdict;
 
-use sensor_tests::daemon::Daemon;
+use sensor_tests::support::daemon::Daemon;
 
 fn agent_check(daemon: &Daemon) -> String {
     daemon.agent_check("").expect("a line and the end")

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, get},
     scope::program,
 };

@@ -1,24 +1,24 @@
-//! The night of web-01 in short: what `cargo xtask replay` measures, here only that it goes well.
+//! The run of web-01 in short: what `cargo xtask replay` measures, here only that it goes well.
 
-use sensor_tests::replay::{
-    Form, Variant, Way,
+use sensor_tests::lab::replay::{
+    SwapSpeed, Variant, CheckMode,
     balancer::Server,
     reaction::Reaction,
-    story::{Plot, replay},
-    view::chronicle,
+    run::{ReplayConfig, replay},
+    report::timeline,
 };
 
 #[test]
 fn users_do_not_meet_a_host_that_thrashes() {
-    let plot = Plot::short(Way::Memsensor, Form::Fast, Variant::Night);
-    let night = replay(plot).expect("a night");
-    let told = chronicle(&night);
-    let failed = night.requests.iter().filter(|r| r.outcome.is_err()).count();
-    assert!(night.requests.len() > 1000 && failed == 0, "{failed} failed\n{told}");
-    let stall = night.stall().unwrap_or_else(|| panic!("nothing stalled\n{told}"));
-    let out = Reaction::of(&night.seen[0], night.disturbed, stall).balancer_none;
+    let config = ReplayConfig::short(CheckMode::Memsensor, SwapSpeed::Fast, Variant::Leak);
+    let run = replay(config).expect("a run");
+    let told = timeline(&run);
+    let failed = run.requests.iter().filter(|r| r.outcome.is_err()).count();
+    assert!(run.requests.len() > 1000 && failed == 0, "{failed} failed\n{told}");
+    let stall = run.stall().unwrap_or_else(|| panic!("nothing stalled\n{told}"));
+    let out = Reaction::of(&run.seen[0], run.fault_at, stall).balancer_none;
     let out = out.unwrap_or_else(|| panic!("never out\n{told}"));
-    assert!(stall + out < night.end, "{told}");
-    let last = night.seen[0].servers.last().map(|(_, server)| server);
+    assert!(stall + out < run.end, "{told}");
+    let last = run.seen[0].servers.last().map(|(_, server)| server);
     assert!(last.is_some_and(Server::serves), "not back\n{told}");
 }

@@ -1,7 +1,7 @@
 //! What `dashboards/scrape` ships for Telegraf, the OpenTelemetry Collector and Vector, against what a running
 //! daemon exposes. Its tests are Python's, as those of the Datadog check.
 
-use sensor_tests::daemon::Daemon;
+use sensor_tests::support::daemon::Daemon;
 
 use super::datadog::pytest;
 

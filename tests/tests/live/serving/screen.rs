@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use sensor_tests::{daemon::Daemon, scope::program};
+use sensor_tests::support::{daemon::Daemon, scope::program};
 
 use crate::Running;
 

@@ -7,11 +7,11 @@ use std::{
 };
 
 use sensor_tests::{
-    daemon::Daemon,
-    thrash::{
-        ask::Who,
-        native::{self, Form},
+    lab::thrash::{
+        targets::Target,
+        native::{self, SwapSpeed},
     },
+    support::daemon::Daemon,
 };
 
 use super::agent_check;
@@ -20,7 +20,7 @@ use super::agent_check;
 /// are taken.
 #[test]
 fn nothing_of_it_is_reclaimed() {
-    let run = native::run(Form::Fast, Duration::from_secs(2), Duration::from_secs(10));
+    let run = native::run(SwapSpeed::Fast, Duration::from_secs(2), Duration::from_secs(10));
     let run = run.expect("a cgroup that thrashes");
     assert!(run.dead.is_empty(), "ended: {:?}", run.dead);
     let change = |name: &str| {
@@ -36,12 +36,12 @@ fn nothing_of_it_is_reclaimed() {
         after.swapped > before.swapped || after.major_faults > before.major_faults,
         "others' pages were taken: {before:?}, {after:?}"
     );
-    for asked in run.asked.iter().filter(|a| matches!(a.who, Who::Readyz | Who::Agent)) {
+    for asked in run.asked.iter().filter(|a| matches!(a.target, Target::Readyz | Target::AgentCheck)) {
         let failed: Vec<_> = asked.requests.iter().filter(|r| r.outcome.is_err()).collect();
         assert!(
             asked.requests.len() > 100 && failed.is_empty(),
             "{}: {failed:?}",
-            asked.who.name()
+            asked.target.name()
         );
     }
 }

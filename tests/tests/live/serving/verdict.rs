@@ -1,6 +1,6 @@
 //! The verdict as balancers, scripts and operators meet it.
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::Daemon,
     scope::{MIB, Scope},
 };

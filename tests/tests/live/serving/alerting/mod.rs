@@ -1,7 +1,7 @@
 //! The shipped rules in Debian's Prometheus and the shipped configuration in its Alertmanager, over real
 //! sensors and real pressure: which alerts arrive at a webhook, which do not, and when.
 //!
-//! Durations are a twentieth of the shipped ones (see [`sensor_tests::alerting`]), or this would take an
+//! Durations are a twentieth of the shipped ones (see [`sensor_tests::support::alerting`]), or this would take an
 //! hour. Each case is a job of its own, because rules compare the hosts of a job with each other.
 
 mod monitoring;
@@ -10,7 +10,7 @@ mod webhook;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::Daemon,
     scope::{MIB, Scope},
     swap::Swap,

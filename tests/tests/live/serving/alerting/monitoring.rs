@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::{alerting::hurried, daemon::Daemon, prometheus::Prometheus};
+use sensor_tests::support::{alerting::hurried, daemon::Daemon, prometheus::Prometheus};
 use serde_json::Value;
 
 use super::{FACTOR, PATIENCE, STEP, webhook::Webhook};

@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use sensor_tests::{scope::program, undo::Undo};
+use sensor_tests::support::{scope::program, undo::Undo};
 
 use super::{Balancer, Host, put};
 use crate::wait_until;

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use sensor_tests::{
+use sensor_tests::support::{
     daemon::{Daemon, get},
     scope::{MIB, Scope},
 };

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use sensor_tests::scope::program;
+use sensor_tests::support::scope::program;
 
 use super::{Balancer, Host, put};
 use crate::{Running, wait_until};

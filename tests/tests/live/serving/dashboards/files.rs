@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use sensor_tests::dashboards::{NAMES, directory};
+use sensor_tests::support::dashboards::{NAMES, directory};
 
 use crate::serving::balancers::tool;
 

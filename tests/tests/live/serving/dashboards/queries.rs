@@ -1,15 +1,14 @@
-//! Every query of the dashboards, asked of a real Prometheus after a night on this machine, as Grafana would: with
+//! Every query of the dashboards, asked of a real Prometheus after a run on this machine, as Grafana would: with
 //! something in place of each variable. Each must return series that have the labels which its legend names; what
 //! returns none is listed here with its reason, which is checked.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    daemon::parse,
-    dashboards::{
-        NAMES, Query, list,
-        night::{Night, Pace, run},
-        queries,
+    lab::dashboards::{ScenarioRun, Pace, run},
+    support::{
+        daemon::parse,
+        dashboards::{NAMES, Query, list, queries},
     },
 };
 use serde_json::Value;
@@ -60,11 +59,11 @@ impl Reason {
     }
 }
 
-/// How much later than the night it is asked whether a sensor is silent.
+/// How much later than the run it is asked whether a sensor is silent.
 const LATER: f64 = 120.0;
 
 struct Asked {
-    night: Night,
+    run: ScenarioRun,
     /// The time range.
     seconds: f64,
 }
@@ -72,13 +71,13 @@ struct Asked {
 impl Asked {
     /// For the scope that is a cgroup; of which not all is measured everywhere, as it is of the host.
     fn expression(&self, query: &Query, scope: &str) -> String {
-        self.night.expression(query, scope, self.seconds).expect("an expression")
+        self.run.expression(query, scope, self.seconds).expect("an expression")
     }
 
     /// Series with at least one number.
     fn series(&self, expression: &str) -> Vec<Value> {
-        let times = [self.night.begun, self.night.ended + LATER];
-        let all = self.night.prometheus.query_range(expression, times, 1.0).expect("an answer");
+        let times = [self.run.begun, self.run.ended + LATER];
+        let all = self.run.prometheus.query_range(expression, times, 1.0).expect("an answer");
         let is_number = |v: &Value| v[1].as_str().is_some_and(|text| text != "NaN");
         all.into_iter().filter(|s| list(&s["values"]).iter().any(is_number)).collect()
     }
@@ -116,16 +115,16 @@ impl Asked {
     fn exemplars(&self, query: &Query) -> Result<(), String> {
         let (expression, [start, end]) = (
             self.expression(query, "web"),
-            [self.night.begun, self.night.ended].map(|t| t.to_string()),
+            [self.run.begun, self.run.ended].map(|t| t.to_string()),
         );
         let parameters = [("query", &*expression), ("start", &start), ("end", &end)];
-        let found = self.night.prometheus.api("query_exemplars", &parameters).expect("an answer");
+        let found = self.run.prometheus.api("query_exemplars", &parameters).expect("an answer");
         let ids: Vec<_> = list(&found)
             .iter()
             .flat_map(|series| list(&series["exemplars"]))
             .filter_map(|exemplar| exemplar["labels"]["event_id"].as_str().map(str::to_owned))
             .collect();
-        let events = self.night.daemon.events().expect("events");
+        let events = self.run.daemon.events().expect("events");
         let told = ids.iter().all(|id| events.iter().any(|event| event.id == *id));
         if ids.is_empty() || !told {
             return Err(format!("{}: exemplars {ids:?} are not events", query.place));
@@ -137,10 +136,10 @@ impl Asked {
 #[test]
 fn every_query_of_the_dashboards_returns_series() {
     let [calm, trouble, leak, recovery] = [8, 36, 10, 16].map(Duration::from_secs);
-    let night = run(Pace { calm, trouble, leak, recovery, scrape_seconds: 1 }).expect("a night");
-    let metrics = parse(&night.daemon.get("/metrics", "").expect("metrics").body);
-    let seconds = night.ended - night.begun + LATER;
-    let asked = Asked { night, seconds };
+    let run = run(Pace { calm, trouble, leak, recovery, scrape_seconds: 1 }).expect("a run");
+    let metrics = parse(&run.daemon.get("/metrics", "").expect("metrics").body);
+    let seconds = run.ended - run.begun + LATER;
+    let asked = Asked { run, seconds };
     let mut wrong = Vec::new();
     let mut count = 0;
     for name in NAMES {

@@ -1,0 +1,113 @@
+//! The programs attached while a cgroup thrashes: what an event costs where reclaim has just been
+//! through the caches. In alternate rounds memsensor is not there and its empty program is attached
+//! to the same events instead: what any program costs there, however little it does.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    sys::{Stats, enable_stats},
+};
+use sensor_user::{
+    config::Config,
+    kernel::{load, resolve::Plan},
+};
+
+use super::{RunStats, arena::Arena, open, medians::median, plan, program, work::Load};
+
+/// Programs of the hot events, and the events.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("memcg_begin", "mm_vmscan_memcg_reclaim_begin"),
+    ("shrink_inactive", "mm_vmscan_lru_shrink_inactive"),
+    ("memcg_end", "mm_vmscan_memcg_reclaim_end"),
+];
+
+/// What one event costs in a thrash.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// What was thrashed.
+    pub load: Load,
+    /// Program.
+    pub program: &'static str,
+    /// Events that it saw, in all rounds.
+    pub events: u64,
+    /// Median over rounds of nanoseconds per event.
+    pub ns: f64,
+    /// The same of an empty program on that event.
+    pub empty: f64,
+}
+
+/// Alternates rounds with memsensor and rounds with the empty program.
+pub fn run(arena: &Arena, load: Load, rounds: u32, passes: u32) -> Result<Vec<Cost>> {
+    let plan = plan()?;
+    let mut ours: BTreeMap<&str, Vec<RunStats>> = BTreeMap::new();
+    let mut empty: BTreeMap<&str, Vec<RunStats>> = BTreeMap::new();
+    for _ in 0..rounds {
+        for (name, run_stats) in with_memsensor(arena, load, passes)? {
+            ours.entry(name).or_default().push(run_stats);
+        }
+        for (name, run_stats) in with_empty(&plan, arena, load, passes)? {
+            empty.entry(name).or_default().push(run_stats);
+        }
+    }
+    PROGRAMS
+        .iter()
+        .map(|(program, event)| {
+            let middle = |of: &BTreeMap<&str, Vec<RunStats>>| {
+                let each = of.get(program)?.iter().filter_map(|s| s.each());
+                Some(median(&each.collect::<Vec<_>>())).filter(|ns| !ns.is_nan())
+            };
+            let none = || format!("{event} never fired: nothing was reclaimed");
+            Ok(Cost {
+                load,
+                program,
+                events: ours.get(program).map_or(0, |all| all.iter().map(|s| s.events).sum()),
+                ns: middle(&ours).with_context(none)?,
+                empty: middle(&empty).with_context(none)?,
+            })
+        })
+        .collect()
+}
+
+type Round = Vec<(&'static str, RunStats)>;
+
+fn with_memsensor(arena: &Arena, load: Load, passes: u32) -> Result<Round> {
+    let config = Config { bpf_stats: true, ..Config::default() };
+    let mut loaded = load::load(&config)?;
+    let mut look = || -> Result<Round> {
+        let of = |(name, _)| {
+            let program = loaded.reader.program(name);
+            Ok((name, RunStats::by(program.with_context(|| format!("no program {name}"))?)?))
+        };
+        PROGRAMS.into_iter().map(of).collect()
+    };
+    let before = look()?;
+    arena.thrash(load, passes)?;
+    Ok(difference(look()?, &before))
+}
+
+fn with_empty(plan: &Plan, arena: &Arena, load: Load, passes: u32) -> Result<Round> {
+    let _stats = enable_stats(Stats::RunTime).context("enable BPF statistics")?;
+    let mut objects = Vec::new();
+    for (name, event) in PROGRAMS {
+        let mut ebpf = open(plan)?;
+        let empty = program(&mut ebpf, "empty")?;
+        empty.load().context("load the program empty")?;
+        empty.attach(event).with_context(|| format!("attach empty to {event}"))?;
+        objects.push((name, ebpf));
+    }
+    let look = |objects: &mut Vec<(&'static str, Ebpf)>| -> Result<Round> {
+        let of = |(name, ebpf): &mut (&'static str, Ebpf)| {
+            Ok((*name, RunStats::by(program(ebpf, "empty")?)?))
+        };
+        objects.iter_mut().map(of).collect()
+    };
+    let before = look(&mut objects)?;
+    arena.thrash(load, passes)?;
+    Ok(difference(look(&mut objects)?, &before))
+}
+
+fn difference(after: Round, before: &Round) -> Round {
+    after.into_iter().zip(before).map(|((name, a), (_, b))| (name, a.since(*b))).collect()
+}

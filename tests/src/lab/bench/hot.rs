@@ -1,0 +1,136 @@
+//! Every program run by hand (BPF_PROG_TEST_RUN), loaded and not attached, in the medians in which the
+//! kernel's events come. Caches are warm: the lower bound of what an event costs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use aya::{
+    Ebpf,
+    programs::{Program, RawTracePoint, RawTracePointRunOptions, TestRun as _},
+    sys::{Stats, enable_stats},
+};
+
+use super::{RunStats, open, medians::median, plan, program};
+
+const ITERATIONS: u32 = 2000;
+
+const EMPTY: &str = "empty";
+
+/// A program and its arguments by the names of their globals.
+type Step = (&'static str, &'static [(&'static str, u64)]);
+
+/// Events as they follow one another. The few that end in a ring-buffer record are left out: they
+/// come with an OOM kill.
+const SEQUENCES: &[&[Step]] = &[
+    &[
+        ("memcg_begin", &[]),
+        (
+            "shrink_inactive",
+            &[
+                ("ARG_SCAN_SCANNED", 32),
+                ("ARG_SCAN_STOLEN", 20),
+                ("ARG_SCAN_PRIORITY", 12),
+                ("ARG_SCAN_FILE", 1),
+            ],
+        ),
+        ("memcg_end", &[("ARG_MEMCG_FREED", 32)]),
+    ],
+    &[
+        ("direct_begin", &[]),
+        ("throttled", &[("ARG_THROTTLE_USEC", 4000), ("ARG_THROTTLE_WHY", 2)]),
+        ("direct_end", &[("ARG_DIRECT_FREED", 32)]),
+    ],
+    &[("compact_begin", &[]), ("compact_end", &[("ARG_COMPACT_STATUS", 4)])],
+    &[("softlimit_begin", &[]), ("softlimit_end", &[("ARG_SOFT_FREED", 32)])],
+    &[("kswapd_wake", &[("ARG_WAKE_NID", 0)]), ("kswapd_sleep", &[("ARG_SLEEP_NID", 0)])],
+    &[("reclaim_retry", &[("ARG_RETRY_LOOPS", 1)]), ("compact_retry", &[])],
+    // SIGTERM: not ours, as nearly every signal is.
+    &[("oom_sigkill", &[("ARG_OOM_SIG", 15)]), ("kill_signal", &[("ARG_KILL_SIG", 15)])],
+    &[("exit_mmap", &[("ARG_EXIT_MM", 4096)]), ("process_exit", &[])],
+];
+
+/// What one event of a program costs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    /// Program.
+    pub program: &'static str,
+    /// Median over rounds of nanoseconds per event.
+    pub ns: f64,
+    /// Median over rounds of what it costs more than `empty` run beside it.
+    pub over_empty: f64,
+}
+
+/// Runs everything in so many rounds, and so many times in each.
+pub fn run(rounds: u32) -> Result<Vec<Cost>> {
+    let plan = plan()?;
+    let mut ebpf = open(&plan)?;
+    program(&mut ebpf, EMPTY)?.load().context("load the program empty")?;
+    let mut steps = Vec::new();
+    for sequence in SEQUENCES {
+        // What calling any program costs, at that very time: clock rates and neighbours change.
+        let mut known = vec![(EMPTY, Vec::new())];
+        for (name, args) in *sequence {
+            // A program that this kernel has no event for cannot be told its arguments.
+            let indices: Option<Vec<_>> =
+                args.iter().map(|(g, v)| Some((*plan.globals.get(g)?, *v))).collect();
+            if let Some(args) = indices {
+                program(&mut ebpf, name)?.load().with_context(|| format!("load {name}"))?;
+                known.push((*name, args));
+            }
+        }
+        steps.push(known);
+    }
+    let _stats = enable_stats(Stats::RunTime).context("enable BPF statistics")?;
+    let mut each: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
+    // The first round only warms up.
+    for round in 0..=rounds {
+        for sequence in &steps {
+            let before = run_stats(&ebpf, sequence)?;
+            for _ in 0..ITERATIONS {
+                for (name, args) in sequence {
+                    once(loaded(&ebpf, name)?, args)?;
+                }
+            }
+            let after = run_stats(&ebpf, sequence)?;
+            let mut empty = None;
+            for ((name, _), (after, before)) in sequence.iter().zip(after.iter().zip(before)) {
+                let ns = after.since(before).each().with_context(|| format!("{name} never ran"))?;
+                let over = ns - *empty.get_or_insert(ns);
+                if round > 0 {
+                    each.entry(name).or_default().push((ns, over));
+                }
+            }
+        }
+    }
+    let medians = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
+    Ok(medians
+        .filter_map(|program| {
+            let (ns, over): (Vec<_>, Vec<_>) = each.get(program)?.iter().copied().unzip();
+            Some(Cost { program, ns: median(&ns), over_empty: median(&over) })
+        })
+        .collect())
+}
+
+type Known = (&'static str, Vec<(u32, u64)>);
+
+fn run_stats(ebpf: &Ebpf, sequence: &[Known]) -> Result<Vec<RunStats>> {
+    sequence.iter().map(|(name, _)| RunStats::by(loaded(ebpf, name)?)).collect()
+}
+
+fn loaded<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a RawTracePoint> {
+    match ebpf.program(name) {
+        Some(Program::RawTracePoint(program)) => Ok(program),
+        _ => anyhow::bail!("the object has no raw tracepoint program {name}"),
+    }
+}
+
+fn once(program: &RawTracePoint, args: &[(u32, u64)]) -> Result<()> {
+    let mut options = RawTracePointRunOptions::new();
+    for (index, value) in args {
+        if let Some(arg) = options.args.get_mut(*index as usize) {
+            *arg = *value;
+        }
+    }
+    program.test_run(options).context("run it by BPF_PROG_TEST_RUN (Linux 5.10)")?;
+    Ok(())
+}

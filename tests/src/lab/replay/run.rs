@@ -1,0 +1,219 @@
+//! What happens when: one run, from calm to calm, and what was seen of it.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+
+use super::{
+    SwapSpeed, Variant, CheckMode,
+    balancer::Balancer,
+    net, reaction, scale,
+    traffic::{self, Request},
+    watch::{Observed, Watch},
+    web::Web,
+};
+use crate::support::{scope::Scope, swap::Swap, undo::Undo};
+
+/// What is replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayConfig {
+    /// Who decides.
+    pub check_mode: CheckMode,
+    /// What swap there is.
+    pub swap_speed: SwapSpeed,
+    /// What happens.
+    pub variant: Variant,
+    /// Before anything happens.
+    pub calm: Duration,
+    /// From the first stall until the agent is removed.
+    pub thrash: Duration,
+    /// Whether to end as soon as web-01 gets traffic again, not only with its full weight.
+    pub short: bool,
+}
+
+impl ReplayConfig {
+    /// One of full length.
+    pub fn new(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
+        Self { check_mode, swap_speed, variant, calm: scale::CALM, thrash: scale::THRASH, short: false }
+    }
+
+    /// One that is over in less than a minute.
+    pub fn short(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
+        let (calm, thrash) = (Duration::from_secs(5), Duration::from_secs(8));
+        Self { calm, thrash, short: true, ..Self::new(check_mode, swap_speed, variant) }
+    }
+}
+
+/// A run that is over. Times are since the beginning.
+#[derive(Debug)]
+pub struct ReplayRun {
+    /// What was replayed.
+    pub config: ReplayConfig,
+    /// When the agent was installed, or the host frozen.
+    pub fault_at: Duration,
+    /// When the agent was removed, or the host thawed.
+    pub cleared_at: Duration,
+    /// When the last request was due.
+    pub end: Duration,
+    /// Every request.
+    pub requests: Vec<Request>,
+    /// What was seen of the hosts.
+    pub seen: [Observed; 2],
+    /// How often the agents were killed and started again.
+    pub restarts: u32,
+    /// Servers that were killed, as `web-01: nginx`.
+    pub dead: Vec<String>,
+}
+
+impl ReplayRun {
+    /// The first stall of web-01.
+    pub fn stall(&self) -> Option<Duration> {
+        reaction::first_stall(&self.seen[0].some_us, self.fault_at)
+    }
+}
+
+/// Replays it, in a thread and a network of its own.
+pub fn replay(config: ReplayConfig) -> Result<ReplayRun> {
+    let thread = std::thread::spawn(move || Testbed::set(config)?.play());
+    thread.join().map_err(|_| anyhow::anyhow!("the replay panicked"))?
+}
+
+/// What must be there. The order is that in which it goes.
+struct Testbed {
+    config: ReplayConfig,
+    balancer: Balancer,
+    webs: [Web; 2],
+    _dir: Dir,
+    // After the scopes: their limits would leave swapoff no room.
+    _swap: Swap,
+}
+
+impl Testbed {
+    fn set(config: ReplayConfig) -> Result<Self> {
+        let mut dir = Dir::new()?;
+        // Without any for the hosts, a little of it is made all the same: it knows their disk.
+        let mib = if config.swap_speed == SwapSpeed::None { 16 } else { 512 };
+        let mut swap = Swap::new(mib).context("make swap to replay with")?;
+        let nets = net::connect_hosts(2)?;
+        let mut webs = Vec::new();
+        for (number, net) in (0u8..).zip(nets) {
+            let name = format!("web-0{}", number + 1);
+            let mut scope = match config.swap_speed {
+                SwapSpeed::None => Scope::new(&name, scale::LIMIT)?,
+                SwapSpeed::Fast | SwapSpeed::Slow => Scope::with_swap(&name, scale::LIMIT)?,
+            };
+            for group in scope.groups() {
+                dir.undo.remove_group(group)?;
+            }
+            match config.swap_speed {
+                SwapSpeed::None => swap.slow_disk(&mut scope, scale::SLOW_DISK_READS)?,
+                SwapSpeed::Fast => {}
+                SwapSpeed::Slow => swap.slow(&mut scope, scale::SLOW_DISK_READS)?,
+            }
+            webs.push(Web::start(scope, net, number, &dir.path, config.check_mode == CheckMode::Memsensor)?);
+        }
+        let webs = <[Web; 2]>::try_from(webs).ok().context("two hosts")?;
+        let balancer = Balancer::start(config.check_mode, &dir.path)?;
+        Ok(Self { config, balancer, webs, _dir: dir, _swap: swap })
+    }
+
+    fn play(mut self) -> Result<ReplayRun> {
+        let start = Instant::now();
+        let groups = [self.webs[0].scope().unified(), self.webs[1].scope().unified()];
+        let with_memsensor = self.config.check_mode == CheckMode::Memsensor;
+        let sensors = with_memsensor.then(|| [self.webs[0].port(9818), self.webs[1].port(9818)]);
+        let watch = Watch::start(start, groups, sensors, self.balancer.socket())?;
+        let www: SocketAddr = (IpAddr::from(net::BALANCER), 80).into();
+        let traffic = traffic::begin(www, start)?;
+
+        std::thread::sleep(self.config.calm);
+        let fault_at = start.elapsed();
+        self.inject_fault()?;
+        self.hold_fault(&watch, start, fault_at);
+        let cleared_at = start.elapsed();
+        let restarts = self.clear_fault()?;
+        self.recover(&watch);
+        let end = start.elapsed();
+
+        let requests = traffic.finish();
+        let seen = watch.finish();
+        let mut dead = Vec::new();
+        for web in &mut self.webs {
+            let name = web.name();
+            dead.extend(web.dead().into_iter().map(|what| format!("{name}: {what}")));
+        }
+        let config = self.config;
+        Ok(ReplayRun { config, fault_at, cleared_at, end, requests, seen, restarts, dead })
+    }
+
+    fn inject_fault(&mut self) -> Result<()> {
+        let agent = if self.config.swap_speed == SwapSpeed::None { scale::AGENT_NO_SWAP } else { scale::AGENT };
+        match self.config.variant {
+            Variant::Leak => self.webs[0].install_agent(agent),
+            Variant::Fleet => self.webs.iter_mut().try_for_each(|web| web.install_agent(agent)),
+            Variant::Freeze => self.webs[0].freeze(true),
+        }
+    }
+
+    fn hold_fault(&self, watch: &Watch, start: Instant, fault_at: Duration) {
+        let stalls =
+            || watch.so_far(|seen| reaction::first_stall(&seen[0].some_us, fault_at).is_some());
+        if self.config.variant != Variant::Freeze {
+            while !stalls() && start.elapsed() < fault_at + scale::LEAK {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        std::thread::sleep(self.config.thrash);
+    }
+
+    fn clear_fault(&mut self) -> Result<u32> {
+        if self.config.variant == Variant::Freeze {
+            self.webs[0].freeze(false)?;
+        }
+        Ok(self.webs.iter_mut().map(Web::remove_agent).sum())
+    }
+
+    /// Until both hosts have what they had, and some seconds more.
+    fn recover(&self, watch: &Watch) {
+        let begun = Instant::now();
+        let least = Duration::from_secs(if self.config.short { 1 } else { 5 });
+        if self.config.check_mode != CheckMode::Memsensor {
+            std::thread::sleep(scale::AFTER);
+            return;
+        }
+        let enough = if self.config.short { 1 } else { 100 };
+        let back = |seen: &[Observed; 2]| {
+            seen.iter().all(|host| {
+                host.servers.last().is_some_and(|(_, s)| s.serves() && s.weight >= enough)
+            })
+        };
+        while begun.elapsed() < least || (!watch.so_far(back) && begun.elapsed() < scale::RECOVERY)
+        {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        std::thread::sleep(Duration::from_secs(3));
+    }
+}
+
+/// A directory on disk for the files of a run.
+struct Dir {
+    path: PathBuf,
+    undo: Undo,
+}
+
+impl Dir {
+    fn new() -> Result<Self> {
+        // Not /tmp: it may be a tmpfs, and a file in that is no page cache that can go.
+        let path = format!("/var/tmp/memsensor-replay-{}", std::process::id());
+        let path = Path::new(&path).to_owned();
+        let mut undo = Undo::new()?;
+        undo.later(r#"rm -rf "$1""#, &[&path])?;
+        fs::create_dir(&path).with_context(|| format!("mkdir {}", path.display()))?;
+        Ok(Self { path, undo })
+    }
+}

@@ -1,0 +1,260 @@
+//! A host: nginx and an application in a cgroup of their own limit, memsensor beside it, and on a bad
+//! run an agent in it.
+
+use std::{
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    net::{self, Net},
+    scale,
+};
+use crate::support::{
+    scope::{Scope, program},
+    swap,
+};
+
+/// A host.
+#[derive(Debug)]
+pub struct Web {
+    scope: Arc<Scope>,
+    net: Net,
+    number: u8,
+    dir: PathBuf,
+    sensor: Option<Child>,
+    /// nginx and the application: their ends are waited for.
+    servers: Vec<Child>,
+    agent: Option<Agent>,
+}
+
+/// What keeps the agent running, as a supervisor does.
+#[derive(Debug)]
+struct Agent {
+    removed: Arc<AtomicBool>,
+    starts: Arc<AtomicU32>,
+    keeper: JoinHandle<()>,
+}
+
+impl Web {
+    /// Starts a host's servers, and memsensor if asked to; its files go into `dir`.
+    pub fn start(scope: Scope, net: Net, number: u8, dir: &Path, with_memsensor: bool) -> Result<Self> {
+        let dir = dir.join(format!("web-0{}", number + 1));
+        fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+        let file = dir.join("goods");
+        // Not warm by us: whose cgroup reads it first is charged for it.
+        swap::cold(&file, scale::FILE)?;
+        let scope = Arc::new(scope);
+        let mut web =
+            Self { scope, net, number, dir, sensor: None, servers: Vec::new(), agent: None };
+        let sample_app = program("sample-app")?;
+        let words = ["127.0.0.1:9000", &web.name(), &scale::WORKING_SET.to_string()];
+        let mut sample_app = web.command(&sample_app);
+        sample_app.args(words).arg(&file);
+        web.spawn(sample_app, "sample_app")?;
+        let config = web.dir.join("nginx.conf");
+        fs::write(&config, web.nginx()).with_context(|| format!("write {}", config.display()))?;
+        let mut nginx = web.command("nginx");
+        nginx.arg("-p").arg(&web.dir).arg("-c").arg(&config);
+        web.spawn(nginx, "nginx")?;
+        if with_memsensor {
+            web.sense()?;
+        }
+        web.wait_until_up()?;
+        Ok(web)
+    }
+
+    /// As HAProxy calls it.
+    pub fn name(&self) -> String {
+        format!("web-0{}", self.number + 1)
+    }
+
+    /// Its cgroup.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Where a port of it is.
+    pub fn port(&self, port: u16) -> SocketAddr {
+        (IpAddr::from(net::address(self.number)), port).into()
+    }
+
+    /// A command that runs on the host, in its cgroup.
+    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let enter = self.net.enter();
+        let mut command = self.scope.command(&enter[0]);
+        command.args(&enter[1..]).arg(program).stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(&mut self, mut command: Command, name: &str) -> Result<()> {
+        let log = File::create(self.dir.join(name).with_extension("log"))?;
+        command.stdout(log.try_clone()?).stderr(log);
+        self.servers.push(command.spawn().with_context(|| format!("start {name}"))?);
+        Ok(())
+    }
+
+    fn nginx(&self) -> String {
+        let (dir, listen) = (self.dir.display(), self.port(8080));
+        format!(
+            "daemon off;\nuser root;\nworker_processes 1;\npid {dir}/nginx.pid;\n\
+             error_log stderr warn;\nevents {{ worker_connections 1024; }}\n\
+             http {{\n  access_log off;\n  client_body_temp_path {dir}/body;\n  \
+             proxy_temp_path {dir}/proxy;\n  fastcgi_temp_path {dir}/fastcgi;\n  \
+             uwsgi_temp_path {dir}/uwsgi;\n  scgi_temp_path {dir}/scgi;\n  \
+             server {{\n    listen {listen};\n    location / {{\n      \
+             proxy_pass http://127.0.0.1:9000;\n      proxy_read_timeout 30s;\n    }}\n  }}\n}}\n"
+        )
+    }
+
+    /// memsensor as it comes: only the scope is told.
+    fn sense(&mut self) -> Result<()> {
+        let config = self.dir.join("memsensor.toml");
+        let (socket, cgroup) = (self.dir.join("memsensor.sock"), self.scope.path());
+        let text = format!(
+            "socket = \"{}\"\n[[scope]]\nname = \"web\"\ncgroup = \"{cgroup}\"\n",
+            socket.display()
+        );
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let log = File::create(self.dir.join("memsensor.log"))?;
+        let enter = self.net.enter();
+        let child = Command::new(&enter[0])
+            .args(&enter[1..])
+            .args(["setpriv", "--pdeathsig", "KILL"])
+            .arg(program("memsensor")?)
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start memsensor")?;
+        self.sensor = Some(child);
+        Ok(())
+    }
+
+    fn wait_until_up(&mut self) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(15);
+        let serves = |web: &Self| {
+            let page = ask(web.port(8080), "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
+            let with_memsensor = web.sensor.is_none() || web.verdict().is_ok_and(|v| v.starts_with("up"));
+            page.contains(" 200 ") && with_memsensor
+        };
+        while !serves(self) {
+            if Instant::now() > end {
+                let log = |name: &str| {
+                    fs::read_to_string(self.dir.join(name)).unwrap_or_default().trim().to_owned()
+                };
+                let [nginx, sample_app, sensor] = ["nginx.log", "sample_app.log", "memsensor.log"].map(log);
+                bail!(
+                    "{} is not up (cargo xtask setup --tests installs nginx): \
+                     nginx: {nginx}\nshop: {sample_app}\nmemsensor: {sensor}",
+                    self.name()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// What memsensor tells HAProxy.
+    pub fn verdict(&self) -> Result<String> {
+        ask_agent(self.port(9818))
+    }
+
+    /// Installs the agent, which takes so many MiB in all: one that is killed is started again.
+    pub fn install_agent(&mut self, mib: u64) -> Result<()> {
+        let hog = program("hog")?;
+        let (mib, rate) = (mib.to_string(), scale::AGENT_RATE.to_string());
+        let removed = Arc::new(AtomicBool::new(false));
+        let starts = Arc::new(AtomicU32::new(0));
+        let scope = Arc::clone(&self.scope);
+        let (gone, count) = (Arc::clone(&removed), Arc::clone(&starts));
+        let keeper = std::thread::spawn(move || {
+            while !gone.load(Ordering::Relaxed) {
+                let mut agent = scope.command(&hog);
+                agent.args(["leak", &mib, &rate]).stdout(Stdio::null()).stderr(Stdio::null());
+                let Ok(mut agent) = agent.stdin(Stdio::null()).spawn() else { return };
+                count.fetch_add(1, Ordering::Relaxed);
+                while matches!(agent.try_wait(), Ok(None)) {
+                    if gone.load(Ordering::Relaxed) {
+                        let _ = agent.kill();
+                        let _ = agent.wait();
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                // systemd's RestartSec.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        self.agent = Some(Agent { removed, starts, keeper });
+        Ok(())
+    }
+
+    /// Removes it; returns how often it had to be started again.
+    pub fn remove_agent(&mut self) -> u32 {
+        let Some(agent) = self.agent.take() else { return 0 };
+        agent.removed.store(true, Ordering::Relaxed);
+        let _ = agent.keeper.join();
+        agent.starts.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// Stops everything on the host where it stands, or lets it go on.
+    pub fn freeze(&self, yes: bool) -> Result<()> {
+        let signal = if yes { Signal::STOP } else { Signal::CONT };
+        let procs = self.scope.memory().join("cgroup.procs");
+        let procs =
+            fs::read_to_string(&procs).with_context(|| format!("read {}", procs.display()))?;
+        let inside = procs.lines().filter_map(|l| Pid::from_raw(l.parse().ok()?));
+        let sensor = self.sensor.iter().map(Pid::from_child);
+        for pid in inside.chain(sensor) {
+            kill_process(pid, signal).context("signal the host's processes")?;
+        }
+        Ok(())
+    }
+
+    /// Which of its servers the kernel killed: the application or nginx.
+    pub fn dead(&mut self) -> Vec<&'static str> {
+        let names = ["sample_app", "nginx"];
+        let ended = self.servers.iter_mut().zip(names);
+        ended.filter_map(|(c, name)| matches!(c.try_wait(), Ok(Some(_))).then_some(name)).collect()
+    }
+}
+
+impl Drop for Web {
+    fn drop(&mut self) {
+        self.remove_agent();
+        for child in self.sensor.iter_mut().chain(&mut self.servers) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// What the agent-check of memsensor at this address says of the scope.
+pub fn ask_agent(address: SocketAddr) -> Result<String> {
+    let line = ask(address, "web\n")?;
+    Ok(line.trim().to_owned())
+}
+
+fn ask(address: SocketAddr, words: &str) -> Result<String> {
+    let patience = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, patience)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.write_all(words.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}

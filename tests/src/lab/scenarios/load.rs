@@ -1,0 +1,332 @@
+//! What runs beside the service: each load is a process of ours that does one thing to memory until it
+//! is killed, and is the first that an OOM kill is to meet.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io::{Read as _, Seek as _, Write as _},
+    os::unix::fs::FileExt as _,
+    path::Path,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::support::scope::MIB;
+
+const PAGE: usize = 4096;
+/// Rates are kept by steps of this length.
+const STEP: Duration = Duration::from_millis(50);
+const STEPS_A_SECOND: usize = 20;
+
+/// Does what the words say.
+pub fn run(words: &[&str]) -> Result<()> {
+    prepare("1000")?;
+    match *words {
+        // All of it is in use: touched again and again.
+        ["anon", mib] => {
+            let mut memory = Memory::default();
+            memory.grow(bytes(mib)?);
+            ready()?;
+            loop {
+                memory.walk();
+            }
+        }
+        ["hold", mib] => {
+            let mut memory = Memory::default();
+            memory.grow(bytes(mib)?);
+            ready()?;
+            sleep_for_ever()
+        }
+        ["leak", mib_per_second, most, how] => leak(bytes(mib_per_second)?, bytes(most)?, how),
+        ["burst", mib, ms] => {
+            let mut memory = Memory::default();
+            memory.grow(bytes(mib)?);
+            let end = Instant::now() + Duration::from_millis(ms.parse()?);
+            while Instant::now() < end {
+                memory.walk();
+            }
+            drop(memory);
+            sleep_for_ever()
+        }
+        ["sawtooth", mib, ms] => sawtooth(bytes(mib)?, Duration::from_millis(ms.parse()?)),
+        ["random", path] => random(Path::new(path)),
+        ["map", path] => map(Path::new(path)),
+        ["readonce", path] => {
+            read(Path::new(path), usize::MAX)?;
+            ready()?;
+            sleep_for_ever()
+        }
+        ["again", path] => loop {
+            read(Path::new(path), usize::MAX)?;
+        },
+        ["read", path, mib_per_second] => {
+            read(Path::new(path), bytes(mib_per_second)?)?;
+            sleep_for_ever()
+        }
+        ["copy", path, mib_per_second] => copy(Path::new(path), bytes(mib_per_second)?),
+        ["fill", dir, mib_per_second] => fill(Path::new(dir), bytes(mib_per_second)?),
+        ["inodes", dir, per_second] => inodes(Path::new(dir), per_second.parse()?),
+        ["storm", per_second, mib, ms] => storm(per_second.parse()?, mib, ms),
+        ["for", mib, ms] => {
+            let mut memory = Memory::default();
+            memory.grow(bytes(mib)?);
+            std::thread::sleep(Duration::from_millis(ms.parse()?));
+            Ok(())
+        }
+        ["jvm", mib, jars] => jvm(bytes(mib)?, Path::new(jars)),
+        ["jobs", n, mib, sources] => jobs(n.parse()?, mib, sources),
+        ["job", mib, sources] => job(bytes(mib)?, Path::new(sources)),
+        _ => bail!("there is no load {words:?}"),
+    }
+}
+
+/// Ends with who started us, takes pages of the usual size, and dies first or not.
+pub(super) fn prepare(oom_score_adj: &str) -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    rustix::thread::disable_transparent_huge_pages(true)?;
+    fs::write("/proc/self/oom_score_adj", oom_score_adj).context("set oom_score_adj")
+}
+
+/// Tells who started us that what must be there before the scenario is there.
+pub(super) fn ready() -> Result<()> {
+    println!("ready");
+    std::io::stdout().flush().context("say that we are ready")
+}
+
+fn sleep_for_ever() -> ! {
+    loop {
+        std::thread::sleep(Duration::from_mins(1));
+    }
+}
+
+fn bytes(mib: &str) -> Result<usize> {
+    let mib: u64 = mib.parse().with_context(|| format!("{mib:?} MiB"))?;
+    Ok(usize::try_from(mib * MIB)?)
+}
+
+/// Anonymous memory that grows.
+#[derive(Default)]
+struct Memory(Vec<Vec<u8>>);
+
+impl Memory {
+    fn grow(&mut self, bytes: usize) {
+        self.0.push(vec![0; bytes]);
+        if let Some(new) = self.0.last_mut() {
+            touch(new);
+        }
+    }
+
+    fn walk(&mut self) {
+        self.0.iter_mut().for_each(|chunk| touch(chunk));
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+}
+
+fn touch(memory: &mut [u8]) {
+    for page in memory.chunks_mut(PAGE) {
+        page[0] = page[0].wrapping_add(1);
+    }
+}
+
+fn leak(per_second: usize, most: usize, how: &str) -> Result<()> {
+    let walked = match how {
+        "walked" => true,
+        "cold" => false,
+        _ => bail!("leaked memory is walked or cold, not {how:?}"),
+    };
+    let mut memory = Memory::default();
+    let mut walk = Instant::now();
+    loop {
+        if memory.len() < most {
+            memory.grow(per_second / STEPS_A_SECOND);
+        }
+        if walked && walk.elapsed() > Duration::from_secs(1) {
+            memory.walk();
+            walk = Instant::now();
+        }
+        std::thread::sleep(STEP);
+    }
+}
+
+fn sawtooth(most: usize, period: Duration) -> Result<()> {
+    let step = period / u32::try_from(STEPS_A_SECOND)?;
+    loop {
+        let mut memory = Memory::default();
+        for _ in 0..STEPS_A_SECOND {
+            memory.grow(most / STEPS_A_SECOND);
+            std::thread::sleep(step);
+        }
+    }
+}
+
+/// Numbers that look random: no two runs need differ.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+
+    /// Below a bound.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound.max(1)
+    }
+}
+
+fn random(path: &Path) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    // Whatever is beside the page that is asked for: another request's.
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)?;
+    let pages = file.metadata()?.len() / PAGE as u64;
+    let (mut at, mut page) = (Random::new(), [0; PAGE]);
+    loop {
+        file.read_exact_at(&mut page, at.below(pages) * PAGE as u64)?;
+        // A query is more than a read.
+        std::hint::black_box(page.iter().fold(0u8, |a, b| a.wrapping_add(*b)));
+    }
+}
+
+fn map(path: &Path) -> Result<()> {
+    use rustix::mm::{MapFlags, ProtFlags, mmap};
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let len = usize::try_from(file.metadata()?.len())?;
+    // SAFETY: a fresh mapping, read only, of a file that nobody shortens while we live.
+    let start = unsafe {
+        mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &file, 0)?.cast::<u8>()
+    };
+    loop {
+        for offset in (0..len).step_by(PAGE) {
+            // SAFETY: the offset is within the mapping.
+            std::hint::black_box(unsafe { start.add(offset).read_volatile() });
+        }
+    }
+}
+
+/// Reads a file once, at most so fast.
+fn read(path: &Path, per_second: usize) -> Result<()> {
+    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let mut chunk = vec![0; usize::try_from(MIB)?];
+    let mut pace = Pace::new(per_second);
+    loop {
+        match file.read(&mut chunk)? {
+            0 => return Ok(()),
+            n => pace.spend(n),
+        }
+    }
+}
+
+/// Copies a file beside itself, again and again.
+fn copy(path: &Path, per_second: usize) -> Result<()> {
+    let mut from = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let to = path.with_extension("copy");
+    let mut chunk = vec![0; usize::try_from(MIB)?];
+    let mut pace = Pace::new(per_second);
+    loop {
+        let mut to = File::create(&to).with_context(|| format!("create {}", to.display()))?;
+        from.rewind()?;
+        while let n @ 1.. = from.read(&mut chunk)? {
+            to.write_all(&chunk[..n])?;
+            pace.spend(n);
+        }
+    }
+}
+
+/// So many bytes a second.
+struct Pace {
+    begun: Instant,
+    per_second: f64,
+    spent: f64,
+}
+
+impl Pace {
+    fn new(per_second: usize) -> Self {
+        Self { begun: Instant::now(), per_second: per_second as f64, spent: 0.0 }
+    }
+
+    fn spend(&mut self, bytes: usize) {
+        self.spent += bytes as f64;
+        let due = self.begun + Duration::from_secs_f64(self.spent / self.per_second);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn fill(dir: &Path, per_second: usize) -> Result<()> {
+    let mut file = File::create(dir.join("filled")).context("create a file on the tmpfs")?;
+    let chunk = vec![7; per_second / STEPS_A_SECOND];
+    loop {
+        file.write_all(&chunk)?;
+        std::thread::sleep(STEP);
+    }
+}
+
+fn inodes(dir: &Path, per_second: usize) -> Result<()> {
+    for n in 0.. {
+        File::create(dir.join(format!("{n:064}"))).context("create a file on the tmpfs")?;
+        if n % (per_second / STEPS_A_SECOND) == 0 {
+            std::thread::sleep(STEP);
+        }
+    }
+    Ok(())
+}
+
+fn own(words: &[&str]) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("load").args(words);
+    Ok(command)
+}
+
+fn storm(per_second: u32, mib: &str, ms: &str) -> Result<()> {
+    let mut children: VecDeque<Child> = VecDeque::new();
+    loop {
+        // A fork that fails is part of the storm.
+        if let Ok(child) = own(&["for", mib, ms])?.spawn() {
+            children.push_back(child);
+        }
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        std::thread::sleep(Duration::from_secs(1) / per_second);
+    }
+}
+
+fn jvm(heap: usize, jars: &Path) -> Result<()> {
+    read(jars, usize::MAX)?;
+    let mut memory = Memory::default();
+    memory.grow(heap);
+    let compiled = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < compiled {
+        memory.walk();
+    }
+    sawtooth(usize::try_from(16 * MIB)?, Duration::from_secs(1))
+}
+
+fn jobs(n: usize, mib: &str, sources: &str) -> Result<()> {
+    let mut children: Vec<Child> = Vec::new();
+    loop {
+        while children.len() < n {
+            children.push(own(&["job", mib, sources])?.spawn().context("start a job")?);
+        }
+        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads the sources, and takes more and more memory in half a second of work.
+fn job(most: usize, sources: &Path) -> Result<()> {
+    read(sources, usize::MAX)?;
+    let mut memory = Memory::default();
+    for _ in 0..10 {
+        memory.grow(most / 10);
+        let end = Instant::now() + Duration::from_millis(50);
+        while Instant::now() < end {
+            memory.walk();
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! A scenario from its cgroup to its record. All that it makes is removed, also if we are killed.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Seek as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread::ScopedJoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use procfs::{FromBufRead as _, MemoryPressure};
+use sensor_user::{
+    host::{
+        clock::monotonic_ns,
+        memcg::{Group, Roots},
+        memory::Memory,
+    },
+    verdict::reading::Reading,
+};
+
+use super::{
+    catalogue::{self, Layout, Scenario},
+    probe::{self, Request},
+    record::{CgroupSample, Record, WeightChange},
+    harm::Phases,
+};
+use crate::support::{
+    daemon::Daemon,
+    scope::{MIB, Scope},
+    swap::{Swap, cold},
+    undo::Undo,
+};
+
+/// How long the service serves alone.
+const CALM: Duration = Duration::from_secs(6);
+/// How long it is watched after the load has ended: what is said then is said of the load.
+const AFTER: Duration = Duration::from_secs(1);
+/// Between samples at the cgroup.
+const LOOK: Duration = Duration::from_millis(50);
+/// Between questions to the daemon.
+const ASK: Duration = Duration::from_millis(20);
+/// Slow swap gives so many pages a second.
+const SLOW_SWAP: u32 = 300;
+/// The limit while what runs before the scenario is made ready, in MiB.
+const ROOMY: u64 = 1024;
+/// MiB of files of the service outside.
+const CONTROL_FILES: u64 = 8;
+/// The name under which the daemon knows the cgroup.
+const WATCHED: &str = "web";
+
+/// Runs it. Needs root, a disk with a GiB or two to spare, and util-linux.
+pub fn run(scenario: &Scenario) -> Result<Record> {
+    let testbed = Testbed::new(scenario).context("make the cgroup and what is in it")?;
+    let mut before = testbed.start(scenario.before, &testbed.scope, Stdio::piped)?;
+    for running in &mut before {
+        running.ready()?;
+    }
+    let mut service = testbed.service(Some(testbed.service_scope()))?;
+    service.ready()?;
+    testbed.set_limit(scenario)?;
+    let mut control = testbed.service(None)?;
+    control.ready()?;
+    let path = testbed.watched().path();
+    let config = format!("[[scope]]\nname = \"{WATCHED}\"\ncgroup = \"{path}\"\n");
+    let daemon = Daemon::as_shipped(&config)?;
+
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let stopped = StopOnDrop(&stop);
+        let served = listen(threads, &mut service)?;
+        let undisturbed = listen(threads, &mut control)?;
+        let samples = threads.spawn(|| look(&stop, &path));
+        let weight_changes = threads.spawn(|| ask(&stop, &daemon));
+        let begin = monotonic_ns();
+        std::thread::sleep(CALM);
+        let load = monotonic_ns();
+        let running = testbed.start(scenario.load, testbed.load_scope(), Stdio::null)?;
+        std::thread::sleep(Duration::from_secs(scenario.seconds));
+        let end = monotonic_ns();
+        drop(running);
+        std::thread::sleep(AFTER);
+        drop(stopped);
+        drop((service, control));
+        Ok(Record {
+            name: scenario.name.to_owned(),
+            phases: Phases { begin, load, end },
+            samples: join(samples)??,
+            requests: join(served)?,
+            control: join(undisturbed)?,
+            weight_changes: join(weight_changes)??,
+        })
+    })
+}
+
+/// Ends the threads that look and ask, also on the way out of an error.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> Result<T> {
+    thread.join().map_err(|_| anyhow!("a thread panicked"))
+}
+
+fn listen<'t>(
+    threads: &'t std::thread::Scope<'t, '_>,
+    running: &mut Running,
+) -> Result<ScopedJoinHandle<'t, Vec<Request>>> {
+    let out = running.out.take().context("its output is read already")?;
+    Ok(threads.spawn(|| probe::listen(out)))
+}
+
+/// A process of ours; it is killed when dropped.
+struct Running {
+    child: Child,
+    out: Option<BufReader<ChildStdout>>,
+    what: String,
+}
+
+impl Running {
+    fn start(mut command: Command, what: String, out: Stdio) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(out)
+            .spawn()
+            .with_context(|| format!("start {what}"))?;
+        let out = child.stdout.take().map(BufReader::new);
+        Ok(Self { child, out, what })
+    }
+
+    fn ready(&mut self) -> Result<()> {
+        let mut line = String::new();
+        self.out.as_mut().context("its output is not read")?.read_line(&mut line)?;
+        ensure!(line == "ready\n", "{} ended before it was ready", self.what);
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Cgroups, files, swap. In this order they are removed.
+struct Testbed {
+    /// Of the service and of the load, where they have one each.
+    own: Option<[Scope; 2]>,
+    scope: Scope,
+    layout: Layout,
+    disk: Swap,
+    tmpfs: PathBuf,
+    _undo: Undo,
+}
+
+impl Testbed {
+    fn new(scenario: &Scenario) -> Result<Self> {
+        // Without swap a little of it is made all the same: it brings a directory on the disk.
+        let mut disk = Swap::new(scenario.swap.mib().max(16))?;
+        let mut undo = Undo::new()?;
+        let tmpfs = PathBuf::from(format!("/dev/shm/memsensor-{}", std::process::id()));
+        undo.later(r#"rm -rf "$1""#, &[&tmpfs])?;
+        fs::create_dir(&tmpfs).with_context(|| format!("mkdir {}", tmpfs.display()))?;
+        let own = [("service", scenario.service_files), ("control", CONTROL_FILES)];
+        for (name, mib) in scenario.files.iter().chain(&own) {
+            cold(&disk.dir().join(name), *mib)?;
+        }
+        let name = format!("scenario-{}", scenario.name);
+        let mut scope = match scenario.swap {
+            catalogue::Swap::None => Scope::new(&name, scenario.limit * MIB)?,
+            _ => Scope::with_swap(&name, ROOMY * MIB)?,
+        };
+        for group in scope.groups() {
+            undo.remove_group(group)?;
+        }
+        if let catalogue::Swap::Slow(_) = scenario.swap {
+            disk.slow(&mut scope, SLOW_SWAP)?;
+        }
+        if let Some(reads) = scenario.disk {
+            disk.slow_disk(&mut scope, reads)?;
+        }
+        let own = match scenario.layout {
+            Layout::One => None,
+            _ => Some([scope.child("service")?, scope.child("neighbour")?]),
+        };
+        for group in own.iter().flatten().flat_map(Scope::groups) {
+            undo.remove_group(group)?;
+        }
+        Ok(Self { own, scope, layout: scenario.layout, disk, tmpfs, _undo: undo })
+    }
+
+    /// By us, from outside: what must be reclaimed for it is no wait of those inside.
+    fn set_limit(&self, scenario: &Scenario) -> Result<()> {
+        self.scope.set_limit(scenario.limit * MIB)?;
+        // Others may have swap on this machine.
+        self.scope.set_swap_limit(scenario.limit * MIB, scenario.swap.mib() * MIB)
+    }
+
+    fn service_scope(&self) -> &Scope {
+        self.own.as_ref().map_or(&self.scope, |[service, _]| service)
+    }
+
+    fn load_scope(&self) -> &Scope {
+        self.own.as_ref().map_or(&self.scope, |[_, load]| load)
+    }
+
+    fn watched(&self) -> &Scope {
+        if self.layout == Layout::NeighbourWatchAbove { &self.scope } else { self.service_scope() }
+    }
+
+    fn service(&self, scope: Option<&Scope>) -> Result<Running> {
+        let exe = std::env::current_exe().context("find our own path")?;
+        let (mut command, file) = match scope {
+            Some(scope) => (scope.command(exe), "service"),
+            None => (Command::new(exe), "control"),
+        };
+        command.arg("probe").arg(self.disk.dir().join(file));
+        Running::start(command, format!("the {file}"), Stdio::piped())
+    }
+
+    fn start(&self, loads: &[&[&str]], scope: &Scope, out: fn() -> Stdio) -> Result<Vec<Running>> {
+        let start = |words: &&[&str]| {
+            let mut command = scope.command(std::env::current_exe()?);
+            command.arg("load");
+            for word in *words {
+                match word.strip_prefix('@') {
+                    Some(file) => command.arg(self.disk.dir().join(file)),
+                    None if *word == "%" => command.arg(&self.tmpfs),
+                    None => command.arg(word),
+                };
+            }
+            Running::start(command, format!("the load {words:?}"), out())
+        };
+        loads.iter().map(start).collect()
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        // Its pages are charged to the cgroup: before that goes.
+        let _ = fs::remove_dir_all(&self.tmpfs);
+    }
+}
+
+fn look(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
+    let roots = Roots::find()?;
+    let unified = roots.unified.clone().context("no v2 hierarchy, so no PSI of a cgroup")?;
+    let dir = unified.join(path.trim_start_matches('/'));
+    let mut pressure = Psi::open(dir.join("memory.pressure"))?;
+    let mut io = Psi::open(dir.join("io.pressure"))?;
+    let mut host = Memory::open(Path::new("/"));
+    let mut group = Group::new(roots, path);
+    let mut samples = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let at_ns = monotonic_ns();
+        let mut whole = Reading { at_ns, ..Reading::default() };
+        host.read(&mut whole);
+        let mut reading = Reading { at_ns, ..Reading::default() };
+        group.read(&mut reading, &whole)?;
+        // No rule can look at what the daemon does not read of a cgroup; whoever tries one out can.
+        reading.io_full_ns = reading.io_full_ns.or(Some(io.read()?.full.total * 1000));
+        let psi = pressure.read()?;
+        let [some_avg10, full_avg10] = [psi.some.avg10, psi.full.avg10].map(f64::from);
+        samples.push(CgroupSample { reading, some_avg10, full_avg10 });
+        std::thread::sleep(LOOK);
+    }
+    Ok(samples)
+}
+
+/// A pressure file of a cgroup, open.
+struct Psi(File, PathBuf);
+
+impl Psi {
+    fn open(path: PathBuf) -> Result<Self> {
+        let file = File::open(&path)
+            .with_context(|| format!("open {} (CONFIG_PSI, psi=1)", path.display()))?;
+        Ok(Self(file, path))
+    }
+
+    fn read(&mut self) -> Result<MemoryPressure> {
+        let mut text = String::new();
+        let read = self.0.rewind().and_then(|()| self.0.read_to_string(&mut text));
+        read.with_context(|| format!("read {}", self.1.display()))?;
+        Ok(MemoryPressure::from_buf_read(text.as_bytes())?)
+    }
+}
+
+fn ask(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<WeightChange>> {
+    let mut all: Vec<WeightChange> = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let line = daemon.agent_check(&format!("{WATCHED}\n"))?;
+        let at_ns = monotonic_ns();
+        let weight = weight(&line)?;
+        let last = all.last().map(|told| told.weight);
+        if last != Some(weight) {
+            // Why: at the first word, and when it drains.
+            let why = if weight == 0 || last == Some(100) { why(daemon)? } else { String::new() };
+            all.push(WeightChange { at_ns, weight, why });
+        }
+        std::thread::sleep(ASK);
+    }
+    Ok(all)
+}
+
+fn weight(line: &str) -> Result<u8> {
+    let line = line.trim();
+    let words: Vec<_> = line.split_whitespace().collect();
+    let percent = words.iter().find_map(|word| word.strip_suffix('%'));
+    match percent {
+        Some(percent) if words.contains(&"up") => Ok(percent.parse()?),
+        _ if words.contains(&"drain") => Ok(0),
+        _ => Err(anyhow!("memsensor cannot judge the cgroup: it said {line:?}")),
+    }
+}
+
+fn why(daemon: &Daemon) -> Result<String> {
+    let answer = daemon.get(&format!("/readyz/{WATCHED}"), "")?;
+    let value: serde_json::Value = serde_json::from_str(&answer.body)?;
+    let reasons = value["reasons"].as_array().context("no reasons in /readyz")?;
+    let names: Vec<_> = reasons.iter().filter_map(|r| r.as_str()).collect();
+    Ok(names.join(" "))
+}
+
+/// Daemon, files and swap, in seconds.
+const SET_UP: u64 = 3;
+
+/// How long a scenario takes, in seconds, for who waits.
+pub fn takes(scenario: &Scenario) -> u64 {
+    (CALM + AFTER).as_secs() + scenario.seconds + SET_UP
+}

@@ -1,0 +1,332 @@
+//! The daemon as an operator meets it: started, asked over HTTP and its socket, stopped.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use sensor_user::{
+    events::{Event, What},
+    verdict::policy::RULES,
+};
+
+use crate::support::scope::program;
+
+/// How long anything may take to be seen: many sampling intervals.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Any free ports.
+const LOCAL: [&str; 2] = ["127.0.0.1:0"; 2];
+/// Tests do not wait for a second.
+const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
+
+/// A running `memsensor run`.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    dir: PathBuf,
+    /// Where it listens, in the order of its configuration; the agent-check's last.
+    pub listening: Vec<SocketAddr>,
+    log: Said,
+}
+
+impl Daemon {
+    /// Starts it with extra configuration (TOML, put before any table) and waits for a sample. Its
+    /// rules are off: what other tests do to this machine must not make it unfit.
+    pub fn start(config: &str) -> Result<Self> {
+        let quiet = RULES.iter().map(|r| format!("rules.{}.enabled = false\n", r.name));
+        Self::judging(&(quiet.collect::<String>() + config))
+    }
+
+    /// The same with its rules on.
+    pub fn judging(config: &str) -> Result<Self> {
+        Self::listening_on(LOCAL, &format!("{OFTEN}{config}"))
+    }
+
+    /// The same at the usual ports of an address of this machine, which no other may have.
+    pub fn at(ip: &str, config: &str) -> Result<Self> {
+        let usual = [&*format!("{ip}:9817"), &*format!("{ip}:9818")];
+        Self::listening_on(usual, &format!("{OFTEN}{config}"))
+            .context("start a daemon at the usual ports (is memsensor running on this machine?)")
+    }
+
+    /// With its rules on, and at its work as often as it is by default.
+    pub fn as_shipped(config: &str) -> Result<Self> {
+        Self::listening_on(LOCAL, config)
+    }
+
+    /// As a service of systemd, which listens at `notify` and wants to hear of it within `watchdog`.
+    pub fn supervised(notify: &Path, watchdog: Duration) -> Result<Self> {
+        let env = [
+            ("NOTIFY_SOCKET", notify.display().to_string()),
+            ("WATCHDOG_USEC", watchdog.as_micros().to_string()),
+        ];
+        Self::with(LOCAL, OFTEN, &env)
+    }
+
+    fn listening_on(addrs: [&str; 2], config: &str) -> Result<Self> {
+        Self::with(addrs, config, &[])
+    }
+
+    fn with([http, agent]: [&str; 2], config: &str, env: &[(&str, String)]) -> Result<Self> {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
+        std::fs::create_dir_all(&dir)?;
+        let socket = dir.join("socket");
+        let file = dir.join("config.toml");
+        std::fs::write(
+            &file,
+            format!(
+                "listen = [\"{http}\"]\nagent_listen = \"{agent}\"\n\
+                 socket = \"{}\"\n{config}\n",
+                socket.display()
+            ),
+        )?;
+        let (child, log) = spawn(&file, env)?;
+        let mut daemon = Self { child, dir, listening: Vec::new(), log };
+        daemon.wait_until_ready()?;
+        Ok(daemon)
+    }
+
+    /// Stops it and starts it again, with the same configuration; its ports are others.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop(rustix::process::Signal::TERM)?;
+        (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[])?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = self.child.try_wait()? {
+                std::thread::sleep(Duration::from_millis(50));
+                bail!("memsensor ended with {status}: {}", self.log());
+            }
+            let log = self.log();
+            let addrs =
+                log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
+            self.listening = addrs.collect();
+            // Not by `/readyz`: `drain --wait` would wait for us to ask again.
+            if self.listening.len() == 2 && self.sample_time().is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("memsensor is not ready after {PATIENCE:?}: {}", self.log());
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("socket")
+    }
+
+    /// Asks over HTTP.
+    pub fn get(&self, path: &str, accept: &str) -> Result<Answer> {
+        let addr = self.listening.first().context("not listening yet")?;
+        get(*addr, path, accept)
+    }
+
+    /// `/metrics` as numbers by series, from a sample that was begun after this call.
+    pub fn metrics(&self) -> Result<BTreeMap<String, f64>> {
+        let asked = self.sample_time()?;
+        let end = Instant::now() + PATIENCE;
+        // Two samples later: the next may have been begun before we were called.
+        let mut later = 0;
+        let mut last = asked;
+        while Instant::now() < end {
+            let series = parse(&self.get("/metrics", "")?.body);
+            let time = series.get(SAMPLE_TIME).copied().unwrap_or_default();
+            if time > last {
+                (later, last) = (later + 1, time);
+            }
+            if later == 2 {
+                return Ok(series);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("no fresh sample within {PATIENCE:?}: {}", self.log())
+    }
+
+    fn sample_time(&self) -> Result<f64> {
+        let series = parse(&self.get("/metrics", "")?.body);
+        series.get(SAMPLE_TIME).copied().context("no sample yet")
+    }
+
+    /// One line of the agent-check, for the host or a scope.
+    pub fn agent_check(&self, scope: &str) -> Result<String> {
+        let addr = self.listening.get(1).context("not listening yet")?;
+        ask_agent(*addr, scope)
+    }
+
+    /// Runs a subcommand that asks it over its socket; its output and exit code.
+    pub fn ask(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
+        let mut command = Command::new(program("memsensor")?);
+        command.args(words).arg("--socket").arg(self.socket());
+        let out = command.output()?;
+        let said = [out.stdout, out.stderr].concat();
+        Ok((String::from_utf8_lossy(&said).into_owned(), out.status.code()))
+    }
+
+    /// `memsensor check`: its line and exit code.
+    pub fn check(&self, scope: &str) -> Result<(String, Option<i32>)> {
+        self.check_with(&["--scope", scope])
+    }
+
+    /// The same with `--fail-on`.
+    pub fn check_on(&self, scope: &str, fail_on: &str) -> Result<(String, Option<i32>)> {
+        self.check_with(&["--scope", scope, "--fail-on", fail_on])
+    }
+
+    fn check_with(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
+        let addr = self.listening.first().context("not listening yet")?;
+        let mut command = Command::new(program("memsensor")?);
+        command.args(["check", "--url", &format!("http://{addr}")]).args(words);
+        let out = command.output()?;
+        Ok((String::from_utf8_lossy(&out.stdout).trim().to_owned(), out.status.code()))
+    }
+
+    /// The events it kept, by `memsensor events --json`.
+    pub fn events(&self) -> Result<Vec<Event>> {
+        let out = Command::new(program("memsensor")?)
+            .args(["events", "--json", "--socket"])
+            .arg(self.socket())
+            .output()?;
+        if !out.status.success() {
+            bail!("memsensor events: {}", String::from_utf8_lossy(&out.stderr));
+        }
+        let lines = String::from_utf8(out.stdout)?;
+        lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// Waits until so many events pass the filter, and returns those.
+    pub fn wait_for_events(&self, n: usize, filter: impl Fn(&What) -> bool) -> Result<Vec<Event>> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut events = self.events()?;
+            events.retain(|e| filter(&e.what));
+            if events.len() >= n {
+                return Ok(events);
+            }
+            if Instant::now() > end {
+                bail!("{} of {n} events after {PATIENCE:?}: {events:#?}", events.len());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Stops it with a signal and waits for its end.
+    pub fn stop(&mut self, signal: rustix::process::Signal) -> Result<ExitStatus> {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)?;
+        Ok(self.child.wait()?)
+    }
+}
+
+type Said = Arc<Mutex<String>>;
+
+fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Said)> {
+    let mut child = Command::new(program("memsensor")?)
+        .args(["run", "--config"])
+        .arg(config)
+        .envs(env.iter().map(|(name, value)| (name, value)))
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .context("start memsensor")?;
+    let stderr = child.stderr.take().context("no stderr")?;
+    let log = Said::default();
+    let seen = Arc::clone(&log);
+    std::thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    Ok((child, log))
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+const SAMPLE_TIME: &str = "memsensor_last_sample_timestamp_seconds";
+
+/// What the agent-check at this address answers to a question, which may be none.
+pub fn ask_agent(addr: SocketAddr, question: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    if !question.is_empty() {
+        stream.write_all(question.as_bytes())?;
+        // The end of the question, also without that of the line.
+        stream.shutdown(Shutdown::Write)?;
+    }
+    let mut line = String::new();
+    stream.read_to_string(&mut line)?;
+    Ok(line)
+}
+
+/// An HTTP answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Head, lower-cased.
+    pub head: String,
+    /// Body.
+    pub body: String,
+}
+
+/// Asks over HTTP.
+pub fn get(addr: SocketAddr, path: &str, accept: &str) -> Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\n{accept}Connection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no end of head")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
+}
+
+/// Series and values of a text exposition.
+pub fn parse(text: &str) -> BTreeMap<String, f64> {
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+        .collect()
+}
+
+/// What a counter went up by; a series that is in neither is an error.
+pub fn delta(
+    before: &BTreeMap<String, f64>,
+    after: &BTreeMap<String, f64>,
+    series: &str,
+) -> Result<f64> {
+    let value = |map: &BTreeMap<String, f64>| {
+        map.get(series).copied().with_context(|| format!("no series {series}"))
+    };
+    Ok(value(after)? - value(before)?)
+}

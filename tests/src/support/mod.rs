@@ -1,0 +1,21 @@
+//! What tests and the lab share. It runs the real programs and reads what they return, but judges nothing.
+//!
+//! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing here imports
+//! [`crate::lab`].
+//!
+//! * [`daemon`], [`prometheus`]: those programs, started on free ports and queried.
+//! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.
+//! * [`counts`]: independent counts from vmstat and the kernel's trace.
+//! * [`open_loop`]: requests at a fixed rate.
+//! * [`alerting`], [`dashboards`], [`repository`]: shipped files, as tests need them.
+
+pub mod alerting;
+pub mod counts;
+pub mod daemon;
+pub mod dashboards;
+pub mod open_loop;
+pub mod prometheus;
+pub mod repository;
+pub mod scope;
+pub mod swap;
+pub mod undo;

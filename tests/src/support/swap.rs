@@ -1,0 +1,121 @@
+//! Swap on a loop device over a file, as fast as memory or as slow as a tired disk, for tests and
+//! benchmarks. It is gone again after us, whatever our end is.
+
+use std::{
+    fs::{self, File, Permissions},
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::support::{
+    scope::{MIB, Scope},
+    undo::Undo,
+};
+
+/// Swap of our own. Scopes that swap to it must be dropped before it: their limits would leave swapoff
+/// no memory to read their pages back into.
+#[derive(Debug)]
+pub struct Swap {
+    dir: PathBuf,
+    device: PathBuf,
+    /// Of who may only read slowly, on v1.
+    throttled: Option<PathBuf>,
+    undo: Undo,
+}
+
+impl Swap {
+    /// Makes it and puts it to use before any other swap of the machine. Needs root, the space on
+    /// disk, and util-linux.
+    pub fn new(mib: u64) -> Result<Self> {
+        // Not /tmp: it may be a tmpfs, and swap to that is no swap.
+        let dir = PathBuf::from(format!("/var/tmp/memsensor-swap-{}", std::process::id()));
+        let mut undo = Undo::new()?;
+        undo.later(r#"rm -rf "$1""#, &[&dir])?;
+        fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+        let file = dir.join("swap");
+        fill(&file, mib)?;
+        fs::set_permissions(&file, Permissions::from_mode(0o600))?;
+
+        undo.later(r#"losetup -j "$1" | cut -d: -f1 | xargs -r losetup -d"#, &[&file])?;
+        let looped = succeed(
+            Command::new("losetup").args(["--find", "--show"]).arg(&file),
+            "there must be a free loop device",
+        )?;
+        let device = PathBuf::from(looped.trim());
+        undo.later(r#"! grep -q "^$1 " /proc/swaps || swapoff "$1""#, &[&device])?;
+        succeed(Command::new("mkswap").arg(&device), "the kernel's log says why")?;
+        let mut swapon = Command::new("swapon");
+        succeed(swapon.args(["-p", "32767"]).arg(&device), "the kernel's log says why")?;
+        Ok(Self { dir, device, throttled: None, undo })
+    }
+
+    /// A directory of ours on the same disk, removed with the swap.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Lets who is in the scope read so many times a second from it, whatever the disk could: a tired
+    /// disk. Before anybody enters the scope.
+    pub fn slow(&mut self, scope: &mut Scope, reads_per_second: u32) -> Result<()> {
+        let name = self.device.file_name().context("a device has a name")?;
+        let number = Path::new("/sys/block").join(name).join("dev");
+        let number =
+            fs::read_to_string(&number).with_context(|| format!("read {}", number.display()))?;
+        self.throttle(scope, number.trim(), reads_per_second)
+    }
+
+    /// The same for the disk that [`dir`](Self::dir) is on, if that is on a whole one.
+    pub fn slow_disk(&mut self, scope: &mut Scope, reads_per_second: u32) -> Result<()> {
+        let device = fs::metadata(&self.dir)?.dev();
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        self.throttle(scope, &format!("{major}:{minor}"), reads_per_second)
+            .with_context(|| format!("{} must be on a disk without partitions", self.dir.display()))
+    }
+
+    fn throttle(&mut self, scope: &mut Scope, number: &str, reads_per_second: u32) -> Result<()> {
+        if !scope.is_v1() {
+            scope.enable("io")?;
+            return scope.write("io.max", &format!("{number} riops={reads_per_second}"));
+        }
+        let group = if let Some(group) = &self.throttled {
+            group.clone()
+        } else {
+            let group = scope.add_v1_group("blkio")?;
+            self.undo.remove_group(&group)?;
+            self.throttled.insert(group).clone()
+        };
+        let file = group.join("blkio.throttle.read_iops_device");
+        fs::write(&file, format!("{number} {reads_per_second}"))
+            .with_context(|| format!("write {}", file.display()))
+    }
+}
+
+/// Makes a file without holes (swap takes no others), clean, so that it can be reclaimed at once.
+pub fn fill(path: &Path, mib: u64) -> Result<()> {
+    let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    let chunk = vec![7u8; usize::try_from(MIB)?];
+    for _ in 0..mib {
+        file.write_all(&chunk).with_context(|| format!("fill {}", path.display()))?;
+    }
+    file.sync_all().with_context(|| format!("write {} to disk", path.display()))
+}
+
+/// A file that is on disk only: who reads it first is charged for it.
+pub fn cold(path: &Path, mib: u64) -> Result<()> {
+    fill(path, mib)?;
+    let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)
+        .with_context(|| format!("drop {} from memory", path.display()))
+}
+
+fn succeed(command: &mut Command, remedy: &str) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let out = command.output().with_context(|| format!("start {name} (install util-linux)"))?;
+    let said = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{name}: {}; {remedy}", said.trim());
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
