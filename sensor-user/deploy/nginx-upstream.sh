@@ -1,12 +1,12 @@
 #!/bin/sh
-# Asks the memsensor of each web server how much traffic it can take, and writes that as the servers of an
-# nginx upstream; reloads nginx when it changed. Runs on the balancer, as a service:
+# Polls memsensor on each web server, writes the servers of an nginx upstream with their weights, and reloads
+# nginx after a change. Runs on the load balancer, as a service:
 #
 #     nginx-upstream.sh /etc/nginx/memsensor-web.conf 192.0.2.11:8080 192.0.2.12:8080
 #
-# A server is HOST:PORT, or HOST:PORT@URL if its memsensor is not at http://HOST:9817; a scope is set by
-# MEMSENSOR_SCOPE. RELOAD is what to do after a change (default: nginx -t -q && nginx -s reload), EVERY how
-# many seconds to wait between questions (default: 1).
+# A server is HOST:PORT, or HOST:PORT@URL if its memsensor is not at http://HOST:9817. Environment variables:
+# MEMSENSOR_SCOPE selects a named scope, RELOAD is the command to run after a change (default:
+# nginx -t -q && nginx -s reload), EVERY is the number of seconds between polls (default: 1).
 set -eu
 [ $# -ge 2 ] || { echo "usage: $0 FILE HOST:PORT[@URL]..." >&2; exit 2; }
 file=$1
@@ -19,49 +19,52 @@ check() {
     memsensor check --url "$url" --scope "${MEMSENSOR_SCOPE:-}" --timeout 1s "$@"
 }
 
-# The weight in percent that memsensor says, or nothing if nobody answers: then nginx must find out itself.
+# Prints the weight in percent that memsensor reports, or nothing if it does not respond: then only
+# nginx's own max_fails decides about the server.
 weight() {
-    said=$(check "$1") || true
-    said=${said##*weight=}
-    case $said in [0-9]*%*) echo "${said%%%*}" ;; esac
+    output=$(check "$1") || true
+    output=${output##*weight=}
+    case $output in [0-9]*%*) echo "${output%%%*}" ;; esac
 }
 
-equal() {
+# Prints a server with the default weight.
+equal_weight() {
     echo "server ${1%@*} max_fails=2 fail_timeout=5s;"
 }
 
+# Prints the servers with their weights; fails if none of them takes traffic.
 servers() {
-    left=0
+    usable=0
     for server; do
         percent=$(weight "$server")
         case $percent in
             '') percent=100 ;;
             0) echo "server ${server%@*} down;"; continue ;;
         esac
-        left=1
-        # In steps of a quarter: each change is a reload.
+        usable=1
+        # Steps of 25 %, because each change is a reload.
         echo "server ${server%@*} weight=$(((percent + 24) / 25)) max_fails=2 fail_timeout=5s;"
     done
-    [ $left = 1 ] || return 1
+    [ $usable = 1 ] || return 1
 }
 
-# A spike of memory may hit every host at once, and a slow answer is better than none; but nobody is to
-# get what an operator has drained, as long as there is another.
+# A memory spike can hit every host at once, and a slow response is better than none: uses all servers except
+# those that an operator drained. Fails if all are drained.
 last_resort() {
-    left=0
+    usable=0
     for server; do
-        if check "$server" --fail-on maintenance >/dev/null; then
-            left=1
-            equal "$server"
+        if check "$server" --fail-on drained >/dev/null; then
+            usable=1
+            equal_weight "$server"
         else
             echo "server ${server%@*} down;"
         fi
     done
-    [ $left = 1 ] || return 1
+    [ $usable = 1 ] || return 1
 }
 
 all() {
-    for server; do equal "$server"; done
+    for server; do equal_weight "$server"; done
 }
 
 while :; do
@@ -69,7 +72,7 @@ while :; do
     if [ "$now" != "$(cat "$file" 2>/dev/null)" ]; then
         printf '%s\n' "$now" >"$file.new"
         mv "$file.new" "$file"
-        sh -c "${RELOAD:-nginx -t -q && nginx -s reload}" || echo "$0: the reload failed" >&2
+        sh -c "${RELOAD:-nginx -t -q && nginx -s reload}" || echo "$0: reload failed" >&2
     fi
     sleep "${EVERY:-1}"
 done

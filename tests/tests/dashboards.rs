@@ -1,6 +1,6 @@
 //! What can be said of the Grafana dashboards without Grafana, Prometheus or a kernel: they name only metrics and
 //! labels that there are, and say of each panel what it shows, in which unit, and what it means when it is empty.
-//! The README's table is taken for what there is; `readme.rs` holds it to the truth.
+//! The table in docs/metrics.md lists what exists; `docs.rs` compares it with the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,10 +23,10 @@ fn repository(file: &str) -> String {
     std::fs::read_to_string(&path).expect(file)
 }
 
-/// Labels by metric, as the README's table has them; a histogram by its series.
+/// Labels by metric, from the table in docs/metrics.md; a histogram by its series.
 fn metrics() -> BTreeMap<String, BTreeSet<String>> {
-    let readme = repository("README.md");
-    let table = readme.split("<!-- metrics:begin -->").nth(1).expect("a table");
+    let page = repository("docs/metrics.md");
+    let table = page.split("<!-- metrics:begin -->").nth(1).expect("a table");
     let table = table.split("<!-- metrics:end -->").next().expect("an end");
     let targets = || OF_TARGETS.map(str::to_owned);
     let mut metrics: BTreeMap<_, BTreeSet<_>> =
@@ -45,7 +45,7 @@ fn metrics() -> BTreeMap<String, BTreeSet<String>> {
             metrics.insert(name.to_owned(), labels);
         }
     }
-    assert!(metrics.len() > 60, "only {} metrics are in the README", metrics.len());
+    assert!(metrics.len() > 60, "only {} metrics are in docs/metrics.md", metrics.len());
     metrics
 }
 

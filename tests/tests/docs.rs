@@ -1,0 +1,349 @@
+//! The tables in `docs/metrics.md` and the schema of events match the code, and documents and alert
+//! rules name only metrics that exist. `UPDATE_README=1 cargo test -p sensor-tests --test docs`
+//! writes the generated parts. Links are checked in `links.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use sensor_ebpf::{
+    loss, probes,
+    spec::{Probe, Program, Row},
+};
+use sensor_user::{
+    cgroups::{Found, Report, Shown, Totals},
+    config::OnBlind,
+    deadlines::Deadlines,
+    events::{Event, Log},
+    identity::Identity,
+    kernel::{
+        load::{Coverage, ProbeState, ProgramState, State},
+        read::{Cost, Inside},
+    },
+    scopes::{HOST, Judged},
+    serve::{
+        askers::Askers, histogram::Buckets, maintenance::Maintenance, metrics::Renderer,
+        state::State as AppState,
+    },
+    snapshot::Snapshot,
+    verdict::{judge::Judge, pace::Settings, reading::Reading},
+    who::{Growth, Holder, Who},
+};
+
+/// Holds the tables of probes and of metrics.
+const METRICS_PAGE: &str = "docs/metrics.md";
+const SCHEMA: &str = "docs/event.schema.json";
+const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+
+/// Documents that name metrics, beside those in [`RULE_DIRECTORIES`].
+const DOCUMENTS: [&str; 4] =
+    ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "dashboards/README.md"];
+const RULE_DIRECTORIES: [&str; 4] =
+    ["docs", "docs/runbooks", "dashboards/rules", "dashboards/rules/tests"];
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(repository().join(file)).expect(file)
+}
+
+/// Writes a generated file with `UPDATE_README`, and otherwise compares it.
+fn assert_up_to_date(file: &str, generated: &str) {
+    if std::env::var_os("UPDATE_README").is_some() {
+        std::fs::write(repository().join(file), generated).expect(file);
+    } else {
+        assert!(
+            read(file) == generated,
+            "{file} is not up to date: UPDATE_README=1 cargo test -p sensor-tests --test docs"
+        );
+    }
+}
+
+/// `/metrics` of a host where every probe is attached and every label has a value.
+fn exposition() -> String {
+    Renderer::default().render(&complete_state())
+}
+
+fn complete_state() -> AppState {
+    AppState {
+        published: Arc::new(ArcSwapOption::from_pointee(complete_snapshot())),
+        coverage: Arc::new(complete_coverage()),
+        cgroups: Arc::new(ArcSwapOption::from_pointee(cgroup_report())),
+        buckets: Buckets::default(),
+        growing_processes: 5,
+        events: Arc::new(Log::new("")),
+        maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
+        policy: Arc::default(),
+        scopes: [HOST.to_owned()].into(),
+        stale_after: Duration::from_secs(5),
+        on_blind: OnBlind::Pass,
+        askers: Arc::new(Askers::new(0)),
+        unknown_scopes: Arc::default(),
+        deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
+    }
+}
+
+/// Every counter of every probe is 1.
+fn complete_snapshot() -> Snapshot {
+    let rows: Arc<Vec<Row>> =
+        Arc::new(vec![[1; sensor_ebpf::spec::ROW_WORDS]; probes::ALL.len() + 1]);
+    Snapshot {
+        taken_ns: 0,
+        taken_unix: 0.0,
+        rows: Arc::clone(&rows),
+        window_start: Arc::clone(&rows),
+        recent_start: rows,
+        tells_skipped: true,
+        inside: Inside::default(),
+        costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
+        stalls: BTreeMap::new(),
+        stall_clock: Arc::default(),
+        stall_clock_ns: None,
+        reclaim: Arc::default(),
+        scopes: vec![host_verdict()],
+        who: Some(Arc::new(memory_usage())),
+    }
+}
+
+fn complete_coverage() -> Coverage {
+    let enums = ["vmscan_throttle_state", "compact_result"];
+    Coverage {
+        probes: probes::ALL.iter().map(|probe| attached(probe)).collect(),
+        enums: enums.map(|e| (e, vec![Some("writeback".to_owned())])).into(),
+        senders: vec!["other".to_owned()],
+        map_bytes: BTreeMap::from([("EVENTS".to_owned(), 1)]),
+    }
+}
+
+fn attached(probe: &Probe) -> ProbeState {
+    let program = |program: &Program| ProgramState {
+        name: program.name,
+        event: program.event,
+        missing: None,
+        verified_instructions: None,
+    };
+    ProbeState {
+        name: probe.name,
+        state: State::Attached,
+        reason: String::new(),
+        programs: probe.programs.iter().map(program).collect(),
+    }
+}
+
+/// One process, which grows.
+fn memory_usage() -> Who {
+    let growth = Growth { minute_bytes: 1, ..Growth::default() };
+    let process = Holder { growth, minute_seconds: 1, ..Holder::default() };
+    Who { processes: vec![process], ..Who::default() }
+}
+
+/// One cgroup, with a value for every metric.
+fn cgroup_report() -> Report {
+    let some = |text: &str| Some(text.to_owned());
+    let identity = Identity {
+        unit: some("a.service"),
+        container: some("b"),
+        runtime: some("docker"),
+        pod: some("c"),
+        pod_name: None,
+    };
+    let found = Found {
+        memory_bytes: Some(1),
+        limit_bytes: Some(1),
+        swap_bytes: Some(1),
+        refaulted_bytes: Some(1),
+        limit_hits: Some(1),
+        pressure_ns: Some([1, 1]),
+    };
+    let mut totals = Totals { stall_ns: [1; 4], oom_kills: 1, reclaim: Some(Box::default()) };
+    totals.reclaim.iter_mut().for_each(|histograms| histograms[0][0] = 1);
+    let shown = Shown { path: "/a".into(), identity, totals, found };
+    Report { shown: vec![shown], ..Report::default() }
+}
+
+/// The verdict of a host with every signal, whose memory is exhausted within a minute.
+fn host_verdict() -> Judged {
+    let mut judge = Judge::new(Arc::default(), Settings::default());
+    let reading = |second: u64| Reading {
+        at_ns: second * 1_000_000_000,
+        some_ns: Some(0),
+        full_ns: Some(0),
+        before: None,
+        io_full_ns: Some(0),
+        stall_ns: Some(0),
+        refaulted_bytes: Some(0),
+        swapped_in_bytes: Some(0),
+        swapped_out_bytes: Some(0),
+        scanned_pages: Some(0),
+        reclaimed_pages: Some(0),
+        oom_kills: Some(0),
+        total_bytes: Some(1 << 30),
+        unused_bytes: Some(1),
+        available_bytes: Some((120 - second) << 20),
+        swap_free_bytes: Some(0),
+        above_low_bytes: Some(0),
+        priority: Some(12),
+        no_progress: Some(0),
+    };
+    let verdict = (1..60).map(|second| judge.judge(reading(second))).last().expect("some");
+    Judged { scope: HOST.into(), reading: reading(60), verdict, blind: None }
+}
+
+struct Family {
+    kind: String,
+    help: String,
+    labels: BTreeSet<String>,
+}
+
+/// Metric families by the name that queries use.
+fn families(exposition: &str) -> BTreeMap<String, Family> {
+    let mut families = BTreeMap::new();
+    let mut last = String::new();
+    let mut help = "";
+    for line in exposition.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').expect("a help").1;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            let suffix = match kind {
+                "counter" => "_total",
+                "info" => "_info",
+                _ => "",
+            };
+            last = format!("{name}{suffix}");
+            let family =
+                Family { kind: kind.to_owned(), help: help.to_owned(), labels: BTreeSet::new() };
+            families.insert(last.clone(), family);
+        } else if !line.starts_with('#')
+            && let Some((_, labels)) = line.split_once('{')
+        {
+            let keys = labels.split("=\"").filter_map(|part| part.rsplit([',', '{', '"']).next());
+            let keys = keys.filter(|k| !k.is_empty() && *k != "le" && !k.contains('}'));
+            let family = families.get_mut(&last).expect("a family");
+            family.labels.extend(keys.map(str::to_owned));
+        }
+    }
+    families
+}
+
+fn metrics_table(families: &BTreeMap<String, Family>) -> String {
+    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for (name, family) in families.iter().filter(|(n, _)| n.starts_with("memsensor_")) {
+        let labels: Vec<_> = family.labels.iter().map(|l| format!("`{l}`")).collect();
+        writeln!(table, "| `{name}` | {} | {} | {} |", family.kind, labels.join(", "), family.help)
+            .expect("a String");
+    }
+    table
+}
+
+fn probes_table() -> String {
+    let mut table = "| probe | kernel events | what it sees |\n|---|---|---|\n".to_owned();
+    for probe in probes::ALL {
+        let events: BTreeSet<_> = probe.programs.iter().map(|p| format!("`{}`", p.event)).collect();
+        let events: Vec<_> = events.into_iter().collect();
+        writeln!(table, "| {} | {} | {} |", probe.name, events.join(", "), probe.about)
+            .expect("a String");
+    }
+    table
+}
+
+/// The document with another text between the markers of a section.
+fn with_section(document: &str, name: &str, body: &str) -> String {
+    let (begin, end) = (format!("<!-- {name}:begin -->\n"), format!("<!-- {name}:end -->"));
+    let (before, rest) = document.split_once(&begin).expect("a begin marker");
+    let (_, after) = rest.split_once(&end).expect("an end marker");
+    format!("{before}{begin}{body}{end}{after}")
+}
+
+/// Files that may name metrics, relative to the repository.
+fn files_that_name_metrics() -> Vec<String> {
+    let mut files: Vec<_> = DOCUMENTS.map(str::to_owned).into();
+    for directory in RULE_DIRECTORIES {
+        for entry in std::fs::read_dir(repository().join(directory)).expect(directory) {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|e| e == "md" || e == "yaml") {
+                let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+                files.push(format!("{directory}/{name}"));
+            }
+        }
+    }
+    files
+}
+
+/// Names of metrics in a text. The Datadog Agent's rules name counters without their `_total`.
+fn metric_names(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.starts_with("memsensor_") && *word != "memsensor_")
+}
+
+fn is_known(families: &BTreeMap<String, Family>, name: &str) -> bool {
+    let is_histogram = |name: &str| families.get(name).is_some_and(|f| f.kind == "histogram");
+    let mut histograms =
+        ["_bucket", "_sum", "_count"].iter().filter_map(|suffix| name.strip_suffix(suffix));
+    families.contains_key(name)
+        || histograms.any(is_histogram)
+        || families.contains_key(&format!("{name}_total"))
+}
+
+#[test]
+fn the_event_schema_is_up_to_date() {
+    let schema = schemars::schema_for!(Event);
+    let generated = serde_json::to_string_pretty(&schema).expect("JSON") + "\n";
+    assert_up_to_date(SCHEMA, &generated);
+}
+
+#[test]
+fn the_tables_of_metrics_and_probes_are_up_to_date() {
+    let page = read(METRICS_PAGE);
+    let generated = with_section(&page, "probes", &probes_table());
+    let generated = with_section(&generated, "metrics", &metrics_table(&families(&exposition())));
+    assert_up_to_date(METRICS_PAGE, &generated);
+}
+
+/// Otherwise its labels are missing in the table: a family without a sample has a HELP only.
+#[test]
+fn the_complete_host_has_a_sample_of_every_metric() {
+    let exposition = exposition();
+    let samples: BTreeSet<_> = exposition
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    for (name, family) in families(&exposition) {
+        let sample = if family.kind == "histogram" { format!("{name}_count") } else { name };
+        assert!(samples.contains(sample.as_str()), "{sample} has no sample");
+    }
+}
+
+#[test]
+fn troubleshooting_explains_every_reason_of_lost_events() {
+    let page = read(TROUBLESHOOTING);
+    let (_, table) = page.split_once("\n## Lost events\n").expect("a heading");
+    let explained: BTreeSet<_> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(reason, _)| reason)
+        .collect();
+    assert_eq!(explained, BTreeSet::from(loss::REASONS));
+}
+
+#[test]
+fn documents_and_rules_name_only_metrics_that_exist() {
+    let families = families(&exposition());
+    let mut checked = 0;
+    for file in files_that_name_metrics() {
+        for name in metric_names(&read(&file)) {
+            assert!(is_known(&families, name), "{file} names {name}, which does not exist");
+            checked += 1;
+        }
+    }
+    assert!(checked > 30, "only {checked} names were checked");
+    assert!(!is_known(&families, "memsensor_gone_total"));
+}
