@@ -65,10 +65,8 @@ def vector_condition():
 
 
 def known():
-    """The metrics of the generated table, with the series of histograms."""
-    files = [REPOSITORY / 'docs/metrics.md', REPOSITORY / 'README.md']
-    texts = [file.read_text() for file in files if file.exists()]
-    [text] = [text for text in texts if '<!-- metrics:begin -->' in text]
+    """The metrics of the generated table in docs/metrics.md, with the series of histograms."""
+    text = (REPOSITORY / 'docs/metrics.md').read_text()
     rows = text.split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0]
     names = dict(re.findall(r'^\| `(\w+)` \| (\w+) ', rows, re.M))
     histograms = {name for name, kind in names.items() if kind == 'histogram'}

@@ -1,5 +1,5 @@
-//! The Grafana dashboards as tests need them: what they ask Prometheus, and with what in place of their
-//! variables. It knows nothing of how they look, and asks nothing itself.
+//! The queries of the Grafana dashboards, and their variables. Not the appearance of panels, and no
+//! connection to Prometheus.
 
 use std::{
     fs,
@@ -9,41 +9,43 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// The dashboards, by the names of their files.
+use super::promql::{is_of_name, selectors};
+
+/// The names of the dashboards, without `.json`.
 pub const NAMES: [&str; 4] = ["fleet", "host", "incident", "sensor"];
 
-/// Where they are, sources included.
+/// The directory of the dashboards and their sources.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards/grafana")
 }
 
-/// What is asked, and by whom.
+/// A query of a dashboard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// The dashboard and what in it asks: `host / PSI of the scope / A`.
+    /// The dashboard, the panel and the letter of the query: `host / PSI of the scope / A`.
     pub place: String,
-    /// The panel's number in its dashboard; none for a variable or an annotation.
+    /// The id of the panel; none for a variable or an annotation.
     pub panel: Option<u64>,
-    /// The query's letter in its panel.
+    /// The letter of the query in its panel.
     pub letter: String,
-    /// The expression, with variables; for a variable, the series whose labels it takes.
+    /// The expression, with dashboard variables. For a variable: the series with its values.
     pub expression: String,
-    /// What series are called, with labels as `{{label}}`; or the label that a variable takes.
+    /// The legend with labels as `{{label}}`. For a variable: its label in this form.
     pub legend: String,
-    /// Whether it asks for one moment, or for a time range.
+    /// Whether it is an instant query, not a range query.
     pub instant: bool,
-    /// Whether exemplars are wanted.
+    /// Whether it requests exemplars.
     pub exemplars: bool,
 }
 
-/// A dashboard's file.
+/// The JSON of a dashboard.
 pub fn read(name: &str) -> Result<Value> {
     let path = directory().join(format!("{name}.json"));
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))
+    serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
-/// All that a dashboard asks: panels, variables, annotations.
+/// All queries of a dashboard: of panels, variables and annotations.
 pub fn queries(name: &str) -> Result<Vec<Query>> {
     let board = read(name)?;
     let mut queries = Vec::new();
@@ -63,10 +65,10 @@ pub fn queries(name: &str) -> Result<Vec<Query>> {
     }
     for variable in list(&board["templating"]["list"]).iter().filter(|v| v["type"] == "query") {
         let query = text(&variable["query"]["query"]);
-        let of = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')'));
-        let (series, label) = of
-            .and_then(|of| of.rsplit_once(", "))
-            .with_context(|| format!("{name}: a variable asks {query}"))?;
+        let arguments = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')'));
+        let (series, label) = arguments
+            .and_then(|arguments| arguments.rsplit_once(", "))
+            .with_context(|| format!("{name}: a variable has the query {query}"))?;
         queries.push(Query {
             place: format!("{name} / variable {}", text(&variable["name"])),
             legend: format!("{{{{{label}}}}}"),
@@ -81,7 +83,7 @@ pub fn queries(name: &str) -> Result<Vec<Query>> {
             ..other(&text(&annotation["expr"]), false)
         });
     }
-    ensure!(queries.iter().all(|q| !q.expression.is_empty()), "{name}: a query asks nothing");
+    ensure!(queries.iter().all(|q| !q.expression.is_empty()), "{name}: a query is empty");
     Ok(queries)
 }
 
@@ -91,7 +93,7 @@ fn other(expression: &str, instant: bool) -> Query {
     Query { place, panel: None, letter, expression, legend, instant, exemplars: false }
 }
 
-/// Empty for what is not there.
+/// The elements of an array; none if it is not an array.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -101,40 +103,37 @@ fn text(value: &Value) -> String {
 }
 
 impl Query {
-    /// The expression as Grafana would send it, with these in place of the variables (without their `$`).
-    /// One that is left is an error.
+    /// The expression with values for the variables (named without `$`), as Grafana sends it.
+    /// A variable without a value is an error.
     pub fn with(&self, variables: &[(&str, &str)]) -> Result<String> {
         let mut expression = self.expression.clone();
         for (name, value) in variables {
             expression = expression.replace(&format!("${name}"), value);
         }
-        ensure!(!expression.contains('$'), "{}: a variable is left in {expression}", self.place);
+        ensure!(
+            !expression.contains('$'),
+            "{}: a variable has no value in {expression}",
+            self.place
+        );
         Ok(expression)
     }
 
-    /// The labels that the legend names.
+    /// The labels in the legend.
     pub fn legend_labels(&self) -> impl Iterator<Item = &str> {
         self.legend.split("{{").skip(1).filter_map(|part| Some(part.split_once("}}")?.0.trim()))
     }
 
-    /// Every metric that it names, with the labels of its selector. Relies on ours being written out:
-    /// `name{label="value",...}`.
+    /// The metrics of the expression, with the labels of their selectors. Braces are required,
+    /// except for an expression that is only a name (a variable).
     pub fn selectors(&self) -> Vec<(&str, Vec<&str>)> {
-        let text = self.expression.as_str();
-        if text.chars().all(is_of_name) {
-            return vec![(text, Vec::new())];
+        if self.expression.chars().all(is_of_name) {
+            return vec![(&self.expression, Vec::new())];
         }
-        let ends = text.match_indices('{').map(|(at, _)| at);
-        ends.map(|at| {
-            let name = text[..at].rsplit(|c: char| !is_of_name(c)).next().unwrap_or_default();
-            let inside = text[at + 1..].split('}').next().unwrap_or_default();
-            let labels = inside.split("\",").map(|part| part.split(['=', '!']).next());
-            (name, labels.flatten().filter(|l| !l.is_empty()).collect())
-        })
-        .collect()
+        let selectors = selectors(&self.expression).into_iter();
+        selectors.map(|s| (s.metric, s.matchers.iter().map(|m| m.label).collect())).collect()
     }
 
-    /// Labels that it keeps or drops: `by (...)`, `without (...)`, `on (...)`.
+    /// The labels in `by (...)`, `without (...)` and `on (...)`.
     pub fn grouping_labels(&self) -> Vec<&str> {
         let text = self.expression.as_str();
         ["by (", "without (", "on ("]
@@ -146,34 +145,31 @@ impl Query {
     }
 }
 
-fn is_of_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asks(expression: &str) -> Query {
+    fn query(expression: &str) -> Query {
         Query { legend: "{{a}} of {{ b }}".into(), ..other(expression, true) }
     }
 
     #[test]
     fn metrics_and_labels_of_an_expression_are_found() {
-        let query = asks(
-            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__rate_interval])) / on (c) y_z{}",
+        let found = query(
+            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__rate_interval])) / \
+             on (c) y_z{}",
         );
-        assert_eq!(query.selectors(), [("x_total", vec!["job", "a"]), ("y_z", vec![])]);
-        assert_eq!(query.grouping_labels(), ["a", "le", "c"]);
-        assert_eq!(asks("x_info").selectors(), [("x_info", vec![])]);
-        assert_eq!(query.legend_labels().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(found.selectors(), [("x_total", vec!["job", "a"]), ("y_z", vec![])]);
+        assert_eq!(found.grouping_labels(), ["a", "le", "c"]);
+        assert_eq!(query("x_info").selectors(), [("x_info", vec![])]);
+        assert_eq!(found.legend_labels().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
-    fn a_variable_that_nobody_knows_is_an_error() {
-        let query = asks("x{job=\"$job\"}[$__range]");
-        let told = query.with(&[("job", "j"), ("__range", "1h")]);
-        assert_eq!(told.ok().as_deref(), Some("x{job=\"j\"}[1h]"));
-        assert!(query.with(&[("job", "j")]).is_err());
+    fn a_variable_without_a_value_is_an_error() {
+        let found = query("x{job=\"$job\"}[$__range]");
+        let replaced = found.with(&[("job", "j"), ("__range", "1h")]);
+        assert_eq!(replaced.ok().as_deref(), Some("x{job=\"j\"}[1h]"));
+        assert!(found.with(&[("job", "j")]).is_err());
     }
 }

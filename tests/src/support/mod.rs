@@ -1,20 +1,24 @@
-//! What tests and the lab share. It runs the real programs and reads what they return, but judges nothing.
+//! What tests and the lab share. It runs the real programs and reads what they return, but judges
+//! nothing.
 //!
-//! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing here imports
-//! [`crate::lab`].
+//! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing
+//! here imports [`crate::lab`].
 //!
 //! * [`daemon`], [`prometheus`]: those programs, started on free ports and queried.
 //! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`repository`]: shipped files, as tests need them.
+//! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may use.
 
 pub mod alerting;
 pub mod counts;
 pub mod daemon;
 pub mod dashboards;
+pub mod metrics_table;
 pub mod open_loop;
 pub mod prometheus;
+pub mod promql;
 pub mod repository;
 pub mod scope;
 pub mod swap;

@@ -24,20 +24,20 @@ sys.modules['datadog_checks'].__path__.append(str(ROOT / 'datadog_checks'))
 EXPOSITION = Path(__file__).parent / 'fixtures' / 'metrics.txt'
 
 
-def states(exposition):
-    """The values of the label `state` of `memsensor_state`."""
-    return re.findall(r'^memsensor_state\{.*state="(\w+)"', exposition, re.M)
+def label_values(metric, label, exposition=None):
+    """The values of a label in an exposition, by default the recorded one."""
+    exposition = EXPOSITION.read_text() if exposition is None else exposition
+    return tuple(dict.fromkeys(re.findall(rf'^{metric}\{{(?:.*,)?{label}="([^"]+)"', exposition, re.M)))
 
 
-# Of the recorded sensor. `test_live.py` compares them with those of the running sensor.
-STATES = tuple(dict.fromkeys(states(EXPOSITION.read_text())))
+# `test_live.py` compares the recorded values with those of the running sensor.
+STATES = label_values('memsensor_state', 'state')
+OOM_TYPES = label_values('memsensor_oom_kills_total', 'type')
 
 
 def metrics_table():
     """The generated table of the sensor's metrics, in docs/metrics.md."""
-    files = [REPOSITORY / 'docs/metrics.md', REPOSITORY / 'README.md']
-    texts = [file.read_text() for file in files if file.exists()]
-    [text] = [text for text in texts if '<!-- metrics:begin -->' in text]
+    text = (REPOSITORY / 'docs/metrics.md').read_text()
     return text.split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0].strip()
 
 

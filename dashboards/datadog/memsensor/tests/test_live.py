@@ -8,7 +8,7 @@ import urllib.request
 
 import pytest
 import yaml
-from conftest import REPOSITORY, STATES, contexts, states
+from conftest import REPOSITORY, contexts, label_values
 
 from datadog_checks.memsensor import kills, metrics, readiness
 
@@ -81,9 +81,21 @@ def test_a_ready_host_sends_less_than_100_series(run):
     assert -1 < age.value < 5
 
 
-def test_the_states_are_those_of_the_recording(sensor):
+@pytest.mark.parametrize(
+    'metric, label',
+    [
+        ('memsensor_state', 'state'),
+        ('memsensor_state_transitions_total', 'from'),
+        ('memsensor_state_transitions_total', 'to'),
+        ('memsensor_oom_kills_total', 'type'),
+        ('memsensor_kill_signals_total', 'sender'),
+    ],
+)
+def test_the_recording_has_the_label_values_of_the_sensor(sensor, metric, label):
+    """Other tests compare queries in rules and dashboards with the recording."""
     with urllib.request.urlopen(f'{sensor.url}/metrics', timeout=5) as response:
-        assert set(states(response.read().decode())) == set(STATES)
+        running = label_values(metric, label, response.read().decode())
+    assert running and set(running) == set(label_values(metric, label))
 
 
 def test_every_group_sends_its_metrics(run):

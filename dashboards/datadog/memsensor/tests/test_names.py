@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from conftest import EXPOSITION, REPOSITORY, ROOT, STATES, contexts, metrics_table
+from conftest import EXPOSITION, OOM_TYPES, REPOSITORY, ROOT, STATES, contexts, metrics_table
 
 from datadog_checks.memsensor import metrics
 
@@ -18,7 +18,6 @@ DESCRIPTIONS = {
 }
 SUFFIXES = {'counter': ['.count'], 'gauge': [''], 'histogram': ['.sum', '.count']}
 HISTOGRAM = {'.sum': '; sum', '.count': '; number of observations'}
-OOM_TYPES = re.findall(r'^memsensor_oom_kills_total\{type="(\w+)"', EXPOSITION.read_text(), re.M)
 ASSETS = sorted([*ROOT.glob('assets/dashboards/*.json'), *ROOT.glob('assets/monitors/*.json')])
 
 

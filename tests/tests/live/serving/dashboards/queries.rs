@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    lab::dashboards::{ScenarioRun, Pace, run},
+    lab::dashboards::{Pace, ScenarioRun, run},
     support::{
         daemon::parse,
         dashboards::{NAMES, Query, list, queries},
@@ -28,7 +28,7 @@ use Reason::{Absent, Whole, Zero};
 const EMPTY: &[(&str, Reason)] = &[
     // Where the kernel has no kprobes, or forbids programs at functions.
     ("Failed allocations / A", Absent("memsensor_alloc_failures_total")),
-    ("Put to sleep / B", Absent("memsensor_pfmemalloc_throttle_seconds_total")),
+    ("Throttling / B", Absent("memsensor_pfmemalloc_throttle_seconds_total")),
     // Who has nothing in swap, of a machine without any.
     ("Cgroups, the largest first / C", Absent("memsensor_cgroup_swap_bytes")),
     // The machine itself is left alone: nothing makes it reclaim or compact.
@@ -39,7 +39,7 @@ const EMPTY: &[(&str, Reason)] = &[
     ("Slowest compaction / A", Zero("memsensor_compaction_stall_seconds_count")),
     ("Slowest compaction / B", Zero("memsensor_compaction_stall_seconds_count")),
     ("Compaction / A", Zero("memsensor_compaction_results_total")),
-    ("Lost, by reason / A", Zero("memsensor_events_lost_total")),
+    ("Lost events, by reason / A", Zero("memsensor_events_lost_total")),
     // A kernel that lets all of them be attached.
     ("Programs not attached / A", Whole),
     ("Probes not fully attached / A", Whole),
