@@ -1,8 +1,10 @@
 //! Code for the tests of memsensor and for its measurements.
 //!
-//! * [`support`]: cgroups, swap, the daemon and Prometheus as tests start them, and independent counts.
+//! * [`support`]: cgroups, swap, the daemon and Prometheus as tests start them, and independent
+//!   counts.
 //! * [`lab`]: measurements, which build on `support`. `support` never imports `lab`.
-//! * `bin/`: the programs of the lab; `hog`, the workload of all tests; `trim-btf`, which makes fixtures.
+//! * `bin/`: the programs of the lab; `hog`, the workload of all tests; `trim-btf`, which makes
+//!   fixtures.
 
 pub mod lab;
 pub mod support;

@@ -1,14 +1,13 @@
-//! What memsensor's programs cost on this machine, as Markdown. `cargo xtask bench probes` builds
-//! and runs it; it needs root, two minutes, and a machine with nothing else to do.
-//!
-//! It compares with nothing but itself: whether a figure is good is for who reads it.
+//! Measures the cost of memsensor's BPF programs on this machine, as Markdown. `cargo xtask bench
+//! probes` builds and runs it; it needs root, two minutes, and an idle machine. It sets no
+//! thresholds.
 
 use std::{fmt::Write as _, io::IsTerminal as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use sensor_tests::lab::bench::{
     arena::Arena,
-    hot, attached,
+    attached, hot,
     slowdown::{self, Slowdown},
     table,
     work::{self, Load},
@@ -26,12 +25,12 @@ fn run() -> Result<()> {
     match args[..] {
         [] => bench(ROUNDS),
         ["processes"] => show_processes(ROUNDS),
-        [ref what @ .., "--rounds", n] => match (what, n.parse()) {
+        [ref command @ .., "--rounds", n] => match (command, n.parse()) {
             ([], Ok(n @ 1..)) => bench(n),
             (["processes"], Ok(n @ 1..)) => show_processes(n),
             _ => bail!("cannot do {args:?}: --rounds takes a number from 1"),
         },
-        // Our own child, in its cgroup.
+        // The child process, in its cgroup.
         ["work", load, mib, passes, file] => {
             let load = Load::ALL.into_iter().find(|l| l.name() == load);
             let load = load.context("the workload is anon or file")?;
@@ -45,21 +44,21 @@ fn run() -> Result<()> {
 }
 
 fn show_processes(rounds: u32) -> Result<()> {
-    say("a pass over the processes");
+    report("scan of the processes");
     print!("{}", table::run(rounds)?);
     Ok(())
 }
 
 fn bench(rounds: u32) -> Result<()> {
-    say("each program by hand");
+    report("each program by hand");
     let hot = hot::run(rounds)?;
-    say("swap and a cgroup to thrash");
+    report("making swap and a cgroup");
     let arena = Arena::new()?;
     let (mut attached, mut slow) = (Vec::new(), Vec::new());
     for load in Load::ALL {
-        say(&format!("{} thrash, cost per event", load.name()));
+        report(&format!("{} thrash, cost per event", load.name()));
         attached.extend(attached::run(&arena, load, attached_rounds(rounds), load.passes())?);
-        say(&format!("{} thrash, with and without", load.name()));
+        report(&format!("{} thrash, with and without", load.name()));
         slow.push(slowdown::run(&arena, load, rounds, load.passes())?);
     }
     drop(arena);
@@ -67,44 +66,54 @@ fn bench(rounds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Each of these is two thrashes: one with memsensor, one with the empty program.
+/// Each round is two thrashes: one with memsensor, one with the empty program.
 fn attached_rounds(rounds: u32) -> u32 {
     rounds.div_ceil(2)
 }
 
-/// Progress, for who waits at a terminal.
-fn say(what: &str) {
+/// Prints progress on a terminal.
+fn report(step: &str) {
     if std::io::stderr().is_terminal() {
-        eprintln!("bench-probes: {what} ...");
+        eprintln!("bench-probes: {step} ...");
     }
 }
 
-fn table(rounds: u32, hot: &[hot::Cost], attached: &[attached::Cost], slow: &[Slowdown]) -> Result<String> {
-    let mut out = String::new();
-    writeln!(
-        out,
-        "{}; medians of {rounds} rounds by hand, of {} in the thrash.\n",
+fn table(
+    rounds: u32,
+    hot: &[hot::Cost],
+    attached: &[attached::Cost],
+    slow: &[Slowdown],
+) -> Result<String> {
+    let mut out = format!(
+        "{}; medians of {rounds} rounds by hand, of {} in the thrash.\n\n\
+         Per event, by the kernel's BPF statistics. Every figure includes their two clock reads; \
+         \"over empty\" excludes them and the cost of calling any program.\n\n",
         machine()?,
         attached_rounds(rounds)
-    )?;
-    writeln!(
-        out,
-        "Per event, by the kernel's own BPF statistics. The two clock reads that take them are in \
-         every figure; \"over empty\" is without them and without what calling any program costs.\n"
-    )?;
-    writeln!(out, "| by hand, caches warm | ns per event | over empty |")?;
-    writeln!(out, "|---|---:|---:|")?;
-    for cost in hot {
+    );
+    out += &hot_table(hot)?;
+    out += &attached_table(attached)?;
+    out += &slowdown_table(slow)?;
+    Ok(out)
+}
+
+fn hot_table(costs: &[hot::Cost]) -> Result<String> {
+    let mut out =
+        String::from("| by hand, caches warm | ns per event | over empty |\n|---|---:|---:|\n");
+    for cost in costs {
         let over =
             if cost.program == "empty" { String::new() } else { format!("{:.0}", cost.over_empty) };
         writeln!(out, "| `{}` | {:.0} | {over} |", cost.program, cost.ns)?;
     }
-    writeln!(
-        out,
-        "\n| in a real memcg thrash | events | ns per event | empty there | over empty |"
-    )?;
-    writeln!(out, "|---|---:|---:|---:|---:|")?;
-    for cost in attached {
+    Ok(out)
+}
+
+fn attached_table(costs: &[attached::Cost]) -> Result<String> {
+    let mut out = String::from(
+        "\n| in a real memcg thrash | events | ns per event | empty program | over empty |\n\
+         |---|---:|---:|---:|---:|\n",
+    );
+    for cost in costs {
         let (load, over) = (cost.load.name(), cost.ns - cost.empty);
         writeln!(
             out,
@@ -112,16 +121,23 @@ fn table(rounds: u32, hot: &[hot::Cost], attached: &[attached::Cost], slow: &[Sl
             cost.program, cost.events, cost.ns, cost.empty
         )?;
     }
-    writeln!(
-        out,
-        "\n| the thrash itself | pairs | s per run | with : without | 95 % interval | |"
-    )?;
-    writeln!(out, "|---|---:|---:|---:|---:|---|")?;
-    for s in slow {
-        let interval = s.interval.map_or(String::new(), |(a, b)| format!("{a:.3} to {b:.3}"));
-        let Slowdown { pairs, seconds, ratio, .. } = s;
-        let (load, verdict) = (s.load.name(), s.verdict());
-        writeln!(out, "| {load} | {pairs} | {seconds:.2} | {ratio:.3} | {interval} | {verdict} |")?;
+    Ok(out)
+}
+
+fn slowdown_table(slowdowns: &[Slowdown]) -> Result<String> {
+    let mut out = String::from(
+        "\n| slowdown of the thrash | pairs | s per run | with / without | 95 % interval | |\n\
+         |---|---:|---:|---:|---:|---|\n",
+    );
+    for slowdown in slowdowns {
+        let Slowdown { pairs, seconds, ratio, .. } = slowdown;
+        let interval =
+            slowdown.interval.map_or(String::new(), |(a, b)| format!("{a:.3} to {b:.3}"));
+        let (load, conclusion) = (slowdown.load.name(), slowdown.conclusion());
+        writeln!(
+            out,
+            "| {load} | {pairs} | {seconds:.2} | {ratio:.3} | {interval} | {conclusion} |"
+        )?;
     }
     Ok(out)
 }
@@ -129,7 +145,7 @@ fn table(rounds: u32, hot: &[hot::Cost], attached: &[attached::Cost], slow: &[Sl
 fn machine() -> Result<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo").context("read /proc/cpuinfo")?;
     let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
-    // The version; what a vendor appends says nothing to others.
+    // The version, without the vendor's suffix.
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let kernel = release.split('-').next().unwrap_or(&release);
     let cpus = std::thread::available_parallelism()?;

@@ -1,5 +1,6 @@
-//! Measures what a fleet of hosts with memsensor asks of Prometheus and of VictoriaMetrics. `cargo xtask fleet`
-//! builds and runs it; it needs root for the one real sensor. The tables go to stdout.
+//! Measures the resources that Prometheus and VictoriaMetrics need for a fleet of hosts with
+//! memsensor. `cargo xtask fleet` builds and runs it; it needs root for the one real sensor. Prints
+//! the tables to stdout.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -28,11 +29,11 @@ fn start() -> Result<()> {
             _ => bail!(USAGE),
         }
     }
-    let mut found = Vec::new();
+    let mut results = Vec::new();
     for hosts in fleets {
         eprintln!("{hosts} hosts for {minutes} minutes");
-        found.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
+        results.push(run::run(hosts, Duration::from_mins(minutes), &rules)?);
     }
-    print!("{}", table::tables(&found));
+    print!("{}", table::tables(&results));
     Ok(())
 }

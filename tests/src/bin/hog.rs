@@ -1,17 +1,16 @@
-//! A bounded workload for tests: does one thing to memory, never more than it was told to.
+//! A bounded workload for tests: one memory access pattern, with a given size.
 //!
-//! `hog anon MIB [THEN]` touches so many MiB of anonymous memory, then: `exit` (the default),
-//! `hold` (sleep for a minute), `loop SECONDS` (touch all of it again and again).
-//! `hog leak MIB RATE` takes RATE MiB more each second until it has so many, and uses all that it has
-//! again and again.
-//! `hog file PATH MIB PASSES` reads or writes a file of so many MiB, so many times.
-//! `hog forks N MIB` starts N children that hold MIB each, then waits for them.
-//! `hog threads N MIB` holds MIB from each of N threads.
-//! `hog spawn MIB FIFO` holds MIB and spawns a child that opens FIFO to read before it calls exec.
+//! `hog anon MIB [THEN]` touches MIB of anonymous memory, then: `exit` (the default), `hold` (sleep
+//! for a minute), `loop SECONDS` (touch all of it repeatedly).
+//! `hog leak MIB RATE` allocates RATE MiB per second up to MIB, and touches all of it repeatedly.
+//! `hog file PATH MIB PASSES` makes a file of MIB if necessary, and reads it PASSES times.
+//! `hog forks N MIB` starts N children that hold MIB each, and waits for them.
+//! `hog threads N MIB` holds MIB in each of N threads.
+//! `hog spawn MIB FIFO` holds MIB and spawns a child that opens FIFO for reading before exec.
 //! `hog kill PID` sends SIGKILL.
 //!
-//! `--comm-hex HEX` first takes a thread name of any bytes, `--adj N` an oom_score_adj, and
-//! `--wait` waits for a line on stdin before it begins.
+//! `--comm-hex HEX` sets a thread name of any bytes, `--adj N` the oom_score_adj, and `--wait`
+//! waits for a line on stdin before it begins.
 
 use std::{
     ffi::CString,
@@ -66,7 +65,7 @@ fn run() -> Result<()> {
             let pid = rustix::process::Pid::from_raw(pid.parse()?).context("pid 0")?;
             Ok(rustix::process::kill_process(pid, rustix::process::Signal::KILL)?)
         }
-        _ => bail!("cannot do {args:?}"),
+        _ => bail!("unknown arguments {args:?}"),
     }
 }
 
@@ -87,7 +86,7 @@ fn anon(mib: usize, then: impl FnOnce(&mut [u8])) -> Result<()> {
 
 fn touch(memory: &mut [u8]) {
     for page in memory.chunks_mut(PAGE) {
-        // A different byte each time, or it would be one write and the page could stay clean.
+        // A different byte each time: the page must become dirty.
         page[0] = page[0].wrapping_add(1);
     }
 }
@@ -107,13 +106,13 @@ fn hold() {
 }
 
 fn leak(mib: usize, rate: usize) -> Result<()> {
-    // Ten small steps a second, and all in one allocation: the kernel gives pages as they are touched.
+    // Ten steps per second in one allocation: the kernel allocates pages when they are touched.
     let mut memory = vec![0u8; mib * MIB];
     let started = Instant::now();
     let mut step = 1;
     loop {
-        let has = (step * rate * MIB / 10).min(memory.len());
-        touch(&mut memory[..has]);
+        let used = (step * rate * MIB / 10).min(memory.len());
+        touch(&mut memory[..used]);
         step += 1;
         let next = Duration::from_millis(100 * u64::try_from(step)?);
         std::thread::sleep(next.saturating_sub(started.elapsed()));
@@ -128,7 +127,7 @@ fn file(path: &str, mib: usize, passes: usize) -> Result<()> {
         for _ in 0..mib {
             out.write_all(&chunk)?;
         }
-        // Clean pages can be reclaimed without waiting for the disk.
+        // Clean pages can be reclaimed without writing to the disk.
         out.sync_all()?;
     }
     let mut chunk = vec![0u8; MIB];
@@ -150,14 +149,14 @@ fn forks(n: usize, mib: &str) -> Result<()> {
     Ok(())
 }
 
-/// By posix_spawn, whose child runs in its parent's memory until exec (vfork), and opens what it was told
-/// to open there.
+/// By posix_spawn, whose child shares its parent's memory until exec (vfork); the file is opened
+/// before exec.
 fn spawn(fifo: &str) {
     let [fifo, program] = [fifo, "/bin/true"].map(|s| CString::new(s).expect("no NUL in it"));
     let (mut child, argv) = (0, [program.as_ptr().cast_mut(), std::ptr::null_mut()]);
     // SAFETY: plain old data, which posix_spawn_file_actions_init fills in.
     let mut actions = unsafe { std::mem::zeroed() };
-    // SAFETY: all pointers are to what lives here until it returns; argv ends with a null, as it must.
+    // SAFETY: all pointers are to values that outlive the call; argv ends with a null pointer.
     let failed = unsafe {
         libc::posix_spawn_file_actions_init(&raw mut actions);
         let to_read = libc::O_RDONLY;

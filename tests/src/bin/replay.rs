@@ -1,18 +1,18 @@
-//! The run of web-01 on this machine, with real programs. `cargo xtask replay` builds and runs it; it
-//! needs root. The timelines go to stderr, the tables to stdout.
+//! Replays an outage on this machine with real programs. `cargo xtask replay` builds and runs it;
+//! it needs root. Prints the timelines to stderr, the tables to stdout.
 
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use sensor_tests::lab::replay::{
-    SwapSpeed, Variant, CheckMode,
+    CheckMode, SwapSpeed, Variant, report,
     run::{self, ReplayConfig},
-    report,
 };
 
-const USAGE: &str = "usage: replay [--swap_speed none|fast|slow] [--check_mode unchecked|check|unsensed|memsensor] \
-                     [--variant run|fleet|freeze] [--rounds N]; swap_speed, check_mode and variant may be given \
-                     several times";
+const USAGE: &str = "usage: replay [--swap none|fast|slow] \
+                     [--check unchecked|check|no-sensor|memsensor] \
+                     [--variant leak|fleet|freeze] [--rounds N]; \
+                     --swap, --check and --variant can be repeated";
 
 fn main() -> ExitCode {
     sensor_tests::exit(run())
@@ -24,8 +24,8 @@ fn run() -> Result<()> {
     while let Some(option) = args.next() {
         let value = args.next().context(USAGE)?;
         match option.as_str() {
-            "--swap_speed" => swaps.push(find(SwapSpeed::ALL, SwapSpeed::name, &value)?),
-            "--check_mode" => modes.push(find(CheckMode::ALL, CheckMode::name, &value)?),
+            "--swap" => swaps.push(find(SwapSpeed::ALL, SwapSpeed::name, &value)?),
+            "--check" => modes.push(find(CheckMode::ALL, CheckMode::name, &value)?),
             "--variant" => variants.push(find(Variant::ALL, Variant::name, &value)?),
             "--rounds" => rounds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,
             _ => bail!(USAGE),
@@ -45,12 +45,12 @@ fn run() -> Result<()> {
     Ok(())
 }
 
-fn find<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, asked: &str) -> Result<T> {
-    all.iter().copied().find(|x| name(*x) == asked).context(USAGE)
+fn find<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, value: &str) -> Result<T> {
+    all.iter().copied().find(|x| name(*x) == value).context(USAGE)
 }
 
-/// What was asked for; by default every swap_speed of the run every check_mode, and with memsensor a fleet and a
-/// freeze.
+/// The selected runs. By default the leak with every swap speed and check mode, and with memsensor
+/// the fleet leak and the freeze.
 fn configs(swaps: &[SwapSpeed], modes: &[CheckMode], variants: &[Variant]) -> Vec<ReplayConfig> {
     let mut configs = Vec::new();
     for variant in if variants.is_empty() { Variant::ALL } else { variants } {
@@ -63,14 +63,18 @@ fn configs(swaps: &[SwapSpeed], modes: &[CheckMode], variants: &[Variant]) -> Ve
         for swap_speed in own_swaps {
             let own_modes = match variant {
                 _ if !modes.is_empty() => modes,
-                // Looking at open requests is of interest where hosts are slow and not dead.
+                // Counting open requests only matters where hosts are slow but respond.
                 Variant::Leak if *swap_speed != SwapSpeed::Slow => {
                     &[CheckMode::Unchecked, CheckMode::Check, CheckMode::Memsensor]
                 }
                 Variant::Leak => CheckMode::ALL,
                 Variant::Fleet | Variant::Freeze => &[CheckMode::Memsensor],
             };
-            configs.extend(own_modes.iter().map(|check_mode| ReplayConfig::new(*check_mode, *swap_speed, *variant)));
+            configs.extend(
+                own_modes
+                    .iter()
+                    .map(|check_mode| ReplayConfig::new(*check_mode, *swap_speed, *variant)),
+            );
         }
     }
     configs

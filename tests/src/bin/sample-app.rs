@@ -1,9 +1,8 @@
-//! A small web application with a working set, for `cargo xtask replay`: what a thrash does to it, it
-//! does to real ones.
+//! A small web application with a working set, for `cargo xtask replay`.
 //!
-//! `shop ADDRESS NAME MIB FILE` keeps so many MiB in memory. Each request touches some hundred pages of
-//! them, reads a few blocks of the file, and gets its page. As real ones do, it has so many workers and
-//! no more.
+//! `sample-app ADDRESS NAME MIB FILE` keeps MIB in memory. Each request touches 256 pages of it,
+//! reads 16 blocks of the file, and returns a page. It has a fixed number of workers, as real
+//! applications have.
 
 use std::{
     fs::File,
@@ -21,7 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 const PAGE: usize = 4096;
-/// Pages of memory and blocks of the file that a request needs.
+/// Pages of memory and blocks of the file per request.
 const TOUCHED: usize = 256;
 const READ: usize = 16;
 const WORKERS: usize = 16;
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("shop: {e:#}");
+            eprintln!("sample-app: {e:#}");
             ExitCode::FAILURE
         }
     }
@@ -38,24 +37,26 @@ fn main() -> ExitCode {
 
 fn run() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, name, mib, file] = &args[..] else { bail!("usage: shop ADDRESS NAME MIB FILE") };
+    let [address, name, mib, file] = &args[..] else {
+        bail!("usage: sample-app ADDRESS NAME MIB FILE")
+    };
     let mib: usize = mib.parse().context("MIB is a number")?;
-    let shop = Arc::new(Shop {
+    let app = Arc::new(App {
         name: name.clone(),
-        goods: (0..mib << 20).map(|_| AtomicU8::new(1)).collect(),
+        memory: (0..mib << 20).map(|_| AtomicU8::new(1)).collect(),
         file: File::open(file).with_context(|| format!("open {file}"))?,
-        dice: AtomicU64::new(1),
+        random: AtomicU64::new(1),
     });
-    let blocks = shop.file.metadata()?.len() / PAGE as u64;
-    // As warm as after a day of customers.
-    std::io::copy(&mut &shop.file, &mut std::io::sink()).with_context(|| format!("read {file}"))?;
+    let blocks = app.file.metadata()?.len() / PAGE as u64;
+    // Reads the whole file into the page cache.
+    std::io::copy(&mut &app.file, &mut std::io::sink()).with_context(|| format!("read {file}"))?;
     let listener = TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
     let worker = |_| {
-        let (shop, listener) = (Arc::clone(&shop), listener.try_clone()?);
+        let (app, listener) = (Arc::clone(&app), listener.try_clone()?);
         Ok(std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                // A customer who went away is no reason to close.
-                let _ = shop.serve(stream, blocks);
+                // A closed connection is not an error.
+                let _ = app.serve(stream, blocks);
             }
         }))
     };
@@ -66,14 +67,14 @@ fn run() -> Result<()> {
     bail!("no worker is left")
 }
 
-struct Shop {
+struct App {
     name: String,
-    goods: Box<[AtomicU8]>,
+    memory: Box<[AtomicU8]>,
     file: File,
-    dice: AtomicU64,
+    random: AtomicU64,
 }
 
-impl Shop {
+impl App {
     fn serve(&self, mut stream: TcpStream, blocks: u64) -> Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         let mut head = [0; 2048];
@@ -95,24 +96,24 @@ impl Shop {
     }
 
     fn page(&self, blocks: u64) -> Result<String> {
-        let mut dice = mix(self.dice.fetch_add(1, Ordering::Relaxed));
+        let mut random = mix(self.random.fetch_add(1, Ordering::Relaxed));
         let mut sum = 0u64;
         for _ in 0..TOUCHED {
-            dice = mix(dice);
-            let at = usize::try_from(dice >> 1)? % self.goods.len();
-            sum += u64::from(self.goods[at].fetch_add(1, Ordering::Relaxed));
+            random = mix(random);
+            let at = usize::try_from(random >> 1)? % self.memory.len();
+            sum += u64::from(self.memory[at].fetch_add(1, Ordering::Relaxed));
         }
         let mut block = [0; PAGE];
         for _ in 0..READ {
-            dice = mix(dice);
-            self.file.read_exact_at(&mut block, dice % blocks.max(1) * PAGE as u64)?;
+            random = mix(random);
+            self.file.read_exact_at(&mut block, random % blocks.max(1) * PAGE as u64)?;
             sum += u64::from(block[0]);
         }
-        Ok(format!("{}: {sum}\n{}", self.name, "goods ".repeat(300)))
+        Ok(format!("{}: {sum}\n{}", self.name, "text ".repeat(360)))
     }
 }
 
-/// Splitmix64: evenly spread, and enough for dice.
+/// Splitmix64, a pseudo-random number generator.
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,5 @@
-//! A long run under mixed load. `cargo xtask soak` builds and runs it; it needs root. Its argument is the
-//! number of minutes; the table goes to stdout.
+//! A long run under mixed load. `cargo xtask soak` builds and runs it; it needs root. The argument
+//! is the number of minutes. Prints the table to stdout.
 
 use std::{process::ExitCode, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Target still answers while a host thrashes. `cargo xtask thrash` builds and runs it; it needs root. The
-//! tables go to stdout. With `--guest` it asks a virtual machine instead, what time it is there comes on
-//! stdin.
+//! Measures which monitoring agents respond while a host thrashes. `cargo xtask thrash` builds and
+//! runs it; it needs root. Prints the tables to stdout. With `--guest` it queries a virtual
+//! machine, whose output it reads from stdin.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,9 +11,9 @@ use sensor_tests::lab::thrash::{
     table,
 };
 
-const USAGE: &str = "usage: thrash [--swap_speed fast|slow] [--seconds N] | thrash --guest";
+const USAGE: &str = "usage: thrash [--swap fast|slow] [--seconds N] | thrash --guest";
 
-/// How it is before.
+/// Duration of the calm phase.
 const CALM: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -31,7 +31,7 @@ fn run() -> Result<()> {
         }
         let value = args.next().context(USAGE)?;
         match option.as_str() {
-            "--swap_speed" => {
+            "--swap" => {
                 swaps.push(SwapSpeed::ALL.into_iter().find(|f| f.name() == value).context(USAGE)?);
             }
             "--seconds" => seconds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,

@@ -1,10 +1,10 @@
-//! What the dashboards show in tests and pictures: a real Prometheus that scrapes three real sensors while real
-//! things happen in the cgroups that they judge.
+//! A scenario run for the dashboards in tests and pictures: a real Prometheus scrapes three real
+//! sensors while the cgroups that they judge come under pressure.
 //!
-//! `web-01` serves and reads files; an agent beside it leaks until it is killed, and is started again. `web-02`
-//! serves on. `web-03` loses processes to the OOM killer, and then its sensor stands still, as on a host that is
-//! frozen. All three are on this machine, so what is not of a cgroup is the same for each. It makes neither
-//! direct reclaim nor swapping: the machine itself is left alone.
+//! `web-01` serves and reads files; an agent beside it leaks until it is killed, and is restarted.
+//! `web-02` stays calm. `web-03` has OOM kills, then its sensor is stopped, as on a frozen host.
+//! All three are on this machine, so the series of the host are the same for each. The machine
+//! itself is not put under pressure: no direct reclaim, no swapping.
 
 use std::{
     fmt::Write as _,
@@ -23,54 +23,54 @@ use crate::support::{
     scope::{MIB, Scope, program},
 };
 
-/// What each of the cgroups may use.
+/// The limit of a host's cgroup.
 const LIMIT_MIB: u64 = 128;
-/// What the agent may use of it: it takes the page cache of the others, and then meets its own limit.
+/// The limit of the agent: it evicts the page cache of the others, then reaches its own limit.
 const AGENT_MIB: u64 = 80;
-/// What is served with, and what is read again and again beside it.
-const SERVES_MIB: u64 = 32;
+/// The working set in memory, and the file that is read repeatedly.
+const MEMORY_MIB: u64 = 32;
 const FILE_MIB: u64 = 64;
-/// Names of threads: nginx, new-agent, batch, and earlyoom, whose kills are counted by its name.
+/// Thread names: nginx, new-agent, batch, and earlyoom, whose kills are counted by its name.
 const NGINX: &str = "6e67696e78";
 const AGENT: &str = "6e65772d6167656e74";
 const BATCH: &str = "6261746368";
 const EARLYOOM: &str = "6561726c796f6f6d";
 
-/// How long it takes.
+/// Durations of the phases.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// Before anything happens.
+    /// The calm phase.
     pub calm: Duration,
-    /// The agent leaks, is killed, and starts anew.
-    pub trouble: Duration,
-    /// How long the agent takes to fill the cgroup.
+    /// The agent leaks, is killed and restarted.
+    pub pressure: Duration,
+    /// Time in which the agent fills the cgroup.
     pub leak: Duration,
-    /// After it.
+    /// The phase after it.
     pub recovery: Duration,
     /// Seconds between two scrapes.
     pub scrape_seconds: u64,
 }
 
-/// A run that is over; sensors and Prometheus are still there, to be asked.
+/// A run after its end; sensors and Prometheus still run, for queries.
 #[derive(Debug)]
 pub struct ScenarioRun {
-    /// Asked by the dashboards.
+    /// For the queries of the dashboards.
     pub prometheus: Prometheus,
     /// The sensor of `web-01`.
     pub daemon: Daemon,
-    /// Seconds of Unix time.
+    /// Begin, Unix time.
     pub begun: f64,
-    /// When the trouble was over.
+    /// End of the pressure, Unix time.
     pub calm_again: f64,
-    /// Seconds of Unix time.
+    /// End, Unix time.
     pub ended: f64,
-    /// What `$__rate_interval` is at this pace.
+    /// Value of `$__rate_interval`.
     pub rate_interval: String,
     _others: [Host; 2],
     _host: Scopes,
 }
 
-/// The cgroups of a host; those below go before the one above.
+/// The cgroups of a host; children are removed before their parent.
 #[derive(Debug)]
 struct Scopes {
     web: Scope,
@@ -85,22 +85,22 @@ struct Host {
 }
 
 impl ScenarioRun {
-    /// What Grafana would ask, of a range of so many seconds: all sensors where it may be more than one, else
-    /// that of `web-01`.
+    /// The expression as Grafana would send it, for a range in seconds: all sensors where several
+    /// can be selected, else `web-01`.
     pub fn expression(&self, query: &Query, scope: &str, seconds: f64) -> Result<String> {
-        let many = query.expression.contains("=~\"$instance\"");
+        let multi = query.expression.contains("=~\"$instance\"");
         query.with(&[
             ("__rate_interval", self.rate_interval.as_str()),
             ("__range", &format!("{}s", seconds.ceil())),
             ("job", "memsensor"),
-            ("instance", if many { ".*" } else { "web-01" }),
+            ("instance", if multi { ".*" } else { "web-01" }),
             ("scope", scope),
             ("cgroup", ".*"),
         ])
     }
 }
 
-/// Stops what it holds.
+/// Processes, killed on drop.
 struct Running(Vec<Child>);
 
 impl Drop for Running {
@@ -112,7 +112,7 @@ impl Drop for Running {
     }
 }
 
-/// A file that goes.
+/// A file, removed on drop.
 struct File(PathBuf);
 
 impl Drop for File {
@@ -129,14 +129,15 @@ impl Host {
         let scopes = Scopes { web, agent, all };
         let path = scopes.all.path();
         let config = format!(
-            "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n[cgroups]\nhistograms = [\"{path}/*\"]\n\
+            "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n\
+             [cgroups]\nhistograms = [\"{path}/*\"]\n\
              [[scope]]\nname = \"web\"\ncgroup = \"{path}\"\n"
         );
         Ok(Self { daemon: Daemon::as_shipped(&config)?, scopes })
     }
 
-    fn serves(&self, seconds: u64) -> Result<Child> {
-        let (mib, seconds) = (SERVES_MIB.to_string(), seconds.to_string());
+    fn start_service(&self, seconds: u64) -> Result<Child> {
+        let (mib, seconds) = (MEMORY_MIB.to_string(), seconds.to_string());
         hog(&self.scopes.web, &["--comm-hex", NGINX, "anon", &mib, "loop", &seconds])
     }
 }
@@ -151,17 +152,17 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
-/// Lets all of it happen.
+/// Runs the scenario.
 pub fn run(pace: Pace) -> Result<ScenarioRun> {
     let hosts = ["web-01", "web-02", "web-03"].map(Host::new);
     let [first, second, third] = hosts;
     let (first, second, third) = (first?, second?, third?);
     let prometheus = Prometheus::start(&config(&[&first, &second, &third], pace.scrape_seconds)?)?;
     let begun = now();
-    let all = (pace.calm + pace.trouble + pace.recovery).as_secs() + 5;
-    let serving = Running(vec![first.serves(all)?, second.serves(all)?]);
+    let all = (pace.calm + pace.pressure + pace.recovery).as_secs() + 5;
+    let serving = Running(vec![first.start_service(all)?, second.start_service(all)?]);
     std::thread::sleep(pace.calm);
-    trouble(&first, &third, pace)?;
+    pressure(&first, &third, pace)?;
     let calm_again = now();
     recovery(&first, pace.recovery)?;
     let ended = now();
@@ -181,12 +182,14 @@ pub fn run(pace: Pace) -> Result<ScenarioRun> {
     Ok(run)
 }
 
-/// Of a host's own series only the cgroups that are ours: others on this machine are nobody's business.
+/// Drops the series of cgroups that do not belong to this run.
 fn config(hosts: &[&Host], seconds: u64) -> Result<String> {
     let mut text = format!(
-        "scrape_configs:\n- job_name: memsensor\n  scrape_interval: {seconds}s\n  scrape_timeout: {seconds}s\n  \
-         metric_relabel_configs:\n  - {{source_labels: [cgroup], regex: '(/memsensor-test-.*|other)?', action: keep}}\n  \
-         - {{source_labels: [__name__, cgroup], regex: 'memsensor_process_growth_.*;', action: drop}}\n  \
+        "scrape_configs:\n- job_name: memsensor\n  scrape_interval: {seconds}s\n  \
+         scrape_timeout: {seconds}s\n  metric_relabel_configs:\n  \
+         - {{source_labels: [cgroup], regex: '(/memsensor-test-.*|other)?', action: keep}}\n  \
+         - {{source_labels: [__name__, cgroup], regex: 'memsensor_process_growth_.*;', \
+         action: drop}}\n  \
          static_configs:\n"
     );
     for (n, host) in hosts.iter().enumerate() {
@@ -197,11 +200,12 @@ fn config(hosts: &[&Host], seconds: u64) -> Result<String> {
     Ok(text)
 }
 
-/// The agent leaks beside the one that serves and reads, as often as it is killed; the third host freezes.
-fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
-    let end = Instant::now() + pace.trouble;
-    let file = File(std::env::temp_dir().join(format!("memsensor-dashboards-{}", std::process::id())));
-    let path = file.0.to_str().context("a path of UTF-8")?;
+/// The agent leaks and is restarted as often as it is killed; the third host freezes.
+fn pressure(first: &Host, third: &Host, pace: Pace) -> Result<()> {
+    let end = Instant::now() + pace.pressure;
+    let file =
+        File(std::env::temp_dir().join(format!("memsensor-dashboards-{}", std::process::id())));
+    let path = file.0.to_str().context("a path that is not UTF-8")?;
     let reads = ["--comm-hex", NGINX, "file", path, &FILE_MIB.to_string(), "1000000"];
     let reading = Running(vec![hog(&first.scopes.web, &reads)?]);
     let rate = (AGENT_MIB / pace.leak.as_secs().max(1)).max(1).to_string();
@@ -224,33 +228,33 @@ fn trouble(first: &Host, third: &Host, pace: Pace) -> Result<()> {
     Ok(())
 }
 
-/// Two kills, which drain it, and then not a word more.
+/// Two OOM kills, which make it overloaded, then its sensor is stopped.
 fn freeze(host: &Host) -> Result<()> {
     for _ in 0..2 {
         hog(&host.scopes.web, &["--comm-hex", BATCH, "anon", "512"])?.wait()?;
-        // Kills within a second are one.
+        // Kills within a second count as one.
         std::thread::sleep(Duration::from_millis(2500));
     }
     let pid = Pid::from_raw(host.daemon.pid().cast_signed()).context("its id")?;
     Ok(kill_process(pid, Signal::STOP)?)
 }
 
-/// A killer in user space ends what is left, and an operator drains the host for a while.
-fn recovery(host: &Host, lasts: Duration) -> Result<()> {
-    let end = Instant::now() + lasts;
-    let left = Running(vec![hog(&host.scopes.agent, &["anon", "1", "hold"])?]);
-    let pid = left.0[0].id().to_string();
-    std::thread::sleep(lasts / 4);
+/// A user-space OOM daemon kills the rest, and an operator drains the host for a while.
+fn recovery(host: &Host, duration: Duration) -> Result<()> {
+    let end = Instant::now() + duration;
+    let rest = Running(vec![hog(&host.scopes.agent, &["anon", "1", "hold"])?]);
+    let pid = rest.0[0].id().to_string();
+    std::thread::sleep(duration / 4);
     let status = Command::new(program("hog")?)
         .args(["--comm-hex", EARLYOOM, "kill", &pid])
         .stdout(Stdio::null())
         .status()?;
     ensure!(status.success(), "hog kill ended with {status}");
-    std::thread::sleep(lasts / 4);
-    let seconds = format!("{}s", (lasts / 4).as_secs().max(2));
-    let (said, code) =
+    std::thread::sleep(duration / 4);
+    let seconds = format!("{}s", (duration / 4).as_secs().max(2));
+    let (output, code) =
         host.daemon.ask(&["drain", "--reason", "kernel update", "--for", &seconds])?;
-    ensure!(code == Some(0), "drain: {said}");
+    ensure!(code == Some(0), "drain: {output}");
     std::thread::sleep(end.saturating_duration_since(Instant::now()));
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Measurements that take minutes and have no pass or fail: each has a program in `src/bin`, which prints a
-//! table for `docs/measured.md`. Short runs of some are live tests.
+//! Measurements that take minutes and have no pass or fail: each has a program in `src/bin`, which
+//! prints a table for `docs/measured.md`. Short runs of some are live tests.
 //!
 //! The parts do not import each other; what they share is in [`crate::support`].
 //!

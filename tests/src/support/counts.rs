@@ -1,8 +1,7 @@
-//! Independent counts of what memsensor counts: vmstat, and the kernel's own trace of the same
-//! events.
+//! Independent counts of the events that memsensor counts: vmstat, and the kernel's own trace.
 //!
-//! A trace is read whole and only after it has ended. One that lost an event is an error, as is a
-//! line that is not understood: what is left would be a count of something else.
+//! A trace is read after it has ended. A lost event or a line that cannot be parsed is an error,
+//! because the count would be wrong.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +25,7 @@ pub fn vmstat() -> Result<BTreeMap<String, u64>> {
 
 const TRACEFS: &str = "/sys/kernel/tracing";
 
-/// tracefs; mounted if it is not, and then unmounted again.
+/// tracefs, mounted if necessary and then unmounted again.
 #[derive(Debug)]
 struct Tracefs {
     ours: bool,
@@ -62,22 +61,22 @@ fn event_dir(tracer: &Path, event: &str) -> Result<PathBuf> {
     Ok(tracer.join("events").join(system).join(name))
 }
 
-/// For each CPU. An event takes about a hundred bytes, and the longest test has some ten thousand;
-/// a guest with two CPUs and 512 MiB has this to spare.
+/// Per CPU. An event takes about a hundred bytes, and the longest test has some ten thousand; a
+/// guest with two CPUs and 512 MiB can afford it.
 const BUFFER_KIB: u32 = 4096;
 
-/// A trace of some events, by a tracer of its own: nobody else's is disturbed.
+/// A trace of some events in its own tracing instance.
 #[derive(Debug)]
 pub struct Trace {
     dir: PathBuf,
     /// Names without their systems.
     events: Vec<String>,
-    /// Unmounted after the tracer was removed.
+    /// Unmounted after the instance was removed.
     _tracefs: Tracefs,
 }
 
 impl Trace {
-    /// Traces these events, each `system:event`, from now on.
+    /// Starts to trace these events, each `system:event`.
     pub fn start(events: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let tracefs = Tracefs::mount()?;
@@ -97,7 +96,7 @@ impl Trace {
         Ok(trace)
     }
 
-    /// Ends it: what was recorded. An error if anything was lost.
+    /// Stops it and returns the records; an error if an event was lost.
     pub fn stop(self) -> Result<Recorded> {
         self.write("tracing_on", "0")?;
         let text = fs::read(self.dir.join("trace")).context("read the trace")?;
@@ -127,7 +126,7 @@ impl Drop for Trace {
     }
 }
 
-/// The events in a CPU's buffer, by its statistics; an error if there were more.
+/// The number of events in a CPU's buffer; an error if some were lost.
 fn kept_of(stats: &str) -> Result<u64> {
     let number = |name: &str| {
         let value = stats.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
@@ -141,7 +140,7 @@ fn kept_of(stats: &str) -> Result<u64> {
     number("entries")
 }
 
-/// What a trace recorded.
+/// The records of a trace.
 #[derive(Debug)]
 pub struct Recorded {
     events: Vec<String>,
@@ -155,7 +154,7 @@ impl Recorded {
         Ok(self.records.iter().filter(move |r| r.event == event))
     }
 
-    /// How often an event was.
+    /// The number of records of an event.
     pub fn count(&self, event: &str) -> Result<u64> {
         Ok(self.of(event)?.count() as u64)
     }
@@ -169,7 +168,7 @@ impl Recorded {
 /// One event as the kernel printed it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Record {
-    /// Name of the task it was in; `None` where the kernel did not remember it.
+    /// Name of the current task; `None` where the kernel printed `<...>`.
     pub comm: Option<String>,
     /// Thread id of that task.
     pub tid: u32,
@@ -177,7 +176,7 @@ pub struct Record {
     pub seconds: f64,
     /// Name of the event, without its system.
     pub event: String,
-    /// Its `name=value` words. Others, and what follows a blank inside a value, are left out.
+    /// Its `name=value` words. Other words, and the rest of a value after a blank, are left out.
     pub fields: BTreeMap<String, String>,
 }
 
@@ -196,14 +195,14 @@ impl Record {
 
 /// Every record of a trace.
 fn parse(trace: &str) -> Result<Vec<Record>> {
-    // Records are indented, so no task's name is taken for a comment.
+    // Records are indented, so a task name cannot look like a comment.
     let lines = trace.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines.map(parse_line).collect()
 }
 
 /// `            comm-123     [000] d..1.  12.345678: event: name=value ...`
 fn parse_line(line: &str) -> Result<Record> {
-    // A task's name may look like what follows it, but is too short to look like all of it.
+    // A task name may contain any of the separators, but is too short to contain all of them.
     let found = line.match_indices(" [").find_map(|(at, _)| {
         let (comm, tid) = line[..at].trim().rsplit_once('-')?;
         let (cpu, rest) = line[at + 2..].split_once("] ")?;
@@ -219,9 +218,7 @@ fn parse_line(line: &str) -> Result<Record> {
             && event.chars().all(is_name);
         matches.then_some((comm, tid.parse().ok()?, time.trim().parse().ok()?, event, fields))
     });
-    let Some((comm, tid, seconds, event, fields)) = found else {
-        bail!("not understood: {line:?}")
-    };
+    let Some((comm, tid, seconds, event, fields)) = found else { bail!("cannot parse {line:?}") };
     let fields = fields.split_whitespace().filter_map(|word| word.split_once('='));
     let fields = fields.map(|(name, value)| (name, value.trim_end_matches(',')));
     Ok(Record {
@@ -267,25 +264,30 @@ mod tests {
     type Row =
         (&'static str, &'static str, u32, &'static str, &'static [(&'static str, &'static str)]);
 
-    /// A line, and what it says: the task's name and id, the event, fields.
+    /// A line, with its task name and id, event and fields.
     const LINES: [Row; 13] = [
         // 5.10
         (
-            "            tail-133     [001] .N..     2.415900: mm_vmscan_memcg_reclaim_begin: order=0 gfp_flags=GFP_HIGHUSER_MOVABLE",
+            "            tail-133     [001] .N..     2.415900: mm_vmscan_memcg_reclaim_begin: \
+             order=0 gfp_flags=GFP_HIGHUSER_MOVABLE",
             "tail",
             133,
             "mm_vmscan_memcg_reclaim_begin",
             &[("order", "0"), ("gfp_flags", "GFP_HIGHUSER_MOVABLE")],
         ),
         (
-            "            tail-133     [001] ....     2.417724: mm_vmscan_memcg_reclaim_end: nr_reclaimed=32",
+            "            tail-133     [001] ....     2.417724: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=32",
             "tail",
             133,
             "mm_vmscan_memcg_reclaim_end",
             &[("nr_reclaimed", "32")],
         ),
         (
-            "             hog-4711    [000] d..1   812.002134: mm_vmscan_lru_shrink_inactive: nid=0 nr_scanned=32 nr_reclaimed=1 nr_dirty=0 nr_writeback=0 nr_congested=0 nr_immediate=0 nr_activate_anon=0 nr_activate_file=31 nr_ref_keep=0 nr_unmap_fail=0 priority=5 flags=RECLAIM_WB_FILE|RECLAIM_WB_ASYNC",
+            "             hog-4711    [000] d..1   812.002134: mm_vmscan_lru_shrink_inactive: \
+             nid=0 nr_scanned=32 nr_reclaimed=1 nr_dirty=0 nr_writeback=0 nr_congested=0 \
+             nr_immediate=0 nr_activate_anon=0 nr_activate_file=31 nr_ref_keep=0 \
+             nr_unmap_fail=0 priority=5 flags=RECLAIM_WB_FILE|RECLAIM_WB_ASYNC",
             "hog",
             4711,
             "mm_vmscan_lru_shrink_inactive",
@@ -307,14 +309,18 @@ mod tests {
             &[("pid", "133")],
         ),
         (
-            "            tail-133     [001] ....     2.429601: mark_victim: pid=133 comm=tail total-vm=18384kB anon-rss=16264kB file-rss:4kB shmem-rss:1344kB uid=0 pgtables=68kB oom_score_adj=-999",
+            "            tail-133     [001] ....     2.429601: mark_victim: pid=133 comm=tail \
+             total-vm=18384kB anon-rss=16264kB file-rss:4kB shmem-rss:1344kB uid=0 \
+             pgtables=68kB oom_score_adj=-999",
             "tail",
             133,
             "mark_victim",
             &[("pid", "133"), ("comm", "tail"), ("total-vm", "18384kB"), ("oom_score_adj", "-999")],
         ),
         (
-            "              sh-128     [001] ....     2.238519: mm_compaction_end: zone_start=0x1 migrate_pfn=0xe00 free_pfn=0xe00 zone_end=0x1000, mode=sync status=complete",
+            "              sh-128     [001] ....     2.238519: mm_compaction_end: \
+             zone_start=0x1 migrate_pfn=0xe00 free_pfn=0xe00 zone_end=0x1000, mode=sync \
+             status=complete",
             "sh",
             128,
             "mm_compaction_end",
@@ -327,14 +333,16 @@ mod tests {
         ),
         // 7.3, outside and inside an interrupt.
         (
-            "            tail-137     [001] .....     2.855717: mm_vmscan_memcg_reclaim_end: nr_reclaimed=0 pid=137 memcg_id=28 ",
+            "            tail-137     [001] .....     2.855717: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=0 pid=137 memcg_id=28 ",
             "tail",
             137,
             "mm_vmscan_memcg_reclaim_end",
             &[("nr_reclaimed", "0"), ("pid", "137"), ("memcg_id", "28")],
         ),
         (
-            "            tail-137     [001] d.h1. 11699.549206: mm_vmscan_memcg_reclaim_end: nr_reclaimed=7 pid=137 memcg_id=28 (in-irq)",
+            "            tail-137     [001] d.h1. 11699.549206: mm_vmscan_memcg_reclaim_end: \
+             nr_reclaimed=7 pid=137 memcg_id=28 (in-irq)",
             "tail",
             137,
             "mm_vmscan_memcg_reclaim_end",
@@ -342,7 +350,8 @@ mod tests {
         ),
         // Names of tasks: dashes, blanks, brackets, a slash and a number, a comment's sign.
         (
-            "     kworker/0:1-ev-8       [000] .....     1.000001: mm_compaction_end: status=complete",
+            "     kworker/0:1-ev-8       [000] .....     1.000001: mm_compaction_end: \
+             status=complete",
             "kworker/0:1-ev",
             8,
             "mm_compaction_end",
@@ -371,7 +380,8 @@ mod tests {
         ),
         // A value that looks like a record.
         (
-            "       # tracer:-12      [000] .....     0.100000: mark_victim: pid=5 comm=a-1 [000] d..1. 1.0: x: y=1",
+            "       # tracer:-12      [000] .....     0.100000: mark_victim: pid=5 comm=a-1 \
+             [000] d..1. 1.0: x: y=1",
             "# tracer:",
             12,
             "mark_victim",
@@ -380,7 +390,7 @@ mod tests {
     ];
 
     #[test]
-    fn lines_of_old_and_new_kernels_are_read() {
+    fn lines_of_old_and_new_kernels_are_parsed() {
         for (line, comm, tid, event, fields) in LINES {
             for head in HEADS {
                 let records = parse(&format!("{head}{line}\n")).expect(line);
@@ -400,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_kernel_forgot_is_none() {
+    fn an_unknown_task_name_is_none() {
         let line =
             "           <...>-20356   [001] ..... 11699.601007: sched_process_exec: pid=20356";
         let record = parse_line(line).expect("a record");
@@ -418,13 +428,13 @@ mod tests {
             "            tail-133     [001] ....     2.417724: no event: pid=1",
         ] {
             let error = parse(&format!("{}{line}\n", HEADS[1])).expect_err(line);
-            assert!(error.to_string().contains("not understood"), "{line}: {error:#}");
+            assert!(error.to_string().contains("cannot parse"), "{line}: {error:#}");
         }
         assert_eq!(parse(HEADS[0]).expect("empty"), []);
     }
 
     #[test]
-    fn counts_and_sums_are_of_one_event_and_one_field() {
+    fn counts_and_sums_use_one_event_and_one_field() {
         let line =
             |event: &str, fields: &str| format!("  a b-1  [000] ..... 1.0: {event}: {fields}\n");
         let text = line("end", "nr_reclaimed=32 pfn=0x10,")
@@ -443,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_that_lost_something_is_an_error() {
+    fn a_buffer_with_lost_events_is_an_error() {
         let stats = "entries: 73\noverrun: 0\ncommit overrun: 0\nbytes: 1596\n\
                      oldest event ts:     2.238519\nnow ts:     2.531503\n\
                      dropped events: 0\nread events: 0\n";

@@ -1,4 +1,4 @@
-//! The daemon as an operator meets it: started, asked over HTTP and its socket, stopped.
+//! The daemon as an operator runs it: started, queried over HTTP and its socket, stopped.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use sensor_user::{
 
 use crate::support::scope::program;
 
-/// How long anything may take to be seen: many sampling intervals.
+/// Timeout of anything that a test waits for: many sampling intervals.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Any free ports.
+/// Free ports.
 const LOCAL: [&str; 2] = ["127.0.0.1:0"; 2];
-/// Tests do not wait for a second.
+/// Short intervals, so that tests are fast.
 const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
 
 /// A running `memsensor run`.
@@ -31,14 +31,14 @@ const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
 pub struct Daemon {
     child: Child,
     dir: PathBuf,
-    /// Where it listens, in the order of its configuration; the agent-check's last.
+    /// Its addresses: HTTP, then the agent-check.
     pub listening: Vec<SocketAddr>,
-    log: Said,
+    log: Log,
 }
 
 impl Daemon {
-    /// Starts it with extra configuration (TOML, put before any table) and waits for a sample. Its
-    /// rules are off: what other tests do to this machine must not make it unfit.
+    /// Starts it with extra configuration (TOML, inserted before any table) and waits for a sample.
+    /// Its rules are off: the load of other tests must not change its verdict.
     pub fn start(config: &str) -> Result<Self> {
         let quiet = RULES.iter().map(|r| format!("rules.{}.enabled = false\n", r.name));
         Self::judging(&(quiet.collect::<String>() + config))
@@ -49,19 +49,19 @@ impl Daemon {
         Self::listening_on(LOCAL, &format!("{OFTEN}{config}"))
     }
 
-    /// The same at the usual ports of an address of this machine, which no other may have.
+    /// The same on the default ports of an address of this machine.
     pub fn at(ip: &str, config: &str) -> Result<Self> {
-        let usual = [&*format!("{ip}:9817"), &*format!("{ip}:9818")];
-        Self::listening_on(usual, &format!("{OFTEN}{config}"))
-            .context("start a daemon at the usual ports (is memsensor running on this machine?)")
+        let addrs = [&*format!("{ip}:9817"), &*format!("{ip}:9818")];
+        Self::listening_on(addrs, &format!("{OFTEN}{config}"))
+            .context("start a daemon on the default ports (is memsensor already running?)")
     }
 
-    /// With its rules on, and at its work as often as it is by default.
+    /// With its rules on and the default intervals.
     pub fn as_shipped(config: &str) -> Result<Self> {
         Self::listening_on(LOCAL, config)
     }
 
-    /// As a service of systemd, which listens at `notify` and wants to hear of it within `watchdog`.
+    /// As a systemd service with this notify socket and watchdog interval.
     pub fn supervised(notify: &Path, watchdog: Duration) -> Result<Self> {
         let env = [
             ("NOTIFY_SOCKET", notify.display().to_string()),
@@ -95,7 +95,7 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Stops it and starts it again, with the same configuration; its ports are others.
+    /// Restarts it with the same configuration, on other ports.
     pub fn restart(&mut self) -> Result<()> {
         self.stop(rustix::process::Signal::TERM)?;
         (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[])?;
@@ -113,7 +113,7 @@ impl Daemon {
             let addrs =
                 log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
             self.listening = addrs.collect();
-            // Not by `/readyz`: `drain --wait` would wait for us to ask again.
+            // Not by `/readyz`: `drain --wait` would wait for this client.
             if self.listening.len() == 2 && self.sample_time().is_ok() {
                 return Ok(());
             }
@@ -122,7 +122,7 @@ impl Daemon {
         bail!("memsensor is not ready after {PATIENCE:?}: {}", self.log());
     }
 
-    /// What it logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -132,31 +132,31 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its socket.
+    /// Path of its socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("socket")
     }
 
-    /// Asks over HTTP.
-    pub fn get(&self, path: &str, accept: &str) -> Result<Answer> {
+    /// Sends a GET request.
+    pub fn get(&self, path: &str, accept: &str) -> Result<Response> {
         let addr = self.listening.first().context("not listening yet")?;
         get(*addr, path, accept)
     }
 
-    /// `/metrics` as numbers by series, from a sample that was begun after this call.
+    /// Values of `/metrics` by series, from a sample that began after this call.
     pub fn metrics(&self) -> Result<BTreeMap<String, f64>> {
-        let asked = self.sample_time()?;
+        let start = self.sample_time()?;
         let end = Instant::now() + PATIENCE;
-        // Two samples later: the next may have been begun before we were called.
-        let mut later = 0;
-        let mut last = asked;
+        // The second new sample: the first may have begun before this call.
+        let mut newer = 0;
+        let mut last = start;
         while Instant::now() < end {
             let series = parse(&self.get("/metrics", "")?.body);
             let time = series.get(SAMPLE_TIME).copied().unwrap_or_default();
             if time > last {
-                (later, last) = (later + 1, time);
+                (newer, last) = (newer + 1, time);
             }
-            if later == 2 {
+            if newer == 2 {
                 return Ok(series);
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -169,19 +169,19 @@ impl Daemon {
         series.get(SAMPLE_TIME).copied().context("no sample yet")
     }
 
-    /// One line of the agent-check, for the host or a scope.
+    /// The agent-check line of the host or a scope.
     pub fn agent_check(&self, scope: &str) -> Result<String> {
         let addr = self.listening.get(1).context("not listening yet")?;
-        ask_agent(*addr, scope)
+        agent_check(*addr, scope)
     }
 
-    /// Runs a subcommand that asks it over its socket; its output and exit code.
+    /// Runs a subcommand that uses its socket; returns its output and exit code.
     pub fn ask(&self, words: &[&str]) -> Result<(String, Option<i32>)> {
         let mut command = Command::new(program("memsensor")?);
         command.args(words).arg("--socket").arg(self.socket());
         let out = command.output()?;
-        let said = [out.stdout, out.stderr].concat();
-        Ok((String::from_utf8_lossy(&said).into_owned(), out.status.code()))
+        let output = [out.stdout, out.stderr].concat();
+        Ok((String::from_utf8_lossy(&output).into_owned(), out.status.code()))
     }
 
     /// `memsensor check`: its line and exit code.
@@ -202,7 +202,7 @@ impl Daemon {
         Ok((String::from_utf8_lossy(&out.stdout).trim().to_owned(), out.status.code()))
     }
 
-    /// The events it kept, by `memsensor events --json`.
+    /// Its events, from `memsensor events --json`.
     pub fn events(&self) -> Result<Vec<Event>> {
         let out = Command::new(program("memsensor")?)
             .args(["events", "--json", "--socket"])
@@ -215,7 +215,7 @@ impl Daemon {
         lines.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 
-    /// Waits until so many events pass the filter, and returns those.
+    /// Waits until `n` events pass the filter, and returns them.
     pub fn wait_for_events(&self, n: usize, filter: impl Fn(&What) -> bool) -> Result<Vec<Event>> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -238,9 +238,9 @@ impl Daemon {
     }
 }
 
-type Said = Arc<Mutex<String>>;
+type Log = Arc<Mutex<String>>;
 
-fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Said)> {
+fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Log)> {
     let mut child = Command::new(program("memsensor")?)
         .args(["run", "--config"])
         .arg(config)
@@ -250,11 +250,11 @@ fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Said)> {
         .spawn()
         .context("start memsensor")?;
     let stderr = child.stderr.take().context("no stderr")?;
-    let log = Said::default();
-    let seen = Arc::clone(&log);
+    let log = Log::default();
+    let shared = Arc::clone(&log);
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let mut log = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut log = shared.lock().unwrap_or_else(PoisonError::into_inner);
             log.push_str(&line);
             log.push('\n');
         }
@@ -272,13 +272,13 @@ impl Drop for Daemon {
 
 const SAMPLE_TIME: &str = "memsensor_last_sample_timestamp_seconds";
 
-/// What the agent-check at this address answers to a question, which may be none.
-pub fn ask_agent(addr: SocketAddr, question: &str) -> Result<String> {
+/// Queries the agent-check at this address; the request may be empty.
+pub fn agent_check(addr: SocketAddr, request: &str) -> Result<String> {
     let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    if !question.is_empty() {
-        stream.write_all(question.as_bytes())?;
-        // The end of the question, also without that of the line.
+    if !request.is_empty() {
+        stream.write_all(request.as_bytes())?;
+        // Marks the end of a request without a newline.
         stream.shutdown(Shutdown::Write)?;
     }
     let mut line = String::new();
@@ -286,19 +286,19 @@ pub fn ask_agent(addr: SocketAddr, question: &str) -> Result<String> {
     Ok(line)
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug, Clone)]
-pub struct Answer {
+pub struct Response {
     /// Status code.
     pub status: u16,
-    /// Head, lower-cased.
+    /// Status line and headers, in lower case.
     pub head: String,
     /// Body.
     pub body: String,
 }
 
-/// Asks over HTTP.
-pub fn get(addr: SocketAddr, path: &str, accept: &str) -> Result<Answer> {
+/// Sends a GET request.
+pub fn get(addr: SocketAddr, path: &str, accept: &str) -> Result<Response> {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let accept = if accept.is_empty() { String::new() } else { format!("Accept: {accept}\r\n") };
@@ -307,10 +307,10 @@ pub fn get(addr: SocketAddr, path: &str, accept: &str) -> Result<Answer> {
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").context("no end of head")?;
     let status = head.split(' ').nth(1).context("no status")?.parse()?;
-    Ok(Answer { status, head: head.to_lowercase(), body: body.to_owned() })
+    Ok(Response { status, head: head.to_lowercase(), body: body.to_owned() })
 }
 
-/// Series and values of a text exposition.
+/// Values of a text exposition, by series.
 pub fn parse(text: &str) -> BTreeMap<String, f64> {
     text.lines()
         .filter(|line| !line.starts_with('#'))
@@ -319,7 +319,7 @@ pub fn parse(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
-/// What a counter went up by; a series that is in neither is an error.
+/// The increase of a counter; a missing series is an error.
 pub fn delta(
     before: &BTreeMap<String, f64>,
     after: &BTreeMap<String, f64>,

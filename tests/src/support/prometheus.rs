@@ -1,6 +1,5 @@
-//! A real Prometheus on a free port of this machine: started with a configuration, asked over its HTTP
-//! API, stopped and removed when dropped. What it is asked, and whether the answer is right, is not its
-//! business.
+//! A real Prometheus on a free port: started with a configuration, queried over its HTTP API,
+//! stopped and removed when dropped. Not here: what to query, and whether the result is right.
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -20,10 +19,10 @@ use serde_json::Value;
 
 use crate::support::daemon::PATIENCE;
 
-/// The configuration's name in Prometheus' directory; other files may be put beside it.
+/// File name of the configuration in Prometheus' directory.
 const CONFIG: &str = "prometheus.yml";
 
-/// What a program says, while it says it.
+/// The log of a running program.
 type Log = Arc<Mutex<String>>;
 
 /// A running Prometheus.
@@ -32,18 +31,18 @@ pub struct Prometheus {
     child: Child,
     dir: PathBuf,
     args: Vec<String>,
-    /// Where it listens.
+    /// Its address.
     pub addr: SocketAddr,
     log: Log,
 }
 
 impl Prometheus {
-    /// Starts it with this configuration (YAML), and waits until it answers.
+    /// Starts it with this configuration (YAML), and waits until it is ready.
     pub fn start(config: &str) -> Result<Self> {
         Self::start_with(config, &[], &[])
     }
 
-    /// The same, with files beside the configuration, by name (rules, for one), and further arguments.
+    /// The same, with more files in its directory, by name, and more arguments.
     pub fn start_with(config: &str, files: &[(&str, &str)], args: &[&str]) -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let n = COUNT.fetch_add(1, Relaxed);
@@ -54,17 +53,17 @@ impl Prometheus {
         }
         let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
         let (child, log) = launch(&dir, &args)?;
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut started = Self { child, dir, args, addr: nowhere, log };
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut started = Self { child, dir, args, addr: unknown, log };
         started.wait_until_ready()?;
         Ok(started)
     }
 
-    /// Stops it in order, and starts it so much later with the same data. It listens elsewhere then.
-    pub fn restart(&mut self, later: Duration) -> Result<()> {
+    /// Stops it with SIGTERM and starts it after `pause` with the same data, on another port.
+    pub fn restart(&mut self, pause: Duration) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         self.child.wait()?;
-        std::thread::sleep(later);
+        std::thread::sleep(pause);
         (self.child, self.log) = launch(&self.dir, &self.args)?;
         self.wait_until_ready()
     }
@@ -76,10 +75,10 @@ impl Prometheus {
                 bail!("prometheus ended with {status}: {}", self.log());
             }
             let log = self.log();
-            let told = log.lines().find(|line| line.contains("msg=\"Listening on\""));
-            if let Some(addr) = told.and_then(|line| line.split("address=").nth(1)) {
+            let line = log.lines().find(|line| line.contains("msg=\"Listening on\""));
+            if let Some(addr) = line.and_then(|line| line.split("address=").nth(1)) {
                 self.addr = addr.trim().parse().with_context(|| format!("address {addr}"))?;
-                if self.ask("GET", "/-/ready", "").is_ok_and(|(status, _)| status == 200) {
+                if self.request("GET", "/-/ready", "").is_ok_and(|(status, _)| status == 200) {
                     return Ok(());
                 }
             }
@@ -88,7 +87,7 @@ impl Prometheus {
         bail!("prometheus is not ready after {PATIENCE:?}: {}", self.log());
     }
 
-    /// What it logged since it was started.
+    /// Its log since the last start.
     pub fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -98,39 +97,38 @@ impl Prometheus {
         self.child.id()
     }
 
-    /// Where its configuration and its data are; it goes when this is dropped.
+    /// The directory of its configuration and data, removed on drop.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Reads configuration and rules anew.
+    /// Reloads configuration and rules.
     pub fn reload(&self) -> Result<()> {
-        let (status, body) = self.ask("POST", "/-/reload", "")?;
+        let (status, body) = self.request("POST", "/-/reload", "")?;
         ensure!(status == 200, "prometheus does not reload: {body}");
         Ok(())
     }
 
-    /// The `data` of an answer of its API, by the path below `/api/v1/` and parameters.
+    /// The `data` of an API response, by the path below `/api/v1/` and parameters.
     pub fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value> {
         let query: String =
             form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
-        let (status, body) = self.ask("GET", &format!("/api/v1/{path}?{query}"), "")?;
-        let mut answer: Value =
+        let (status, body) = self.request("GET", &format!("/api/v1/{path}?{query}"), "")?;
+        let mut response: Value =
             serde_json::from_str(&body).with_context(|| format!("HTTP {status}: {body}"))?;
-        if answer["status"] != "success" {
-            bail!("{}: {}", answer["errorType"], answer["error"]);
+        if response["status"] != "success" {
+            bail!("{}: {}", response["errorType"], response["error"]);
         }
-        Ok(answer["data"].take())
+        Ok(response["data"].take())
     }
 
-    /// The series that an expression has now: objects with `metric` and `value`.
+    /// The series of an expression now: objects with `metric` and `value`.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>> {
         let data = self.api("query", &[("query", expression)]);
         series(data.with_context(|| expression.to_owned())?)
     }
 
-    /// The series that it has between two moments (seconds of Unix time), each so many seconds: objects
-    /// with `metric` and `values`.
+    /// The series of an expression in a range of Unix time: objects with `metric` and `values`.
     pub fn query_range(
         &self,
         expression: &str,
@@ -143,8 +141,8 @@ impl Prometheus {
         series(data.with_context(|| expression.to_owned())?)
     }
 
-    /// Status and body of an answer. HTTP/1.0, for then it is neither in chunks nor kept open.
-    fn ask(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+    /// Status and body of a response. By HTTP/1.0, without chunks and keep-alive.
+    fn request(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
         let mut stream = TcpStream::connect_timeout(&self.addr, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let length = body.len();
@@ -163,7 +161,7 @@ impl Prometheus {
 fn launch(dir: &Path, args: &[String]) -> Result<(Child, Log)> {
     let mut child = Command::new("prometheus")
         .arg("--config.file=prometheus.yml")
-        // It picks a free port and tells which.
+        // It picks a free port and logs it.
         .args(["--web.listen-address=127.0.0.1:0", "--web.enable-lifecycle"])
         .args(["--storage.tsdb.path=data", "--enable-feature=exemplar-storage"])
         .args(args)
@@ -175,10 +173,10 @@ fn launch(dir: &Path, args: &[String]) -> Result<(Child, Log)> {
         .context("start prometheus (apt-get install prometheus)")?;
     let stderr = child.stderr.take().context("no stderr")?;
     let log = Log::default();
-    let said = Arc::clone(&log);
+    let shared = Arc::clone(&log);
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            let mut log = said.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut log = shared.lock().unwrap_or_else(PoisonError::into_inner);
             log.push_str(&line);
             log.push('\n');
         }
@@ -186,7 +184,7 @@ fn launch(dir: &Path, args: &[String]) -> Result<(Child, Log)> {
     Ok((child, log))
 }
 
-/// The series of an answer; that of a scalar is none.
+/// The series of a response; a scalar is an error.
 fn series(mut data: Value) -> Result<Vec<Value>> {
     match data["result"].take() {
         Value::Array(series) if data["resultType"] != "scalar" => Ok(series),

@@ -1,8 +1,8 @@
 //! A cgroup with a memory limit, for one test: on v1, v2 or both, as the host has it.
 //!
-//! Where the memory controller is on v1 (a hybrid host), the limit is set there, and the process is
-//! put into a v2 group of the same name as well, for v2 is where PSI is. Dropping the scope kills
-//! whatever is inside and removes the groups.
+//! Where the memory controller is on v1 (a hybrid host), the limit is set there, and the processes
+//! also enter a v2 group of the same name, because PSI is on v2. Dropping the scope kills its
+//! processes and removes the groups.
 
 use std::{
     ffi::OsStr,
@@ -22,9 +22,9 @@ pub const MIB: u64 = 1 << 20;
 /// A cgroup with a memory limit.
 #[derive(Debug)]
 pub struct Scope {
-    /// The group that memory is charged to, first; on a hybrid host a v2 group beside it, and others.
+    /// First the group that memory is charged to; on a hybrid host then a v2 group, and others.
     groups: Vec<PathBuf>,
-    /// Groups of the scope above, that who enters this one enters too.
+    /// Groups of the parent scope that processes of this one enter too.
     above: Vec<PathBuf>,
     /// Below the hierarchies' roots.
     path: PathBuf,
@@ -32,15 +32,14 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Makes a group named after the test, limited to so many bytes, and without swap, whether or
-    /// not the host has any.
+    /// Makes a group named after the test with a limit in bytes and without swap.
     pub fn new(name: &str, limit: u64) -> Result<Self> {
         let scope = Self::with_swap(name, limit)?;
         scope.set_swap_limit(limit, 0)?;
         Ok(scope)
     }
 
-    /// Makes a group named after the test, limited to so many bytes; it may swap.
+    /// Makes a group named after the test with a limit in bytes; it may swap.
     pub fn with_swap(name: &str, limit: u64) -> Result<Self> {
         let v1 = cgroup::memory_on_v1();
         let root = cgroup::memory_root().context("no hierarchy with the memory controller")?;
@@ -59,7 +58,8 @@ impl Scope {
             scope.enable("memory")?;
         }
         scope.make()?;
-        // Before 5.11 a group of v1 only limits those below it if it is told so; systemd tells the root.
+        // Before 5.11 a v1 group limits its descendants only with use_hierarchy; systemd sets it at
+        // the root.
         let hierarchy = scope.memory().join("memory.use_hierarchy");
         if v1 && fs::read_to_string(&hierarchy).is_ok_and(|word| word.trim() == "0") {
             scope.write("memory.use_hierarchy", "1")?;
@@ -68,14 +68,14 @@ impl Scope {
         Ok(scope)
     }
 
-    /// Makes a group below this one, without a limit of its own. To be dropped before this one.
+    /// Makes a child group without a limit. It must be dropped before this one.
     pub fn child(&self, name: &str) -> Result<Self> {
         if !self.v1 {
             let control = self.memory().join("cgroup.subtree_control");
             fs::write(&control, "+memory")
                 .with_context(|| format!("enable memory in {}", control.display()))?;
         }
-        // Groups of other controllers are not hierarchical on v1: those below share them.
+        // Groups of other controllers are not hierarchical on v1: children share them.
         let (own, above): (Vec<PathBuf>, Vec<PathBuf>) =
             self.groups.iter().cloned().partition(|group| self.has_memory_or_psi(group));
         let groups = own.iter().map(|group| group.join(name)).collect();
@@ -101,14 +101,14 @@ impl Scope {
         self.write(file, &limit.to_string())
     }
 
-    /// Sets how much of it may be swapped; v1 wants to know the memory limit, too.
+    /// Sets the swap limit; v1 also needs the memory limit.
     pub fn set_swap_limit(&self, limit: u64, swap: u64) -> Result<()> {
         let (file, value) = if self.v1 {
             ("memory.memsw.limit_in_bytes", limit.saturating_add(swap))
         } else {
             ("memory.swap.max", swap)
         };
-        // Absent where the kernel does not account for swap, and then there is none to keep out.
+        // Absent where the kernel does not account swap.
         if self.memory().join(file).exists() {
             self.write(file, &value.to_string())?;
         }
@@ -126,7 +126,7 @@ impl Scope {
         self.v1
     }
 
-    /// Lets groups of the v2 hierarchy have a controller.
+    /// Enables a controller for groups of the v2 hierarchy.
     pub fn enable(&self, controller: &str) -> Result<()> {
         let root = self.memory().parent().context("a group has a parent")?;
         let control = root.join("cgroup.subtree_control");
@@ -149,7 +149,7 @@ impl Scope {
         Ok(group)
     }
 
-    /// All of its groups.
+    /// All its groups.
     pub fn groups(&self) -> &[PathBuf] {
         &self.groups
     }
@@ -164,12 +164,12 @@ impl Scope {
         self.groups.get(1).unwrap_or(&self.groups[0])
     }
 
-    /// The id by which the kernel half knows the group that memory is charged to.
+    /// The cgroup id in BPF programs, of the group that memory is charged to.
     pub fn id(&self) -> Result<u64> {
         Ok(fs::metadata(self.memory())?.ino())
     }
 
-    /// Its path as events name it.
+    /// Its path as in events.
     pub fn path(&self) -> String {
         format!("/{}", self.path.display())
     }
@@ -215,7 +215,7 @@ impl Drop for Scope {
 
 /// A program that was built with the tests.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let exe = std::env::current_exe().context("where are we")?;
+    let exe = std::env::current_exe().context("path of this test")?;
     let found = exe.ancestors().map(|dir| dir.join(name)).find(|path| path.is_file());
     let found = found.with_context(|| format!("{name} is not built: cargo build --workspace"))?;
     ensure!(found.is_absolute(), "{} is not absolute", found.display());

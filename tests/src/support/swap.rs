@@ -1,5 +1,5 @@
-//! Swap on a loop device over a file, as fast as memory or as slow as a tired disk, for tests and
-//! benchmarks. It is gone again after us, whatever our end is.
+//! A swap device on a loop device over a file, at full speed or throttled. It is removed again,
+//! also if this process is killed.
 
 use std::{
     fs::{self, File, Permissions},
@@ -16,22 +16,22 @@ use crate::support::{
     undo::Undo,
 };
 
-/// Swap of our own. Scopes that swap to it must be dropped before it: their limits would leave swapoff
-/// no memory to read their pages back into.
+/// A swap device. Cgroups that swap to it must be dropped first: with their limits swapoff could
+/// not read the pages back.
 #[derive(Debug)]
 pub struct Swap {
     dir: PathBuf,
     device: PathBuf,
-    /// Of who may only read slowly, on v1.
+    /// The blkio group of the throttled processes, on v1.
     throttled: Option<PathBuf>,
     undo: Undo,
 }
 
 impl Swap {
-    /// Makes it and puts it to use before any other swap of the machine. Needs root, the space on
-    /// disk, and util-linux.
+    /// Makes it and activates it with the highest priority. Needs root, the space on disk, and
+    /// util-linux.
     pub fn new(mib: u64) -> Result<Self> {
-        // Not /tmp: it may be a tmpfs, and swap to that is no swap.
+        // Not /tmp: it may be a tmpfs, which is memory itself.
         let dir = PathBuf::from(format!("/var/tmp/memsensor-swap-{}", std::process::id()));
         let mut undo = Undo::new()?;
         undo.later(r#"rm -rf "$1""#, &[&dir])?;
@@ -43,23 +43,23 @@ impl Swap {
         undo.later(r#"losetup -j "$1" | cut -d: -f1 | xargs -r losetup -d"#, &[&file])?;
         let looped = succeed(
             Command::new("losetup").args(["--find", "--show"]).arg(&file),
-            "there must be a free loop device",
+            "is there a free loop device?",
         )?;
         let device = PathBuf::from(looped.trim());
         undo.later(r#"! grep -q "^$1 " /proc/swaps || swapoff "$1""#, &[&device])?;
-        succeed(Command::new("mkswap").arg(&device), "the kernel's log says why")?;
+        succeed(Command::new("mkswap").arg(&device), "see the kernel log")?;
         let mut swapon = Command::new("swapon");
-        succeed(swapon.args(["-p", "32767"]).arg(&device), "the kernel's log says why")?;
+        succeed(swapon.args(["-p", "32767"]).arg(&device), "see the kernel log")?;
         Ok(Self { dir, device, throttled: None, undo })
     }
 
-    /// A directory of ours on the same disk, removed with the swap.
+    /// A directory on the same disk, removed with the swap.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Lets who is in the scope read so many times a second from it, whatever the disk could: a tired
-    /// disk. Before anybody enters the scope.
+    /// Limits reads of the cgroup from the swap device, like a slow disk. Call it before a process
+    /// enters the cgroup.
     pub fn slow(&mut self, scope: &mut Scope, reads_per_second: u32) -> Result<()> {
         let name = self.device.file_name().context("a device has a name")?;
         let number = Path::new("/sys/block").join(name).join("dev");
@@ -68,7 +68,7 @@ impl Swap {
         self.throttle(scope, number.trim(), reads_per_second)
     }
 
-    /// The same for the disk that [`dir`](Self::dir) is on, if that is on a whole one.
+    /// The same for the disk of [`dir`](Self::dir), which must not be a partition.
     pub fn slow_disk(&mut self, scope: &mut Scope, reads_per_second: u32) -> Result<()> {
         let device = fs::metadata(&self.dir)?.dev();
         let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -94,7 +94,8 @@ impl Swap {
     }
 }
 
-/// Makes a file without holes (swap takes no others), clean, so that it can be reclaimed at once.
+/// Makes a file without holes, as swap requires, and with clean pages, which can be reclaimed at
+/// once.
 pub fn fill(path: &Path, mib: u64) -> Result<()> {
     let mut file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     let chunk = vec![7u8; usize::try_from(MIB)?];
@@ -104,7 +105,7 @@ pub fn fill(path: &Path, mib: u64) -> Result<()> {
     file.sync_all().with_context(|| format!("write {} to disk", path.display()))
 }
 
-/// A file that is on disk only: who reads it first is charged for it.
+/// Makes a file outside the page cache: the cgroup that reads it first is charged for it.
 pub fn cold(path: &Path, mib: u64) -> Result<()> {
     fill(path, mib)?;
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
@@ -115,7 +116,7 @@ pub fn cold(path: &Path, mib: u64) -> Result<()> {
 fn succeed(command: &mut Command, remedy: &str) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let out = command.output().with_context(|| format!("start {name} (install util-linux)"))?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    ensure!(out.status.success(), "{name}: {}; {remedy}", said.trim());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{name}: {}; {remedy}", stderr.trim());
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

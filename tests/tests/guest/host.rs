@@ -1,5 +1,5 @@
-//! What is attached is what this kernel has: no less, and never by guess. The oracle is the kernel's
-//! own list of events and functions, which memsensor does not use.
+//! All programs that this kernel supports are attached, and no others. The reference is the
+//! kernel's own list of events and functions, which memsensor does not use.
 
 use std::{fs, process::Command};
 
@@ -9,18 +9,19 @@ use serde_json::Value;
 
 use super::enter;
 
-/// `memsensor probes --json`, its probes.
+/// The probes in the output of `memsensor probes --json`.
 pub(crate) fn coverage() -> Vec<Value> {
     let out = Command::new(program("memsensor").expect("memsensor"))
         .args(["probes", "--json"])
         .output()
         .expect("memsensor probes");
-    let said = String::from_utf8_lossy(&out.stderr);
-    let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    let json: Value =
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
     json["probes"].as_array().expect("probes").clone()
 }
 
-/// Why a probe is not attached, if it is not.
+/// The reason why a probe is not attached, if so.
 pub(crate) fn why_missing(probe: &str) -> Option<String> {
     let probes = coverage();
     let found = probes.iter().find(|p| p["probe"] == probe).unwrap_or_else(|| panic!("no {probe}"));
@@ -30,7 +31,7 @@ pub(crate) fn why_missing(probe: &str) -> Option<String> {
     }
 }
 
-/// A probe of the kernel's own tracer on a function, until it is dropped.
+/// A kprobe of the kernel's own tracer, removed on drop.
 pub(crate) struct Kprobe {
     /// The event's name.
     pub(crate) name: String,
@@ -63,27 +64,27 @@ fn append(line: &str) {
     let file = fs::File::options().append(true).open(KPROBES);
     let written = file.and_then(|mut f| std::io::Write::write_all(&mut f, line.as_bytes()));
     if let Err(e) = written {
-        // Also from a drop during a panic.
+        // No panic: this is also called on drop.
         eprintln!("{KPROBES}: {line}: {e}");
     }
 }
 
-/// Whether the kernel itself says that it has what a program attaches to.
-fn is_there(hook: &str) -> bool {
+/// Whether the kernel has the hook of a program, by its own lists.
+fn has_hook(hook: &str) -> bool {
     let has_function = |function: &str| {
         let symbols = fs::read_to_string("/proc/kallsyms").expect("kallsyms");
         symbols.lines().any(|l| l.split_whitespace().nth(2) == Some(function))
     };
     match hook.split_once(':') {
         Some(("fentry" | "fexit" | "kprobe", function)) => has_function(function),
-        // As kernel/bpf/task_iter.c calls it.
+        // The function in kernel/bpf/task_iter.c.
         Some(("iter", kind)) => has_function(&format!("{kind}_seq_show")),
         _ => has_event(hook).expect("tracefs"),
     }
 }
 
 #[test]
-fn what_the_kernel_has_is_attached_and_nothing_else() {
+fn all_supported_programs_are_attached_and_no_others() {
     enter();
     let coverage = coverage();
     assert_eq!(coverage.len(), probes::ALL.len());
@@ -92,13 +93,16 @@ fn what_the_kernel_has_is_attached_and_nothing_else() {
         let programs = probe["programs"].as_array().expect("programs");
         for program in programs {
             let hook = program["event"].as_str().expect("event");
-            let (has, attached) = (is_there(hook), program["attached"] == true);
-            // A begin that is there goes with an end that is not.
-            let whole = programs.iter().all(|p| is_there(p["event"].as_str().expect("event")));
-            assert!(attached == has || (has && !whole), "{hook}: there: {has}, {program:#}");
+            let (has, attached) = (has_hook(hook), program["attached"] == true);
+            // A begin is not attached without its end.
+            let whole = programs.iter().all(|p| has_hook(p["event"].as_str().expect("event")));
+            assert!(attached == has || (has && !whole), "{hook}: exists: {has}, {program:#}");
             if !attached {
-                let why = program["reason"].as_str().expect("a reason");
-                assert!(why.contains(hook.split_once(':').expect("system").1), "{hook}: {why}");
+                let reason = program["reason"].as_str().expect("a reason");
+                assert!(
+                    reason.contains(hook.split_once(':').expect("system").1),
+                    "{hook}: {reason}"
+                );
                 absent.push(hook.to_owned());
             }
         }
@@ -119,14 +123,15 @@ fn neither_tracefs_nor_bpffs_is_needed() {
         .args(["probes", "--json"])
         .output()
         .expect("unshare");
-    let said = String::from_utf8_lossy(&out.stderr);
-    let json: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    let json: Value =
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {stderr}"));
     assert_eq!(json["probes"].as_array(), Some(&with));
 }
 
-/// The daemon is ready, and what it serves says of each program whether it is attached.
+/// The metrics have the state of each program.
 #[test]
-fn what_is_attached_is_exported() {
+fn the_state_of_each_program_is_exported() {
     enter();
     let daemon = Daemon::start("").expect("daemon");
     let series = daemon.metrics().expect("metrics");

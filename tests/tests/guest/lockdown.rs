@@ -1,5 +1,5 @@
-//! Kernels that are locked down. It cannot be taken back, so each of these runs as a step of its
-//! own, after everything else, and in this order.
+//! Kernel lockdown. It cannot be undone, so each test is a separate step, after all others and in
+//! this order.
 
 use std::{fs, process::Command};
 
@@ -15,7 +15,7 @@ fn lock_down(level: &str) {
     assert!(now.contains(&format!("[{level}]")), "{now}");
 }
 
-/// What Secure Boot brings on most distributions: nothing changes for us.
+/// The level that Secure Boot sets on most distributions: nothing changes.
 #[test]
 fn integrity() {
     enter();
@@ -24,7 +24,7 @@ fn integrity() {
     assert_eq!(coverage(), before);
 }
 
-/// BPF may not read kernel memory: a refusal that says so and what to do.
+/// BPF cannot read kernel memory: `run` fails with the reason and a remedy.
 #[test]
 fn confidentiality() {
     enter();
@@ -35,10 +35,10 @@ fn confidentiality() {
         .env("RUST_LOG", "off")
         .output()
         .expect("run");
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(3), "{said}");
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{stderr}");
+    assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
     for part in ["confidentiality", "lockdown=integrity", "--allow-degraded"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(stderr.contains(part), "{part}: {stderr}");
     }
 }

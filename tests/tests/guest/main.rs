@@ -1,12 +1,12 @@
-//! What may only be done to a machine of one's own: the whole guest out of memory, swap thrash,
-//! throttling, lockdown. `cargo xtask vm` boots Debian's kernels and runs this in each; anywhere
-//! else every test here fails at once.
+//! Tests that need a virtual machine: the whole guest out of memory, swap thrash, throttling,
+//! lockdown. `cargo xtask vm` boots Debian's kernels and runs this in each; anywhere else every
+//! test fails at once.
 //!
-//! * [`probes`]: one test per probe, whose event the test makes happen; what memsensor counted is
-//!   compared with what the kernel traced in the same time. Each writes its cell of the table.
-//! * [`host`]: what is attached is what this kernel has, also without tracefs and bpffs.
-//! * [`verdict`]: a whole host that thrashes is drained, and comes back.
-//! * [`lockdown`], [`quirks`]: kernels that forbid, lack PSI, or have many CPUs.
+//! * [`probes`]: one test per probe, which causes its events and compares memsensor's counts with
+//!   the kernel's trace. Each writes its cell of the table.
+//! * [`host`]: all programs that this kernel supports are attached, also without tracefs and bpffs.
+//! * [`verdict`]: a whole host that thrashes is overloaded, then ready again.
+//! * [`lockdown`], [`quirks`]: kernels with lockdown, without PSI, or with many CPUs.
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
 mod host;
@@ -21,36 +21,37 @@ use std::{fs, io::Write as _, process::Command};
 
 use sensor_tests::support::scope::program;
 
-/// What the init of the guest shows at its end.
+/// The file that the init of the guest prints at its end.
 const CELLS: &str = "/run/cells";
 
-/// Call first. Fails outside of a guest; keeps the OOM killer from the test and what it starts.
+/// Must be called first. Fails outside of a guest; protects the test and its children from the OOM
+/// killer.
 fn enter() {
     let cmdline = fs::read_to_string("/proc/cmdline").expect("/proc/cmdline");
     assert!(
         cmdline.contains("memsensor.guest="),
-        "this test brings down the machine it runs on: `cargo xtask vm` gives it one of its own"
+        "this test exhausts the memory of its machine: run it with `cargo xtask vm`"
     );
     fs::write("/proc/self/oom_score_adj", "-1000").expect("oom_score_adj");
 }
 
 /// Writes a probe's cell of the table.
 fn cell(probe: &str, state: &str, detail: &str) {
-    say(&format!("cell\t{probe}\t{state}\t{detail}"));
+    append(&format!("cell\t{probe}\t{state}\t{detail}"));
 }
 
-/// Writes what was measured, for people.
-fn note(what: &str) {
-    say(&format!("measured: {what}"));
+/// Writes a measurement.
+fn note(text: &str) {
+    append(&format!("measured: {text}"));
 }
 
-fn say(line: &str) {
+fn append(line: &str) {
     let mut file =
         fs::File::options().create(true).append(true).open(CELLS).expect("the file of cells");
     writeln!(file, "{line}").expect("write the line");
 }
 
-/// A hog that the OOM killer likes best, in no cgroup but the root's.
+/// A hog that the OOM killer selects first, in the root cgroup.
 fn hog(args: &[&str]) -> Command {
     let mut command = Command::new(program("hog").expect("hog"));
     command.args(["--adj", "1000"]).args(args);
@@ -64,7 +65,7 @@ fn number(path: &str) -> u64 {
     text.trim().parse().unwrap_or_else(|e| panic!("{path}: {text:?}: {e}"))
 }
 
-/// Writes a number to such a file.
+/// Writes a number to a file of /proc or /sys.
 fn set(path: &str, value: u64) {
     fs::write(path, value.to_string()).unwrap_or_else(|e| panic!("{path}: {e}"));
 }

@@ -1,4 +1,4 @@
-//! Ways to bring the whole guest under pressure, each undone when dropped.
+//! Memory pressure on the whole guest, undone on drop.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use super::{hog, meminfo_mib};
 
-/// Swap is off while this lives.
+/// Disables swap until dropped.
 pub(crate) struct NoSwap;
 
 const SWAP: &str = "/dev/vda";
@@ -28,10 +28,10 @@ impl Drop for NoSwap {
     }
 }
 
-/// All swap is on the slow disk while this lives: then waiting for it, which is what users feel,
-/// outweighs what emulation makes slow.
+/// Moves swap to the slow disk until dropped: then waits for swap outweigh the slowness of the
+/// emulation.
 pub(crate) struct SlowSwap {
-    /// Dropped last: then the fast one is back.
+    /// Dropped last, which restores the fast swap.
     _fast: NoSwap,
 }
 
@@ -65,8 +65,8 @@ fn run(words: &[&str]) {
     assert!(status.is_ok_and(|s| s.success()), "{words:?}");
 }
 
-/// The multi-generational LRU, which never throttles for a congested disk, is off while this lives.
-/// Kernels without it are as they are.
+/// Disables the multi-generational LRU until dropped, because it never throttles for a congested
+/// disk. Does nothing on kernels without it.
 pub(crate) struct NoMglru {
     was: Option<String>,
 }
@@ -91,7 +91,7 @@ impl Drop for NoMglru {
     }
 }
 
-/// A sysctl with another value while this lives.
+/// A sysctl, restored on drop.
 pub(crate) struct Sysctl {
     path: &'static str,
     was: u64,
@@ -111,19 +111,19 @@ impl Drop for Sysctl {
     }
 }
 
-/// Hogs that touch together more than fits, for some seconds: swap thrash.
+/// Swap thrash: hogs that together use more than available memory, for some seconds.
 pub(crate) fn swap_thrash(hogs: u64, seconds: u32) {
-    assert!(meminfo_mib("SwapFree") >= 200, "the fixture has no swap left");
+    assert!(meminfo_mib("SwapFree") >= 200, "the guest has no swap left");
     let mib = (meminfo_mib("MemAvailable") + 60) / hogs;
     let start = |_| hog(&["anon", &mib.to_string(), "loop", &seconds.to_string()]).spawn();
     let all: Vec<_> = (0..hogs).map(start).collect();
     for child in all {
         let status = child.expect("hog").wait().expect("wait");
-        assert!(status.success(), "a hog ended with {status}: swap should have had room");
+        assert!(status.success(), "a hog ended with {status}: swap should have been enough");
     }
 }
 
-/// A hog that holds so many MiB, until it is dropped.
+/// A hog that holds memory until dropped.
 pub(crate) struct Holder(Child);
 
 impl Holder {
@@ -133,7 +133,7 @@ impl Holder {
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("a line");
-        assert_eq!(line.trim(), "touched", "the hog that should hold {mib} MiB is gone");
+        assert_eq!(line.trim(), "touched", "the hog that should hold {mib} MiB has ended");
         Self(child)
     }
 }
@@ -145,7 +145,7 @@ impl Drop for Holder {
     }
 }
 
-/// A file in page cache; removed when dropped.
+/// A file in the page cache, removed on drop.
 pub(crate) struct Cached(&'static str);
 
 impl Drop for Cached {
@@ -154,7 +154,7 @@ impl Drop for Cached {
     }
 }
 
-/// A hog that reads a file of so many MiB again and again, until it is dropped.
+/// A hog that reads a file repeatedly until dropped.
 pub(crate) struct Reader {
     child: Child,
     _file: Cached,
@@ -175,8 +175,8 @@ impl Drop for Reader {
     }
 }
 
-/// Reads a file larger than what is left of memory, `passes` times: cache thrash. The rest of memory
-/// is held meanwhile, and nothing of it can be swapped out.
+/// Cache thrash: reads a file larger than the free memory, `passes` times. The rest of memory is
+/// held and cannot be swapped out.
 pub(crate) fn cache_thrash(passes: u32) -> Cached {
     const LEFT_MIB: u64 = 80;
     let _no_swap = NoSwap::new();
@@ -184,12 +184,12 @@ pub(crate) fn cache_thrash(passes: u32) -> Cached {
     let file = Cached("/tmp/cache");
     let mib = (LEFT_MIB * 2).to_string();
     let status = hog(&["file", file.0, &mib, &passes.to_string()]).status().expect("hog");
-    assert!(status.success(), "the hog ended with {status}: page cache can always be given back");
+    assert!(status.success(), "the hog ended with {status}: page cache is always reclaimable");
     file
 }
 
-/// Dirties half of memory, which a slow disk has to take before anything can be given back, and
-/// asks for more than is free.
+/// Makes half of memory dirty, which must be written to a slow disk before it can be reclaimed, and
+/// allocates more than is free.
 pub(crate) fn slow_disk() {
     let _no_swap = NoSwap::new();
     let _most = Sysctl::set("/proc/sys/vm/dirty_ratio", 90);
@@ -208,10 +208,11 @@ pub(crate) fn slow_disk() {
     writer.wait().expect("wait");
 }
 
-/// Takes more than there is, until it is killed; its process id. Without swap, or it would take long.
+/// Allocates more than the guest has until it is killed; returns its process id. Without swap, to
+/// be fast.
 pub(crate) fn out_of_memory() -> u32 {
     let _no_swap = NoSwap::new();
-    // Or the kernel would refuse so much at once.
+    // Or the kernel would refuse the allocation.
     let _overcommit = Sysctl::set("/proc/sys/vm/overcommit_memory", 1);
     let mib = meminfo_mib("MemTotal") + 100;
     let mut victim = hog(&["anon", &mib.to_string()]).spawn().expect("hog");

@@ -1,4 +1,4 @@
-//! Guests that are special: booted without PSI, or with many CPUs.
+//! Special guests: booted without PSI, or with many CPUs.
 
 use std::{
     fs,
@@ -18,17 +18,17 @@ use super::{enter, host::coverage, note};
 #[test]
 fn psi_is_not_needed() {
     enter();
-    assert!(!Path::new("/proc/pressure").exists(), "the fixture has PSI after all");
+    assert!(!Path::new("/proc/pressure").exists(), "the guest has PSI");
     let attached = coverage().into_iter().filter(|p| p["state"] == "attached").count();
     assert!(attached >= 8, "only {attached} probes");
     let daemon = Daemon::start("").expect("daemon");
     let stalls = |series: &std::collections::BTreeMap<String, f64>| {
         series.keys().filter(|s| s.starts_with("memsensor_stall_seconds_total")).count()
     };
-    assert!(stalls(&daemon.metrics().expect("metrics")) >= 3, "the stall clock stands in");
+    assert!(stalls(&daemon.metrics().expect("metrics")) >= 3, "the stall clock is missing");
 }
 
-/// A cgroup is judged by its own stalls where nothing else tells of them.
+/// Without PSI a cgroup is judged by the stall clock.
 #[test]
 fn psi_is_not_needed_for_a_scope() {
     enter();
@@ -40,19 +40,19 @@ fn psi_is_not_needed_for_a_scope() {
     let mut hog =
         hog.args(["anon", "72", "loop", "40"]).stdout(Stdio::null()).spawn().expect("hog");
     while daemon.agent_check("web").expect("agent") != "up 0%\n" {
-        let why = daemon.ask(&["explain", "--scope", "web"]).expect("explain").0;
-        assert!(hog.try_wait().expect("wait").is_none(), "never drained: {why}");
+        let explanation = daemon.ask(&["explain", "--scope", "web"]).expect("explain").0;
+        assert!(hog.try_wait().expect("wait").is_none(), "never overloaded: {explanation}");
         std::thread::sleep(Duration::from_millis(200));
     }
-    let drained = started.elapsed().as_secs_f64();
-    let answer = daemon.get("/readyz/web", "").expect("readyz").body;
-    assert!(answer.contains("\"measured_by\":\"stall_clock\""), "{answer}");
-    note(&format!("drained after {drained:.1} s: {}", answer.trim()));
+    let seconds = started.elapsed().as_secs_f64();
+    let body = daemon.get("/readyz/web", "").expect("readyz").body;
+    assert!(body.contains("\"measured_by\":\"stall_clock\""), "{body}");
+    note(&format!("overloaded after {seconds:.1} s: {}", body.trim()));
     let _ = hog.kill();
     let _ = hog.wait();
 }
 
-/// A kill on each of 32 CPUs: every CPU's counters are in the sum.
+/// A kill on each of 32 CPUs: the counters of all CPUs are summed.
 #[test]
 fn cpus_are_all_in_the_sums() {
     const CPUS: usize = 32;
@@ -72,7 +72,7 @@ fn cpus_are_all_in_the_sums() {
     }
     let after = daemon.metrics().expect("metrics");
     let kills = vmstat().expect("vmstat")["oom_kill"] - kernel["oom_kill"];
-    let memcg = "memsensor_oom_kills_total{scope=\"memcg\"}";
+    let memcg = "memsensor_oom_kills_total{type=\"memcg\"}";
     assert_eq!(delta(&before, &after, memcg).expect("kills"), kills as f64);
     assert_eq!(kills, CPUS as u64);
 }

@@ -1,7 +1,6 @@
-//! Compares memsensor with the kernel's own trace of the same events. Neither starts at the same
-//! moment as the other, so the comparison is a sandwich: what the kernel traced between memsensor's
-//! two samples <= what memsensor counted <= what the kernel traced in all. Where nothing happens at
-//! the ends, the three are equal.
+//! Compares memsensor's counts with the kernel's trace. The two do not start at the same time, so
+//! memsensor's count must be at least the traced events between its samples and at most all traced
+//! events. Without events at the ends, the three are equal.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +26,7 @@ impl Watch {
         Self::with("", events)
     }
 
-    /// With extra configuration.
+    /// The same with extra configuration.
     pub(crate) fn with(config: &str, events: &[&str]) -> Self {
         let daemon = Daemon::start(config).expect("daemon");
         let trace = Trace::start(events).expect("trace");
@@ -35,12 +34,12 @@ impl Watch {
         Self { daemon, trace, before, vmstat: vmstat().expect("vmstat"), from: now() }
     }
 
-    pub(crate) fn stop(self) -> (Daemon, Seen) {
+    pub(crate) fn stop(self) -> (Daemon, Observed) {
         let to = now();
         let vmstat_after = vmstat().expect("vmstat");
         let after = self.daemon.metrics().expect("metrics");
         let recorded = self.trace.stop().expect("trace");
-        let seen = Seen {
+        let observed = Observed {
             before: self.before,
             after,
             recorded,
@@ -49,19 +48,19 @@ impl Watch {
             from: self.from,
             to,
         };
-        seen.assert_nothing_lost();
-        (self.daemon, seen)
+        observed.assert_nothing_lost();
+        (self.daemon, observed)
     }
 }
 
-/// CLOCK_MONOTONIC, which the trace is stamped with too.
+/// CLOCK_MONOTONIC, the clock of the trace.
 fn now() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// What both saw.
-pub(crate) struct Seen {
+/// The counts of memsensor and of the kernel.
+pub(crate) struct Observed {
     pub(crate) before: Series,
     pub(crate) after: Series,
     pub(crate) recorded: Recorded,
@@ -71,8 +70,8 @@ pub(crate) struct Seen {
     to: f64,
 }
 
-impl Seen {
-    /// What a metric went up by, over its series that contain all of `labels`.
+impl Observed {
+    /// The increase of a metric, summed over its series with all of `labels`.
     pub(crate) fn went_up(&self, metric: &str, labels: &[&str]) -> f64 {
         let sum = |series: &Series| -> f64 {
             let of = |s: &str| {
@@ -83,7 +82,7 @@ impl Seen {
         sum(&self.after) - sum(&self.before)
     }
 
-    /// What vmstat counted between the samples; summed over names that begin so.
+    /// The increase of vmstat counters between the samples, summed over names with this prefix.
     pub(crate) fn vmstat(&self, prefix: &str) -> f64 {
         let sum = |map: &BTreeMap<String, u64>| -> u64 {
             map.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, v)| v).sum()
@@ -96,7 +95,8 @@ impl Seen {
         self.recorded.of(event).expect("traced").collect()
     }
 
-    /// Asserts the sandwich for a metric that adds up `of` each record; what memsensor counted.
+    /// Asserts the bounds for a metric that sums `of` over the records of an event; returns its
+    /// increase.
     pub(crate) fn assert_between(
         &self,
         metric: &str,
@@ -109,22 +109,22 @@ impl Seen {
         let all: f64 = records.iter().map(|r| of(r)).sum();
         let within = |r: &&&Record| r.seconds >= self.from && r.seconds <= self.to;
         let within: Vec<_> = records.iter().filter(within).map(|r| of(r)).collect();
-        // The events with the most are missed, if any is.
+        // In the worst case the skipped events are those with the largest values.
         let mut largest = within.clone();
         largest.sort_by(|a, b| b.total_cmp(a));
         let skipped = self.skipped();
-        let may_lack: f64 =
+        let allowed: f64 =
             largest.iter().enumerate().filter(|(i, _)| (*i as f64) < skipped).map(|(_, n)| n).sum();
         let inner: f64 = within.iter().sum();
         assert!(
-            inner - may_lack <= counted && counted <= all,
+            inner - allowed <= counted && counted <= all,
             "{metric}{labels:?}: memsensor counted {counted}, the kernel traced {inner} of {event} \
-             between the samples, {all} in all, and skipped {skipped}"
+             between the samples and {all} in all, and skipped {skipped}"
         );
         counted
     }
 
-    /// Seconds from begin to end of each pair of events in a task, summed.
+    /// The sum of the times between begin and end events with the same key.
     pub(crate) fn seconds_inside(
         &self,
         begin: &str,
@@ -137,7 +137,7 @@ impl Seen {
         let mut sum = 0.0;
         for record in events {
             if record.event == begin {
-                // kswapd says several times that it is awake.
+                // kswapd has several wake events before it sleeps.
                 open.entry(key(record)).or_insert(record.seconds);
             } else if let Some(from) = open.remove(&key(record)) {
                 sum += record.seconds - from;
@@ -146,7 +146,7 @@ impl Seen {
         sum
     }
 
-    /// Events of any program that the kernel skipped.
+    /// Events that the kernel skipped, of any program.
     pub(crate) fn skipped(&self) -> f64 {
         self.went_up("memsensor_events_lost_total", &["reason=\"recursion\""])
     }
@@ -155,19 +155,19 @@ impl Seen {
         for (series, value) in &self.after {
             if series.starts_with("memsensor_events_lost_total") && !series.contains("recursion") {
                 let lost = value - self.before.get(series).copied().unwrap_or_default();
-                // A begin or end that was skipped leaves the other alone.
+                // A skipped begin or end leaves its counterpart unmatched.
                 let pairs = self.skipped();
                 let halves = ["unmatched", "abandoned"].iter().any(|half| series.contains(half));
-                let may = if halves { pairs } else { 0.0 };
-                assert!(lost <= may, "{series}: {lost} lost, {pairs} events skipped");
+                let allowed = if halves { pairs } else { 0.0 };
+                assert!(lost <= allowed, "{series}: {lost} lost, {pairs} events skipped");
             }
         }
     }
 }
 
-/// Two clocks that are read a moment apart, and per event by a few instructions: the shorter is at
-/// least nine tenths of the longer, give or take 100 µs per event (emulated processors are slow).
-pub(crate) fn assert_about(ours: f64, kernel: f64, events: f64, what: &str) {
+/// Two clocks are read at slightly different times: the times may differ by a tenth, plus 100 µs
+/// per event (emulated CPUs are slow).
+pub(crate) fn assert_about(ours: f64, kernel: f64, events: f64, name: &str) {
     let slack = kernel.max(ours) * 0.1 + events * 100e-6;
-    assert!((ours - kernel).abs() <= slack, "{what}: {ours} s, by the kernel's trace {kernel} s");
+    assert!((ours - kernel).abs() <= slack, "{name}: {ours} s, by the kernel's trace {kernel} s");
 }

@@ -1,4 +1,4 @@
-//! Cgroups that have metrics of their own, and hosts that have more of them than anybody looks at.
+//! Metrics of cgroups, and hosts with more cgroups than are exported.
 
 use std::{
     collections::BTreeMap,
@@ -26,9 +26,9 @@ fn by_cgroup(daemon: &Daemon, metric: &str) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn what_happens_in_a_cgroup_is_told_of_it() {
+fn a_cgroup_has_metrics_of_its_own_events() {
     let daemon = Daemon::start("").expect("daemon");
-    let scope = Scope::new("told.service", 32 * MIB).expect("scope");
+    let scope = Scope::new("busy.service", 32 * MIB).expect("scope");
     let quiet = Scope::new("quiet.service", 32 * MIB).expect("scope");
     let hold = |scope: &Scope, mib: &str| {
         let mut child = hog(scope, &["anon", mib, "hold"]);
@@ -39,7 +39,7 @@ fn what_happens_in_a_cgroup_is_told_of_it() {
     let children = [hold(&scope, "4"), hold(&quiet, "4")];
     killed(&scope, &["--adj", "1000", "anon", "64"]);
     let (path, other) = (scope.path(), quiet.path());
-    crate::wait_until("the kill is told of its cgroup", || {
+    crate::wait_until("the kill is counted for its cgroup", || {
         by_cgroup(&daemon, "memsensor_cgroup_oom_kills_total").contains_key(&path)
     });
     let kills = by_cgroup(&daemon, "memsensor_cgroup_oom_kills_total");
@@ -49,11 +49,11 @@ fn what_happens_in_a_cgroup_is_told_of_it() {
     let memory = by_cgroup(&daemon, "memsensor_cgroup_memory_bytes");
     assert!(memory[&path] >= (4 * MIB) as f64 && memory[&path] <= (32 * MIB) as f64, "{memory:?}");
     let hits = by_cgroup(&daemon, "memsensor_cgroup_limit_hits_total");
-    // v1's limit of memory and swap together, which the scope has, counts no hits on every kernel (6.18).
+    // The scope's v1 limit of memory plus swap counts no hits on some kernels (6.18).
     assert!(scope.is_v1() || hits[&path] >= 1.0, "{hits:?}");
     assert!(!hits.contains_key(&other), "{hits:?}");
     let mut stalls = BTreeMap::new();
-    crate::wait_until("its stalls are told", || {
+    crate::wait_until("its stalls are counted", || {
         stalls = by_cgroup(&daemon, "memsensor_cgroup_stall_seconds_total");
         stalls.contains_key(&path)
     });
@@ -67,10 +67,10 @@ fn what_happens_in_a_cgroup_is_told_of_it() {
     }
 }
 
-/// The kernel half charges a task's stalls to its cgroup when its slot goes to another. One that goes on
-/// and on must be seen all the same.
+/// The BPF side adds a task's stalls to its cgroup when its slot is reused. A task that runs on
+/// must be counted too.
 #[test]
-fn a_task_that_does_not_end_is_told_of_its_cgroup() {
+fn stalls_of_a_running_task_count_for_its_cgroup() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("endless.service", 192 * MIB).expect("scope");
     let file = std::env::temp_dir().join(format!("memsensor-test-endless-{}", std::process::id()));
@@ -83,21 +83,21 @@ fn a_task_that_does_not_end_is_told_of_its_cgroup() {
         let stalls = by_cgroup(&daemon, "memsensor_cgroup_stall_seconds_total");
         stalls.get(&scope.path()).copied().unwrap_or_default()
     };
-    crate::wait_until("its stalls are told", || stalled() > 0.0);
+    crate::wait_until("its stalls are counted", || stalled() > 0.0);
     let first = stalled();
-    crate::wait_until("its stalls go on", || stalled() > first);
-    assert_eq!(reader.try_wait().expect("wait"), None, "it reads on");
+    crate::wait_until("its stalls increase", || stalled() > first);
+    assert_eq!(reader.try_wait().expect("wait"), None, "the reader has ended");
     reader.kill().expect("kill");
     reader.wait().expect("wait");
     fs::remove_file(&file).expect("remove the file");
-    // Not twice, now that they are charged: no more than the host has in all.
+    // Not counted twice: at most the total of the host.
     let all = daemon.metrics().expect("metrics");
     let of_host: f64 = sum(&all, "memsensor_stall_seconds_total");
     assert!(stalled() <= of_host, "{} of {of_host}", stalled());
 }
 
 #[test]
-fn how_long_reclaim_took_is_told_of_a_cgroup_that_asks_for_it() {
+fn reclaim_histograms_exist_only_for_selected_cgroups() {
     let scope = Scope::new("histogram.service", 32 * MIB).expect("scope");
     let other = Scope::new("plain.service", 32 * MIB).expect("scope");
     let config = format!("[cgroups]\nhistograms = [\"{}\"]\n", scope.path());
@@ -109,46 +109,47 @@ fn how_long_reclaim_took_is_told_of_a_cgroup_that_asks_for_it() {
     let series =
         |cgroup: &str, part: &str| format!("{name}_{part}{{cgroup=\"{cgroup}\",kind=\"memcg\"}}");
     let mut all = BTreeMap::new();
-    // Cgroups are looked at less often than the host, so a scrape may have one of them only, or less of them.
-    crate::wait_until("its reclaim is told, and adds up to the host's", || {
+    // Cgroups are sampled less often than the host, so a scrape may lack some of them.
+    crate::wait_until("its reclaim is exported, and the sum is that of the host", || {
         all = daemon.metrics().expect("metrics");
-        let told = |part: &str| {
+        let own_and_host = |part: &str| {
             let of = |cgroup| all.get(&series(cgroup, part)).copied();
             let own = of(&*scope.path()).zip(of("other")).map(|(own, others)| own + others);
             own.zip(all.get(&format!("memsensor_memcg_reclaim_seconds_{part}")).copied())
         };
-        // The same events as the host's, which are the two groups' and nobody else's.
-        println!("{:?} {:?}", told("count"), told("sum"));
-        told("count").is_some_and(|(own, host)| own == host)
-            && told("sum").is_some_and(|(own, host)| (own - host).abs() < 1e-6)
+        // Only the two cgroups reclaim, so their sum is that of the host.
+        println!("{:?} {:?}", own_and_host("count"), own_and_host("sum"));
+        own_and_host("count").is_some_and(|(own, host)| own == host)
+            && own_and_host("sum").is_some_and(|(own, host)| (own - host).abs() < 1e-6)
     });
     let value = |series: &str| all.get(series).copied().unwrap_or_else(|| panic!("no {series}"));
     let [own, others] = [&*scope.path(), "other"].map(|c| value(&series(c, "count")));
     assert!(own > 0.0 && others > 0.0, "{own} {others}");
-    assert!(!all.contains_key(&series(&other.path(), "count")), "it did not ask");
-    let worst =
+    assert!(!all.contains_key(&series(&other.path(), "count")), "it is not selected");
+    let all_reclaims =
         value(&format!("{name}_bucket{{le=\"+Inf\",cgroup=\"{}\",kind=\"memcg\"}}", scope.path()));
-    assert_eq!(worst, own);
+    assert_eq!(all_reclaims, own);
 }
 
-/// Nobody tells of a new group where the probe is off, nor of one whose path is too long for a record.
+/// There is no event of a new cgroup where the probe is off, or where its path is too long for a
+/// record.
 #[test]
-fn a_group_that_nobody_told_of_is_found() {
+fn a_cgroup_without_an_event_is_found_by_a_walk() {
     let daemons = [
         Daemon::start("[probes]\ndisabled = [\"cgroups\"]\n").expect("daemon"),
         Daemon::start("").expect("daemon"),
     ];
     let scope = Scope::new("found", 64 * MIB).expect("scope");
-    let long = scope.child(&format!("{}.service", "long-".repeat(45))).expect("a group below");
+    let long = scope.child(&format!("{}.service", "long-".repeat(45))).expect("a child group");
     assert!(long.path().len() > 255, "{}", long.path());
     let mut child = hog(&long, &["anon", "4", "hold"]);
     let mut child = child.stdout(Stdio::piped()).spawn().expect("start hog");
     wait_for_line(&mut child);
     for daemon in &daemons {
-        crate::wait_until("it has its name", || {
+        crate::wait_until("it has metrics", || {
             by_cgroup(daemon, "memsensor_cgroup_memory_bytes").contains_key(&long.path())
         });
-        crate::wait_until("at the next look people see it too", || {
+        crate::wait_until("top shows it", || {
             daemon.ask(&["top", "--once", "--json"]).expect("top").0.contains(&long.path())
         });
     }
@@ -156,7 +157,7 @@ fn a_group_that_nobody_told_of_is_found() {
     child.wait().expect("wait");
 }
 
-/// Removes what is in a scope when it goes.
+/// Many cgroups in a scope, removed on drop.
 struct Many(Scope, Vec<Child>);
 
 impl Many {
@@ -164,7 +165,7 @@ impl Many {
         let many = Self(Scope::new("many", 512 * MIB).expect("scope"), Vec::new());
         if !many.0.is_v1() {
             let control = many.0.memory().join("cgroup.subtree_control");
-            fs::write(control, "+memory").expect("let groups have limits");
+            fs::write(control, "+memory").expect("enable the memory controller");
         }
         many
     }
@@ -199,10 +200,10 @@ impl Drop for Many {
     }
 }
 
-/// Ten thousand groups, and processes in more of them than have metrics. A machine that has no room for
-/// as many makes a thousand.
+/// Ten thousand cgroups, with processes in more of them than are exported. Small machines make a
+/// thousand.
 #[test]
-fn ten_thousand_cgroups_are_bounded() {
+fn metrics_of_ten_thousand_cgroups_are_bounded() {
     const INHABITED: usize = 60;
     const MOST: usize = 40;
     let meminfo = <procfs::Meminfo as procfs::Current>::current().expect("meminfo");
@@ -211,14 +212,14 @@ fn ten_thousand_cgroups_are_bounded() {
     many.make(0..groups / 2);
     let daemon = Daemon::start(&format!("[cgroups]\nmost = {MOST}\n")).expect("daemon");
     let before = daemon.metrics().expect("metrics");
-    // The second half while it runs: it learns them from the kernel.
+    // The second half while it runs: it learns them from events.
     many.make(groups / 2..groups);
     for i in 0..INHABITED {
         let mut child = many.start(i * (groups / INHABITED), &["anon", "1", "hold"]);
         wait_for_line(&mut child);
         many.1.push(child);
     }
-    crate::wait_until("all have their names", || {
+    crate::wait_until("all are known", || {
         let all = daemon.metrics().expect("metrics");
         all["memsensor_cgroups_omitted"] + MOST as f64 >= INHABITED as f64
     });
@@ -229,14 +230,14 @@ fn ten_thousand_cgroups_are_bounded() {
     assert!(made >= (groups / 2) as f64, "{made}");
     let (few, many_series) = (before.len(), after.len());
     assert!(many_series < few + 10 * MOST, "{many_series} series, {few} before");
-    // One of each half, by name: from a walk, and from the kernel's word or a walk after it was too much.
+    // One of each half: known from a walk, and from events or a walk after lost events.
     for at in [1, groups - 1] {
         let limit = if many.0.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
         fs::write(many.group(at).join(limit), (8 * MIB).to_string()).expect("limit");
         let status = many.start(at, &["--adj", "1000", "anon", "600"]).wait().expect("wait");
         assert!(!status.success(), "not killed: {status}");
         let path = format!("{}/g{at}", many.0.path());
-        crate::wait_until("the kill is told by name", || {
+        crate::wait_until("the kill has its path", || {
             let events = daemon.events().expect("events");
             let kills = events.iter().filter(|e| is_kill(&e.what));
             kills.map(|e| as_kill(&e.what).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))

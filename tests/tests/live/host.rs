@@ -17,7 +17,7 @@ use sensor_tests::support::{
     scope::program,
 };
 
-use crate::{Running, config, running_kernel};
+use crate::{Running, config, running_kernel, wait_until};
 
 fn programs_of(pid: u32) -> BTreeSet<u32> {
     let dir = format!("/proc/{pid}/fdinfo");
@@ -30,7 +30,7 @@ fn programs_of(pid: u32) -> BTreeSet<u32> {
         .collect()
 }
 
-/// Programs in the kernel, by id.
+/// All loaded programs, by id.
 fn loaded_programs() -> BTreeMap<u32, String> {
     let name = |p: &ProgramInfo| p.name_as_str().unwrap_or_default().to_owned();
     let programs = aya::programs::loaded_programs().filter_map(Result::ok);
@@ -46,13 +46,13 @@ fn programs() -> impl Iterator<Item = &'static Program> {
     probes::ALL.iter().flat_map(|probe| probe.programs)
 }
 
-/// The programs at tracepoints that this kernel has, by tracefs.
+/// Programs whose tracepoints this kernel has, from tracefs.
 fn attachable() -> BTreeSet<String> {
     let can = |program: &&Program| has_event(program.event).expect("tracefs");
     programs().filter(can).map(|program| program.name.to_owned()).collect()
 }
 
-/// The programs at functions, and iterators. What a kernel has of these is in no list of it.
+/// Programs at functions, and iterators. The kernel has no list of those.
 fn at_functions() -> BTreeSet<String> {
     let is = |program: &&Program| {
         let (system, _) = program.event.split_once(':').expect("system:event");
@@ -62,7 +62,7 @@ fn at_functions() -> BTreeSet<String> {
 }
 
 #[test]
-fn nothing_stays_behind_however_it_ends() {
+fn no_program_or_socket_remains_however_it_ends() {
     for signal in [Signal::INT, Signal::TERM, Signal::KILL] {
         let mut daemon = Daemon::start("").expect("daemon");
         let ours = programs_of(daemon.pid());
@@ -83,22 +83,22 @@ fn nothing_stays_behind_however_it_ends() {
     }
 }
 
-/// Runs memsensor without any capability and as nobody.
+/// memsensor as the user nobody, without capabilities.
 fn as_nobody(args: &[&str]) -> Command {
     let mut command = nobody(copy_for_all("memsensor"));
     command.args(args).env("RUST_LOG", "off");
     command
 }
 
-/// A command as nobody. The standard library leaves root's groups when it changes the user, and the
-/// kernel takes the capabilities away.
+/// A command as the user nobody. The standard library drops root's groups when it changes the user,
+/// and the kernel drops the capabilities.
 fn nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.uid(65534).gid(65534);
     command
 }
 
-/// Fails unless a command as nobody has neither root's groups nor any capability.
+/// Asserts that such a command has no groups of root and no capability.
 fn assert_nobody_has_nothing() {
     let script = "while read -r line; do echo \"$line\"; done < /proc/self/status";
     let out = nobody("sh").args(["-c", script]).output().expect("sh");
@@ -118,7 +118,7 @@ fn field<'a>(status: &'a str, name: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {name} in {status:?}")).trim()
 }
 
-/// A copy of a program where everybody may run it.
+/// A copy of a program that any user can run.
 fn copy_for_all(name: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let copy = std::env::temp_dir().join(format!("memsensor-test-{}-bin", std::process::id()));
@@ -130,51 +130,56 @@ fn copy_for_all(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn without_privileges_it_says_which_and_serves_blind_only_if_told() {
+fn without_privileges_run_fails_and_names_them() {
     assert_nobody_has_nothing();
     let addrs = ["--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"];
     let out = as_nobody(&["run"]).args(addrs).output().expect("run");
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert_eq!(out.status.code(), Some(3), "{said}");
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(3), "{stderr}");
     for part in ["CAP_BPF", "CAP_PERFMON", "AmbientCapabilities"] {
-        assert!(said.contains(part), "{said}");
+        assert!(stderr.contains(part), "{stderr}");
     }
-    assert_eq!(said.trim().lines().count(), 1, "{said}");
+    assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
     let out = as_nobody(&["probes"]).output().expect("run");
     assert_eq!(out.status.code(), Some(3));
+    std::fs::remove_file(copy_for_all("memsensor")).expect("remove");
+}
 
-    // Degraded: a port of its own choosing cannot be read from a silent log, so take a free one.
+/// With `--allow-degraded` it serves without BPF: the state follows PSI or is unknown, and probes
+/// are missing.
+#[test]
+fn without_privileges_it_can_run_degraded() {
+    // A free port: the log, which would name it, is off.
     let addr = {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         free.local_addr().expect("addr")
     };
-    // With the default socket, which nobody may not make: then without it.
+    // With the default socket, which an unprivileged user cannot create; it runs without it.
     let file = config("nobody.toml", "interval = \"100ms\"");
     let file = file.to_str().expect("UTF-8");
-    let blind = as_nobody(&["run", "--config", file, "--listen", &addr.to_string()])
+    let degraded = as_nobody(&["run", "--config", file, "--listen", &addr.to_string()])
         .args(["--agent-listen", "127.0.0.1:0", "--allow-degraded"])
         .spawn();
-    let blind = Running(blind.expect("run"));
-    let end = std::time::Instant::now() + PATIENCE;
-    let series = loop {
-        let answer = get(addr, "/metrics", "").map(|a| parse(&a.body));
-        match answer {
-            Ok(series) if series.keys().any(|s| s.starts_with("memsensor_last_sample")) => {
-                break series;
-            }
-            _ => assert!(std::time::Instant::now() < end, "never answered"),
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
+    let degraded = Running(degraded.expect("run"));
+    let mut series = BTreeMap::new();
+    wait_until("serves a sample", || {
+        let response = get(addr, "/metrics", "");
+        series = response.map(|response| parse(&response.body)).unwrap_or_default();
+        series.keys().any(|s| s.starts_with("memsensor_last_sample"))
+    });
     let ready = get(addr, "/readyz", "").expect("readyz");
-    // PSI needs no privilege: what it tells is half of the verdict.
+    // PSI needs no privileges, so a verdict is possible with it.
     let psi = std::fs::read_to_string("/proc/pressure/memory").is_ok();
-    let state = if psi { "\"measured_by\":\"psi\"" } else { "\"state\":\"blind\"" };
+    let state = if psi { "\"measured_by\":\"psi\"" } else { "\"state\":\"unknown\"" };
     assert!(ready.status == 200 && ready.body.contains(state), "{ready:?}");
-    assert!(blind.stop().success());
+    assert!(degraded.stop().success());
     std::fs::remove_file(file).expect("remove");
     std::fs::remove_file(copy_for_all("memsensor")).expect("remove");
-    // Not measured is absent, and says why.
+    assert_nothing_is_attached(&series);
+}
+
+/// Probes are reported as missing with their reason, and their metrics are absent.
+fn assert_nothing_is_attached(series: &BTreeMap<String, f64>) {
     assert!(!series.keys().any(|s| s.starts_with("memsensor_oom_kills_total")), "{series:#?}");
     let attached: Vec<_> =
         series.iter().filter(|(s, _)| s.starts_with("memsensor_probe_attached")).collect();
@@ -209,17 +214,17 @@ fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_kernel_without_usable_btf_is_refused_and_not_guessed_at() {
-    let (code, said) = without_btf(None);
-    assert_eq!(code, Some(3), "{said}");
+fn a_kernel_without_usable_btf_is_refused() {
+    let (code, stderr) = without_btf(None);
+    assert_eq!(code, Some(3), "{stderr}");
     for part in ["/sys/kernel/btf/vmlinux", "CONFIG_DEBUG_INFO_BTF", "--allow-degraded"] {
-        assert!(said.contains(part), "{said}");
+        assert!(stderr.contains(part), "{stderr}");
     }
     let whole = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
     for content in [&b"not BTF at all"[..], &whole[..whole.len() / 2]] {
-        let (code, said) = without_btf(Some(content));
-        assert_eq!(code, Some(3), "{said}");
-        assert!(said.contains("BTF") && said.lines().count() == 1, "{said}");
+        let (code, stderr) = without_btf(Some(content));
+        assert_eq!(code, Some(3), "{stderr}");
+        assert!(stderr.contains("BTF") && stderr.lines().count() == 1, "{stderr}");
     }
 }
 
@@ -228,8 +233,8 @@ const NOTHING: &str = "0000000000000000";
 const CAP_BPF: u64 = 1 << 39;
 const CAP_IPC_LOCK: u64 = 1 << 14;
 
-/// Before 5.19 `kernel.unprivileged_bpf_disabled` closed all of bpf(2) to others, since then only
-/// what makes maps and programs (kernel/bpf/syscall.c).
+/// Before 5.19 `kernel.unprivileged_bpf_disabled` forbids all of bpf(2) without CAP_BPF, since then
+/// only the creation of maps and programs (kernel/bpf/syscall.c).
 fn reading_maps_needs_cap_bpf() -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled");
     running_kernel().0 < (5, 19) && disabled.expect("the sysctl").trim() != "0"
@@ -240,8 +245,8 @@ fn privileges_are_dropped_once_attached() {
     let daemon = Daemon::start("").expect("daemon");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).expect("limits");
     let lock = limits.lines().find(|l| l.starts_with("Max locked memory")).expect("a limit");
-    let may_lock = if lock.contains("unlimited") { 0 } else { CAP_IPC_LOCK };
-    let kept = may_lock | if reading_maps_needs_cap_bpf() { CAP_BPF } else { 0 };
+    let lock_capability = if lock.contains("unlimited") { 0 } else { CAP_IPC_LOCK };
+    let kept = lock_capability | if reading_maps_needs_cap_bpf() { CAP_BPF } else { 0 };
     let kept = &*format!("{kept:016x}");
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {
         let status =
@@ -256,16 +261,17 @@ fn privileges_are_dropped_once_attached() {
 }
 
 #[test]
-fn a_probe_that_is_switched_off_is_absent_and_the_others_work() {
+fn metrics_of_a_disabled_probe_are_absent_and_others_work() {
     let config = "[probes]\nrequired = []\n\
-                  disabled = [\"oom_kill\", \"throttle\", \"pfmemalloc_throttle\", \"kill_signal\"]";
+                  disabled = [\"oom_kill\", \"throttle\", \"pfmemalloc_throttle\", \
+                  \"kill_signal\"]";
     let daemon = Daemon::start(config).expect("daemon");
     let series = daemon.metrics().expect("metrics");
     let has = |name: &str| series.keys().any(|s| s.starts_with(name));
     assert!(!has("memsensor_oom_kills") && !has("memsensor_reclaim_throttle"));
     assert!(!has("memsensor_stall_seconds_total{cause=\"throttle\"}"));
     assert!(has("memsensor_stall_seconds_total{cause=\"direct_reclaim\"}"));
-    assert!(!has("memsensor_events_lost_total{reason=\"rate_limited\"}"), "nobody counts it");
+    assert!(!has("memsensor_events_lost_total{reason=\"rate_limited\"}"), "its probe is off");
     assert!(has("memsensor_events_lost_total{reason=\"ring_full\"}"));
     assert!(has("memsensor_probe_info{probe=\"throttle\",state=\"disabled\""));
     assert_eq!(series["memsensor_probe_attached{probe=\"oom_kill\",program=\"mark_victim\"}"], 0.0);
@@ -273,15 +279,15 @@ fn a_probe_that_is_switched_off_is_absent_and_the_others_work() {
 }
 
 #[test]
-fn what_the_kernel_skipped_is_told_where_it_says_so() {
+fn skipped_events_are_exported_if_the_kernel_counts_them() {
     let daemon = Daemon::start("").expect("daemon");
     let infos = std::fs::read_dir(format!("/proc/{}/fdinfo", daemon.pid())).expect("descriptors");
     let infos = infos.flatten().filter_map(|info| std::fs::read_to_string(info.path()).ok());
     let programs: Vec<_> = infos.filter(|info| info.contains("\nprog_type:")).collect();
     assert!(!programs.is_empty(), "no program is loaded");
     // From 5.12 on.
-    let says = programs.iter().any(|info| info.contains("\nrecursion_misses:"));
+    let counts = programs.iter().any(|info| info.contains("\nrecursion_misses:"));
     let series = daemon.metrics().expect("metrics");
-    let told = series.contains_key("memsensor_events_lost_total{reason=\"recursion\"}");
-    assert_eq!(told, says, "{}", programs[0]);
+    let exported = series.contains_key("memsensor_events_lost_total{reason=\"recursion\"}");
+    assert_eq!(exported, counts, "{}", programs[0]);
 }

@@ -1,20 +1,20 @@
 //! Real OOM kills and real reclaim on this kernel, and the daemon from outside.
 //!
-//! Each test makes its own cgroups and daemon and removes them. What memsensor says is compared
-//! with what the kernel counts itself (vmstat, memory.stat) and with its trace of the same events.
-//! Needs root. Run one at a time: the counts are the whole machine's.
+//! Each test makes its own cgroups and daemon and removes them. memsensor's output is compared with
+//! the kernel's counters (vmstat, memory.stat) and with its trace. Needs root. Run one test at a
+//! time: the counters are of the whole machine.
 //!
 //! * [`oom`]: OOM kills.
 //! * [`reclaim`]: reclaim and compaction.
-//! * [`processes`]: who has the memory.
-//! * [`cgroups`]: what is told of each cgroup.
-//! * [`record`]: what is told of a kill.
-//! * [`signals`]: SIGKILL by others.
-//! * [`host`]: what memsensor needs of the kernel, what it does without, and what it leaves behind.
-//! * [`serving`]: what consumers meet.
+//! * [`processes`]: memory usage of processes.
+//! * [`cgroups`]: metrics of cgroups.
+//! * [`record`]: the report of a kill.
+//! * [`signals`]: SIGKILL from user space.
+//! * [`host`]: requirements, reduced operation, and cleanup.
+//! * [`serving`]: consumers of memsensor.
 //!
-//! All but `serving` also run where there is little else than a kernel: of the host's programs they
-//! use sh, mount, umount, unshare and sleep.
+//! All but `serving` also run in a minimal guest: they only use sh, mount, umount, unshare and
+//! sleep.
 
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
@@ -42,7 +42,7 @@ use sensor_tests::support::{
 use sensor_user::events::{Process, Scope as OomScope, What};
 
 const OOM_KILLS: [&str; 2] =
-    ["memsensor_oom_kills_total{scope=\"global\"}", "memsensor_oom_kills_total{scope=\"memcg\"}"];
+    ["memsensor_oom_kills_total{type=\"global\"}", "memsensor_oom_kills_total{type=\"memcg\"}"];
 
 fn hog(scope: &Scope, args: &[&str]) -> Command {
     let mut command = scope.command(program("hog").expect("hog"));
@@ -50,7 +50,7 @@ fn hog(scope: &Scope, args: &[&str]) -> Command {
     command
 }
 
-/// Runs a hog that must be killed; its process id.
+/// Runs a hog that must be killed; returns its process id.
 fn killed(scope: &Scope, args: &[&str]) -> u32 {
     let mut child = hog(scope, args).spawn().expect("start hog");
     let pid = child.id();
@@ -73,11 +73,11 @@ fn as_kill(what: &What) -> (OomScope, &Process, &Process) {
     (*scope, victim, trigger)
 }
 
-/// A program that ends with the test, also with one that fails: what it listens on is another's next.
+/// A program that is killed on drop, so that the next test can use its ports.
 struct Running(Child);
 
 impl Running {
-    /// Asks it to end, and waits for that.
+    /// Stops it with SIGTERM and waits.
     fn stop(mut self) -> ExitStatus {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
@@ -97,24 +97,27 @@ fn wait_for_line(child: &mut Child) {
     let mut line = String::new();
     let stdout = child.stdout.as_mut().expect("piped");
     std::io::BufReader::new(stdout).read_line(&mut line).expect("a line");
-    assert!(!line.is_empty(), "the child ended before it said anything");
+    assert!(!line.is_empty(), "the child ended without output");
 }
 
-/// Events that the kernel did not give to us, by its own count: from 7.x it skips one that comes while
-/// the same program is preempted on the same CPU. Next to none on a real processor, some
-/// on an emulated one. Kernels before 5.12 do not tell.
+/// Events that the kernel skipped, by its own count: from 7.x it skips an event while the same
+/// program is preempted on the same CPU. Almost none on real hardware, some on emulated. Kernels
+/// before 5.12 do not count them.
 fn skipped(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) -> f64 {
     delta(before, after, "memsensor_events_lost_total{reason=\"recursion\"}").unwrap_or(0.0)
 }
 
-/// Nothing was lost but what the kernel skipped, and the other halves of that.
+/// Asserts that only events that the kernel skipped were lost, and the other halves of their pairs.
 fn assert_no_losses(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>) {
     let skipped = skipped(before, after);
     for series in after.keys().filter(|s| s.starts_with("memsensor_events_lost_total")) {
         let halves = ["unmatched", "abandoned"].iter().any(|half| series.contains(half));
-        let may = if halves { skipped } else { 0.0 };
+        let allowed = if halves { skipped } else { 0.0 };
         let lost = delta(before, after, series).expect("series");
-        assert!(lost <= may || series.contains("recursion"), "{series}: {lost}, {skipped} skipped");
+        assert!(
+            lost <= allowed || series.contains("recursion"),
+            "{series}: {lost}, {skipped} skipped"
+        );
     }
 }
 
@@ -139,10 +142,10 @@ fn config(name: &str, text: &str) -> std::path::PathBuf {
     path
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+fn wait_until(condition: &str, mut done: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;
     while !done() {
-        assert!(std::time::Instant::now() < end, "never {what}");
+        assert!(std::time::Instant::now() < end, "timeout: {condition}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

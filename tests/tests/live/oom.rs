@@ -1,4 +1,4 @@
-//! OOM kills: each found once, with its victim and its trigger.
+//! OOM kills: each is counted once, with its victim and its trigger.
 
 use std::{collections::BTreeMap, process::Stdio};
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 #[test]
-fn an_oom_kill_is_found_everywhere() {
+fn an_oom_kill_is_in_metrics_and_events() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("kill", 32 * MIB).expect("scope");
     let (before, kernel_before) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
@@ -38,14 +38,14 @@ fn an_oom_kill_is_found_everywhere() {
     assert!(memory.anon_bytes > 24 * MIB && memory.anon_bytes <= 32 * MIB, "{memory:?}");
     assert!(memory.virtual_bytes >= 64 * MIB, "{memory:?}");
     assert!(memory.page_tables_bytes > 0 && memory.page_tables_bytes < MIB, "{memory:?}");
-    // Its memory came back, and the time is in the histogram.
+    // The time until its memory was freed is in the histogram.
     let exits = daemon.wait_for_events(1, |w| matches!(w, What::VictimExit { .. })).expect("exit");
-    let What::VictimExit { pid: gone, seconds, .. } = exits[0].what else { panic!() };
-    assert_eq!(gone, pid);
+    let What::VictimExit { pid: ended, seconds, .. } = exits[0].what else { panic!() };
+    assert_eq!(ended, pid);
     assert!(seconds > 0.0 && seconds < PATIENCE.as_secs_f64());
     let exits = delta(&before, &after, "memsensor_oom_victim_exit_seconds_count").expect("count");
     assert_eq!(exits, 1.0);
-    // Limit reclaim came before it, and is a stall.
+    // The limit reclaim before the kill is a stall.
     let stall = "memsensor_stall_seconds_total{cause=\"memcg_reclaim\"}";
     assert!(delta(&before, &after, stall).expect("stall") > 0.0);
 }
@@ -57,8 +57,8 @@ fn the_victim_is_not_the_trigger() {
     let big = &["--adj", "1000", "--comm-hex", "626967", "anon", "44", "hold"];
     let mut victim = hog(&scope, big).stdout(Stdio::piped()).spawn().expect("victim");
     wait_for_line(&mut victim);
-    // Small, but its allocation is what does not fit; by so little that the first pages of the victim
-    // make room, or the kernel may kill it as well while the rest is being freed.
+    // Small, but its allocation exceeds the limit: by little, so that the first freed pages of the
+    // victim suffice, or the kernel may kill it too while the rest is being freed.
     let small = &["--comm-hex", "736d616c6c", "anon", "22"];
     let kernel_before = oom_kills_of_vmstat();
     let mut trigger = hog(&scope, small).spawn().expect("trigger");
@@ -75,7 +75,7 @@ fn the_victim_is_not_the_trigger() {
 }
 
 #[test]
-fn parallel_kills_are_all_found_and_none_twice() {
+fn parallel_kills_are_each_counted_once() {
     const SCOPES: usize = 8;
     const ROUNDS: usize = 3;
     let daemon = Daemon::start("").expect("daemon");
@@ -114,11 +114,11 @@ fn parallel_kills_are_all_found_and_none_twice() {
 }
 
 #[test]
-fn a_fork_heavy_victim_and_a_threaded_one_agree_with_the_kernel() {
+fn kills_of_forking_and_threaded_victims_agree_with_vmstat() {
     let daemon = Daemon::start("").expect("daemon");
     let (before, kernel_before) = (daemon.metrics().expect("metrics"), oom_kills_of_vmstat());
     let forks = Scope::new("forks", 48 * MIB).expect("scope");
-    // The parent waits for children of which several are killed; it may be killed as well.
+    // The parent waits for children, of which several are killed; it may be killed too.
     let mut parent = hog(&forks, &["forks", "24", "4"]).spawn().expect("forks");
     let threads = Scope::new("threads", 32 * MIB).expect("scope");
     let threaded = killed(&threads, &["threads", "16", "4"]);
@@ -137,6 +137,6 @@ fn a_fork_heavy_victim_and_a_threaded_one_agree_with_the_kernel() {
     let of_threaded = victims.iter().filter(|e| as_kill(&e.what).1.pid == threaded).count();
     assert!(
         of_threaded == 1 || skipped > 0.0,
-        "one process with 16 threads is {of_threaded} kills"
+        "{of_threaded} kills of one process with 16 threads"
     );
 }

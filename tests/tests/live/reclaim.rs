@@ -1,4 +1,4 @@
-//! Reclaim and compaction: our counts against vmstat's and against the kernel's trace.
+//! Reclaim and compaction: memsensor's counts compared with vmstat and the kernel's trace.
 
 use std::collections::BTreeMap;
 
@@ -10,24 +10,24 @@ use sensor_tests::support::{
 
 use crate::{OOM_KILLS, assert_no_losses, hog, killed, sum, wait_until};
 
-/// CLOCK_MONOTONIC, which the trace is stamped with too.
+/// CLOCK_MONOTONIC, the clock of the trace.
 fn now() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Our samples and what we compare them with are not of the same moment, and the rest of the machine goes
-/// on: ours must be between what was counted from sample to sample, and what was in all, in which
-/// both samples are. Where nothing happens at the ends, the three are equal.
+/// memsensor's samples and the counts beside them are not read at the same time. So memsensor's
+/// count must be at least the count between its samples and at most the count around them. Without
+/// events at the ends, the three are equal.
 #[track_caller]
-fn assert_between(what: &str, [inner, ours, all]: [f64; 3]) {
+fn assert_between(name: &str, [inner, ours, all]: [f64; 3]) {
     assert!(
         inner <= ours && ours <= all,
-        "{what}: {ours}, but {inner} from sample to sample and {all} in all"
+        "{name}: {ours}, but {inner} between the samples and {all} around them"
     );
 }
 
-/// The sum of `of` each record of an event: of those within the times, and of all.
+/// The sum of `of` over the records of an event: within the times, and in all.
 fn traced(
     trace: &Recorded,
     (from, to): (f64, f64),
@@ -39,102 +39,147 @@ fn traced(
     (within.map(&of).sum(), records().map(&of).sum())
 }
 
-/// The same of a field.
+/// The same for a field.
 fn traced_sum(trace: &Recorded, within: (f64, f64), event: &str, field: &str) -> (f64, f64) {
     traced(trace, within, event, |r| r.number(field).expect(field) as f64)
 }
 
-fn went_up(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, name: &str) -> f64 {
+fn went_up(before: &Series, after: &Series, name: &str) -> f64 {
     sum(after, name) - sum(before, name)
 }
 
-/// Limit reclaim of page cache: no OOM, our counts against the kernel's and its trace's.
-#[test]
-fn limit_reclaim_agrees_with_the_kernel_and_with_its_trace() {
-    let daemon = Daemon::start("").expect("daemon");
-    let scope = Scope::new("cache", 192 * MIB).expect("scope");
-    let file = std::env::temp_dir().join(format!("memsensor-test-cache-{}", std::process::id()));
-    let path = file.to_str().expect("UTF-8");
-    // Written with room to spare: nobody has to wait for dirty pages at the limit, or dies of them.
-    let written = hog(&scope, &["file", path, "96", "0"]).status().expect("hog");
-    assert!(written.success(), "{written}: write {path}");
-    scope.set_limit(24 * MIB).expect("lower the limit");
-    let trace = Trace::start(&[
-        "vmscan:mm_vmscan_memcg_reclaim_end",
-        "vmscan:mm_vmscan_lru_shrink_inactive",
-    ])
-    .expect("trace");
-    let around_before = vmstat().expect("vmstat");
-    let before = daemon.metrics().expect("metrics");
-    let (from, kernel_before) = (now(), vmstat().expect("vmstat"));
-    let mut child = hog(&scope, &["file", path, "96", "6"]).spawn().expect("hog");
-    let (tid, status) = (child.id(), child.wait().expect("wait"));
-    let (to, kernel_after) = (now(), vmstat().expect("vmstat"));
-    let after = daemon.metrics().expect("metrics");
-    let around_after = vmstat().expect("vmstat");
-    let trace = trace.stop().expect("trace");
-    std::fs::remove_file(&file).expect("remove the file");
-    assert!(
-        status.success(),
-        "{status}: page cache can be reclaimed, nobody is killed, if {path} is on a disk"
-    );
+const END: &str = "mm_vmscan_memcg_reclaim_end";
+const SHRINK: &str = "mm_vmscan_lru_shrink_inactive";
 
-    let went_up = |name: &str| went_up(&before, &after, name);
-    let between = |metric: &str, (inner, all)| {
-        let ours = went_up(metric);
+type Series = BTreeMap<String, f64>;
+type Vmstat = BTreeMap<String, u64>;
+
+/// Limit reclaim of page cache, measured three ways at once: memsensor's samples, vmstat read
+/// inside and outside of them, and the kernel's trace.
+struct CacheThrash {
+    before: Series,
+    after: Series,
+    /// vmstat inside the samples, and around them.
+    inner: [Vmstat; 2],
+    outer: [Vmstat; 2],
+    trace: Recorded,
+    /// Times of the inner reads.
+    within: (f64, f64),
+    /// Thread id of the hog.
+    tid: u32,
+}
+
+impl CacheThrash {
+    fn run() -> Self {
+        let daemon = Daemon::start("").expect("daemon");
+        let scope = Scope::new("cache", 192 * MIB).expect("scope");
+        let name = format!("memsensor-test-cache-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let path = file.to_str().expect("UTF-8");
+        // Written below the limit: no process waits for dirty pages or is killed because of them.
+        let written = hog(&scope, &["file", path, "96", "0"]).status().expect("hog");
+        assert!(written.success(), "{written}: write {path}");
+        scope.set_limit(24 * MIB).expect("lower the limit");
+        let trace = Trace::start(&[&format!("vmscan:{END}"), &format!("vmscan:{SHRINK}")]);
+        let trace = trace.expect("trace");
+        let outer_before = vmstat().expect("vmstat");
+        let before = daemon.metrics().expect("metrics");
+        let (from, inner_before) = (now(), vmstat().expect("vmstat"));
+        let mut child = hog(&scope, &["file", path, "96", "6"]).spawn().expect("hog");
+        let (tid, status) = (child.id(), child.wait().expect("wait"));
+        let (to, inner_after) = (now(), vmstat().expect("vmstat"));
+        let after = daemon.metrics().expect("metrics");
+        let outer_after = vmstat().expect("vmstat");
+        let trace = trace.stop().expect("trace");
+        std::fs::remove_file(&file).expect("remove the file");
+        assert!(status.success(), "{status}: page cache is reclaimable if {path} is on a disk");
+        let (inner, outer) = ([inner_before, inner_after], [outer_before, outer_after]);
+        Self { before, after, inner, outer, trace, within: (from, to), tid }
+    }
+
+    fn increase(&self, name: &str) -> f64 {
+        went_up(&self.before, &self.after, name)
+    }
+
+    fn delta(&self, series: &str) -> f64 {
+        delta(&self.before, &self.after, series).expect(series)
+    }
+
+    /// Asserts a metric against the trace; returns its increase.
+    fn agrees(&self, metric: &str, (inner, all): (f64, f64)) -> f64 {
+        let ours = self.increase(metric);
         assert_between(metric, [inner, ours, all]);
         ours
-    };
-    let end = "mm_vmscan_memcg_reclaim_end";
-    let count = "memsensor_memcg_reclaim_seconds_count";
-    let ends = between(count, traced(&trace, (from, to), end, |_| 1.0));
-    println!("{ends} limit reclaims");
-    assert!(ends > 100.0, "only {ends} limit reclaims: the workload is too kind");
-    let pages = traced_sum(&trace, (from, to), end, "nr_reclaimed");
-    between("memsensor_memcg_reclaim_pages_total", pages);
-    let scan = |field| traced_sum(&trace, (from, to), "mm_vmscan_lru_shrink_inactive", field);
-    let scanned = between("memsensor_reclaim_scanned_pages_total", scan("nr_scanned"));
-    let stolen = between("memsensor_reclaim_stolen_pages_total", scan("nr_reclaimed"));
-    let kernel = |prefix: &str| {
+    }
+
+    /// Sums of a counter of vmstat for anon and file, inside the samples and around them.
+    fn vmstat(&self, prefix: &str) -> (f64, f64) {
         let names = [format!("{prefix}_anon"), format!("{prefix}_file")];
-        let rose = |before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>| {
+        let rise = |[before, after]: &[Vmstat; 2]| {
             names.iter().map(|name| (after[name] - before[name]) as f64).sum::<f64>()
         };
-        (rose(&kernel_before, &kernel_after), rose(&around_before, &around_after))
-    };
-    let (inner, all) = kernel("pgscan");
-    // The event of the multi-generational LRU has what was looked at, again for what it retries, and nothing
-    // at all when the generations run out; vmstat has what was isolated. That is about the same.
-    let about = if is_multi_generational() { inner / 20.0 } else { 0.0 };
-    assert_between("pgscan", [inner - about, scanned, all + about]);
-    let (inner, all) = kernel("pgsteal");
-    assert_between("pgsteal", [inner, stolen, all]);
-    assert_eq!(went_up("memsensor_oom_kills_total"), 0.0);
-    // All that the hog stole was stolen by a task at its limit, from the file LRU.
-    let series = "memsensor_reclaim_stolen_pages_total{by=\"memcg\",lru=\"file\"}";
-    let event = "mm_vmscan_lru_shrink_inactive";
-    let by_it = |r: &Record| {
-        if r.tid == tid { r.number("nr_reclaimed").expect("nr_reclaimed") as f64 } else { 0.0 }
-    };
-    let (inner, _) = traced(&trace, (from, to), event, by_it);
-    assert!(inner > 0.0, "the hog, {tid}, stole nothing");
-    assert_between(series, [inner, delta(&before, &after, series).expect("series"), stolen]);
-    // The buckets add up, and the stall clock has the same time.
-    let seconds = went_up("memsensor_memcg_reclaim_seconds_sum");
-    let stall = "memsensor_stall_seconds_total{cause=\"memcg_reclaim\"}";
-    let mut stalled = delta(&before, &after, stall).expect("stall");
-    // Where the kernel tells of throttling, what it slept is not in the reclaim around it.
-    let throttle = "memsensor_stall_seconds_total{cause=\"throttle\"}";
-    if after.contains_key(throttle) {
-        stalled += delta(&before, &after, throttle).expect("throttle");
-    } else {
-        let told = has_event("vmscan:mm_vmscan_throttled").expect("tracefs");
-        assert!(!told, "{throttle} is missing");
+        (rise(&self.inner), rise(&self.outer))
     }
-    assert!((stalled - seconds).abs() < 1e-6, "{stalled} s stalled, {seconds} s in reclaim");
-    let inf = "memsensor_memcg_reclaim_seconds_bucket{le=\"+Inf\"}";
-    assert_eq!(delta(&before, &after, inf).expect("+Inf"), ends);
-    assert_no_losses(&before, &after);
+
+    /// Scanned and reclaimed pages, by trace and by vmstat; returns the reclaimed ones.
+    fn assert_scan_agrees(&self) -> f64 {
+        let scan = |field| traced_sum(&self.trace, self.within, SHRINK, field);
+        let scanned = self.agrees("memsensor_reclaim_scanned_pages_total", scan("nr_scanned"));
+        let stolen = self.agrees("memsensor_reclaim_stolen_pages_total", scan("nr_reclaimed"));
+        let (inner, all) = self.vmstat("pgscan");
+        // The event of the multi-generational LRU counts scanned pages, again on a retry, and is
+        // absent when generations run out; vmstat counts isolated pages. The two are only about the
+        // same.
+        let slack = if is_multi_generational() { inner / 20.0 } else { 0.0 };
+        assert_between("pgscan", [inner - slack, scanned, all + slack]);
+        let (inner, all) = self.vmstat("pgsteal");
+        assert_between("pgsteal", [inner, stolen, all]);
+        stolen
+    }
+
+    /// The hog reclaimed from the file LRU, as a task at its limit.
+    fn assert_reclaim_is_by_memcg(&self, stolen: f64) {
+        let series = "memsensor_reclaim_stolen_pages_total{by=\"memcg\",lru=\"file\"}";
+        let by_hog = |r: &Record| {
+            let pages = r.number("nr_reclaimed").expect("nr_reclaimed") as f64;
+            if r.tid == self.tid { pages } else { 0.0 }
+        };
+        let (inner, _) = traced(&self.trace, self.within, SHRINK, by_hog);
+        assert!(inner > 0.0, "the hog, {}, reclaimed nothing", self.tid);
+        assert_between(series, [inner, self.delta(series), stolen]);
+    }
+
+    /// The histogram's sum is the stall clock's time, and its last bucket has all reclaims.
+    fn assert_times_agree(&self, reclaims: f64) {
+        let seconds = self.increase("memsensor_memcg_reclaim_seconds_sum");
+        let mut stalled = self.delta("memsensor_stall_seconds_total{cause=\"memcg_reclaim\"}");
+        // Where the kernel reports throttling, its sleeps are not part of the reclaim around them.
+        let throttle = "memsensor_stall_seconds_total{cause=\"throttle\"}";
+        if self.after.contains_key(throttle) {
+            stalled += self.delta(throttle);
+        } else {
+            let reported = has_event("vmscan:mm_vmscan_throttled").expect("tracefs");
+            assert!(!reported, "{throttle} is missing");
+        }
+        assert!((stalled - seconds).abs() < 1e-6, "{stalled} s stalled, {seconds} s in reclaim");
+        let inf = "memsensor_memcg_reclaim_seconds_bucket{le=\"+Inf\"}";
+        assert_eq!(self.delta(inf), reclaims);
+    }
+}
+
+#[test]
+fn limit_reclaim_agrees_with_vmstat_and_the_trace() {
+    let run = CacheThrash::run();
+    let ends = traced(&run.trace, run.within, END, |_| 1.0);
+    let reclaims = run.agrees("memsensor_memcg_reclaim_seconds_count", ends);
+    assert!(reclaims > 100.0, "only {reclaims} limit reclaims: the workload is too small");
+    let pages = traced_sum(&run.trace, run.within, END, "nr_reclaimed");
+    run.agrees("memsensor_memcg_reclaim_pages_total", pages);
+    let stolen = run.assert_scan_agrees();
+    run.assert_reclaim_is_by_memcg(stolen);
+    run.assert_times_agree(reclaims);
+    assert_eq!(run.increase("memsensor_oom_kills_total"), 0.0);
+    assert_no_losses(&run.before, &run.after);
 }
 
 /// Whether this kernel reclaims by the multi-generational LRU (mm/vmscan.c, evict_folios).
@@ -146,9 +191,9 @@ fn is_multi_generational() -> bool {
     bits.expect("a hexadecimal number") & 1 != 0
 }
 
-/// Anonymous memory at the limit, without swap: reclaim finds nothing and the kernel kills.
+/// Anonymous memory at the limit, without swap: reclaim fails and the kernel kills.
 #[test]
-fn an_anonymous_workload_agrees_with_the_trace() {
+fn oom_at_a_limit_agrees_with_the_trace() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("anon", 24 * MIB).expect("scope");
     let trace = Trace::start(&[
@@ -167,7 +212,7 @@ fn an_anonymous_workload_agrees_with_the_trace() {
         let all = trace.of(event).expect("traced");
         all.filter(|r| hogs.contains(&r.tid)).count()
     };
-    let (begin, end) = ("mm_vmscan_memcg_reclaim_begin", "mm_vmscan_memcg_reclaim_end");
+    let (begin, end) = ("mm_vmscan_memcg_reclaim_begin", END);
     assert_eq!(by_hogs(begin), by_hogs(end));
     assert!(by_hogs(end) > 0, "{hogs:?} reclaimed nothing");
     let count = "memsensor_memcg_reclaim_seconds_count";
@@ -177,14 +222,14 @@ fn an_anonymous_workload_agrees_with_the_trace() {
     assert!(inner >= 5.0, "{inner} victims");
     let kills = delta(&before, &after, OOM_KILLS[1]).expect("memcg");
     assert_between(OOM_KILLS[1], [5.0, kills, all]);
-    wait_until("nobody reclaims any more", || {
+    wait_until("no task reclaims", || {
         daemon.metrics().expect("metrics")["memsensor_reclaiming_tasks{kind=\"memcg\"}"] == 0.0
     });
     assert_no_losses(&before, &after);
 }
 
 #[test]
-fn compaction_by_a_task_counts_and_kcompactd_does_not() {
+fn compaction_by_a_task_counts_and_by_kcompactd_does_not() {
     let daemon = Daemon::start("").expect("daemon");
     let trace = Trace::start(&["compaction:mm_compaction_end"]).expect("trace");
     let before = daemon.metrics().expect("metrics");
@@ -197,7 +242,7 @@ fn compaction_by_a_task_counts_and_kcompactd_does_not() {
     let ends = went_up("memsensor_compaction_stall_seconds_count");
     assert!(ends > 0.0, "nothing was compacted");
     let by_a_task = |record: &Record| {
-        let comm = record.comm.as_deref().expect("the kernel remembers who compacted");
+        let comm = record.comm.as_deref().expect("the name of the compacting task");
         f64::from(u8::from(!comm.starts_with("kcompactd")))
     };
     let (inner, all) = traced(&trace, (from, to), "mm_compaction_end", by_a_task);

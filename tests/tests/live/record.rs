@@ -1,4 +1,4 @@
-//! The record of a kill: whose it was, in which cgroup, also when that is gone, and what else was known.
+//! The report of a kill: its processes and cgroup, also a removed one, and the usage before it.
 
 use std::{collections::BTreeSet, fs, process::Stdio, time::Instant};
 
@@ -13,36 +13,36 @@ use crate::{
     OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, wait_for_line,
 };
 
-/// What `/api/v1/events` answers to who knows those up to that one.
+/// The events after this one, from `/api/v1/events`.
 fn page_after(daemon: &Daemon, id: &str) -> Vec<Event> {
-    let said = daemon.get(&format!("/api/v1/events?after={id}"), "*/*").expect("events").body;
-    let mut said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
-    serde_json::from_value(said["events"].take()).expect("events")
+    let body = daemon.get(&format!("/api/v1/events?after={id}"), "*/*").expect("events").body;
+    let mut page: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+    serde_json::from_value(page["events"].take()).expect("events")
 }
 
-fn told(daemon: &Daemon, words: &[&str]) -> Event {
-    let (said, code) = daemon.ask(&[&["event", "--json"], words].concat()).expect("event");
-    assert_eq!(code, Some(0), "{said}");
-    serde_json::from_str(&said).expect("an event")
+fn show_event(daemon: &Daemon, words: &[&str]) -> Event {
+    let (output, code) = daemon.ask(&[&["event", "--json"], words].concat()).expect("event");
+    assert_eq!(code, Some(0), "{output}");
+    serde_json::from_str(&output).expect("an event")
 }
 
-/// Nobody of ours runs while a cgroup is made, its process killed and the cgroup removed.
-fn killed_behind_our_back(daemon: &Daemon, name: &str) -> (u64, String) {
+/// Stops the daemon while a cgroup is made, its process killed and the cgroup removed.
+fn killed_while_stopped(daemon: &Daemon, name: &str) -> (u64, String) {
     let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("its id");
     kill_process(pid, Signal::STOP).expect("stop");
     let scope = Scope::new(name, 16 * MIB).expect("scope");
     killed(&scope, &["anon", "32"]);
-    let was = (scope.id().expect("id"), scope.path());
+    let removed = (scope.id().expect("id"), scope.path());
     drop(scope);
     kill_process(pid, Signal::CONT).expect("go on");
-    was
+    removed
 }
 
 #[test]
-fn a_kill_in_a_cgroup_that_is_gone_still_has_its_name() {
+fn a_kill_in_a_removed_cgroup_has_its_path() {
     let daemon = Daemon::start("").expect("daemon");
     let before = daemon.metrics().expect("metrics");
-    let (id, path) = killed_behind_our_back(&daemon, "short-lived.service");
+    let (id, path) = killed_while_stopped(&daemon, "short-lived.service");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
     let (_, victim, trigger) = as_kill(&events[0].what);
     assert_eq!((victim.cgroup_id, victim.cgroup.as_deref()), (id, Some(path.as_str())));
@@ -55,16 +55,15 @@ fn a_kill_in_a_cgroup_that_is_gone_still_has_its_name() {
     assert_no_losses(&before, &after);
 }
 
-/// What the test above shows comes from the kernel's own word: without it there is no name, and none
-/// is made up.
+/// The control of the test above: without the probe the path is unknown, and none is invented.
 #[test]
-fn without_the_probe_a_cgroup_that_is_gone_has_no_name() {
+fn without_the_probe_a_removed_cgroup_has_no_path() {
     let daemon = Daemon::start("[probes]\ndisabled = [\"cgroups\"]\n").expect("daemon");
-    let (id, _) = killed_behind_our_back(&daemon, "unseen.service");
+    let (id, _) = killed_while_stopped(&daemon, "unseen.service");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
     let (_, victim, _) = as_kill(&events[0].what);
     assert_eq!((victim.cgroup_id, &victim.cgroup), (id, &None));
-    // One that is still there is looked for.
+    // An existing cgroup is found by a walk.
     let scope = Scope::new("seen.service", 16 * MIB).expect("scope");
     std::thread::sleep(std::time::Duration::from_millis(1100));
     killed(&scope, &["anon", "32"]);
@@ -72,57 +71,57 @@ fn without_the_probe_a_cgroup_that_is_gone_has_no_name() {
     assert_eq!(as_kill(&events[1].what).1.cgroup.as_deref(), Some(scope.path().as_str()));
 }
 
-/// At 3 a.m.: who was killed is not who took it. The one that leaks is protected, the victim is not.
+/// The victim is not the process that leaks: the leak is protected by its score, the victim is not.
 #[test]
-fn the_record_names_who_took_it() {
+fn the_report_names_the_leaking_process() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("culprit.slice", 160 * MIB).expect("scope");
     let service = scope.child("web.service").expect("child");
     let mut victim = hog(&service, &["--adj", "900", "--comm-hex", "776562", "anon", "60", "hold"]);
     let mut victim = victim.stdout(Stdio::piped()).spawn().expect("start hog");
     wait_for_line(&mut victim);
-    // Held until it has been seen, as what a night's leak has taken would be.
+    // Held until a scan has seen it, as the memory of a slow leak would be.
     let agent = scope.child("agent.service").expect("child");
     let mut leak = hog(&agent, &["--comm-hex", "6167656e74", "leak", "120", "20"]);
     let mut leak = leak.stdout(Stdio::piped()).spawn().expect("start hog");
     victim.wait().expect("the victim is killed");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
     let (pid, agent_pid) = (victim.id(), leak.id());
-    crate::wait_until("its memory is back", || {
-        let event = told(&daemon, &[&events[0].id]);
+    crate::wait_until("its memory is freed", || {
+        let event = show_event(&daemon, &[&events[0].id]);
         matches!(event.what, What::OomKill { memory_back_seconds: Some(s), .. } if s > 0.0)
     });
-    // While the victim's memory is being freed, the kernel may kill the other one as well.
-    let event = told(&daemon, &[&events[0].id]);
+    // While the victim's memory is being freed, the kernel may also kill the leaking process.
+    let event = show_event(&daemon, &[&events[0].id]);
     let text = daemon.ask(&["event", &event.id]).expect("event").0;
     leak.kill().expect("kill");
     leak.wait().expect("wait");
     let (_, found, trigger) = as_kill(&event.what);
     assert_eq!((found.pid, trigger.pid), (pid, agent_pid));
-    let all = event.circumstances.expect("its circumstances");
-    // The victim's group has no limit, the one above has.
-    let paths: Vec<_> = all.cgroups.iter().map(|l| l.path.clone()).collect();
+    let report = event.circumstances.expect("its report");
+    // The victim's cgroup has no limit, its parent has one.
+    let paths: Vec<_> = report.cgroups.iter().map(|l| l.path.clone()).collect();
     assert_eq!(paths[..2], [service.path(), scope.path()]);
-    let limits: Vec<_> = all.cgroups.iter().map(|l| l.max_bytes).collect();
+    let limits: Vec<_> = report.cgroups.iter().map(|l| l.max_bytes).collect();
     assert_eq!(limits[..2], [None, Some(160 * MIB)]);
-    assert!(all.contradictions.is_empty(), "{:?}", all.contradictions);
-    let stalled = all.stalled.expect("of the minute before");
+    assert!(report.contradictions.is_empty(), "{:?}", report.contradictions);
+    let stalled = report.stalled.expect("stalls of the minute before");
     assert!(stalled.within_seconds > 0.0 && stalled.within_seconds <= 61.0, "{stalled:?}");
-    // It is younger than the last look when it was calm.
-    let leaked = all.growers.iter().find(|p| p.pid == agent_pid).expect("the one that leaks");
+    // It started after the last scan of the calm phase.
+    let leaked = report.growers.iter().find(|p| p.pid == agent_pid).expect("the leaking process");
     assert!(leaked.growth.ten_minutes_bytes > 10 * MIB.cast_signed(), "{leaked:?}");
     assert_eq!(leaked.cgroup_path.as_deref(), Some(agent.path().as_str()));
     assert_eq!(leaked.identity.unit.as_deref(), Some("agent.service"));
-    assert!(all.largest.iter().any(|p| p.pid == agent_pid), "{:?}", all.largest);
+    assert!(report.largest.iter().any(|p| p.pid == agent_pid), "{:?}", report.largest);
     for part in [&*event.id, "web", "agent", "160.0", "grew most", "memory back  after"] {
-        assert!(text.contains(part), "{part} is not in\n{text}");
+        assert!(text.contains(part), "{part} is missing in\n{text}");
     }
-    assert!(text.lines().count() <= 50, "no screenful:\n{text}");
+    assert!(text.lines().count() <= 50, "longer than a screen:\n{text}");
 }
 
-/// The same by HTTP, and from a graph: the count of kills carries the event.
+/// The event by HTTP, and from the exemplar of the metric.
 #[test]
-fn the_event_is_found_from_the_metric() {
+fn the_exemplar_of_the_kill_count_names_the_event() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("exemplar", 16 * MIB).expect("scope");
     killed(&scope, &["anon", "32"]);
@@ -144,16 +143,16 @@ fn the_event_is_found_from_the_metric() {
         (&one["events"][0]["id"], &one["events"][0]["event"]),
         (&id.clone().into(), &"oom_kill".into())
     );
-    assert!(one["events"][0]["circumstances"].is_object(), "{one}");
+    assert!(one["events"][0]["report"].is_object(), "{one}");
     let list = daemon.get("/api/v1/events", "*/*").expect("events").body;
-    assert!(list.contains(&id) && !list.contains("circumstances"), "{list}");
-    let none = daemon.get("/api/v1/events?id=no", "*/*").expect("an answer");
+    assert!(list.contains(&id) && !list.contains("report"), "{list}");
+    let none = daemon.get("/api/v1/events?id=no", "*/*").expect("a response");
     assert_eq!(none.status, 404);
 }
 
-/// Names that would write to a terminal, close a quote or a tag, or end a line, in every output.
+/// Names with terminal escapes, quotes, tags and line separators, in every output.
 #[test]
-fn hostile_names_are_harmless_everywhere() {
+fn hostile_names_are_escaped_in_every_output() {
     // The kernel refuses a line break.
     const NAME: &str = "x\u{1b}]0;owned\u{7}\u{9b}31m\"<b>{}\\,#\t\u{2028}\u{2029}";
     let daemon = Daemon::start("").expect("daemon");
@@ -164,10 +163,10 @@ fn hostile_names_are_harmless_everywhere() {
     let mut child = hog(&scope, &["--comm-hex", "1b5b324a223c2f733ee280a8", "anon", "4", "hold"]);
     let mut child = child.stdout(Stdio::piped()).spawn().expect("start hog");
     wait_for_line(&mut child);
-    crate::wait_until("top knows it", || {
+    crate::wait_until("top shows it", || {
         daemon.ask(&["top", "-n", "500"]).expect("top").0.contains("owned")
     });
-    crate::wait_until("and so do the metrics", || {
+    crate::wait_until("the metrics show it", || {
         daemon.get("/metrics", "").expect("metrics").body.contains("owned")
     });
     let mut outputs = vec![
@@ -182,22 +181,22 @@ fn hostile_names_are_harmless_everywhere() {
         &["top", "-n", "500"],
         &["top", "-n", "500", "--json"],
     ] {
-        let (said, code) = daemon.ask(words).expect("an answer");
-        assert_eq!(code, Some(0), "{words:?}: {said}");
-        assert!(words.contains(&"--json") || said.contains("owned"), "{words:?}: {said}");
-        outputs.push(said);
+        let (output, code) = daemon.ask(words).expect("a response");
+        assert_eq!(code, Some(0), "{words:?}: {output}");
+        assert!(words.contains(&"--json") || output.contains("owned"), "{words:?}: {output}");
+        outputs.push(output);
     }
     child.kill().expect("kill");
     child.wait().expect("wait");
-    for said in outputs {
+    for output in outputs {
         let harmful = |c: char| (c.is_control() && c != '\n') || "\u{2028}\u{2029}".contains(c);
-        assert!(!said.contains(harmful), "{said:?}");
+        assert!(!output.contains(harmful), "{output:?}");
     }
 }
 
-/// 200 kills in some two seconds: each is told, and each of its own process.
+/// 200 kills in about two seconds: each has an event with the right process.
 #[test]
-fn a_storm_of_kills_is_told_whole() {
+fn every_kill_of_a_storm_has_an_event() {
     const KILLS: usize = 200;
     let daemon = Daemon::start("").expect("daemon");
     let scopes: Vec<_> =
@@ -225,16 +224,20 @@ fn a_storm_of_kills_is_told_whole() {
     assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), KILLS as f64);
     assert_no_losses(&before, &after);
     let paths: BTreeSet<_> = scopes.iter().map(Scope::path).collect();
-    let told: BTreeSet<_> = events
+    let reported: BTreeSet<_> = events
         .iter()
         .filter_map(|e| as_kill(&e.what).1.cgroup.as_deref().map(str::to_owned))
         .collect();
-    assert_eq!(told, paths);
-    // Who asks for what came after the last that it was told is told of each, in order. The host
-    // may still come to an end of its trouble meanwhile: more than the last page is not asked of it.
-    let mut seen = vec![events[0].clone()];
+    assert_eq!(reported, paths);
+    assert_pages_are_complete(&daemon, &events[0]);
+    println!("{KILLS} kills in {took:?}");
+}
+
+/// Reading `?after=ID` page by page from an event returns every later one, in order.
+fn assert_pages_are_complete(daemon: &Daemon, first: &Event) {
+    let mut seen = vec![first.clone()];
     loop {
-        let page = page_after(&daemon, &seen[seen.len() - 1].id);
+        let page = page_after(daemon, &seen[seen.len() - 1].id);
         if page.is_empty() {
             break;
         }
@@ -245,40 +248,39 @@ fn a_storm_of_kills_is_told_whole() {
     let (first, last) = (seen[0], seen[seen.len() - 1]);
     let all = daemon.events().expect("events").into_iter().map(|event| event.seq);
     assert_eq!(seen, all.filter(|seq| (first..=last).contains(seq)).collect::<Vec<_>>());
-    assert!(seen.len() > 200, "kills and ends: {}", seen.len());
-    let latest = page_after(&daemon, "nobody");
-    assert_eq!(latest.len(), 100, "not known: the latest");
-    assert!(latest[99].seq >= last, "not known: the latest");
-    println!("{KILLS} kills in {took:?}");
+    assert!(seen.len() > 200, "kills and exits: {}", seen.len());
+    let latest = page_after(daemon, "unknown");
+    assert_eq!(latest.len(), 100, "an unknown id returns the latest");
+    assert!(latest[99].seq >= last, "an unknown id returns the latest");
 }
 
-/// A process id is used again, and a process becomes another by exec: each kill names who it was then.
+/// A process id is reused, and a process changes by exec: each event names the process of its time.
 #[test]
-fn an_id_that_is_used_again_names_the_process_of_its_time() {
+fn a_reused_process_id_names_the_process_of_its_time() {
     const FIRST: &str = "6669727374";
     const SECOND: &str = "7365636f6e64";
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("reuse", 16 * MIB).expect("scope");
-    let again = |name: &str, pid: Option<u32>| {
+    let kill = |name: &str, pid: Option<u32>| {
         if let Some(pid) = pid {
-            // The next one that is made has the id after this.
+            // The next process gets the id after this one.
             fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).expect("ns_last_pid");
         }
         killed(&scope, &["--comm-hex", name, "anon", "32"])
     };
-    let mut first = again(FIRST, None);
-    // Others start processes as well: until one has the same id.
+    let mut first = kill(FIRST, None);
+    // Other programs also start processes: repeat until an id is reused.
     let mut same = false;
     for _ in 0..50 {
-        let second = again(SECOND, Some(first));
+        let second = kill(SECOND, Some(first));
         same = second == first;
         if same {
             break;
         }
-        first = again(FIRST, None);
+        first = kill(FIRST, None);
     }
     assert!(same, "no process got the id of another in 50 attempts");
-    crate::wait_until("both are told", || {
+    crate::wait_until("both have events", || {
         let events = daemon.events().expect("events");
         let kills = events.iter().filter(|e| is_kill(&e.what)).map(|e| as_kill(&e.what).1.clone());
         let names: Vec<_> = kills.filter(|v| v.pid == first).map(|v| v.comm).collect();
@@ -286,35 +288,36 @@ fn an_id_that_is_used_again_names_the_process_of_its_time() {
     });
 }
 
-/// What an allocation asked for, measured or by the kernel's log; both say the same where there are both.
+/// The allocation's order and flags come from the probe or the kernel log; where both exist, they
+/// agree.
 #[test]
-fn the_kernel_s_log_is_asked_too() {
+fn the_kernel_log_completes_the_report() {
     let daemon = Daemon::start("").expect("daemon");
     let attached = "memsensor_probe_attached{probe=\"oom_kill\",program=\"oom_context\"}";
     let measured = daemon.metrics().expect("metrics")[attached] == 1.0;
-    // As systemd writes a dash in the name of an instance, and as the log never shows it.
+    // With systemd's escape of a dash, and a character that the kernel log escapes.
     let scope = Scope::new("logged\\x2d\u{e9}", 16 * MIB).expect("scope");
-    // The kernel describes ten kills in five seconds, and tests before this one cause more.
+    // The kernel logs ten kills per five seconds, and earlier tests cause more.
     std::thread::sleep(std::time::Duration::from_secs(6));
     killed(&scope, &["anon", "32"]);
     daemon.wait_for_events(1, is_kill).expect("the kill");
-    let event = told(&daemon, &[]);
+    let event = show_event(&daemon, &[]);
     let What::OomKill { context, .. } = &event.what else { panic!("{event:?}") };
     let context = context.as_ref().expect("known");
     assert_eq!((context.order, context.constraint.as_str()), (0, "memcg"), "{context:?}");
     assert_eq!(context.from_log, !measured, "{context:?}");
     assert!(context.gfp_flags.starts_with("0x"), "{context:?}");
-    let all = event.circumstances.expect("its circumstances");
-    assert_eq!(all.ran_out, Some(scope.path()));
-    assert!(all.contradictions.is_empty(), "{:?}", all.contradictions);
+    let report = event.circumstances.expect("its report");
+    assert_eq!(report.ran_out, Some(scope.path()));
+    assert!(report.contradictions.is_empty(), "{:?}", report.contradictions);
 }
 
-/// systemd-oomd marks the cgroups that it kills; who only has its name does not.
+/// systemd-oomd marks the cgroups that it kills with extended attributes.
 #[test]
-fn the_marks_of_systemd_oomd_are_told() {
+fn marks_of_systemd_oomd_are_reported() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("marked", 16 * MIB).expect("scope");
-    // systemd-oomd knows only v2.
+    // systemd-oomd supports only v2.
     let marked = sensor_user::host::cgroup::unified_root().is_some();
     for (name, value) in [("user.oomd_ooms", b"2"), ("user.oomd_kill", b"7")] {
         let flags = rustix::fs::XattrFlags::empty();
@@ -323,7 +326,7 @@ fn the_marks_of_systemd_oomd_are_told() {
     }
     killed(&scope, &["anon", "32"]);
     let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
-    let all = told(&daemon, &[&id]).circumstances.expect("its circumstances");
-    let marks = (all.cgroups[0].oomd_ooms, all.cgroups[0].oomd_kills);
+    let report = show_event(&daemon, &[&id]).circumstances.expect("its report");
+    let marks = (report.cgroups[0].oomd_ooms, report.cgroups[0].oomd_kills);
     assert_eq!(marks, (marked.then_some(2), marked.then_some(7)));
 }

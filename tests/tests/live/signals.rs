@@ -1,4 +1,4 @@
-//! SIGKILL by others than the kernel's OOM killer.
+//! SIGKILL from user space.
 
 use std::process::{Child, Command, Stdio};
 
@@ -18,12 +18,12 @@ const EARLYOOM: &str = "memsensor_kill_signals_total{sender=\"earlyoom\"}";
 const OTHER: &str = "memsensor_kill_signals_total{sender=\"other\"}";
 
 #[test]
-fn a_kill_by_an_oom_daemon_is_an_event_and_others_are_counted() {
+fn a_kill_by_an_oom_daemon_is_an_event() {
     let daemon = Daemon::start("").expect("daemon");
     let before = daemon.metrics().expect("metrics");
     let hog = program("hog").expect("hog");
     let mut targets = [sleeper(), sleeper()];
-    // "earlyoom" in hex; then a sender that nobody knows.
+    // "earlyoom" in hex; then an unknown sender.
     let known = ["--comm-hex", "6561726c796f6f6d"];
     for (target, name) in targets.iter_mut().zip([&known[..], &[]]) {
         let killer =
@@ -38,11 +38,11 @@ fn a_kill_by_an_oom_daemon_is_an_event_and_others_are_counted() {
     let after = daemon.metrics().expect("metrics");
     assert_eq!(delta(&before, &after, EARLYOOM).expect("earlyoom"), 1.0);
     assert_eq!(delta(&before, &after, OTHER).expect("other"), 1.0);
-    assert_eq!(events.len(), 1, "the other killer is counted only");
+    assert_eq!(events.len(), 1, "the unknown sender is only counted");
 }
 
 #[test]
-fn the_kernel_s_own_sigkill_is_not_a_kill_signal_and_cgroup_kill_is() {
+fn sigkill_of_the_kernel_does_not_count_but_cgroup_kill_does() {
     let daemon = Daemon::start("").expect("daemon");
     let before = daemon.metrics().expect("metrics");
     let scope = Scope::new("sigkill", 16 * MIB).expect("scope");
@@ -55,7 +55,7 @@ fn the_kernel_s_own_sigkill_is_not_a_kill_signal_and_cgroup_kill_is() {
     if !kill.exists() {
         let (version, release) = running_kernel();
         assert!(version < (5, 14), "{} is missing on {release}", kill.display());
-        println!("skipped: cgroup.kill is there from 5.14, this is {release}");
+        println!("skipped: cgroup.kill needs Linux 5.14, this is {release}");
         return;
     }
     let mut child = group.command(program("hog").expect("hog"));

@@ -1,7 +1,7 @@
-//! A cgroup v2 group, for what only v2 has: cgroup.kill, and freezing one thread.
+//! A cgroup v2 group, for features that only v2 has: cgroup.kill, and freezing one thread.
 //!
-//! It needs no controller, so it can be had wherever memory is charged to: where no v2 hierarchy is
-//! mounted, it mounts one for itself. Dropping it kills whatever is inside.
+//! It needs no controller, so it also works on hosts with v1: where no v2 hierarchy is mounted, it
+//! mounts one. Dropping it kills the processes inside.
 
 use std::{
     ffi::OsStr,
@@ -58,7 +58,7 @@ impl Drop for Unified {
     }
 }
 
-/// Where a v2 hierarchy is mounted.
+/// A mounted v2 hierarchy.
 struct Root {
     path: PathBuf,
     ours: bool,
@@ -74,7 +74,7 @@ impl Root {
         mounted.map_or_else(Self::mount, |path| Self { path, ours: false })
     }
 
-    /// Only where there is none: another mount of it would take away the options of the first.
+    /// Only where there is none: a second mount would change the options of the first.
     fn mount() -> Self {
         let path =
             std::env::temp_dir().join(format!("memsensor-test-{}-cgroup2", std::process::id()));

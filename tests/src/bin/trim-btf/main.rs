@@ -1,4 +1,4 @@
-//! Cuts a kernel's BTF down to what the resolver may ask of it, to keep as a test fixture.
+//! Reduces a kernel's BTF to the types that the resolver needs, for a test fixture.
 //!
 //! ```text
 //! cargo run -p sensor-tests --bin trim-btf -- <vmlinux.btf> <out>
@@ -7,16 +7,16 @@
 //! The input is the content of `/sys/kernel/btf/vmlinux`, or the `.BTF` section of a vmlinux. Kept:
 //!
 //! * the functions that name the arguments of a tracepoint (`__traceiter_`, `__probestub_`,
-//!   `__bpf_trace_`), for every event of our probes and for all of vmscan, oom and compaction;
-//! * the functions that our probes attach to;
-//! * the structures that fields of our probes are in, with all members, and whatever those members
-//!   hold by value, so that every offset and size stays what it was;
-//! * the enums that our names and array indices come from, and those met on the way.
+//!   `__bpf_trace_`), for every event of the probes and for all of vmscan, oom and compaction;
+//! * the functions that the probes attach to;
+//! * the structures of the probes' fields, with all members and the types that these contain by
+//!   value, so that offsets and sizes do not change;
+//! * the enums of label names and array indices, and enums in the types above.
 //!
-//! A pointer keeps only the name of what it points to. At the end the tool asks the full and the
-//! trimmed BTF the same questions, and fails if the answers differ.
+//! A pointer keeps only the name of its target. At the end the tool does all lookups in the full
+//! and in the trimmed BTF, and fails if the results differ.
 //!
-//! It has a reader of its own, for it copies types as words; `kernel::btf` answers questions.
+//! It has its own reader, because it copies types as words; `kernel::btf` is for lookups.
 
 mod raw;
 mod wanted;
@@ -37,7 +37,7 @@ use self::{
     wanted::{Wanted, compare},
 };
 
-/// The trimmed BTF while it grows.
+/// The trimmed BTF, while it is built.
 struct Trimmed<'a> {
     full: &'a Full,
     structs: &'a BTreeSet<&'a str>,
@@ -86,7 +86,7 @@ impl<'a> Trimmed<'a> {
         Ok(u32::try_from(self.types.len())?)
     }
 
-    /// Copies a type and what it is made of; its new id.
+    /// Copies a type and the types it contains; returns its new id.
     fn keep(&mut self, old: u32) -> Result<u32> {
         if old == 0 {
             return Ok(0);
@@ -134,8 +134,8 @@ impl<'a> Trimmed<'a> {
         Ok(id)
     }
 
-    /// A pointer: to one of the structures that we keep, to the mere name of another, to an integer, or to
-    /// void.
+    /// Copies a pointer: to a kept structure, to a forward declaration of another, to an integer,
+    /// or to void.
     fn pointer(&mut self, target: u32) -> Result<u32> {
         let full = self.full;
         let target = full.plain(target)?;
@@ -200,7 +200,7 @@ fn main() -> Result<()> {
     let args: Vec<_> = env::args_os().skip(1).collect();
     let [from, to] = args.as_slice() else { bail!("usage: trim-btf <vmlinux.btf> <out>") };
     let data = fs::read(from).with_context(|| format!("read {}", from.display()))?;
-    let wanted = Wanted::of_our_probes();
+    let wanted = Wanted::of_probes();
     let full = Full::parse(&data).with_context(|| format!("read {}", from.display()))?;
     let mut trimmed = Trimmed::new(&full, &wanted.structs);
     for (id, ty) in (1..).zip(&full.types) {

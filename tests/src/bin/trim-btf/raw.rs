@@ -1,4 +1,4 @@
-//! BTF as it is stored: types as words, by their ids. Answers no questions on what they mean.
+//! BTF as it is stored: types as words, by id. Not here: the meaning of the types.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -26,10 +26,10 @@ pub(crate) const MAGIC: u16 = 0xeb9f;
 pub(crate) const HEADER_LEN: u32 = 24;
 /// A forward declaration of a union instead of a struct.
 pub(crate) const FWD_UNION: u32 = 1 << 31;
-/// How many typedefs and qualifiers may follow each other before we call the data broken.
+/// Maximum length of a chain of typedefs and qualifiers.
 pub(crate) const DEPTH: u32 = 32;
 
-/// A type as it is stored: three words, and those that its kind adds.
+/// A stored type: three words, and more depending on its kind.
 #[derive(Debug, Clone)]
 pub(crate) struct Type {
     /// Offset in the strings, of the full BTF or of the trimmed one.
@@ -46,7 +46,7 @@ impl Type {
     }
 }
 
-/// How many words follow the first three.
+/// Number of words after the first three.
 pub(crate) fn body_words(info: u32) -> Result<usize> {
     let len = (info & 0xffff) as usize;
     Ok(match (info >> 24) & 0x1f {

@@ -1,4 +1,4 @@
-//! What a trimmed BTF must still answer, and whether it does.
+//! The types that a trimmed BTF must contain, and the comparison with the full BTF.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::raw::{ENUM, ENUM64, FUNC, Full, STRUCT, Type};
 /// Functions whose parameters are a tracepoint's arguments.
 pub(crate) const PREFIXES: [&str; 3] = ["__traceiter_", "__probestub_", "__bpf_trace_"];
 
-/// Events beside those of our probes: these, and what starts with [`MORE_PREFIXES`].
+/// More events beside those of the probes, with [`MORE_PREFIXES`].
 pub(crate) const MORE: [&str; 9] = [
     "compact_retry",
     "exit_mmap",
@@ -29,7 +29,7 @@ pub(crate) const MORE: [&str; 9] = [
 /// The names of vmscan's and compaction's events (BTF does not know systems).
 pub(crate) const MORE_PREFIXES: [&str; 3] = ["mm_vmscan_", "mm_shrink_slab_", "mm_compaction_"];
 
-/// What must be there, from the probes' own descriptions.
+/// The required types, from the descriptions of the probes.
 pub(crate) struct Wanted {
     pub(crate) events: BTreeSet<&'static str>,
     pub(crate) functions: BTreeSet<&'static str>,
@@ -42,7 +42,7 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    pub(crate) fn of_our_probes() -> Self {
+    pub(crate) fn of_probes() -> Self {
         let programs = || probes::ALL.iter().flat_map(|p| p.programs);
         let paths = programs().flat_map(|p| p.fields).map(|f: &Field| f.path);
         let fields: Vec<_> = paths.chain([resolve::SAFE_FEXIT]).collect();
@@ -77,7 +77,7 @@ impl Wanted {
             || MORE_PREFIXES.iter().any(|p| name.starts_with(p))
     }
 
-    /// Whether this type is one to start from.
+    /// Whether this type is required by itself.
     pub(crate) fn root(&self, full: &Full, ty: &Type) -> Result<bool> {
         let name = full.name(ty)?;
         Ok(match ty.kind() {
@@ -98,10 +98,13 @@ impl Wanted {
     }
 }
 
-/// Asks both the same questions.
+/// Compares the results of all lookups.
 pub(crate) fn compare(wanted: &Wanted, full: &Btf, trimmed: &Btf) -> Result<()> {
     for path in &wanted.fields {
-        ensure!(full.offset(path) == trimmed.offset(path), "{path} is elsewhere after trimming");
+        ensure!(
+            full.offset(path) == trimmed.offset(path),
+            "{path} has another offset after trimming"
+        );
     }
     for event in wanted.events.iter().chain(&MORE) {
         ensure!(full.tracepoint(event) == trimmed.tracepoint(event), "{event} was changed");

@@ -1,5 +1,5 @@
-//! Where the thrash takes place: a cgroup with a limit, swap, and a file larger than the limit. All of
-//! it is ours and is removed when the arena is dropped, or we are killed.
+//! A cgroup with a limit, swap, and a file larger than the limit. All of it is removed on drop,
+//! also if this process is killed.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::support::{
     undo::Undo,
 };
 
-/// What the cgroup may have, in MiB.
+/// The cgroup's limit, in MiB.
 const LIMIT: u64 = 64;
-/// What the workload goes over, in MiB.
+/// The workload's working set, in MiB.
 const TOUCHED: u64 = 96;
 const SWAP: u64 = 192;
 
-/// A cgroup, swap and a file. In this medians they are removed.
+/// A cgroup, swap and a file. removed in this order.
 #[derive(Debug)]
 pub struct Arena {
     scope: Scope,
@@ -27,7 +27,7 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Makes everything; needs root, 300 MiB of disk and util-linux.
+    /// Needs root, 300 MiB on disk and util-linux.
     pub fn new() -> Result<Self> {
         let swap = Swap::new(SWAP)?;
         let mut undo = Undo::new()?;
@@ -38,19 +38,19 @@ impl Arena {
         Ok(Self { scope, swap, _undo: undo })
     }
 
-    /// Lets a workload go over its memory so many times; how long the passes took.
+    /// Runs a workload of so many passes; returns their duration.
     pub fn thrash(&self, load: Load, passes: u32) -> Result<Duration> {
-        let own = std::env::current_exe().context("find the path of the benchmark itself")?;
+        let exe = std::env::current_exe().context("find the path of the benchmark itself")?;
         let out = self
             .scope
-            .command(own)
+            .command(exe)
             .args(["work", load.name(), &TOUCHED.to_string(), &passes.to_string()])
             .arg(self.swap.dir().join("file"))
             .output()
             .context("start the workload in its cgroup")?;
-        let said = String::from_utf8_lossy(&out.stderr);
-        ensure!(out.status.success(), "the workload {}: {}", out.status, said.trim());
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "the workload {}: {}", out.status, stderr.trim());
         let ns = String::from_utf8_lossy(&out.stdout).trim().parse();
-        Ok(Duration::from_nanos(ns.context("the workload does not say how long it took")?))
+        Ok(Duration::from_nanos(ns.context("the workload printed no duration")?))
     }
 }

@@ -1,6 +1,6 @@
-//! The programs attached while a cgroup thrashes: what an event costs where reclaim has just been
-//! through the caches. In alternate rounds memsensor is not there and its empty program is attached
-//! to the same events instead: what any program costs there, however little it does.
+//! The programs attached while a cgroup thrashes: the cost of an event after reclaim has evicted
+//! the CPU caches. In alternate rounds the empty program is attached to the same events instead of
+//! memsensor: the cost of any program there.
 
 use std::collections::BTreeMap;
 
@@ -14,27 +14,27 @@ use sensor_user::{
     kernel::{load, resolve::Plan},
 };
 
-use super::{RunStats, arena::Arena, open, medians::median, plan, program, work::Load};
+use super::{RunStats, arena::Arena, medians::median, open, plan, program, work::Load};
 
-/// Programs of the hot events, and the events.
+/// The programs of the frequent events, with their events.
 const PROGRAMS: [(&str, &str); 3] = [
     ("memcg_begin", "mm_vmscan_memcg_reclaim_begin"),
     ("shrink_inactive", "mm_vmscan_lru_shrink_inactive"),
     ("memcg_end", "mm_vmscan_memcg_reclaim_end"),
 ];
 
-/// What one event costs in a thrash.
+/// Cost of an event in a thrash.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
-    /// What was thrashed.
+    /// The workload.
     pub load: Load,
-    /// Program.
+    /// Name of the program.
     pub program: &'static str,
-    /// Events that it saw, in all rounds.
+    /// Number of events in all rounds.
     pub events: u64,
     /// Median over rounds of nanoseconds per event.
     pub ns: f64,
-    /// The same of an empty program on that event.
+    /// The same for an empty program on that event.
     pub empty: f64,
 }
 
@@ -75,16 +75,16 @@ type Round = Vec<(&'static str, RunStats)>;
 fn with_memsensor(arena: &Arena, load: Load, passes: u32) -> Result<Round> {
     let config = Config { bpf_stats: true, ..Config::default() };
     let mut loaded = load::load(&config)?;
-    let mut look = || -> Result<Round> {
+    let mut totals = || -> Result<Round> {
         let of = |(name, _)| {
             let program = loaded.reader.program(name);
-            Ok((name, RunStats::by(program.with_context(|| format!("no program {name}"))?)?))
+            Ok((name, RunStats::of(program.with_context(|| format!("no program {name}"))?)?))
         };
         PROGRAMS.into_iter().map(of).collect()
     };
-    let before = look()?;
+    let before = totals()?;
     arena.thrash(load, passes)?;
-    Ok(difference(look()?, &before))
+    Ok(difference(totals()?, &before))
 }
 
 fn with_empty(plan: &Plan, arena: &Arena, load: Load, passes: u32) -> Result<Round> {
@@ -97,15 +97,15 @@ fn with_empty(plan: &Plan, arena: &Arena, load: Load, passes: u32) -> Result<Rou
         empty.attach(event).with_context(|| format!("attach empty to {event}"))?;
         objects.push((name, ebpf));
     }
-    let look = |objects: &mut Vec<(&'static str, Ebpf)>| -> Result<Round> {
+    let totals = |objects: &mut Vec<(&'static str, Ebpf)>| -> Result<Round> {
         let of = |(name, ebpf): &mut (&'static str, Ebpf)| {
-            Ok((*name, RunStats::by(program(ebpf, "empty")?)?))
+            Ok((*name, RunStats::of(program(ebpf, "empty")?)?))
         };
         objects.iter_mut().map(of).collect()
     };
-    let before = look(&mut objects)?;
+    let before = totals(&mut objects)?;
     arena.thrash(load, passes)?;
-    Ok(difference(look(&mut objects)?, &before))
+    Ok(difference(totals(&mut objects)?, &before))
 }
 
 fn difference(after: Round, before: &Round) -> Round {

@@ -1,5 +1,5 @@
-//! Every program run by hand (BPF_PROG_TEST_RUN), loaded and not attached, in the medians in which the
-//! kernel's events come. Caches are warm: the lower bound of what an event costs.
+//! Every program run by hand (BPF_PROG_TEST_RUN), loaded but not attached, in the order of the
+//! kernel's events. Caches are warm: the lower bound of the cost of an event.
 
 use std::collections::BTreeMap;
 
@@ -10,17 +10,17 @@ use aya::{
     sys::{Stats, enable_stats},
 };
 
-use super::{RunStats, open, medians::median, plan, program};
+use super::{RunStats, medians::median, open, plan, program};
 
 const ITERATIONS: u32 = 2000;
 
 const EMPTY: &str = "empty";
 
-/// A program and its arguments by the names of their globals.
+/// A program, and its arguments by the names of their globals.
 type Step = (&'static str, &'static [(&'static str, u64)]);
 
-/// Events as they follow one another. The few that end in a ring-buffer record are left out: they
-/// come with an OOM kill.
+/// Sequences of events. Programs that write a ring-buffer record are left out: they only run at an
+/// OOM kill.
 const SEQUENCES: &[&[Step]] = &[
     &[
         ("memcg_begin", &[]),
@@ -44,33 +44,33 @@ const SEQUENCES: &[&[Step]] = &[
     &[("softlimit_begin", &[]), ("softlimit_end", &[("ARG_SOFT_FREED", 32)])],
     &[("kswapd_wake", &[("ARG_WAKE_NID", 0)]), ("kswapd_sleep", &[("ARG_SLEEP_NID", 0)])],
     &[("reclaim_retry", &[("ARG_RETRY_LOOPS", 1)]), ("compact_retry", &[])],
-    // SIGTERM: not ours, as nearly every signal is.
+    // SIGTERM: ignored, like nearly every signal.
     &[("oom_sigkill", &[("ARG_OOM_SIG", 15)]), ("kill_signal", &[("ARG_KILL_SIG", 15)])],
     &[("exit_mmap", &[("ARG_EXIT_MM", 4096)]), ("process_exit", &[])],
 ];
 
-/// What one event of a program costs.
+/// Cost of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
-    /// Program.
+    /// Name of the program.
     pub program: &'static str,
     /// Median over rounds of nanoseconds per event.
     pub ns: f64,
-    /// Median over rounds of what it costs more than `empty` run beside it.
+    /// Median over rounds of the difference to `empty` in the same round.
     pub over_empty: f64,
 }
 
-/// Runs everything in so many rounds, and so many times in each.
+/// Runs all sequences in so many rounds.
 pub fn run(rounds: u32) -> Result<Vec<Cost>> {
     let plan = plan()?;
     let mut ebpf = open(&plan)?;
     program(&mut ebpf, EMPTY)?.load().context("load the program empty")?;
     let mut steps = Vec::new();
     for sequence in SEQUENCES {
-        // What calling any program costs, at that very time: clock rates and neighbours change.
+        // The cost of calling any program at that time: clock rates and neighbours change.
         let mut known = vec![(EMPTY, Vec::new())];
         for (name, args) in *sequence {
-            // A program that this kernel has no event for cannot be told its arguments.
+            // Without its event in this kernel, a program has no argument positions.
             let indices: Option<Vec<_>> =
                 args.iter().map(|(g, v)| Some((*plan.globals.get(g)?, *v))).collect();
             if let Some(args) = indices {
@@ -82,7 +82,7 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
     }
     let _stats = enable_stats(Stats::RunTime).context("enable BPF statistics")?;
     let mut each: BTreeMap<&'static str, Vec<(f64, f64)>> = BTreeMap::new();
-    // The first round only warms up.
+    // The first round is a warm-up.
     for round in 0..=rounds {
         for sequence in &steps {
             let before = run_stats(&ebpf, sequence)?;
@@ -102,8 +102,8 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
             }
         }
     }
-    let medians = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
-    Ok(medians
+    let programs = [EMPTY].into_iter().chain(SEQUENCES.iter().flat_map(|s| s.iter()).map(|s| s.0));
+    Ok(programs
         .filter_map(|program| {
             let (ns, over): (Vec<_>, Vec<_>) = each.get(program)?.iter().copied().unzip();
             Some(Cost { program, ns: median(&ns), over_empty: median(&over) })
@@ -114,7 +114,7 @@ pub fn run(rounds: u32) -> Result<Vec<Cost>> {
 type Known = (&'static str, Vec<(u32, u64)>);
 
 fn run_stats(ebpf: &Ebpf, sequence: &[Known]) -> Result<Vec<RunStats>> {
-    sequence.iter().map(|(name, _)| RunStats::by(loaded(ebpf, name)?)).collect()
+    sequence.iter().map(|(name, _)| RunStats::of(loaded(ebpf, name)?)).collect()
 }
 
 fn loaded<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a RawTracePoint> {

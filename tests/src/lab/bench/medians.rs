@@ -1,7 +1,7 @@
-//! Medians, and the interval that medians statistics alone put around one: nothing is assumed of how
-//! the noise is distributed. Pure.
+//! Medians with confidence intervals from order statistics, without assumptions about the
+//! distribution. Pure.
 
-/// The middle of `values`; NaN if there is none.
+/// The median of `values`; NaN if there are none.
 pub fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     match sorted.len() {
@@ -11,8 +11,8 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// Where the true median lies, with at least 95 % confidence; `None` below six values, for then no
-/// two of them enclose it so surely.
+/// The confidence interval (at least 95 %) of the median; `None` below six values, where no two
+/// values are that certain to enclose it.
 pub fn interval(values: &[f64]) -> Option<(f64, f64)> {
     let sorted = sorted(values);
     let n = sorted.len();

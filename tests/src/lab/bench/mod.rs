@@ -1,20 +1,20 @@
-//! What the programs cost: alone in a loop, in a real thrash, and what the thrash feels of it.
+//! The cost of the BPF programs: in a loop, in a real thrash, and as a slowdown of the thrash.
 //!
-//! `bench-probes` puts these together; nothing here is a test, for time on a shared machine passes
-//! and fails by chance.
+//! `bench-probes` runs these. Nothing here is a test: on a shared machine it would pass and fail by
+//! chance.
 //!
-//! * [`hot`]: every program by hand, caches warm: the lower bound.
-//! * [`attached`]: attached while a cgroup thrashes: what an event really costs.
-//! * [`slowdown`]: the thrash itself, with and without us.
-//! * [`arena`]: the cgroup, the swap and the file that are thrashed, and their removal.
+//! * [`hot`]: every program run by hand with warm caches: the lower bound.
+//! * [`attached`]: the programs attached while a cgroup thrashes: the real cost of an event.
+//! * [`slowdown`]: the duration of the thrash with and without memsensor.
+//! * [`arena`]: the cgroup, the swap and the file of the thrash.
 //! * [`work`]: the workload, a process of its own.
-//! * [`table`]: a pass over the processes, beside a walk through /proc.
-//! * [`medians`]: medians and what can be said of them.
+//! * [`table`]: a scan of the processes, beside a walk through /proc.
+//! * [`medians`]: medians and their confidence intervals.
 
 pub mod arena;
+pub mod attached;
 pub mod hot;
 pub mod medians;
-pub mod attached;
 pub mod slowdown;
 pub mod table;
 pub mod work;
@@ -31,14 +31,14 @@ use sensor_user::{
     },
 };
 
-/// What memsensor would tell its programs on this host.
+/// What memsensor would configure its programs with on this host.
 pub fn plan() -> Result<Plan> {
     let data = std::fs::read(btf::VMLINUX).map_err(|e| anyhow!("{}: {e}", btf::VMLINUX))?;
     let btf = Btf::parse(data).map_err(|e| anyhow!("{}: {e}", btf::VMLINUX))?;
     Ok(resolve::plan(Ok(&btf), Host { memory_on_v1: cgroup::memory_on_v1() }))
 }
 
-/// The object with its maps, and no program loaded yet.
+/// The object with its maps, before any program is loaded.
 pub fn open(plan: &Plan) -> Result<Ebpf> {
     load::open(&Config::default(), plan)
 }
@@ -49,30 +49,30 @@ pub fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut RawTracePoi
     Ok(found?.try_into()?)
 }
 
-/// How often a program ran and how long that took, as the kernel counted it.
+/// The kernel's run statistics of a program.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RunStats {
-    /// Nanoseconds in it.
+    /// Nanoseconds of run time.
     pub ns: u64,
-    /// Times it ran.
+    /// Number of runs.
     pub events: u64,
 }
 
 impl RunStats {
-    /// So far.
-    pub fn by(program: &RawTracePoint) -> Result<Self> {
+    /// The totals so far.
+    pub fn of(program: &RawTracePoint) -> Result<Self> {
         let info = program.info()?;
         let ns = u64::try_from(info.run_time().as_nanos())?;
         Ok(Self { ns, events: info.run_count() })
     }
 
-    /// Since an earlier look.
+    /// The difference to earlier totals.
     #[must_use]
     pub fn since(self, before: Self) -> Self {
         Self { ns: self.ns - before.ns, events: self.events - before.events }
     }
 
-    /// Nanoseconds per event; `None` if there was none.
+    /// Nanoseconds per event; `None` without events.
     pub fn each(self) -> Option<f64> {
         (self.events > 0).then(|| self.ns as f64 / self.events as f64)
     }

@@ -1,7 +1,7 @@
-//! What a thrash feels of memsensor: the same number of passes with it attached and without, in
-//! pairs, each pair in the opposite medians of the one before (ABBA), so that drift cancels out.
+//! The slowdown of a thrash: the same number of passes with memsensor attached and without, in
+//! pairs. Each pair is in the opposite order of the one before (ABBA), so that drift cancels out.
 //!
-//! The kernel half only, as nothing samples here; BPF statistics are off, as in service.
+//! Only the BPF programs run, without the sampler; BPF statistics are off, as in production.
 
 use anyhow::Result;
 use sensor_user::{config::Config, kernel::load};
@@ -12,29 +12,29 @@ use super::{
     work::Load,
 };
 
-/// With memsensor : without.
+/// Duration with memsensor divided by duration without.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Slowdown {
-    /// What was thrashed.
+    /// The workload.
     pub load: Load,
-    /// Pairs of runs.
+    /// Number of pairs.
     pub pairs: usize,
     /// Median time of a run without memsensor, in seconds.
     pub seconds: f64,
     /// Median of the pairs' ratios.
     pub ratio: f64,
-    /// 95 % confidence interval of that.
+    /// Its 95 % confidence interval.
     pub interval: Option<(f64, f64)>,
 }
 
 impl Slowdown {
-    /// What the run can say at all.
-    pub fn verdict(&self) -> &'static str {
+    /// The conclusion, as text.
+    pub fn conclusion(&self) -> &'static str {
         match self.interval {
-            None => "too few pairs to say",
+            None => "too few pairs",
             Some((low, _)) if low > 1.0 => "slower",
-            Some((_, high)) if high < 1.0 => "faster, so something else differed",
-            Some(_) => "not told from 1.00",
+            Some((_, high)) if high < 1.0 => "faster, so the runs differed otherwise",
+            Some(_) => "no measurable slowdown",
         }
     }
 }
@@ -43,7 +43,7 @@ impl Slowdown {
 pub fn run(arena: &Arena, load: Load, pairs: u32, passes: u32) -> Result<Slowdown> {
     let one = |attached: bool| -> Result<f64> {
         let loaded = load::load(&Config::default())?;
-        // Without it, it is loaded and dropped all the same: the machine has then done the same.
+        // Loaded and dropped in both cases, so that the machine does the same work before.
         let _attached = attached.then_some(loaded);
         Ok(arena.thrash(load, passes)?.as_secs_f64())
     };

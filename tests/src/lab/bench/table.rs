@@ -1,4 +1,4 @@
-//! A pass over the processes: by our iterator, and by reading /proc as everybody does.
+//! A scan of the processes by the BPF iterator, beside a walk through /proc.
 
 use std::{
     fmt::Write as _,
@@ -16,10 +16,10 @@ use sensor_user::{
 
 use super::medians::median;
 
-/// What is looked at.
+/// Numbers of processes to scan.
 const PROCESSES: [usize; 2] = [1_000, 20_000];
 
-/// Processes that sleep, until this is dropped.
+/// Sleeping processes, killed when dropped.
 struct Crowd(Vec<Child>);
 
 impl Crowd {
@@ -27,7 +27,7 @@ impl Crowd {
         while self.0.len() < to {
             let mut sleep = Command::new("sleep");
             sleep.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            self.0.push(sleep.spawn().context("start one process more")?);
+            self.0.push(sleep.spawn().context("start another process")?);
         }
         Ok(())
     }
@@ -44,13 +44,14 @@ impl Drop for Crowd {
     }
 }
 
-/// The table, as Markdown: medians of so many rounds.
+/// The table as Markdown, with medians of so many rounds.
 pub fn run(rounds: u32) -> Result<String> {
     let mut reader = load::load(&Config::default())?.reader;
     let mut crowd = Crowd(Vec::new());
     let mut memory = Memory::new(procfs::page_size());
     let mut text = String::from(
-        "| processes | a pass, ms of CPU | with who grew, ms | /proc/PID/stat and statm, ms | ratio |\n\
+        "| processes | scan, ms of CPU | with growth per process, ms \
+         | /proc/PID/stat and statm, ms | ratio |\n\
          |---:|---:|---:|---:|---:|\n",
     );
     let mut second = 0;
@@ -59,16 +60,16 @@ pub fn run(rounds: u32) -> Result<String> {
         let (mut passes, mut whole, mut walks) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let mut seen = 0;
-            passes.push(run_stats(|| reader.processes(|_| seen += 1))?);
-            ensure!(seen >= processes, "of {processes} processes {seen} were told");
+            passes.push(cpu_ms(|| reader.processes(|_| seen += 1))?);
+            ensure!(seen >= processes, "{seen} of {processes} processes were scanned");
             second += 1;
-            whole.push(run_stats(|| {
+            whole.push(cpu_ms(|| {
                 let mut pass = Pass::default();
                 reader.processes(|process| pass.add(process))?;
                 memory.update(pass, second);
                 Ok(())
             })?);
-            walks.push(run_stats(|| walk(processes))?);
+            walks.push(cpu_ms(|| walk(processes))?);
         }
         let [pass, whole, walk] = [&passes, &whole, &walks].map(|all| median(all));
         let ratio = walk / pass;
@@ -77,24 +78,24 @@ pub fn run(rounds: u32) -> Result<String> {
     Ok(text)
 }
 
-/// Milliseconds of our CPU time.
-fn run_stats(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+/// CPU milliseconds of this process.
+fn cpu_ms(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let now = || -> Result<Duration> { Ok(clock_gettime(ClockId::ProcessCPUTime).try_into()?) };
     let before = now()?;
     work()?;
     Ok(now()?.saturating_sub(before).as_secs_f64() * 1000.0)
 }
 
-/// What top and its like read of each process.
+/// Reads what tools like top read for each process.
 fn walk(least: usize) -> Result<()> {
     let mut seen = 0;
     for process in procfs::process::all_processes()?.flatten() {
-        // One that has just ended is none.
+        // A process may have ended meanwhile.
         if let (Ok(stat), Ok(statm)) = (process.stat(), process.statm()) {
             std::hint::black_box((stat, statm));
             seen += 1;
         }
     }
-    ensure!(seen >= least, "of {least} processes {seen} are in /proc");
+    ensure!(seen >= least, "{seen} of {least} processes are in /proc");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The workload: a fixed number of passes over more memory than the cgroup may have, timed from
-//! inside. Runs as a process of its own, in the arena's cgroup.
+//! The workload: a fixed number of passes over more memory than the cgroup's limit, timed from
+//! inside. Runs as a process of its own in the arena's cgroup.
 
 use std::{fs::File, io::Read as _, path::Path, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::support::{scope::MIB, swap::fill};
 
 const PAGE: usize = 4096;
 
-/// What is thrashed.
+/// The memory that thrashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
     /// Anonymous memory: reclaim swaps out, faults swap in.
@@ -19,10 +19,10 @@ pub enum Load {
 }
 
 impl Load {
-    /// Both.
+    /// Both kinds.
     pub const ALL: [Self; 2] = [Self::Anon, Self::File];
 
-    /// As it is called in tables and on the command line.
+    /// Its name in tables and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Anon => "anon",
@@ -30,8 +30,8 @@ impl Load {
         }
     }
 
-    /// Passes that take about a second: short rounds, for the machine's own mood to change less
-    /// within a pair than between pairs.
+    /// Passes that take about a second: the machine's state should change less within a pair of
+    /// rounds than between pairs.
     pub const fn passes(self) -> u32 {
         match self {
             Self::Anon => 2,
@@ -40,7 +40,7 @@ impl Load {
     }
 }
 
-/// Goes over `mib` of it once unmeasured and then `passes` times; returns nanoseconds of those.
+/// Makes one pass over `mib` unmeasured and then `passes` measured ones; returns their nanoseconds.
 pub fn run(load: Load, mib: u64, passes: u32, file: &Path) -> Result<u64> {
     let bytes = usize::try_from(mib * MIB)?;
     let mut pass: Box<dyn FnMut() -> Result<()>> = match load {
@@ -54,7 +54,7 @@ pub fn run(load: Load, mib: u64, passes: u32, file: &Path) -> Result<u64> {
             })
         }
         Load::File => {
-            // By us, inside: page cache is charged to the cgroup of who first brought it in.
+            // Inside the cgroup: page cache is charged to the cgroup that reads it first.
             if !file.exists() {
                 fill(file, mib)?;
             }

@@ -1,14 +1,14 @@
-//! The series of a host that depend on what runs there: its cgroups, and which processes grow. Most cgroups
-//! are calm and have few; one that is short of memory has them all.
+//! The series of a host that depend on what runs there: its cgroups and its growing processes. Most
+//! cgroups are calm and have few series; one that is short of memory has all of them.
 
 use std::fmt::Write as _;
 
 use super::{
-    timeline::{Moment, State},
-    template::Format,
+    format::Format,
+    timeline::{Moment, State, whole},
 };
 
-/// Services of a plain server; further ones are numbered.
+/// Services of a small server; further ones are numbered.
 const SERVICES: [&str; 10] = [
     "nginx",
     "php-fpm",
@@ -21,18 +21,17 @@ const SERVICES: [&str; 10] = [
     "systemd-logind",
     "memsensor",
 ];
-/// Who grows on it.
+/// Its growing processes.
 const PROCESSES: [&str; 8] =
     ["nginx", "php-fpm8.2", "postgres", "redis-server", "sshd", "cron", "rsyslogd", "new-agent"];
-/// As many as the daemon tells of by default.
+/// As many as the daemon exports by default.
 const GROWING: u32 = 5;
-/// How many cgroups of a host are short of memory when it is.
+/// How many of its cgroups are short of memory in a shortage.
 const SHORT: u32 = 3;
 
 const MIB: f64 = 1_048_576.0;
 
-/// The series of one cgroup, in the order in which they are written: name, whether it is a counter, and
-/// its value; `None` where it has none.
+/// A series of a cgroup; its value is `None` where the cgroup does not have it.
 struct Series {
     name: &'static str,
     counter: bool,
@@ -40,15 +39,15 @@ struct Series {
     of: fn(&Group) -> Option<f64>,
 }
 
-/// A cgroup at a time.
+/// A cgroup at one time.
 struct Group {
-    /// From 0 to 1.
+    /// From 0 to 1: a constant that differs between cgroups.
     character: f64,
     uptime: f64,
-    /// Seconds that it was short of memory, if it ever was.
+    /// Seconds of shortage so far, if it ever had one.
     short: Option<f64>,
     kills: u32,
-    /// Short of memory now.
+    /// It is short of memory now.
     now: bool,
     limited: bool,
 }
@@ -86,22 +85,22 @@ const SERIES: [Series; 9] = [
     counter("memsensor_cgroup_oom_kills", |g| (g.kills > 0).then_some(f64::from(g.kills))),
 ];
 
-/// Names of all that a cgroup can have.
+/// Names of all series that a cgroup can have.
 pub fn names() -> Vec<String> {
     let names =
         SERIES.iter().map(|s| format!("{}{}", s.name, if s.counter { "_total" } else { "" }));
     names.chain(["memsensor_cgroup_info".to_owned()]).collect()
 }
 
-/// How many a host has by itself: a plain server some ten or fifteen.
+/// How many cgroups a host has: a small server has ten to fifteen.
 pub fn usual(host: u32) -> u32 {
     10 + host % 5
 }
 
-/// Writes what a host's `count` cgroups and its growing processes have now.
+/// Writes the series of `count` cgroups and of the growing processes.
 pub fn write(text: &mut String, format: Format, moment: &Moment, count: u32) {
     let groups: Vec<(String, Group)> = (0..count).map(|n| group(moment, n)).collect();
-    format.head(text, "memsensor_cgroup", "info", "What people call a cgroup");
+    format.head(text, "memsensor_cgroup", "info", "systemd unit, container and pod of a cgroup");
     for (service, _) in &groups {
         let _ = writeln!(
             text,
@@ -121,8 +120,8 @@ pub fn write(text: &mut String, format: Format, moment: &Moment, count: u32) {
     }
     let name = "memsensor_process_growth_bytes_per_second";
     format.head(text, name, "gauge", "How fast processes grow");
-    // Others grow every few minutes.
-    let turn = moment.host.wrapping_add(super::template::whole(moment.seconds / 180.0));
+    // The growing processes change every three minutes.
+    let turn = moment.host.wrapping_add(whole(moment.seconds / 180.0));
     for n in 0..GROWING {
         let comm = PROCESSES[(turn.wrapping_add(n) % 8) as usize];
         let service = service(turn.wrapping_add(n) % 8);
@@ -143,11 +142,11 @@ fn service(n: u32) -> String {
 }
 
 fn group(moment: &Moment, n: u32) -> (String, Group) {
-    let is_short = n < SHORT && moment.troubles[0] > 0;
+    let is_short = n < SHORT && moment.shortages[0] > 0;
     let group = Group {
         character: (moment.character + f64::from(n) * 0.137).fract(),
         uptime: moment.uptime,
-        short: is_short.then_some(moment.troubled),
+        short: is_short.then_some(moment.shortage_seconds),
         kills: if n == 0 { moment.kills } else { 0 },
         now: is_short && moment.state != State::Ready,
         limited: n.is_multiple_of(4),

@@ -1,5 +1,5 @@
-//! What must hold in a run, or its figures are worth nothing: every host was scraped every time and answered,
-//! no rule failed, and all programs have the same series.
+//! The conditions of a valid run: every scrape of every host succeeded, no rule failed, and all
+//! programs have the same series.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{
     compare,
     engine::Engine,
-    run::{Engines, INTERVAL},
+    engines::{Engines, INTERVAL},
 };
 
 fn by_instance(series: &[Value]) -> Result<BTreeMap<String, f64>> {
@@ -21,7 +21,7 @@ fn by_instance(series: &[Value]) -> Result<BTreeMap<String, f64>> {
     series.iter().map(one).collect()
 }
 
-/// A function of a series of each host over the last seconds.
+/// A function over the last `window` seconds of a series, by host.
 fn over(
     prometheus: &Engine,
     function: &str,
@@ -33,7 +33,7 @@ fn over(
     by_instance(&prometheus.query_at(&query, at)?)
 }
 
-/// Fewest, mean and most series of a host.
+/// Minimum, mean and maximum of the series of a host.
 pub(super) fn series(prometheus: &Engine, at: f64, window: f64) -> Result<[f64; 3]> {
     let series = over(prometheus, "max_over_time", "scrape_samples_scraped", at, window)?;
     let counts = || series.values().copied();
@@ -41,7 +41,7 @@ pub(super) fn series(prometheus: &Engine, at: f64, window: f64) -> Result<[f64; 
     Ok([counts().fold(f64::INFINITY, f64::min), mean, counts().fold(0.0, f64::max)])
 }
 
-/// That every host was scraped every time, and answered unless it is silent by its timeline.
+/// Checks that every scrape happened, and succeeded unless the host is silent by its timeline.
 pub(super) fn every_host_was_scraped(
     prometheus: &Engine,
     silent: &[String],
@@ -52,36 +52,36 @@ pub(super) fn every_host_was_scraped(
     let over = |function, series| over(prometheus, function, series, at, window);
     let (scrapes, up) = (over("count_over_time", "up")?, over("min_over_time", "up")?);
     ensure!(scrapes.len() == hosts as usize, "{} of {hosts} hosts are scraped", scrapes.len());
-    // Where the window begins and ends between two scrapes is chance.
+    // The window may begin and end between two scrapes.
     let due = (window / INTERVAL).floor() - 1.0;
     for (instance, scrapes) in &scrapes {
         ensure!(*scrapes >= due, "{instance}: {scrapes} scrapes instead of {due} in {window:.0} s");
     }
     let down: BTreeSet<_> = up.iter().filter(|(_, up)| **up < 1.0).map(|(i, _)| i).collect();
     let took = over("max_over_time", "scrape_duration_seconds")?;
-    let without_reason: Vec<_> = down
+    let unexpected: Vec<_> = down
         .iter()
         .filter(|instance| !silent.contains(instance))
         .map(|instance| (instance, took.get(*instance)))
         .collect();
     ensure!(
-        without_reason.is_empty(),
-        "down without a reason, and the longest that a scrape of each took: {without_reason:?}: {:?}",
+        unexpected.is_empty(),
+        "unexpectedly down, with the longest scrape of each: {unexpected:?}: {:?}",
         last_errors(prometheus)
     );
     Ok(())
 }
 
-/// What Prometheus says of those that it cannot scrape now.
+/// The errors of the targets that Prometheus cannot scrape now.
 fn last_errors(prometheus: &Engine) -> Result<Vec<String>> {
     let (_, body) = prometheus.get("/api/v1/targets?state=active")?;
-    let answer: Value = serde_json::from_str(&body)?;
-    let targets = answer["data"]["activeTargets"].as_array().context("no targets")?;
+    let response: Value = serde_json::from_str(&body)?;
+    let targets = response["data"]["activeTargets"].as_array().context("no targets")?;
     let errors = targets.iter().filter_map(|target| target["lastError"].as_str());
     Ok(errors.filter(|error| !error.is_empty()).map(str::to_owned).collect())
 }
 
-/// What went wrong with rules since the start, in Prometheus and in vmalert.
+/// Counters of failed and missed rule evaluations since the start, in Prometheus and in vmalert.
 pub(super) fn failures(engines: &Engines) -> Result<BTreeMap<String, f64>> {
     let mut failures = BTreeMap::new();
     for (engine, start) in [
@@ -94,12 +94,12 @@ pub(super) fn failures(engines: &Engines) -> Result<BTreeMap<String, f64>> {
         let own = engine.own_metrics()?;
         let known = failures.len();
         failures.extend(own.into_iter().filter(|(name, _)| name.starts_with(start)));
-        ensure!(failures.len() > known, "{} does not tell {start}", engine.name);
+        ensure!(failures.len() > known, "{} does not export {start}", engine.name);
     }
     Ok(failures)
 }
 
-/// That no rule failed and no evaluation was left out since `before`.
+/// Checks that no rule failed and no evaluation was missed since `before`.
 pub(super) fn no_rule_failed(engines: &Engines, before: &BTreeMap<String, f64>) -> Result<()> {
     for rule in compare::rules(&engines.prometheus)? {
         ensure!(rule.health == "ok", "rule {}: {} {}", rule.name, rule.health, rule.error);
@@ -110,9 +110,9 @@ pub(super) fn no_rule_failed(engines: &Engines, before: &BTreeMap<String, f64>) 
     Ok(())
 }
 
-/// That both VictoriaMetrics have the hosts and the series that Prometheus has.
+/// Checks that both VictoriaMetrics have the same hosts and series as Prometheus.
 pub(super) fn same_series(engines: &Engines, at: f64) -> Result<()> {
-    // Not all at once: VictoriaMetrics refuses a query of more than 300,000 series.
+    // In parts: VictoriaMetrics refuses a query of more than 300,000 series.
     for query in [
         "count(up{job=\"memsensor\"})",
         "sum(scrape_samples_scraped{job=\"memsensor\"})",
@@ -123,7 +123,8 @@ pub(super) fn same_series(engines: &Engines, at: f64) -> Result<()> {
         let wanted = engines.prometheus.number_at(query, at)?;
         for other in [&engines.victoria, &engines.written] {
             let has = other.number_at(query, at)?;
-            // Each asks at its own moment; meanwhile other processes grow, and hosts fall silent.
+            // Each scrapes at its own time; between them the growing processes change and hosts go
+            // silent.
             let near = (has - wanted).abs() <= wanted * 0.005;
             ensure!(near, "{}: {query} is {has}, Prometheus has {wanted}", other.name);
         }

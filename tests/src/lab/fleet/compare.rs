@@ -1,4 +1,4 @@
-//! The expressions of the rules, asked of Prometheus and of VictoriaMetrics at the same moment.
+//! The rules' expressions, evaluated by Prometheus and by VictoriaMetrics at the same time.
 
 use std::collections::BTreeSet;
 
@@ -7,29 +7,29 @@ use serde_json::Value;
 
 use super::engine::Engine;
 
-/// A rule as Prometheus tells of it.
+/// A rule as Prometheus reports it.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Of the record or the alert.
+    /// Name of the recording rule or the alert.
     pub name: String,
     /// Its expression.
     pub query: String,
-    /// `ok` if the last evaluation was.
+    /// `ok` if the last evaluation succeeded.
     pub health: String,
-    /// Why it was not.
+    /// The error of the last evaluation.
     pub error: String,
 }
 
-/// What an expression gave.
+/// The results of an expression.
 #[derive(Debug, Clone)]
 pub struct Compared {
-    /// The rule.
+    /// Name of the rule.
     pub name: String,
-    /// How many series Prometheus has.
+    /// Number of series in Prometheus.
     pub prometheus: usize,
-    /// How many VictoriaMetrics has, or why none.
+    /// Number of series in VictoriaMetrics, or its error.
     pub victoria: Result<usize, String>,
-    /// How many only one of them has.
+    /// Number of series that only one of them has.
     pub differ: usize,
 }
 
@@ -43,8 +43,9 @@ impl Compared {
 /// All rules that Prometheus has loaded.
 pub fn rules(prometheus: &Engine) -> Result<Vec<Rule>> {
     let (status, body) = prometheus.get("/api/v1/rules")?;
-    let answer: Value = serde_json::from_str(&body).with_context(|| format!("{status}: {body}"))?;
-    let groups = answer["data"]["groups"].as_array().context("no groups")?;
+    let response: Value =
+        serde_json::from_str(&body).with_context(|| format!("{status}: {body}"))?;
+    let groups = response["data"]["groups"].as_array().context("no groups")?;
     let text = |rule: &Value, key: &str| rule[key].as_str().unwrap_or_default().to_owned();
     let rules: Vec<_> = groups
         .iter()
@@ -61,13 +62,13 @@ pub fn rules(prometheus: &Engine) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// Asks both for every rule's expression.
+/// Evaluates every rule's expression in both.
 pub fn compare(prometheus: &Engine, victoria: &Engine, at: f64) -> Result<Vec<Compared>> {
     let one = |rule: Rule| {
         let wanted = identities(&prometheus.query_at(&rule.query, at)?);
         let has = victoria.query_at(&rule.query, at).map(|series| identities(&series));
         let differ = has.as_ref().map_or(0, |has| has.symmetric_difference(&wanted).count());
-        let victoria = has.map(|has| has.len()).map_err(|why| format!("{why:#}"));
+        let victoria = has.map(|has| has.len()).map_err(|error| format!("{error:#}"));
         Ok(Compared { name: rule.name, prometheus: wanted.len(), victoria, differ })
     };
     rules(prometheus)?.into_iter().map(one).collect()

@@ -1,4 +1,4 @@
-//! What samples and indexes take on disk, each asked in the way of who wrote them.
+//! Disk usage of samples and indexes, read from each program's own interface.
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::engine::Engine;
 
-/// Bytes of a sample and of all indexes, of a block that Prometheus makes of all it has.
+/// Bytes per sample and of all indexes, from a snapshot of Prometheus.
 pub fn of_prometheus(prometheus: &Engine) -> Result<[f64; 2]> {
     let (status, body) = prometheus.post("/api/v1/admin/tsdb/snapshot")?;
     ensure!(status == 200, "no snapshot: {body}");
@@ -25,7 +25,7 @@ pub fn of_prometheus(prometheus: &Engine) -> Result<[f64; 2]> {
     Ok([chunks as f64 / samples, index as f64])
 }
 
-/// The same of VictoriaMetrics, by its own count.
+/// The same for VictoriaMetrics, from its own metrics.
 pub fn of_victoria(victoria: &Engine) -> Result<[f64; 2]> {
     let (status, body) = victoria.get("/internal/force_flush")?;
     ensure!(status == 200, "no flush: {body}");
@@ -44,12 +44,12 @@ pub fn size(dir: &Path, part: &str) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let path = entry?.path();
-        // Files come and go under our eyes.
+        // A file may be removed meanwhile.
         let Ok(about) = fs::symlink_metadata(&path) else { continue };
         if about.is_dir() {
             bytes += size(&path, part).unwrap_or(0);
         } else if path.to_string_lossy().contains(part) {
-            // Of a file that is not full yet only what is on the disk.
+            // Allocated blocks: a preallocated file is larger than its content.
             bytes += about.blocks() * 512;
         }
     }

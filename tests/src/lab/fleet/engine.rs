@@ -1,5 +1,5 @@
-//! A program that scrapes, stores or judges the fleet: started in a directory of its own, asked over HTTP,
-//! stopped when dropped; and what it resource_use of the machine meanwhile.
+//! A program that scrapes or stores the fleet's series or evaluates rules on them: started in a
+//! directory of its own, queried over HTTP, stopped when dropped; and its resource usage.
 
 use std::{
     fs::{self, File},
@@ -15,13 +15,13 @@ use serde_json::Value;
 
 use crate::support::{daemon, open_loop::exchange};
 
-/// How long an answer may take: a thousand hosts are half a million series.
+/// Timeout of a response: a thousand hosts are half a million series.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running program.
 #[derive(Debug)]
 pub struct Engine {
-    /// What it is called in messages.
+    /// Its name in messages.
     pub name: &'static str,
     child: Child,
     dir: PathBuf,
@@ -30,8 +30,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts a program in `dir` with arguments that are made of the address at which it is to listen,
-    /// and waits until it answers to `ready`.
+    /// Starts a program in `dir` and waits until a GET of `ready` succeeds. `args` gets the address
+    /// to listen on.
     pub fn start(
         name: &'static str,
         program: &str,
@@ -42,7 +42,7 @@ impl Engine {
         fs::create_dir_all(dir)?;
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = File::create(dir.join("log"))?;
-        // It ends with us, however we end.
+        // The kernel kills it when this process ends.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", program])
             .args(args(addr))
@@ -64,49 +64,51 @@ impl Engine {
         Ok(engine)
     }
 
-    /// What it logged.
+    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// Status and body of an answer.
+    /// Status and body of a GET.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
-        self.ask("GET", path)
+        self.request("GET", path)
     }
 
-    /// The same to a POST without a body.
+    /// Status and body of a POST without a body.
     pub fn post(&self, path: &str) -> Result<(u16, String)> {
-        self.ask("POST", path)
+        self.request("POST", path)
     }
 
-    fn ask(&self, method: &str, path: &str) -> Result<(u16, String)> {
-        let question = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.addr);
-        let answer = exchange(self.addr, question.as_bytes(), Instant::now() + PATIENCE, |_| false)
-            .map_err(|why| anyhow::anyhow!("{}: {method} {path}: {why}", self.name))?;
-        let text = String::from_utf8(answer).context("not UTF-8")?;
+    fn request(&self, method: &str, path: &str) -> Result<(u16, String)> {
+        let request = format!("{method} {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.addr);
+        let response =
+            exchange(self.addr, request.as_bytes(), Instant::now() + PATIENCE, |_| false)
+                .map_err(|error| anyhow::anyhow!("{}: {method} {path}: {error}", self.name))?;
+        let text = String::from_utf8(response).context("not UTF-8")?;
         let (head, body) = text.split_once("\r\n\r\n").context("no end of head")?;
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
         Ok((status, body.to_owned()))
     }
 
-    /// The series that an expression has at a Unix time.
+    /// The series of an expression at a Unix time.
     pub fn query_at(&self, expression: &str, unix: f64) -> Result<Vec<Value>> {
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.append_pair("query", expression).append_pair("time", &unix.to_string());
-        // VictoriaMetrics would else answer from what it cached.
+        // VictoriaMetrics would return cached results.
         query.append_pair("nocache", "1");
         let (status, body) = self.get(&format!("/api/v1/query?{}", query.finish()))?;
-        let mut answer: Value = serde_json::from_str(&body)
+        let mut response: Value = serde_json::from_str(&body)
             .with_context(|| format!("{}: HTTP {status}: {body}", self.name))?;
-        let whole = answer["status"] == "success" && answer["data"]["resultType"] == "vector";
-        ensure!(whole, "{}: {expression}: {body}", self.name);
-        match answer["data"]["result"].take() {
+        let is_vector =
+            response["status"] == "success" && response["data"]["resultType"] == "vector";
+        ensure!(is_vector, "{}: {expression}: {body}", self.name);
+        match response["data"]["result"].take() {
             Value::Array(series) => Ok(series),
             other => bail!("{}: {expression}: {other}", self.name),
         }
     }
 
-    /// The one number of an expression; 0 if it has no series, as sums of nothing have.
+    /// The value of an expression with at most one series; 0 without one, as for a sum of nothing.
     pub fn number_at(&self, expression: &str, unix: f64) -> Result<f64> {
         let series = self.query_at(expression, unix)?;
         ensure!(series.len() < 2, "{expression} has {} series", series.len());
@@ -114,14 +116,14 @@ impl Engine {
         Ok(value.flatten().transpose()?.unwrap_or(0.0))
     }
 
-    /// What it says of itself, by series.
+    /// Its own metrics, by series.
     pub fn own_metrics(&self) -> Result<std::collections::BTreeMap<String, f64>> {
         let (status, body) = self.get("/metrics")?;
         ensure!(status == 200, "{}: {body}", self.name);
         Ok(daemon::parse(&body))
     }
 
-    /// Seconds of processor time so far, and resident bytes.
+    /// CPU seconds so far, and resident bytes.
     pub fn resource_use(&self) -> Result<(f64, u64)> {
         let process = Process::new(i32::try_from(self.child.id())?)?;
         let stat = process.stat()?;
@@ -129,7 +131,7 @@ impl Engine {
         Ok((seconds, stat.rss * procfs::page_size()))
     }
 
-    /// Where it is at home.
+    /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir
     }

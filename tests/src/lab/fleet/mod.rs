@@ -1,23 +1,27 @@
-//! A fleet of hosts that are not there, for the programs that scrape them: what does Prometheus need for a
-//! thousand hosts, and what does VictoriaMetrics?
+//! A simulated fleet of hosts, to measure the programs that scrape it: what do Prometheus and
+//! VictoriaMetrics need for a thousand hosts?
 //!
-//! * [`template`]: what one real memsensor exports, read so that other hosts can say the like.
+//! * [`template`]: the exposition of one real memsensor, as a pattern for the other hosts.
 //! * [`timeline`]: what happens to each host, and when (pure).
 //! * [`cgroups`]: the series that depend on what runs on a host.
+//! * [`format`]: OpenMetrics and the classic text format.
 //! * [`serve`]: an HTTP server with an address for each host.
-//! * [`engine`]: the programs that scrape it; [`run`] measures them, [`disk`] what they write, and [`compare`]
-//!   their answers; [`table`] shows it. `checks` has what must hold in each run.
+//! * [`engine`], `engines`: the programs that scrape it. [`run`] measures them, [`disk`] their
+//!   storage, and [`compare`] their results; [`table`] prints it. `checks` holds the conditions of
+//!   a valid run.
 //!
-//! Only the kernel's numbers are made up. Series, labels and formats are those of a daemon that runs on this
-//! machine, and who scrapes is the real program with the shipped configuration.
+//! Only the kernel's numbers are simulated. Series, labels and formats are those of a real daemon
+//! on this machine, and the scrapers are the real programs with the shipped configuration.
 
 pub mod cgroups;
 mod checks;
 pub mod compare;
 pub mod disk;
 pub mod engine;
+mod engines;
+pub mod format;
 pub mod run;
 pub mod serve;
-pub mod timeline;
 pub mod table;
 pub mod template;
+pub mod timeline;

@@ -1,5 +1,5 @@
-//! An HTTP server with an address of its own for each host of a fleet: 127.1.x.y, all at one port. It
-//! renders an answer when it is asked and keeps nothing, so what it resource_use does not grow.
+//! An HTTP server with an address for each host of a fleet: 127.1.x.y, all on one port. It renders
+//! each response on request and stores nothing, so its memory does not grow.
 
 use std::{
     convert::Infallible,
@@ -26,18 +26,19 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::{
     cgroups,
+    format::Format,
+    template::Template,
     timeline::{self, Kind, Moment},
-    template::{Format, Template},
 };
 use crate::support::daemon::Daemon;
 
-/// Addresses end at 127.1.255.255.
+/// The last address is 127.1.255.255.
 const MOST_HOSTS: u32 = 65_000;
-/// Of one host at a time; more wait to be accepted.
+/// Open connections of one host; more wait to be accepted.
 const CONNECTIONS: usize = 16;
-/// A silent host's connection is kept as long; whoever asks gives up before.
+/// How long a silent host keeps a connection open, longer than any scrape timeout.
 const SILENCE: Duration = Duration::from_secs(30);
-/// Besides four for each host: its listener and who asks it.
+/// File descriptors beside four for each host: its listener and its clients.
 const DESCRIPTORS: u64 = 64;
 
 /// The fleet, until it is dropped.
@@ -53,11 +54,11 @@ pub struct Fleet {
 struct Shared {
     hosts: u32,
     start: Instant,
-    /// Seconds of the timeline in a second.
+    /// Seconds of the timeline per second.
     pace: f64,
     open_metrics: Template,
     classic: Template,
-    answers: AtomicU64,
+    responses: AtomicU64,
     bytes: AtomicU64,
 }
 
@@ -77,13 +78,13 @@ impl Shared {
 }
 
 impl Fleet {
-    /// So many hosts like the one of this daemon; their timeline goes `pace` times as fast as time.
+    /// A fleet with the series of this daemon; its timeline runs at `pace` times real time.
     pub fn like(daemon: &Daemon, hosts: u32, pace: f64) -> Result<Self> {
-        ensure!((1..=MOST_HOSTS).contains(&hosts), "not from 1 to {MOST_HOSTS} hosts");
+        ensure!((1..=MOST_HOSTS).contains(&hosts), "a fleet has 1 to {MOST_HOSTS} hosts");
         let read = |format: Format| {
-            let answer = daemon.get("/metrics", format.accept())?;
-            ensure!(answer.status == 200, "the daemon answered {}", answer.head);
-            Template::parse(format, &answer.body)
+            let response = daemon.get("/metrics", format.accept())?;
+            ensure!(response.status == 200, "the daemon returned {}", response.head);
+            Template::parse(format, &response.body)
         };
         let shared = Arc::new(Shared {
             hosts,
@@ -91,7 +92,7 @@ impl Fleet {
             pace,
             open_metrics: read(Format::OpenMetrics)?,
             classic: read(Format::Classic)?,
-            answers: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         });
         allow_descriptors(u64::from(hosts) * 4 + DESCRIPTORS)?;
@@ -101,15 +102,15 @@ impl Fleet {
         let thread = std::thread::Builder::new()
             .name("fleet".into())
             .spawn(move || {
-                if let Err(why) = serve(listeners, &state, stopped) {
-                    eprintln!("the fleet does not answer: {why:#}");
+                if let Err(error) = serve(listeners, &state, stopped) {
+                    eprintln!("the fleet does not respond: {error:#}");
                 }
             })
             .context("start the fleet's thread")?;
         Ok(Self { shared, port, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Targets for file-based service discovery (YAML). Instances are called as real ones would be.
+    /// Targets for file-based service discovery (YAML), with instance names as of real hosts.
     pub fn targets(&self) -> String {
         let mut text = String::new();
         for n in 0..self.shared.hosts {
@@ -120,15 +121,15 @@ impl Fleet {
         text
     }
 
-    /// Instances that answer nobody at some time of their timeline.
+    /// Instances that do not respond at some time of their timeline.
     pub fn silent(&self) -> Vec<String> {
         let hosts = 0..self.shared.hosts;
         hosts.filter(|n| timeline::kind(*n) == Kind::GoesSilent).map(instance).collect()
     }
 
-    /// Answers given so far, and their bytes.
-    pub fn answered(&self) -> (u64, u64) {
-        (self.shared.answers.load(Relaxed), self.shared.bytes.load(Relaxed))
+    /// Number of responses so far, and their bytes.
+    pub fn responses(&self) -> (u64, u64) {
+        (self.shared.responses.load(Relaxed), self.shared.bytes.load(Relaxed))
     }
 }
 
@@ -141,7 +142,7 @@ impl Drop for Fleet {
     }
 }
 
-/// What a host is called.
+/// The instance label of a host.
 pub fn instance(host: u32) -> String {
     format!("web-{host:05}:9817")
 }
@@ -150,7 +151,7 @@ fn address(host: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 1, 0, 1)) + host)
 }
 
-/// Listens at the addresses of all hosts, at a port that is free at all of them.
+/// Listens on the addresses of all hosts, on a port that is free on all of them.
 fn listen(hosts: u32) -> Result<(u16, Vec<std::net::TcpListener>)> {
     let bind = |host, port| {
         let addr = SocketAddr::from((address(host), port));
@@ -164,7 +165,7 @@ fn listen(hosts: u32) -> Result<(u16, Vec<std::net::TcpListener>)> {
         let rest = (1..hosts).map(|host| bind(host, port)).collect::<Result<Vec<_>>>();
         match rest {
             Ok(rest) => return Ok((port, std::iter::once(first).chain(rest).collect())),
-            Err(why) if tries == 10 => return Err(why),
+            Err(error) if tries == 10 => return Err(error),
             Err(_) => {}
         }
     }
@@ -192,34 +193,34 @@ fn serve(
         for (host, listener) in (0..).zip(listeners) {
             listener.set_nonblocking(true)?;
             let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(host_answers(host, listener, Arc::clone(shared)));
+            tokio::spawn(serve_host(host, listener, Arc::clone(shared)));
         }
         let _ = stopped.await;
         Ok(())
     })
 }
 
-async fn host_answers(host: u32, listener: tokio::net::TcpListener, shared: Arc<Shared>) {
+async fn serve_host(host: u32, listener: tokio::net::TcpListener, shared: Arc<Shared>) {
     let free = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
-            // No descriptor is free: one will be.
+            // Out of file descriptors: retry.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let answer = service_fn(|request| answer(host, request, &shared));
-            // As memsensor does: a connection for each scrape.
+            let service = service_fn(|request| respond(host, request, &shared));
+            // Like memsensor: a connection per scrape.
             let mut http = hyper::server::conn::http1::Builder::new();
-            let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), answer).await;
+            let _ = http.keep_alive(false).serve_connection(TokioIo::new(stream), service).await;
             drop(permit);
         });
     }
 }
 
-async fn answer(
+async fn respond(
     host: u32,
     request: Request<Incoming>,
     shared: &Shared,
@@ -234,7 +235,7 @@ async fn answer(
         _ => Format::Classic,
     };
     let text = shared.render(format, &moment);
-    shared.answers.fetch_add(1, Relaxed);
+    shared.responses.fetch_add(1, Relaxed);
     shared.bytes.fetch_add(text.len() as u64, Relaxed);
     let mut response = Response::new(Full::new(Bytes::from(text)));
     let kind = match format {

@@ -1,16 +1,16 @@
-//! What was found, as dashboards/scale/README.md shows it; and what follows from it for fleets that do not fit on a machine
-//! like this one. What is computed says so.
+//! The results as tables for dashboards/scale/README.md, and an extrapolation to fleets that do not
+//! fit on a machine like this one. Extrapolated rows are marked as computed.
 
 use std::fmt::Write as _;
 
-use super::run::{Measured, Group, ResourceUse};
+use super::run::{Group, Measured, ResourceUse};
 
 const MIB: f64 = 1_048_576.0;
 const DAY: f64 = 86_400.0;
-/// Prometheus makes a block every two hours, each with an index of its own; later it merges them, so this
-/// is the most.
+/// Blocks per day: Prometheus writes one every two hours, each with its own index. It merges them
+/// later, so this is an upper bound.
 const BLOCKS: f64 = 12.0;
-/// For how many hosts a row is computed.
+/// The fleet size of the computed row.
 const COMPUTED: u32 = 100_000;
 
 /// All tables of these runs.
@@ -18,27 +18,28 @@ pub fn tables(runs: &[Measured]) -> String {
     let mut text = String::new();
     let Some(last) = runs.last() else { return text };
     text.push_str(
-        "| hosts | | series | samples/s | Prometheus, MiB | CPUs | rules, ms | disk, GB a day | \
-         VictoriaMetrics, MiB | CPUs | disk, GB a day |\n\
+        "| hosts | | series | samples/s | Prometheus, MiB | CPUs | rules, ms | disk, GB/day | \
+         VictoriaMetrics, MiB | CPUs | disk, GB/day |\n\
          |---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
     );
-    for found in runs {
-        row(&mut text, "measured", &Row::of(found));
+    for measured in runs {
+        row(&mut text, "measured", &Row::of(measured));
     }
     if let [first, .., last] = runs {
-        row(&mut text, "computed", &Row::beyond(&Row::of(first), &Row::of(last), COMPUTED));
+        row(&mut text, "computed", &Row::extrapolate(&Row::of(first), &Row::of(last), COMPUTED));
     }
     let [fewest, mean, most] = last.series;
     let _ = writeln!(
         text,
-        "\n{fewest:.0} to {most:.0} series a host ({mean:.0} on average), {:.1} KB a scrape, every 15 s. Disk is \
-         extrapolated from what minutes took: samples as they are in a block, and an index for every \
-         two hours.",
+        "\n{fewest:.0} to {most:.0} series per host ({mean:.0} on average), {:.1} KB per scrape, \
+         every 15 s. Disk is extrapolated from minutes: samples as stored in a block, and an index \
+         per two hours.",
         last.scrape_bytes / 1e3,
     );
     let _ = writeln!(
         text,
-        "\n| with {} hosts | MiB in memory | CPUs | bytes a sample | index, MB |\n|---|---:|---:|---:|---:|",
+        "\n| with {} hosts | MiB in memory | CPUs | bytes per sample | index, MB |\n\
+         |---|---:|---:|---:|---:|",
         last.hosts
     );
     for (name, resource_use) in &last.resource_use {
@@ -51,37 +52,42 @@ pub fn tables(runs: &[Measured]) -> String {
     }
     let _ = writeln!(
         text,
-        "\nRemote write sent {:.0} kB/s. Prometheus' log of what is in no block yet took {:.0} MB.",
+        "\nRemote write sent {:.0} kB/s. Prometheus' write-ahead log took {:.0} MB.",
         last.sent / 1e3,
         last.wal_bytes as f64 / 1e6,
     );
-    let _ = writeln!(
-        text,
-        "\n| rules for {} hosts, every 15 s | ms, median | ms, longest |\n|---|---:|---:|",
-        last.hosts
-    );
-    for Group { name, longest, median } in &last.groups {
-        let _ = writeln!(text, "| {name} | {:.1} | {:.1} |", median * 1e3, longest * 1e3);
-    }
+    rules(&mut text, last);
     compared(&mut text, last);
     text
 }
 
-/// What the two make of the same rules.
-fn compared(text: &mut String, found: &Measured) {
-    let same = found.compared.iter().filter(|c| c.same()).count();
-    let with_result = found.compared.iter().filter(|c| c.prometheus > 0).count();
+/// Evaluation times of the rule groups.
+fn rules(text: &mut String, measured: &Measured) {
     let _ = writeln!(
         text,
-        "\nOf the {} expressions of the rules {with_result} gave any series, and {same} the same in VictoriaMetrics \
-         as in Prometheus{}",
-        found.compared.len(),
-        if same == found.compared.len() { "." } else { "; the others:" },
+        "\n| rules for {} hosts, every 15 s | ms, median | ms, longest |\n|---|---:|---:|",
+        measured.hosts
     );
-    for other in found.compared.iter().filter(|c| !c.same()) {
+    for Group { name, longest, median } in &measured.groups {
+        let _ = writeln!(text, "| {name} | {:.1} | {:.1} |", median * 1e3, longest * 1e3);
+    }
+}
+
+/// The results of the same rules in both.
+fn compared(text: &mut String, measured: &Measured) {
+    let same = measured.compared.iter().filter(|c| c.same()).count();
+    let with_result = measured.compared.iter().filter(|c| c.prometheus > 0).count();
+    let _ = writeln!(
+        text,
+        "\nOf the rules' {} expressions, {with_result} returned series; {same} returned the same \
+         series in VictoriaMetrics and in Prometheus{}",
+        measured.compared.len(),
+        if same == measured.compared.len() { "." } else { "; the others are:" },
+    );
+    for other in measured.compared.iter().filter(|c| !c.same()) {
         let has = match &other.victoria {
             Ok(series) => series.to_string(),
-            Err(why) => why.clone(),
+            Err(error) => error.clone(),
         };
         let _ = writeln!(
             text,
@@ -97,31 +103,35 @@ struct Row {
     hosts: f64,
     series: f64,
     samples: f64,
-    /// MiB, processors, bytes a day of each of the two.
+    /// MiB, CPUs, bytes per day of Prometheus and of VictoriaMetrics.
     engines: [[f64; 3]; 2],
-    /// Milliseconds that all rules took once, one group after the other.
+    /// Milliseconds of one evaluation of all rules, one group after the other.
     rules: f64,
 }
 
 impl Row {
-    fn of(found: &Measured) -> Self {
-        let resource_use = |name| found.resource_use.get(name).copied().unwrap_or_default();
+    fn of(measured: &Measured) -> Self {
+        let resource_use = |name| measured.resource_use.get(name).copied().unwrap_or_default();
         let engine = |resource_use: ResourceUse, indexes| {
-            let day = found.samples * DAY * resource_use.sample_bytes + indexes * resource_use.index_bytes;
+            let day = measured.samples * DAY * resource_use.sample_bytes
+                + indexes * resource_use.index_bytes;
             [resource_use.bytes as f64 / MIB, resource_use.cpus, day]
         };
         Self {
-            hosts: f64::from(found.hosts),
-            series: found.head_series,
-            samples: found.samples,
-            engines: [engine(resource_use("Prometheus"), BLOCKS), engine(resource_use("VictoriaMetrics"), 1.0)],
-            // Medians: the longest tells what else the machine had to do.
-            rules: found.groups.iter().map(|g| g.median * 1e3).sum(),
+            hosts: f64::from(measured.hosts),
+            series: measured.head_series,
+            samples: measured.samples,
+            engines: [
+                engine(resource_use("Prometheus"), BLOCKS),
+                engine(resource_use("VictoriaMetrics"), 1.0),
+            ],
+            // Medians: the longest depends on what else the machine did.
+            rules: measured.groups.iter().map(|g| g.median * 1e3).sum(),
         }
     }
 
-    /// On the line through two rows.
-    fn beyond(a: &Self, b: &Self, hosts: u32) -> Self {
+    /// A point on the line through two rows.
+    fn extrapolate(a: &Self, b: &Self, hosts: u32) -> Self {
         let hosts = f64::from(hosts);
         let on = |of: &dyn Fn(&Self) -> f64| {
             of(a) + (of(b) - of(a)) / (b.hosts - a.hosts) * (hosts - a.hosts)
@@ -141,7 +151,8 @@ fn row(text: &mut String, how: &str, row: &Row) {
     let gb = |bytes: f64| format!("{:.*}", usize::from(bytes < 1e10) * 2, bytes / 1e9);
     let _ = writeln!(
         text,
-        "| {:.0} | {how} | {:.0} | {:.0} | {mib:.0} | {cpus:.2} | {:.0} | {} | {vm_mib:.0} | {vm_cpus:.2} | {} |",
+        "| {:.0} | {how} | {:.0} | {:.0} | {mib:.0} | {cpus:.2} | {:.0} | {} | {vm_mib:.0} \
+         | {vm_cpus:.2} | {} |",
         row.hosts,
         row.series,
         row.samples,
@@ -155,22 +166,27 @@ fn row(text: &mut String, how: &str, row: &Row) {
 mod tests {
     use super::*;
 
-    fn found(hosts: u32, scale: f64) -> Measured {
-        let mut found =
-            Measured { hosts, head_series: 300.0 * scale, samples: 20.0 * scale, ..Measured::default() };
+    fn measured(hosts: u32, scale: f64) -> Measured {
+        let mut measured = Measured {
+            hosts,
+            head_series: 300.0 * scale,
+            samples: 20.0 * scale,
+            ..Measured::default()
+        };
         for name in ["Prometheus", "VictoriaMetrics"] {
-            let resource_use = ResourceUse { bytes: 50 << 20, cpus: 0.1, sample_bytes: 1.0, index_bytes: 0.0 };
-            found.resource_use.insert(name, resource_use);
+            let resource_use =
+                ResourceUse { bytes: 50 << 20, cpus: 0.1, sample_bytes: 1.0, index_bytes: 0.0 };
+            measured.resource_use.insert(name, resource_use);
         }
-        found
+        measured
     }
 
     #[test]
-    fn what_is_computed_lies_on_the_line_and_says_so() {
-        let text = tables(&[found(10, 10.0), found(1000, 1000.0)]);
+    fn a_computed_row_lies_on_the_line_and_is_marked() {
+        let text = tables(&[measured(10, 10.0), measured(1000, 1000.0)]);
         let row = text.lines().find(|l| l.starts_with("| 100000 |")).expect("a row");
         assert!(row.starts_with("| 100000 | computed | 30000000 | 2000000 | 50 | 0.10 |"), "{row}");
         assert_eq!(text.matches("measured").count(), 2, "{text}");
-        assert!(!tables(&[found(10, 10.0)]).contains("computed"), "one point makes no line");
+        assert!(!tables(&[measured(10, 10.0)]).contains("computed"), "one run gives no line");
     }
 }

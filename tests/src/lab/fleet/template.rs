@@ -1,6 +1,6 @@
-//! What one real memsensor exports, as the pattern of what other hosts would: every series of it, with a
-//! value that moves as the kernel's would. What depends on the cgroups of this machine is left out, and
-//! written by [`cgroups`](super::cgroups).
+//! The exposition of one real memsensor as a pattern for other hosts: every series, with a value
+//! that changes as the kernel's would. Series of this machine's cgroups are left out;
+//! [`cgroups`](super::cgroups) writes those of the fleet.
 
 use std::fmt::Write as _;
 
@@ -8,67 +8,39 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::{
     cgroups,
-    timeline::{Moment, State},
+    format::Format,
+    timeline::{self, Moment, State},
 };
 
-/// The two formats that memsensor speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// What Prometheus asks for.
-    OpenMetrics,
-    /// What all others do.
-    Classic,
-}
-
-impl Format {
-    /// What to ask a daemon for.
-    pub fn accept(self) -> &'static str {
-        match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0",
-            Self::Classic => "text/plain; version=0.0.4",
-        }
-    }
-
-    /// Writes help and type of a family.
-    pub(super) fn head(self, text: &mut String, name: &str, kind: &str, help: &str) {
-        let (name, kind) = match (self, kind) {
-            (Self::Classic, "info") => (format!("{name}_info"), "gauge"),
-            (Self::Classic, "counter") => (format!("{name}_total"), kind),
-            _ => (name.to_owned(), kind),
-        };
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-}
-
-/// How a series moves.
+/// How a series changes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Motion {
-    /// Not at all.
+    /// It does not.
     Fixed,
     /// The Unix time.
     Clock,
-    /// By so much a second when calm, by so much in trouble, in steps.
-    Rate { calm: f64, trouble: f64, step: f64 },
-    /// Around this share of the template's value, which is less in trouble.
-    Level { calm: f64, trouble: f64 },
-    /// This share of how often something was waited for.
-    Waits(f64),
+    /// A rate per second when calm and in a shortage, in steps.
+    Rate { calm: f64, shortage: f64, step: f64 },
+    /// Around this share of the template's value, when calm and in a shortage.
+    Level { calm: f64, shortage: f64 },
+    /// This share of the number of stalls.
+    Stalls(f64),
     /// 1 in this state.
     In(State),
     /// 1, 0.5 or 0.
     Weight,
-    /// 1 while it is not draining.
+    /// 1 unless it is overloaded.
     Ready,
-    /// 1 in trouble.
+    /// 1 in a shortage.
     Reason,
-    /// How often trouble began, or ended.
-    Troubles(usize),
+    /// How many shortages began, or ended.
+    Shortages(usize),
     /// OOM kills.
     Kills,
 }
 
-/// Per second of counters that move: when calm, in trouble, and the step. The rates are those of a small
-/// server; what is not here stays as it was.
+/// Counters that change: rate per second when calm, in a shortage, and the step. The rates are
+/// those of a small server; other counters stay constant.
 const RATES: &[(&str, f64, f64, f64)] = &[
     ("memsensor_memory_some_seconds_total", 4e-5, 0.4, 1e-6),
     ("memsensor_memory_full_seconds_total", 1e-5, 0.2, 1e-6),
@@ -97,7 +69,7 @@ const RATES: &[(&str, f64, f64, f64)] = &[
     ("process_cpu_seconds_total", 0.01, 0.02, 0.01),
 ];
 
-/// Gauges that move: their share of the template's value when calm, and in trouble.
+/// Gauges that change: their share of the template's value when calm and in a shortage.
 const LEVELS: &[(&str, f64, f64)] = &[
     ("memsensor_memory_available_bytes", 0.6, 0.03),
     ("memsensor_memory_unused_bytes", 0.3, 0.01),
@@ -128,7 +100,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// Reads what a daemon said in this format.
+    /// Parses a daemon's exposition in this format.
     pub fn parse(format: Format, text: &str) -> Result<Self> {
         let mut lines = Vec::new();
         for line in text.lines().filter(|line| !of_cgroups(line) && *line != "# EOF") {
@@ -143,16 +115,16 @@ impl Template {
             lines.push(Line::Series { motion: Motion::Fixed, name, base, whole });
         }
         let template = Self { format, lines: set_in_motion(lines) };
-        ensure!(template.series() > 100, "this is no exposition of memsensor: {text}");
+        ensure!(template.series() > 100, "not an exposition of memsensor: {text}");
         Ok(template)
     }
 
-    /// How many series a host has without those of its cgroups.
+    /// Number of series of a host without those of its cgroups.
     pub fn series(&self) -> usize {
         self.lines.iter().filter(|line| matches!(line, Line::Series { .. })).count()
     }
 
-    /// What a host says at a moment, with so many cgroups.
+    /// The exposition of a host at one time, with so many cgroups.
     pub fn render(&self, moment: &Moment, cgroups: u32) -> String {
         let mut text = String::with_capacity(32 << 10);
         for line in &self.lines {
@@ -161,7 +133,7 @@ impl Template {
                 Line::Series { name, base, whole, motion } => {
                     let value = motion.value(*base, moment);
                     let _ = if *whole {
-                        write!(text, "{name} {}", self::whole(value))
+                        write!(text, "{name} {}", timeline::whole(value))
                     } else {
                         write!(text, "{name} {value:?}")
                     };
@@ -183,7 +155,7 @@ impl Template {
     }
 }
 
-/// What [`cgroups::write`] writes instead.
+/// Whether [`cgroups::write`] writes the series of this line.
 fn of_cgroups(line: &str) -> bool {
     let name = line.trim_start_matches("# ").trim_start_matches("HELP ");
     let name = name.trim_start_matches("TYPE ").trim_start_matches("UNIT ");
@@ -192,7 +164,7 @@ fn of_cgroups(line: &str) -> bool {
         .any(|start| name.starts_with(start))
 }
 
-/// Says how each series moves; those of a histogram by their place in it.
+/// Sets how each series changes; buckets by their position in the histogram.
 fn set_in_motion(mut lines: Vec<Line>) -> Vec<Line> {
     let buckets = |lines: &[Line], family: &str| {
         let start = format!("{family}_bucket{{");
@@ -209,7 +181,7 @@ fn set_in_motion(mut lines: Vec<Line>) -> Vec<Line> {
             Some((family, _)) => {
                 place += 1;
                 let share = f64::from(place) / buckets(&lines, family) as f64;
-                if waits(family) { Motion::Waits(share * share) } else { Motion::Fixed }
+                if has_stalls(family) { Motion::Stalls(share * share) } else { Motion::Fixed }
             }
             None => Motion::of(name),
         };
@@ -220,8 +192,8 @@ fn set_in_motion(mut lines: Vec<Line>) -> Vec<Line> {
     lines
 }
 
-/// Whether hosts of a fleet wait for this.
-fn waits(family: &str) -> bool {
+/// Whether hosts of a fleet have stalls of this family.
+fn has_stalls(family: &str) -> bool {
     ["memsensor_direct_reclaim_seconds", "memsensor_memcg_reclaim_seconds"].contains(&family)
 }
 
@@ -229,16 +201,16 @@ impl Motion {
     fn of(name: &str) -> Self {
         let has = |label: &str| name.contains(label);
         if let Some(row) = RATES.iter().find(|row| name.starts_with(row.0)) {
-            return Self::Rate { calm: row.1, trouble: row.2, step: row.3 };
+            return Self::Rate { calm: row.1, shortage: row.2, step: row.3 };
         }
         if let Some(row) = LEVELS.iter().find(|row| name.starts_with(row.0)) {
-            return Self::Level { calm: row.1, trouble: row.2 };
+            return Self::Level { calm: row.1, shortage: row.2 };
         }
-        if name.strip_suffix("_count").is_some_and(waits) {
-            return Self::Waits(1.0);
+        if name.strip_suffix("_count").is_some_and(has_stalls) {
+            return Self::Stalls(1.0);
         }
-        if name.strip_suffix("_sum").is_some_and(waits) {
-            return Self::Waits(0.003);
+        if name.strip_suffix("_sum").is_some_and(has_stalls) {
+            return Self::Stalls(0.003);
         }
         let states = [State::Ready, State::Degraded, State::Overloaded];
         let in_state = |s: &State| has(&format!("state=\"{}\"", s.label()));
@@ -250,10 +222,10 @@ impl Motion {
             "memsensor_verdict_reason" if has("\"thrashing\"") => Self::Reason,
             "memsensor_oom_kills_total" if has("\"memcg\"") => Self::Kills,
             "memsensor_state_transitions_total" if has("from=\"ready\",to=\"degraded\"") => {
-                Self::Troubles(0)
+                Self::Shortages(0)
             }
             "memsensor_state_transitions_total" if has("from=\"degraded\",to=\"ready\"") => {
-                Self::Troubles(1)
+                Self::Shortages(1)
             }
             _ => Self::Fixed,
         }
@@ -261,21 +233,21 @@ impl Motion {
 
     fn value(self, base: f64, m: &Moment) -> f64 {
         let is = |holds: bool| f64::from(u8::from(holds));
-        let in_trouble = m.state != State::Ready;
+        let in_shortage = m.state != State::Ready;
         match self {
             Self::Fixed => base,
             Self::Clock => m.unix,
-            Self::Rate { calm, trouble, step } => {
+            Self::Rate { calm, shortage, step } => {
                 let calm = calm * (0.5 + m.character) * m.uptime;
-                ((calm + trouble * m.troubled) / step).floor() * step
+                ((calm + shortage * m.shortage_seconds) / step).floor() * step
             }
-            Self::Level { calm, trouble } => {
+            Self::Level { calm, shortage } => {
                 let wave = (m.seconds / 97.0 + m.character * 6.0).sin() * 0.01;
-                base * if in_trouble { trouble } else { calm * (0.8 + 0.2 * m.character + wave) }
+                base * if in_shortage { shortage } else { calm * (0.8 + 0.2 * m.character + wave) }
             }
-            Self::Waits(share) => {
-                let waits = (0.001 * m.character * m.uptime + 20.0 * m.troubled).floor();
-                if share < 0.01 { waits * share } else { (waits * share).floor() }
+            Self::Stalls(share) => {
+                let stalls = (0.001 * m.character * m.uptime + 20.0 * m.shortage_seconds).floor();
+                if share < 0.01 { stalls * share } else { (stalls * share).floor() }
             }
             Self::In(state) => is(m.state == state),
             Self::Weight => match m.state {
@@ -284,20 +256,11 @@ impl Motion {
                 State::Overloaded => 0.0,
             },
             Self::Ready => is(m.state != State::Overloaded),
-            Self::Reason => is(in_trouble),
-            Self::Troubles(which) => f64::from(m.troubles[which]),
+            Self::Reason => is(in_shortage),
+            Self::Shortages(which) => f64::from(m.shortages[which]),
             Self::Kills => f64::from(m.kills),
         }
     }
-}
-
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counts of a fleet, far below 2^32 and not negative"
-)]
-pub(super) fn whole(number: f64) -> u32 {
-    number as u32
 }
 
 #[cfg(test)]
@@ -305,7 +268,7 @@ mod tests {
     use super::*;
     use crate::{lab::fleet::timeline::moment, support::daemon::parse};
 
-    /// A few families as a daemon says them, and as many lines as a real one at least has.
+    /// A few families as a daemon exports them, and enough lines to be accepted.
     fn exposition() -> String {
         let mut text = String::from(
             "# TYPE memsensor_direct_reclaim_seconds histogram\n\
@@ -344,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_machine_runs_is_not_what_the_fleet_runs() {
+    fn cgroups_of_this_machine_are_left_out() {
         let text = fleet().render(&moment(0, 0.0, 0.0), 12);
         assert!(!text.contains("of this machine"), "{text}");
         assert_eq!(text.matches("memsensor_cgroup_memory_bytes{").count(), 12);
@@ -352,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn no_series_is_told_twice_and_no_counter_falls() {
+    fn series_are_unique_and_counters_never_decrease() {
         for host in [3, 7, 19, 31, 43] {
             let mut before = parse("");
             for t in (0..1200).step_by(15) {
@@ -361,12 +324,12 @@ mod tests {
                 let now = parse(&text);
                 assert_eq!(now.len(), lines, "{text}");
                 for (series, value) in &now {
-                    let falls = before.get(series).is_some_and(|before| value < before);
+                    let decreases = before.get(series).is_some_and(|before| value < before);
                     let counter = ["_total", "_bucket", "_count", "_sum"];
                     let counter = counter
                         .iter()
                         .any(|s| series.split('{').next().is_some_and(|n| n.ends_with(s)));
-                    assert!(!(falls && counter), "{series} fell to {value} at {t} s");
+                    assert!(!(decreases && counter), "{series} fell to {value} at {t} s");
                 }
                 before = now;
             }
@@ -374,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_exposition_is_refused() {
+    fn a_text_that_is_no_exposition_is_refused() {
         assert!(Template::parse(Format::Classic, "<html>no</html>").is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! HAProxy with the configuration that we ship, or with less of it.
+//! HAProxy with the shipped configuration, or with parts of it removed.
 
 use std::{
     fs,
@@ -27,12 +27,12 @@ pub struct Balancer {
     dir: PathBuf,
 }
 
-/// What HAProxy says of a server: its status, and its weight of 100.
+/// A server as HAProxy reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Server {
     /// `UP`, `DRAIN`, `DOWN` and others.
     pub status: String,
-    /// What it gives it.
+    /// Weight, of 100.
     pub weight: u32,
 }
 
@@ -44,7 +44,7 @@ impl Server {
 }
 
 impl Balancer {
-    /// Starts it in this thread's network; its files go into `dir`.
+    /// Starts it in this thread's network namespace, with its files in `dir`.
     pub fn start(check_mode: CheckMode, dir: &Path) -> Result<Self> {
         let socket = dir.join("haproxy.sock");
         let global = format!("global\n    stats socket {} level admin\n\n", socket.display());
@@ -52,7 +52,7 @@ impl Balancer {
         fs::write(&file, global + &configuration(check_mode)?)
             .with_context(|| format!("write {}", file.display()))?;
         let log = fs::File::create(dir.join("haproxy.log")).context("create haproxy.log")?;
-        // Not even our own death by SIGKILL leaves it behind.
+        // The kernel kills it when this process ends.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "haproxy", "-db", "-f"])
             .arg(&file)
@@ -67,21 +67,23 @@ impl Balancer {
             let ended = balancer.child.try_wait()?;
             if ended.is_some() || Instant::now() > end {
                 let log = fs::read_to_string(dir.join("haproxy.log")).unwrap_or_default();
-                bail!("haproxy does not serve (cargo xtask setup --tests installs it): {log}");
+                bail!(
+                    "haproxy has no usable server (cargo xtask setup --tests installs it): {log}"
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(balancer)
     }
 
-    /// Where [`ask`] finds it.
+    /// Its stats socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.join("haproxy.sock")
     }
 
-    /// Both servers now.
+    /// Both servers as they are now.
     pub fn servers(&self) -> Result<[Server; 2]> {
-        ask(&self.socket())
+        read_servers(&self.socket())
     }
 }
 
@@ -92,10 +94,10 @@ impl Drop for Balancer {
     }
 }
 
-/// Asks HAProxy's own socket for both servers.
-pub fn ask(socket: &Path) -> Result<[Server; 2]> {
+/// Reads both servers from HAProxy's stats socket.
+pub fn read_servers(socket: &Path) -> Result<[Server; 2]> {
     let mut stream = UnixStream::connect(socket)
-        .with_context(|| format!("ask haproxy at {}", socket.display()))?;
+        .with_context(|| format!("connect to haproxy at {}", socket.display()))?;
     stream.write_all(b"show stat\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
@@ -104,7 +106,7 @@ pub fn ask(socket: &Path) -> Result<[Server; 2]> {
 
 fn parse(text: &str) -> Result<[Server; 2]> {
     let mut lines = text.trim_start_matches("# ").lines().map(|l| l.split(',').collect::<Vec<_>>());
-    let names = lines.next().context("haproxy says nothing")?;
+    let names = lines.next().context("haproxy returned no header")?;
     let at = |name: &str| {
         let at = names.iter().position(|n| *n == name);
         at.with_context(|| format!("haproxy's statistics have no {name}"))
@@ -121,29 +123,31 @@ fn parse(text: &str) -> Result<[Server; 2]> {
     Ok(found)
 }
 
-/// The shipped configuration for a check_mode. Addresses and ports are those of the namespaces already.
+/// The shipped configuration for a check mode. Its addresses and ports are those of the namespaces.
 fn configuration(check_mode: CheckMode) -> Result<String> {
     let mut text = SHIPPED.to_owned();
-    let put = |text: &mut String, from: &str, to: &str| {
+    let substitute = |text: &mut String, from: &str, to: &str| {
         ensure!(text.contains(from), "the shipped haproxy.cfg has no {from:?}");
         *text = text.replace(from, to);
         Ok(())
     };
     if check_mode == CheckMode::Memsensor {
-        // A host's scope here is the group of its web server; on a host of its own it is the host.
-        put(&mut text, AGENT, &format!("{AGENT} agent-send \"web\\n\""))?;
-        put(&mut text, "agent-send \"host?", "agent-send \"web?")?;
+        // Several hosts share this machine, so each is a scope; a real host would be the scope
+        // `host`.
+        substitute(&mut text, AGENT, &format!("{AGENT} agent-send \"web\\n\""))?;
+        substitute(&mut text, "agent-send \"host?", "agent-send \"web?")?;
         return Ok(text);
     }
-    if check_mode != CheckMode::Unsensed {
-        put(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
+    if check_mode != CheckMode::NoSensor {
+        substitute(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
     }
     let lines = text.lines().filter_map(|line| {
-        let asks = ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
-        let line = if asks && check_mode == CheckMode::Unchecked { "" } else { line };
+        let is_check =
+            ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
+        let line = if is_check && check_mode == CheckMode::Unchecked { "" } else { line };
         let (before, _) = line.split_once(" agent-check ").unwrap_or((line, ""));
-        let nothing_left = !asks || before.trim() != "default-server";
-        (nothing_left && !(asks && before.is_empty())).then_some(before)
+        let has_options = !is_check || before.trim() != "default-server";
+        (has_options && !(is_check && before.is_empty())).then_some(before)
     });
     Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }
@@ -153,27 +157,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_way_is_changed_in_the_shipped_configuration() {
+    fn only_the_check_mode_differs_from_the_shipped_file() {
         let changed = |check_mode| {
             let text = configuration(check_mode).expect("it can be made");
             let ours: Vec<_> = text.lines().map(str::to_owned).collect();
             ours.into_iter().filter(|l| !SHIPPED.lines().any(|s| s == l)).collect::<Vec<_>>()
         };
-        let turns = ["    balance roundrobin"];
+        let round_robin = ["    balance roundrobin"];
         let check = "    default-server check inter 1s fastinter 500ms fall 2 rise 2";
-        assert_eq!(changed(CheckMode::Unchecked), turns);
-        assert_eq!(changed(CheckMode::Check), [turns[0], check]);
-        assert_eq!(changed(CheckMode::Unsensed), [check]);
+        assert_eq!(changed(CheckMode::Unchecked), round_robin);
+        assert_eq!(changed(CheckMode::Check), [round_robin[0], check]);
+        assert_eq!(changed(CheckMode::NoSensor), [check]);
         let lines = changed(CheckMode::Memsensor);
         assert!(lines.len() == 2 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
-        assert!(lines[1].ends_with(r#"agent-send "web?fail_on=maintenance\n""#), "{lines:?}");
+        let fallback =
+            SHIPPED.lines().find(|l| l.contains("agent-send \"host?")).expect("a fallback");
+        assert_eq!(lines[1], fallback.replace("\"host?", "\"web?"));
         let unchecked = configuration(CheckMode::Unchecked).expect("made");
         assert!(!unchecked.contains("httpchk") && !unchecked.contains("default-server"));
         assert!(!configuration(CheckMode::Check).expect("made").contains("agent-port"));
     }
 
     #[test]
-    fn servers_are_found_by_names_of_columns() {
+    fn servers_are_parsed_by_column_name() {
         let text = "# pxname,svname,status,weight,\nwww,FRONTEND,OPEN,,\n\
                     web,web-01,DRAIN (agent),0,\nweb,web-02,UP,100,\nweb,BACKEND,UP,100,\n";
         let [one, two] = parse(text).expect("both");

@@ -1,65 +1,65 @@
-//! The run of web-01, replayed with real programs: `HAProxy` in front of two hosts with nginx and an
-//! application, steady user_stats, and an agent that leaks on web-01 until it thrashes.
+//! A replay of one outage with real programs: `HAProxy` in front of two hosts with nginx and an
+//! application, steady user traffic, and an agent that leaks on web-01 until the host thrashes.
 //!
-//! A host is a network namespace and a memory cgroup with a limit; memsensor runs on each, outside of
-//! the cgroup that it judges. What the user_stats met is the result.
+//! A host is a network namespace and a memory cgroup with a limit. memsensor runs on each host,
+//! outside the cgroup that it judges. The result is what the users' requests met.
 //!
-//! * [`net`]: the namespaces and cables.
+//! * [`net`]: the namespaces and their links.
 //! * [`web`]: a host: nginx, the application, the agent, memsensor.
-//! * [`balancer`]: `HAProxy`, with the configuration that we ship.
-//! * [`traffic`]: user_stats, who come whether or not others have been served.
-//! * [`watch`]: what PSI, memsensor and `HAProxy` say, and when.
-//! * [`run`]: what happens when.
-//! * [`reaction`], [`report`]: what follows from that, in numbers and tables; pure.
+//! * [`balancer`]: `HAProxy` with the shipped configuration.
+//! * [`traffic`]: user requests at a fixed rate.
+//! * [`watch`]: samples of PSI, of memsensor and of `HAProxy`.
+//! * [`run`]: the sequence of a run.
+//! * [`reaction`], [`report`]: reaction times, and tables; pure.
 
 pub mod balancer;
 pub mod net;
 pub mod reaction;
+pub mod report;
 pub mod run;
 pub mod traffic;
-pub mod report;
 pub mod watch;
 pub mod web;
 
-/// Who decides where requests go.
+/// How the balancer decides where requests go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CheckMode {
-    /// Nobody: HAProxy without a check, in turns.
+    /// HAProxy without a check, round robin.
     Unchecked,
-    /// HAProxy's plain check of the web server, in turns.
+    /// HAProxy's plain HTTP check of the web server, round robin.
     Check,
-    /// The shipped configuration without memsensor: the check, and whoever has fewer open.
-    Unsensed,
-    /// The shipped configuration: memsensor and the plain check.
+    /// The shipped configuration without memsensor: the HTTP check, and fewest open requests.
+    NoSensor,
+    /// The shipped configuration: memsensor and the HTTP check.
     Memsensor,
 }
 
-/// What there is when memory runs out.
+/// The swap device, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapSpeed {
-    /// No swap, and a tired disk: page cache goes and is read again, and nothing is killed.
+    /// No swap, and a slow disk: page cache is reclaimed and read again, without OOM kills.
     None,
     /// Swap as fast as memory.
     Fast,
-    /// Swap like a tired disk.
+    /// Swap as slow as an overloaded disk.
     Slow,
 }
 
-/// What happens.
+/// The fault that is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
     /// An agent leaks on web-01, and is removed later.
     Leak,
-    /// It does on both hosts.
+    /// The agent leaks on both hosts.
     Fleet,
-    /// Everything on web-01 stands still for a while, memsensor too.
+    /// All processes of web-01 are stopped for a while, including memsensor.
     Freeze,
 }
 
 macro_rules! words {
     ($kind:ident: $($id:ident $word:literal),*) => {
         impl $kind {
-            /// All of them.
+            /// All values.
             pub const ALL: &[Self] = &[$(Self::$id,)*];
 
             /// Its name on the command line and in tables.
@@ -70,11 +70,16 @@ macro_rules! words {
     };
 }
 
-words!(CheckMode: Unchecked "unchecked", Check "check", Unsensed "unsensed", Memsensor "memsensor");
+words!(
+    CheckMode: Unchecked "unchecked",
+    Check "check",
+    NoSensor "no-sensor",
+    Memsensor "memsensor"
+);
 words!(SwapSpeed: None "none", Fast "fast", Slow "slow");
 words!(Variant: Leak "leak", Fleet "fleet", Freeze "freeze");
 
-/// How fast the user_stats ask, how long things take, how big they are.
+/// Rates, durations and sizes of a run.
 pub mod scale {
     use std::time::Duration;
 
@@ -82,30 +87,30 @@ pub mod scale {
 
     /// Requests per second.
     pub const RATE: u32 = 100;
-    /// How long a user waits; then the request has failed.
+    /// Timeout of a request.
     pub const PATIENCE: Duration = Duration::from_secs(5);
-    /// Before anything happens.
+    /// Duration of the calm phase.
     pub const CALM: Duration = Duration::from_secs(10);
-    /// From the first stall until the agent is removed.
+    /// Time from the first stall until the fault is cleared.
     pub const THRASH: Duration = Duration::from_secs(20);
-    /// Most that the leak takes until there is a stall.
+    /// Upper bound of the time from the leak to the first stall.
     pub const LEAK: Duration = Duration::from_secs(20);
-    /// Most that is waited for full weight: after OOM kills it takes a minute and a half.
+    /// Upper bound of the time to full weight: after OOM kills it takes a minute and a half.
     pub const RECOVERY: Duration = Duration::from_secs(110);
-    /// At the end, without anything that tells of weights.
+    /// Duration of the last phase where no weights are reported.
     pub const AFTER: Duration = Duration::from_secs(15);
-    /// A host's memory.
+    /// Memory limit of a host.
     pub const LIMIT: u64 = 160 * MIB;
-    /// What the application keeps in memory, and in a file, in MiB.
+    /// The application's working set in memory, in MiB.
     pub const WORKING_SET: u64 = 48;
-    /// See [`WORKING_SET`].
+    /// The application's file, in MiB.
     pub const FILE: u64 = 32;
-    /// What the agent takes in all, in MiB: with swap it never has enough.
+    /// Memory that the agent allocates in all, in MiB: more than the host has, with swap.
     pub const AGENT: u64 = 200;
-    /// Without swap: less than would be killed for, and too much for the file to stay in memory.
+    /// Without swap: too little for an OOM kill, too much for the file to stay in the page cache.
     pub const AGENT_NO_SWAP: u64 = 92;
-    /// How much more it takes each second.
+    /// MiB that it allocates per second.
     pub const AGENT_RATE: u64 = 12;
-    /// Reads per second of the tired disk.
+    /// Reads per second of the slow disk.
     pub const SLOW_DISK_READS: u32 = 300;
 }

@@ -1,5 +1,5 @@
-//! Network namespaces: one for the balancer and its user_stats, one for each host behind it. They have no
-//! names and end with the last process and descriptor, so there is nothing to undo.
+//! Network namespaces: one for the balancer and its users, one for each host behind it. They have
+//! no names and end with their last process and descriptor, so there is nothing to remove.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 pub struct Net(File);
 
 impl Net {
-    /// Makes one that has nothing but a loopback.
+    /// Creates one with only a loopback device.
     fn new() -> Result<Self> {
         let mut holder = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && echo made && read -r end"])
@@ -38,12 +38,12 @@ impl Net {
         file.map(Self).context("open the network namespace")
     }
 
-    /// A path by which others can enter it while we hold it.
+    /// A path to enter it by, valid while this value lives.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// Words that start what follows them in this namespace. The mounts stay ours: `ip netns exec`
+    /// Prefix of a command that runs in this namespace. Mounts stay as they are: `ip netns exec`
     /// would hide the cgroups.
     pub fn enter(&self) -> Vec<String> {
         vec!["nsenter".into(), format!("--net={}", self.path())]
@@ -60,22 +60,22 @@ impl Net {
 /// The balancer's address.
 pub const BALANCER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
-/// The address of a host, counted from 0: as the shipped configuration of HAProxy has it.
+/// The address of a host, counted from 0, as in the shipped configuration of HAProxy.
 pub const fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 11 + host)
 }
 
-/// Moves this thread, and what it starts from now on, to where the balancer and its user_stats are.
-/// Returns the namespaces of so many hosts, each with a connect_host to there. The thread stays: nobody who
-/// needs the machine's own network may call this.
+/// Creates a namespace for the balancer and its users and moves this thread into it, with its later children.
+/// Returns the namespaces of so many hosts, each linked to it. The thread cannot go back: do not call this in a
+/// thread that needs the machine's own network.
 pub fn connect_hosts(hosts: u8) -> Result<Vec<Net>> {
-    let here = Net::new()?;
-    move_into_link_name_space(here.0.as_fd(), Some(LinkNameSpaceType::Network))
+    let balancer = Net::new()?;
+    move_into_link_name_space(balancer.0.as_fd(), Some(LinkNameSpaceType::Network))
         .context("enter a network namespace")?;
     (0..hosts).map(connect_host).collect()
 }
 
-/// A pair of veth, with a route to the other end on each side.
+/// Creates a pair of veth devices, with a route to the other end on each side.
 fn connect_host(host: u8) -> Result<Net> {
     let net = Net::new()?;
     let name = format!("host{host}");
@@ -96,7 +96,7 @@ fn ip(words: &[&str]) -> Result<()> {
 
 fn succeed(mut command: Command) -> Result<()> {
     let out = command.output().context("start ip (install iproute2 and util-linux)")?;
-    let said = String::from_utf8_lossy(&out.stderr);
-    ensure!(out.status.success(), "{command:?}: {}", said.trim());
+    let stderr = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{command:?}: {}", stderr.trim());
     Ok(())
 }

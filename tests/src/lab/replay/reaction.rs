@@ -1,16 +1,16 @@
-//! How fast: from the first stall to what memsensor says and what HAProxy does. Pure.
+//! Reaction times: from the first stall to memsensor's verdict and to HAProxy's weight. Pure.
 
 use std::time::Duration;
 
 use super::{balancer::Server, watch::Observed};
 
-/// What is compared with calm: how much PSI `some` rises in so long.
+/// Window in which the rise of PSI `some` is compared with the calm phase.
 const WINDOW: Duration = Duration::from_millis(100);
-/// A rise that is never calm's, and so small that nobody feels it.
+/// The smallest rise that counts as a stall.
 const LEAST_US: u64 = 1000;
 
-/// The first moment after `fault_at` at which somebody waited for memory, in a check_mode that nobody did
-/// before: a rise within a tenth of a second of more than twice the largest before.
+/// The first stall after `fault_at`: the start of the first rise of PSI `some` in a window that is
+/// more than twice the largest rise before the fault.
 pub fn first_stall(some_us: &[(Duration, u64)], fault_at: Duration) -> Option<Duration> {
     let begin = some_us.partition_point(|(at, _)| *at < fault_at);
     let calm = rises(&some_us[..begin], WINDOW).map(|(_, rise)| rise).max().unwrap_or(0);
@@ -21,20 +21,20 @@ pub fn first_stall(some_us: &[(Duration, u64)], fault_at: Duration) -> Option<Du
     after[first..].iter().find(|(_, some)| *some > from).map(|(at, _)| *at)
 }
 
-/// The first moment after `fault_at` at which the time lost in the `window` before it was so large a
-/// share of that.
+/// The first time after `fault_at` at which the stall time in the `window` before it reached a
+/// share of that window.
 pub fn reaches(
     total_us: &[(Duration, u64)],
     fault_at: Duration,
     window: Duration,
     share: f64,
 ) -> Option<Duration> {
-    let lost = total_us.iter().zip(rises(total_us, window));
-    let mut later = lost.filter(|((at, _), _)| *at >= fault_at);
+    let stalled = total_us.iter().zip(rises(total_us, window));
+    let mut later = stalled.filter(|((at, _), _)| *at >= fault_at);
     later.find(|(_, (_, rise))| *rise as f64 >= share * window.as_micros() as f64).map(|(s, _)| s.0)
 }
 
-/// For each sample: where the window before it begins, and how much it rose since.
+/// For each sample: the index where the window before it begins, and the rise since then.
 fn rises(some_us: &[(Duration, u64)], window: Duration) -> impl Iterator<Item = (usize, u64)> {
     let mut first = 0;
     some_us.iter().map(move |(at, some)| {
@@ -45,60 +45,60 @@ fn rises(some_us: &[(Duration, u64)], window: Duration) -> impl Iterator<Item = 
     })
 }
 
-/// What an agent-check's line asks for, in percent of the weight; `None` if there was no line.
-pub fn asked_weight(line: &str) -> Option<u32> {
+/// The weight in an agent-check's line, in percent; `None` if it has none.
+pub fn weight(line: &str) -> Option<u32> {
     if line.starts_with("down") {
         return Some(0);
     }
     line.split_whitespace().find_map(|word| word.strip_suffix('%')?.parse().ok())
 }
 
-/// When things happened after the first stall.
+/// Times after the first stall.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Reaction {
-    /// memsensor says less than full weight.
-    pub less: Option<Duration>,
-    /// memsensor drains.
-    pub drain: Option<Duration>,
-    /// HAProxy gives it less.
-    pub balancer_less: Option<Duration>,
-    /// HAProxy gives it nothing.
+    /// memsensor reports less than full weight.
+    pub reduced: Option<Duration>,
+    /// memsensor reports weight 0.
+    pub overloaded: Option<Duration>,
+    /// HAProxy reduces its weight.
+    pub balancer_reduced: Option<Duration>,
+    /// HAProxy sends it no new requests.
     pub balancer_none: Option<Duration>,
 }
 
 /// The names of [`Reaction::all`].
 pub const STEPS: [&str; 4] = [
     "memsensor: weight below 100 %",
-    "memsensor: drain",
+    "memsensor: overloaded (weight 0)",
     "HAProxy: weight below 100 %",
-    "HAProxy: nothing new to the host",
+    "HAProxy: no new requests to the host",
 ];
 
 impl Reaction {
-    /// Of a host that was fault_at, and whose first stall was then. What came between is 0: memsensor
-    /// may have foreseen it.
+    /// Reaction to a fault at `fault_at` with a first stall at `stall`. A time between the two
+    /// counts as 0, because memsensor may have predicted the stall.
     pub fn of(seen: &Observed, fault_at: Duration, stall: Duration) -> Self {
         let after = |at: Duration| at.saturating_sub(stall);
-        let said = |which: &dyn Fn(&String) -> bool| {
+        let verdict = |which: &dyn Fn(&String) -> bool| {
             let found = seen.verdicts.iter().find(|(at, line)| *at >= fault_at && which(line));
             found.map(|(at, _)| after(*at))
         };
-        let gets = |which: &dyn Fn(&Server) -> bool| {
+        let balancer = |which: &dyn Fn(&Server) -> bool| {
             let found = seen.servers.iter().find(|(at, s)| *at >= fault_at && which(s));
             found.map(|(at, _)| after(*at))
         };
-        let asks = |least: u32| move |l: &String| asked_weight(l).is_some_and(|w| w < least);
+        let below = |least: u32| move |l: &String| weight(l).is_some_and(|weight| weight < least);
         Self {
-            less: said(&asks(100)),
-            drain: said(&asks(1)),
-            balancer_less: gets(&|s| !s.serves() || s.weight < 100),
-            balancer_none: gets(&|s| !s.serves()),
+            reduced: verdict(&below(100)),
+            overloaded: verdict(&below(1)),
+            balancer_reduced: balancer(&|s| !s.serves() || s.weight < 100),
+            balancer_none: balancer(&|s| !s.serves()),
         }
     }
 
-    /// As [`STEPS`] has them.
+    /// In the order of [`STEPS`].
     pub fn all(self) -> [Option<Duration>; 4] {
-        [self.less, self.drain, self.balancer_less, self.balancer_none]
+        [self.reduced, self.overloaded, self.balancer_reduced, self.balancer_none]
     }
 }
 
@@ -111,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_is_more_than_what_calm_shows() {
-        // 10 ms apart; calm has a rise of 2 ms in one.
+    fn a_stall_exceeds_the_rises_of_the_calm_phase() {
+        // 10 ms apart; the calm phase has one rise of 2 ms.
         let psi = |steps: &[(u64, u64)]| {
             let total = |t: u64| steps.iter().filter(|(at, _)| *at <= t).map(|(_, us)| us).sum();
             (0..200).map(|i| (ms(10 * i), total(10 * i))).collect::<Vec<_>>()
@@ -121,11 +121,11 @@ mod tests {
             (&[(300, 2000)][..], None),
             (&[(300, 2000), (1200, 3900)], None),
             (&[(300, 2000), (1200, 4100)], Some(1200)),
-            // Begins small, but is part of the window that is more.
+            // A small rise in the window of the large one.
             (&[(300, 2000), (1150, 100), (1200, 4100)], Some(1150)),
             (&[(1200, 900)], None),
             (&[(1200, 1100)], Some(1200)),
-            // Before the disturbance, it is calm.
+            // Before the fault.
             (&[(900, 50_000)], None),
         ] {
             assert_eq!(first_stall(&psi(steps), ms(1000)), stall.map(ms), "{steps:?}");
@@ -151,20 +151,20 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_the_agent_check_are_weights() {
-        for (line, weight) in [
+    fn the_weight_of_an_agent_check_line_is_parsed() {
+        for (line, expected) in [
             ("up 100%", Some(100)),
             ("up 35%", Some(35)),
             ("up 0%", Some(0)),
             ("down#memsensor-stale", Some(0)),
-            ("no answer", None),
+            ("no response", None),
         ] {
-            assert_eq!(asked_weight(line), weight, "{line}");
+            assert_eq!(weight(line), expected, "{line}");
         }
     }
 
     #[test]
-    fn steps_are_counted_from_the_stall_and_before_it_do_not_count() {
+    fn times_count_from_the_stall_and_only_after_the_fault() {
         let server = |status: &str, weight| Server { status: status.into(), weight };
         let seen = Observed {
             some_us: Vec::new(),
@@ -185,8 +185,8 @@ mod tests {
         let reaction = Reaction::of(&seen, ms(100), ms(100));
         assert_eq!(reaction.all(), [Some(ms(50)), Some(ms(300)), Some(ms(200)), Some(ms(800))]);
         assert_eq!(Reaction::of(&seen, ms(1000), ms(1000)).all(), [None; 4]);
-        // The verdict was less before the stall.
-        let foreseen = Reaction::of(&seen, ms(100), ms(200)).all();
-        assert_eq!(foreseen, [Some(ms(0)), Some(ms(200)), Some(ms(100)), Some(ms(700))]);
+        // The weight was reduced before the stall.
+        let predicted = Reaction::of(&seen, ms(100), ms(200)).all();
+        assert_eq!(predicted, [Some(ms(0)), Some(ms(200)), Some(ms(100)), Some(ms(700))]);
     }
 }

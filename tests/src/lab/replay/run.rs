@@ -1,4 +1,4 @@
-//! What happens when: one run, from calm to calm, and what was seen of it.
+//! One run: calm phase, fault, recovery, with its measurements.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    SwapSpeed, Variant, CheckMode,
+    CheckMode, SwapSpeed, Variant,
     balancer::Balancer,
     net, reaction, scale,
     traffic::{self, Request},
@@ -19,84 +19,91 @@ use super::{
 };
 use crate::support::{scope::Scope, swap::Swap, undo::Undo};
 
-/// What is replayed.
+/// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayConfig {
-    /// Who decides.
+    /// How requests are routed.
     pub check_mode: CheckMode,
-    /// What swap there is.
+    /// The swap device.
     pub swap_speed: SwapSpeed,
-    /// What happens.
+    /// The injected fault.
     pub variant: Variant,
-    /// Before anything happens.
+    /// Duration of the calm phase.
     pub calm: Duration,
-    /// From the first stall until the agent is removed.
+    /// Time from the first stall until the fault is cleared.
     pub thrash: Duration,
-    /// Whether to end as soon as web-01 gets traffic again, not only with its full weight.
+    /// Whether to end as soon as web-01 gets traffic again, before its full weight.
     pub short: bool,
 }
 
 impl ReplayConfig {
-    /// One of full length.
+    /// A run of full length.
     pub fn new(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
-        Self { check_mode, swap_speed, variant, calm: scale::CALM, thrash: scale::THRASH, short: false }
+        Self {
+            check_mode,
+            swap_speed,
+            variant,
+            calm: scale::CALM,
+            thrash: scale::THRASH,
+            short: false,
+        }
     }
 
-    /// One that is over in less than a minute.
+    /// A run of less than a minute.
     pub fn short(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
         let (calm, thrash) = (Duration::from_secs(5), Duration::from_secs(8));
         Self { calm, thrash, short: true, ..Self::new(check_mode, swap_speed, variant) }
     }
 }
 
-/// A run that is over. Times are since the beginning.
+/// The result of a run. Times are since its start.
 #[derive(Debug)]
 pub struct ReplayRun {
-    /// What was replayed.
+    /// Its configuration.
     pub config: ReplayConfig,
-    /// When the agent was installed, or the host frozen.
+    /// When the fault was injected.
     pub fault_at: Duration,
-    /// When the agent was removed, or the host thawed.
+    /// When the fault was cleared.
     pub cleared_at: Duration,
     /// When the last request was due.
     pub end: Duration,
-    /// Every request.
+    /// All requests.
     pub requests: Vec<Request>,
-    /// What was seen of the hosts.
-    pub seen: [Observed; 2],
-    /// How often the agents were killed and started again.
+    /// Samples of the hosts.
+    pub observed: [Observed; 2],
+    /// How often the agents were restarted.
     pub restarts: u32,
-    /// Servers that were killed, as `web-01: nginx`.
-    pub dead: Vec<String>,
+    /// Servers that ended, as `web-01: nginx`.
+    pub ended_servers: Vec<String>,
 }
 
 impl ReplayRun {
     /// The first stall of web-01.
     pub fn stall(&self) -> Option<Duration> {
-        reaction::first_stall(&self.seen[0].some_us, self.fault_at)
+        reaction::first_stall(&self.observed[0].some_us, self.fault_at)
     }
 }
 
-/// Replays it, in a thread and a network of its own.
+/// Runs it in its own thread and network namespaces.
 pub fn replay(config: ReplayConfig) -> Result<ReplayRun> {
-    let thread = std::thread::spawn(move || Testbed::set(config)?.play());
+    let thread = std::thread::spawn(move || Testbed::new(config)?.run());
     thread.join().map_err(|_| anyhow::anyhow!("the replay panicked"))?
 }
 
-/// What must be there. The order is that in which it goes.
+/// The programs and devices of a run, in the order in which they are removed.
 struct Testbed {
     config: ReplayConfig,
     balancer: Balancer,
     webs: [Web; 2],
     _dir: Dir,
-    // After the scopes: their limits would leave swapoff no room.
+    // After the cgroups: with their limits swapoff could not read the pages back.
     _swap: Swap,
 }
 
 impl Testbed {
-    fn set(config: ReplayConfig) -> Result<Self> {
+    fn new(config: ReplayConfig) -> Result<Self> {
         let mut dir = Dir::new()?;
-        // Without any for the hosts, a little of it is made all the same: it knows their disk.
+        // Always made, if only 16 MiB: it also owns the directory on disk that is slowed.
         let mib = if config.swap_speed == SwapSpeed::None { 16 } else { 512 };
         let mut swap = Swap::new(mib).context("make swap to replay with")?;
         let nets = net::connect_hosts(2)?;
@@ -115,14 +122,20 @@ impl Testbed {
                 SwapSpeed::Fast => {}
                 SwapSpeed::Slow => swap.slow(&mut scope, scale::SLOW_DISK_READS)?,
             }
-            webs.push(Web::start(scope, net, number, &dir.path, config.check_mode == CheckMode::Memsensor)?);
+            webs.push(Web::start(
+                scope,
+                net,
+                number,
+                &dir.path,
+                config.check_mode == CheckMode::Memsensor,
+            )?);
         }
         let webs = <[Web; 2]>::try_from(webs).ok().context("two hosts")?;
         let balancer = Balancer::start(config.check_mode, &dir.path)?;
         Ok(Self { config, balancer, webs, _dir: dir, _swap: swap })
     }
 
-    fn play(mut self) -> Result<ReplayRun> {
+    fn run(mut self) -> Result<ReplayRun> {
         let start = Instant::now();
         let groups = [self.webs[0].scope().unified(), self.webs[1].scope().unified()];
         let with_memsensor = self.config.check_mode == CheckMode::Memsensor;
@@ -137,22 +150,36 @@ impl Testbed {
         self.hold_fault(&watch, start, fault_at);
         let cleared_at = start.elapsed();
         let restarts = self.clear_fault()?;
-        self.recover(&watch);
+        self.wait_for_recovery(&watch);
         let end = start.elapsed();
 
         let requests = traffic.finish();
-        let seen = watch.finish();
-        let mut dead = Vec::new();
+        let observed = watch.finish();
+        let mut ended_servers = Vec::new();
         for web in &mut self.webs {
             let name = web.name();
-            dead.extend(web.dead().into_iter().map(|what| format!("{name}: {what}")));
+            ended_servers
+                .extend(web.ended_servers().into_iter().map(|server| format!("{name}: {server}")));
         }
         let config = self.config;
-        Ok(ReplayRun { config, fault_at, cleared_at, end, requests, seen, restarts, dead })
+        Ok(ReplayRun {
+            config,
+            fault_at,
+            cleared_at,
+            end,
+            requests,
+            observed,
+            restarts,
+            ended_servers,
+        })
     }
 
     fn inject_fault(&mut self) -> Result<()> {
-        let agent = if self.config.swap_speed == SwapSpeed::None { scale::AGENT_NO_SWAP } else { scale::AGENT };
+        let agent = if self.config.swap_speed == SwapSpeed::None {
+            scale::AGENT_NO_SWAP
+        } else {
+            scale::AGENT
+        };
         match self.config.variant {
             Variant::Leak => self.webs[0].install_agent(agent),
             Variant::Fleet => self.webs.iter_mut().try_for_each(|web| web.install_agent(agent)),
@@ -162,7 +189,7 @@ impl Testbed {
 
     fn hold_fault(&self, watch: &Watch, start: Instant, fault_at: Duration) {
         let stalls =
-            || watch.so_far(|seen| reaction::first_stall(&seen[0].some_us, fault_at).is_some());
+            || watch.so_far(|hosts| reaction::first_stall(&hosts[0].some_us, fault_at).is_some());
         if self.config.variant != Variant::Freeze {
             while !stalls() && start.elapsed() < fault_at + scale::LEAK {
                 std::thread::sleep(Duration::from_millis(50));
@@ -178,8 +205,8 @@ impl Testbed {
         Ok(self.webs.iter_mut().map(Web::remove_agent).sum())
     }
 
-    /// Until both hosts have what they had, and some seconds more.
-    fn recover(&self, watch: &Watch) {
+    /// Waits until both hosts have their weights back, and three seconds more.
+    fn wait_for_recovery(&self, watch: &Watch) {
         let begun = Instant::now();
         let least = Duration::from_secs(if self.config.short { 1 } else { 5 });
         if self.config.check_mode != CheckMode::Memsensor {
@@ -187,8 +214,8 @@ impl Testbed {
             return;
         }
         let enough = if self.config.short { 1 } else { 100 };
-        let back = |seen: &[Observed; 2]| {
-            seen.iter().all(|host| {
+        let back = |hosts: &[Observed; 2]| {
+            hosts.iter().all(|host| {
                 host.servers.last().is_some_and(|(_, s)| s.serves() && s.weight >= enough)
             })
         };
@@ -200,7 +227,7 @@ impl Testbed {
     }
 }
 
-/// A directory on disk for the files of a run.
+/// A directory on disk for the files of a run, removed at the end.
 struct Dir {
     path: PathBuf,
     undo: Undo,
@@ -208,7 +235,7 @@ struct Dir {
 
 impl Dir {
     fn new() -> Result<Self> {
-        // Not /tmp: it may be a tmpfs, and a file in that is no page cache that can go.
+        // Not /tmp: it may be a tmpfs, whose pages cannot be reclaimed without swap.
         let path = format!("/var/tmp/memsensor-replay-{}", std::process::id());
         let path = Path::new(&path).to_owned();
         let mut undo = Undo::new()?;

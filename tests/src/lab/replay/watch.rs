@@ -1,5 +1,5 @@
-//! Watches a run from outside: PSI of both cgroups every 10 ms, and what memsensor and HAProxy say
-//! of both hosts every 20 ms. Keeps what changed, and when.
+//! Samples a run from outside: PSI of both cgroups every 10 ms, and the verdicts of memsensor and
+//! the weights of HAProxy for both hosts every 20 ms. Stores changes with their times.
 
 use std::{
     fs::File,
@@ -21,42 +21,43 @@ use super::{
     web,
 };
 
-/// What was seen of one host; times are since the beginning.
+/// Samples of one host; times are since the start of the run.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
-    /// PSI: microseconds in which some task waited for memory, so far; at every look.
+    /// PSI `some` of memory: total microseconds at each sample.
     pub some_us: Vec<(Duration, u64)>,
-    /// The same of all tasks that were not idle.
+    /// PSI `full` of memory.
     pub full_us: Vec<(Duration, u64)>,
-    /// The same of all tasks that waited for a disk.
+    /// PSI `full` of I/O.
     pub io_full_us: Vec<(Duration, u64)>,
-    /// What memsensor tells HAProxy; at every change.
+    /// Agent-check lines of memsensor, at each change.
     pub verdicts: Vec<(Duration, String)>,
-    /// What HAProxy makes of it; at every change.
+    /// Server state in HAProxy, at each change.
     pub servers: Vec<(Duration, Server)>,
 }
 
 const PSI_EVERY: Duration = Duration::from_millis(10);
-const ASK_EVERY: Duration = Duration::from_millis(20);
+const QUERY_EVERY: Duration = Duration::from_millis(20);
 
-/// The threads that look.
+/// The sampling threads.
 #[derive(Debug)]
 pub struct Watch {
     stop: Arc<AtomicBool>,
-    seen: Arc<Mutex<[Observed; 2]>>,
+    observed: Arc<Mutex<[Observed; 2]>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Watch {
-    /// Begins, with times since `start`, in this thread's network: of these groups, of memsensor at
-    /// these addresses if there is one, and of the HAProxy of this socket.
+    /// Starts sampling in this thread's network namespace: these cgroups, memsensor at these
+    /// addresses (if it runs), and the HAProxy of this socket.
     pub fn start(
         start: Instant,
         groups: [&Path; 2],
         sensors: Option<[SocketAddr; 2]>,
         haproxy: PathBuf,
     ) -> Result<Self> {
-        let mut watch = Self { stop: Arc::default(), seen: Arc::default(), threads: Vec::new() };
+        let mut watch =
+            Self { stop: Arc::default(), observed: Arc::default(), threads: Vec::new() };
         for (host, group) in groups.into_iter().enumerate() {
             let open = |name| {
                 let path = group.join(name);
@@ -64,26 +65,26 @@ impl Watch {
                     .with_context(|| format!("open {} (PSI is needed)", path.display()))
             };
             let (memory, io) = (open("memory.pressure")?, open("io.pressure")?);
-            watch.every(start, PSI_EVERY, move |now, seen| {
+            watch.every(start, PSI_EVERY, move |now, observed| {
                 let Some([some, full]) = totals(&memory) else { return };
                 let Some([_, io_full]) = totals(&io) else { return };
-                let seen = &mut lock(seen)[host];
-                seen.some_us.push((now, some));
-                seen.full_us.push((now, full));
-                seen.io_full_us.push((now, io_full));
+                let observed = &mut lock(observed)[host];
+                observed.some_us.push((now, some));
+                observed.full_us.push((now, full));
+                observed.io_full_us.push((now, io_full));
             });
         }
         for (host, address) in sensors.into_iter().flatten().enumerate() {
-            watch.every(start, ASK_EVERY, move |_, seen| {
-                let said = web::ask_agent(address).unwrap_or_else(|_| "no answer".into());
-                // When it was said, not when it was asked.
-                note(&mut lock(seen)[host].verdicts, start.elapsed(), said);
+            watch.every(start, QUERY_EVERY, move |_, observed| {
+                let line = web::agent_check(address).unwrap_or_else(|_| "no response".into());
+                // The time of the response, not of the query.
+                push_change(&mut lock(observed)[host].verdicts, start.elapsed(), line);
             });
         }
-        watch.every(start, ASK_EVERY, move |_, seen| {
-            let Ok(servers) = balancer::ask(&haproxy) else { return };
-            for (seen, server) in lock(seen).iter_mut().zip(servers) {
-                note(&mut seen.servers, start.elapsed(), server);
+        watch.every(start, QUERY_EVERY, move |_, observed| {
+            let Ok(servers) = balancer::read_servers(&haproxy) else { return };
+            for (observed, server) in lock(observed).iter_mut().zip(servers) {
+                push_change(&mut observed.servers, start.elapsed(), server);
             }
         });
         Ok(watch)
@@ -93,43 +94,43 @@ impl Watch {
         &mut self,
         start: Instant,
         period: Duration,
-        look: impl Fn(Duration, &Mutex<[Observed; 2]>) + Send + 'static,
+        sample: impl Fn(Duration, &Mutex<[Observed; 2]>) + Send + 'static,
     ) {
-        let (stop, seen) = (Arc::clone(&self.stop), Arc::clone(&self.seen));
+        let (stop, observed) = (Arc::clone(&self.stop), Arc::clone(&self.observed));
         self.threads.push(std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                look(start.elapsed(), &seen);
+                sample(start.elapsed(), &observed);
                 std::thread::sleep(period);
             }
         }));
     }
 
-    /// Looks at what was seen so far.
-    pub fn so_far<T>(&self, look: impl FnOnce(&[Observed; 2]) -> T) -> T {
-        look(&lock(&self.seen))
+    /// Reads the samples so far.
+    pub fn so_far<T>(&self, read: impl FnOnce(&[Observed; 2]) -> T) -> T {
+        read(&lock(&self.observed))
     }
 
-    /// Ends it.
+    /// Stops sampling.
     pub fn finish(self) -> [Observed; 2] {
         self.stop.store(true, Ordering::Relaxed);
         for thread in self.threads {
             let _ = thread.join();
         }
-        std::mem::take(&mut lock(&self.seen))
+        std::mem::take(&mut lock(&self.observed))
     }
 }
 
-fn lock(seen: &Mutex<[Observed; 2]>) -> std::sync::MutexGuard<'_, [Observed; 2]> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(observed: &Mutex<[Observed; 2]>) -> std::sync::MutexGuard<'_, [Observed; 2]> {
+    observed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn note<T: PartialEq>(changes: &mut Vec<(Duration, T)>, at: Duration, now: T) {
+fn push_change<T: PartialEq>(changes: &mut Vec<(Duration, T)>, at: Duration, now: T) {
     if changes.last().is_none_or(|(_, last)| *last != now) {
         changes.push((at, now));
     }
 }
 
-/// PSI's totals, of some and of all.
+/// The totals of PSI `some` and `full`.
 fn totals(file: &File) -> Option<[u64; 2]> {
     let mut text = [0; 256];
     let len = file.read_at(&mut text, 0).ok()?;

@@ -1,5 +1,5 @@
-//! A host: nginx and an application in a cgroup of their own limit, memsensor beside it, and on a bad
-//! run an agent in it.
+//! A host: nginx and an application in a cgroup with a limit, memsensor outside of it, and in a
+//! fault the leaking agent inside.
 
 use std::{
     fs::{self, File},
@@ -35,12 +35,12 @@ pub struct Web {
     number: u8,
     dir: PathBuf,
     sensor: Option<Child>,
-    /// nginx and the application: their ends are waited for.
+    /// nginx and the application.
     servers: Vec<Child>,
     agent: Option<Agent>,
 }
 
-/// What keeps the agent running, as a supervisor does.
+/// The agent, restarted when it is killed, as systemd would.
 #[derive(Debug)]
 struct Agent {
     removed: Arc<AtomicBool>,
@@ -49,12 +49,18 @@ struct Agent {
 }
 
 impl Web {
-    /// Starts a host's servers, and memsensor if asked to; its files go into `dir`.
-    pub fn start(scope: Scope, net: Net, number: u8, dir: &Path, with_memsensor: bool) -> Result<Self> {
+    /// Starts a host's servers, and memsensor if requested, with its files in `dir`.
+    pub fn start(
+        scope: Scope,
+        net: Net,
+        number: u8,
+        dir: &Path,
+        with_memsensor: bool,
+    ) -> Result<Self> {
         let dir = dir.join(format!("web-0{}", number + 1));
         fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
-        let file = dir.join("goods");
-        // Not warm by us: whose cgroup reads it first is charged for it.
+        let file = dir.join("working-set");
+        // Not in the page cache yet: the cgroup that reads it first is charged for it.
         swap::cold(&file, scale::FILE)?;
         let scope = Arc::new(scope);
         let mut web =
@@ -63,20 +69,20 @@ impl Web {
         let words = ["127.0.0.1:9000", &web.name(), &scale::WORKING_SET.to_string()];
         let mut sample_app = web.command(&sample_app);
         sample_app.args(words).arg(&file);
-        web.spawn(sample_app, "sample_app")?;
+        web.spawn(sample_app, "sample-app")?;
         let config = web.dir.join("nginx.conf");
         fs::write(&config, web.nginx()).with_context(|| format!("write {}", config.display()))?;
         let mut nginx = web.command("nginx");
         nginx.arg("-p").arg(&web.dir).arg("-c").arg(&config);
         web.spawn(nginx, "nginx")?;
         if with_memsensor {
-            web.sense()?;
+            web.start_memsensor()?;
         }
         web.wait_until_up()?;
         Ok(web)
     }
 
-    /// As HAProxy calls it.
+    /// Its name in HAProxy.
     pub fn name(&self) -> String {
         format!("web-0{}", self.number + 1)
     }
@@ -86,7 +92,7 @@ impl Web {
         &self.scope
     }
 
-    /// Where a port of it is.
+    /// The address of one of its ports.
     pub fn port(&self, port: u16) -> SocketAddr {
         (IpAddr::from(net::address(self.number)), port).into()
     }
@@ -119,8 +125,8 @@ impl Web {
         )
     }
 
-    /// memsensor as it comes: only the scope is told.
-    fn sense(&mut self) -> Result<()> {
+    /// Starts memsensor with its defaults, and the cgroup as a scope.
+    fn start_memsensor(&mut self) -> Result<()> {
         let config = self.dir.join("memsensor.toml");
         let (socket, cgroup) = (self.dir.join("memsensor.sock"), self.scope.path());
         let text = format!(
@@ -148,16 +154,17 @@ impl Web {
     fn wait_until_up(&mut self) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(15);
         let serves = |web: &Self| {
-            let page = ask(web.port(8080), "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
-            let with_memsensor = web.sensor.is_none() || web.verdict().is_ok_and(|v| v.starts_with("up"));
-            page.contains(" 200 ") && with_memsensor
+            let page = request(web.port(8080), "GET / HTTP/1.0\r\n\r\n").unwrap_or_default();
+            let verdict = web.sensor.is_none() || web.verdict().is_ok_and(|v| v.starts_with("up"));
+            page.contains(" 200 ") && verdict
         };
         while !serves(self) {
             if Instant::now() > end {
                 let log = |name: &str| {
                     fs::read_to_string(self.dir.join(name)).unwrap_or_default().trim().to_owned()
                 };
-                let [nginx, sample_app, sensor] = ["nginx.log", "sample_app.log", "memsensor.log"].map(log);
+                let [nginx, sample_app, sensor] =
+                    ["nginx.log", "sample-app.log", "memsensor.log"].map(log);
                 bail!(
                     "{} is not up (cargo xtask setup --tests installs nginx): \
                      nginx: {nginx}\nshop: {sample_app}\nmemsensor: {sensor}",
@@ -169,27 +176,27 @@ impl Web {
         Ok(())
     }
 
-    /// What memsensor tells HAProxy.
+    /// The agent-check line of memsensor.
     pub fn verdict(&self) -> Result<String> {
-        ask_agent(self.port(9818))
+        agent_check(self.port(9818))
     }
 
-    /// Installs the agent, which takes so many MiB in all: one that is killed is started again.
+    /// Installs the agent, which allocates so many MiB in all and is restarted when killed.
     pub fn install_agent(&mut self, mib: u64) -> Result<()> {
         let hog = program("hog")?;
         let (mib, rate) = (mib.to_string(), scale::AGENT_RATE.to_string());
         let removed = Arc::new(AtomicBool::new(false));
         let starts = Arc::new(AtomicU32::new(0));
         let scope = Arc::clone(&self.scope);
-        let (gone, count) = (Arc::clone(&removed), Arc::clone(&starts));
+        let (stop, count) = (Arc::clone(&removed), Arc::clone(&starts));
         let keeper = std::thread::spawn(move || {
-            while !gone.load(Ordering::Relaxed) {
+            while !stop.load(Ordering::Relaxed) {
                 let mut agent = scope.command(&hog);
                 agent.args(["leak", &mib, &rate]).stdout(Stdio::null()).stderr(Stdio::null());
                 let Ok(mut agent) = agent.stdin(Stdio::null()).spawn() else { return };
                 count.fetch_add(1, Ordering::Relaxed);
                 while matches!(agent.try_wait(), Ok(None)) {
-                    if gone.load(Ordering::Relaxed) {
+                    if stop.load(Ordering::Relaxed) {
                         let _ = agent.kill();
                         let _ = agent.wait();
                     }
@@ -203,7 +210,7 @@ impl Web {
         Ok(())
     }
 
-    /// Removes it; returns how often it had to be started again.
+    /// Removes it; returns how often it was restarted.
     pub fn remove_agent(&mut self) -> u32 {
         let Some(agent) = self.agent.take() else { return 0 };
         agent.removed.store(true, Ordering::Relaxed);
@@ -211,9 +218,9 @@ impl Web {
         agent.starts.load(Ordering::Relaxed).saturating_sub(1)
     }
 
-    /// Stops everything on the host where it stands, or lets it go on.
-    pub fn freeze(&self, yes: bool) -> Result<()> {
-        let signal = if yes { Signal::STOP } else { Signal::CONT };
+    /// Stops all processes of the host with SIGSTOP, or continues them.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
         let procs = self.scope.memory().join("cgroup.procs");
         let procs =
             fs::read_to_string(&procs).with_context(|| format!("read {}", procs.display()))?;
@@ -225,9 +232,9 @@ impl Web {
         Ok(())
     }
 
-    /// Which of its servers the kernel killed: the application or nginx.
-    pub fn dead(&mut self) -> Vec<&'static str> {
-        let names = ["sample_app", "nginx"];
+    /// Which of its servers have ended: the application or nginx.
+    pub fn ended_servers(&mut self) -> Vec<&'static str> {
+        let names = ["sample-app", "nginx"];
         let ended = self.servers.iter_mut().zip(names);
         ended.filter_map(|(c, name)| matches!(c.try_wait(), Ok(Some(_))).then_some(name)).collect()
     }
@@ -243,18 +250,18 @@ impl Drop for Web {
     }
 }
 
-/// What the agent-check of memsensor at this address says of the scope.
-pub fn ask_agent(address: SocketAddr) -> Result<String> {
-    let line = ask(address, "web\n")?;
+/// The agent-check line of the memsensor at this address.
+pub fn agent_check(address: SocketAddr) -> Result<String> {
+    let line = request(address, "web\n")?;
     Ok(line.trim().to_owned())
 }
 
-fn ask(address: SocketAddr, words: &str) -> Result<String> {
-    let patience = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&address, patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    stream.write_all(words.as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
+fn request(address: SocketAddr, text: &str) -> Result<String> {
+    let timeout = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&address, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.write_all(text.as_bytes())?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
 }

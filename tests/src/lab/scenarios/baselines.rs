@@ -1,28 +1,28 @@
-//! The usual rules, over the same samples at the same cgroup. Pure.
+//! Common rules, evaluated on the same samples of the same cgroup. Pure.
 
 use super::{SECOND, record::CgroupSample};
 
-/// A rule that others use.
+/// A common rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Baseline {
-    /// Less than a tenth can be had without swapping.
+    /// Available memory below a tenth.
     Available,
-    /// PSI `some`, the kernel's average over ten seconds, above 10 %.
+    /// PSI `some avg10` above 10 %.
     Some,
-    /// systemd-oomd as it comes: PSI `full` above 60 % for 30 s.
+    /// systemd-oomd's default: PSI `full` above 60 % for 30 s.
     Oomd,
-    /// earlyoom as it comes: less than a tenth can be had, and of swap less than a tenth is free.
+    /// earlyoom's default: available memory and free swap both below a tenth.
     Earlyoom,
 }
 
-/// For how long systemd-oomd waits, in nanoseconds.
+/// Duration that systemd-oomd waits, in nanoseconds.
 pub const OOMD_WAITS: u64 = 30 * SECOND;
 
 impl Baseline {
-    /// All.
+    /// All rules.
     pub const ALL: [Self; 4] = [Self::Available, Self::Some, Self::Oomd, Self::Earlyoom];
 
-    /// As it is called in tables.
+    /// Its name in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Available => "available < 10 %",
@@ -32,38 +32,38 @@ impl Baseline {
         }
     }
 
-    /// When it first speaks; `swap` is what the cgroup may swap to, in bytes. For systemd-oomd: when
-    /// it would, if what is at the end of the samples goes on.
+    /// When it first triggers; `swap` is the size of the swap device in bytes. For systemd-oomd the
+    /// pressure at the end of the samples is assumed to continue.
     pub fn triggers_at(self, samples: &[CgroupSample], swap: u64) -> Option<u64> {
-        let met = |look: &&CgroupSample| self.is_met(look, swap);
+        let met = |sample: &&CgroupSample| self.is_met(sample, swap);
         if self != Self::Oomd {
             return samples.iter().find(met).map(CgroupSample::at_ns);
         }
         let mut since = None;
-        for look in samples {
-            if !met(&look) {
+        for sample in samples {
+            if !met(&sample) {
                 since = None;
                 continue;
             }
-            let from = *since.get_or_insert(look.at_ns());
-            if look.at_ns() - from >= OOMD_WAITS {
+            let from = *since.get_or_insert(sample.at_ns());
+            if sample.at_ns() - from >= OOMD_WAITS {
                 break;
             }
         }
         since.map(|from: u64| from + OOMD_WAITS)
     }
 
-    fn is_met(self, look: &CgroupSample, swap: u64) -> bool {
+    fn is_met(self, sample: &CgroupSample, swap: u64) -> bool {
         let scarce = || {
-            let total = look.reading.total_bytes.unwrap_or(0);
-            look.reading.available_bytes.is_some_and(|free| free < total / 10)
+            let total = sample.reading.total_bytes.unwrap_or(0);
+            sample.reading.available_bytes.is_some_and(|free| free < total / 10)
         };
         match self {
             Self::Available => scarce(),
-            Self::Some => look.some_avg10 > 10.0,
-            Self::Oomd => look.full_avg10 > 60.0,
+            Self::Some => sample.some_avg10 > 10.0,
+            Self::Oomd => sample.full_avg10 > 60.0,
             Self::Earlyoom => {
-                scarce() && look.reading.swap_free_bytes.unwrap_or(0).min(swap) <= swap / 10
+                scarce() && sample.reading.swap_free_bytes.unwrap_or(0).min(swap) <= swap / 10
             }
         }
     }
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use sensor_user::verdict::reading::Reading;
 
-    fn look(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> CgroupSample {
+    fn sample(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> CgroupSample {
         let reading = Reading {
             at_ns: second * SECOND,
             total_bytes: Some(100),
@@ -86,34 +86,37 @@ mod tests {
     }
 
     #[test]
-    fn each_speaks_when_its_condition_is_met() {
+    fn each_triggers_when_its_condition_is_met() {
         let samples = [
-            look(0, 50, 50, [0.0, 0.0]),
-            look(1, 9, 50, [0.0, 0.0]),
-            look(2, 9, 5, [11.0, 61.0]),
-            look(3, 9, 0, [80.0, 70.0]),
+            sample(0, 50, 50, [0.0, 0.0]),
+            sample(1, 9, 50, [0.0, 0.0]),
+            sample(2, 9, 5, [11.0, 61.0]),
+            sample(3, 9, 0, [80.0, 70.0]),
         ];
-        let at = Baseline::ALL.map(|baseline| baseline.triggers_at(&samples, 50).map(|ns| ns / SECOND));
+        let at =
+            Baseline::ALL.map(|baseline| baseline.triggers_at(&samples, 50).map(|ns| ns / SECOND));
         assert_eq!(at, [Some(1), Some(2), Some(32), Some(2)]);
         let calm = Baseline::ALL.map(|baseline| baseline.triggers_at(&samples[..1], 50));
         assert_eq!(calm, [None; 4]);
     }
 
     #[test]
-    fn oomd_waits_anew_after_a_better_moment() {
+    fn oomd_restarts_its_wait_when_pressure_falls() {
         let psi = [90.0, 90.0];
-        let samples = [look(0, 50, 0, psi), look(20, 50, 0, [9.0, 9.0]), look(25, 50, 0, psi)];
+        let samples =
+            [sample(0, 50, 0, psi), sample(20, 50, 0, [9.0, 9.0]), sample(25, 50, 0, psi)];
         assert_eq!(Baseline::Oomd.triggers_at(&samples, 0), Some(55 * SECOND));
-        let samples = [look(0, 50, 0, psi), look(31, 50, 0, psi), look(32, 50, 0, [0.0, 0.0])];
+        let samples =
+            [sample(0, 50, 0, psi), sample(31, 50, 0, psi), sample(32, 50, 0, [0.0, 0.0])];
         assert_eq!(
             Baseline::Oomd.triggers_at(&samples, 0),
             Some(30 * SECOND),
-            "and does not take it back"
+            "pressure that falls later changes nothing"
         );
     }
 
     #[test]
-    fn without_swap_earlyoom_looks_at_memory_only() {
-        assert_eq!(Baseline::Earlyoom.triggers_at(&[look(1, 9, 0, [0.0; 2])], 0), Some(SECOND));
+    fn without_swap_earlyoom_checks_memory_only() {
+        assert_eq!(Baseline::Earlyoom.triggers_at(&[sample(1, 9, 0, [0.0; 2])], 0), Some(SECOND));
     }
 }

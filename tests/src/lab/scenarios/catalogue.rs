@@ -1,28 +1,28 @@
-//! The scenarios. Which half each is in was chosen before any was run: they alternate, so that what is
-//! alike is in different halves.
+//! The scenarios. The halves were assigned before any was run: similar scenarios are in different
+//! halves.
 //!
-//! In the words of a load, `@NAME` is a file of [`Scenario::files`] and `%` a tmpfs of its own.
+//! In the words of a load, `@NAME` is a file of [`Scenario::files`] and `%` a tmpfs.
 
-/// What its author expects. What counts is what the probe says.
+/// The author's expectation. The result is decided by the probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    /// The service waits.
+    /// The service is harmed.
     Harm,
-    /// It does not.
+    /// The service is not harmed.
     Fine,
 }
 
-/// Thresholds may be tuned on the one half; the other shows what they are worth.
+/// Thresholds may be tuned on one half; the other one validates them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Half {
-    /// Looked at while tuning.
+    /// For tuning.
     Tune,
-    /// Not looked at.
+    /// Not used for tuning.
     HeldOut,
 }
 
 impl Half {
-    /// As it is called in tables and on the command line.
+    /// Its name in tables and on the command line.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tune => "tune",
@@ -31,19 +31,19 @@ impl Half {
     }
 }
 
-/// What the cgroup may swap to, and so many MiB of it.
+/// The swap device of the cgroup, with its size in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swap {
-    /// Nothing.
+    /// No swap.
     None,
     /// Swap as fast as memory.
     Fast(u64),
-    /// Swap that gives 300 pages a second.
+    /// Swap with 300 reads per second.
     Slow(u64),
 }
 
 impl Swap {
-    /// How much there is, in MiB.
+    /// Its size in MiB.
     pub const fn mib(self) -> u64 {
         match self {
             Self::None => 0,
@@ -52,14 +52,14 @@ impl Swap {
     }
 }
 
-/// Which cgroups there are, and whose verdict is asked for.
+/// The cgroups, and which of them is judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// One for service and load.
+    /// One cgroup for service and load.
     One,
-    /// The load is in a cgroup beside the service's, below one that has the limit: that is watched.
+    /// Service and load have sibling cgroups; their parent has the limit and is judged.
     NeighbourWatchAbove,
-    /// The same; the service's own cgroup is watched.
+    /// The same, but the service's cgroup is judged.
     NeighbourWatchOwn,
 }
 
@@ -68,33 +68,33 @@ pub enum Layout {
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// What it is.
+    /// A description.
     pub about: &'static str,
-    /// What its author expects.
+    /// The author's expectation.
     pub expected: Expected,
-    /// Which half it is in.
+    /// Its half.
     pub half: Half,
-    /// Limit of the cgroup, in MiB; the service takes 24 of them and its files.
+    /// Limit of the cgroup, in MiB; the service uses 24 of them and its files.
     pub limit: u64,
-    /// The service's files, all of which it uses, in MiB.
+    /// The service's file, all in its working set, in MiB.
     pub service_files: u64,
-    /// What it may swap to.
+    /// The swap device.
     pub swap: Swap,
-    /// Reads a second that the disk gives the cgroup, if it is a slow one.
+    /// Reads per second of the disk, if it is throttled.
     pub disk: Option<u32>,
-    /// Cgroups.
+    /// The cgroups.
     pub layout: Layout,
-    /// Files that are on disk and not in memory: names and MiB.
+    /// Files that are on disk and not in the page cache: names and MiB.
     pub files: &'static [(&'static str, u64)],
-    /// What runs before, and says when it is ready. Only then the limit is set.
+    /// Loads that must be ready before the limit is set.
     pub before: &'static [&'static [&'static str]],
-    /// What runs in the load phase.
+    /// Loads of the load phase.
     pub load: &'static [&'static [&'static str]],
-    /// How long that is, in seconds.
+    /// Duration of the load phase, in seconds.
     pub seconds: u64,
 }
 
-/// What most have in common.
+/// Defaults of a scenario.
 const BASE: Scenario = Scenario {
     name: "",
     about: "",
@@ -114,11 +114,11 @@ const BASE: Scenario = Scenario {
 const HARM: Scenario = Scenario { expected: Expected::Harm, ..BASE };
 const SLOW_DISK: Option<u32> = Some(300);
 
-/// All of them.
+/// All scenarios.
 pub const ALL: &[Scenario] = &[
     Scenario {
         name: "leak-collected",
-        about: "a heap that leaks 10 MiB/s and is walked by its collector, slow swap",
+        about: "a heap leaks 10 MiB/s and a garbage collector walks it, slow swap",
         half: Half::Tune,
         swap: Swap::Slow(256),
         load: &[&["leak", "10", "300", "walked"]],
@@ -127,7 +127,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "leak-no-swap",
-        about: "3 MiB/s leak out of a service that has a slow disk and no swap",
+        about: "a leak of 3 MiB/s, slow disk, no swap",
         half: Half::HeldOut,
         disk: SLOW_DISK,
         before: &[&["anon", "64"]],
@@ -137,7 +137,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "burst",
-        about: "twice the limit is wanted at once, slow swap",
+        about: "an allocation of twice the limit at once, slow swap",
         half: Half::Tune,
         swap: Swap::Slow(384),
         load: &[&["anon", "240"]],
@@ -161,7 +161,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "thrash-no-swap",
-        about: "a heap leaves no room for the service's files, slow disk, no swap",
+        about: "a heap evicts the service's file, slow disk, no swap",
         half: Half::HeldOut,
         disk: SLOW_DISK,
         service_files: 48,
@@ -170,7 +170,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "cache-thrash",
-        about: "files that another reads again and again push out the service's, slow disk",
+        about: "a file read repeatedly evicts the service's file, slow disk",
         half: Half::Tune,
         disk: SLOW_DISK,
         service_files: 64,
@@ -180,7 +180,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "tmpfs-fill",
-        about: "somebody fills a tmpfs, and its pages outlive him, slow disk, no swap",
+        about: "a tmpfs fills up, slow disk, no swap",
         half: Half::HeldOut,
         disk: SLOW_DISK,
         load: &[&["fill", "%", "10"]],
@@ -188,14 +188,14 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "fork-storm",
-        about: "forty processes a second, each with 4 MiB for three seconds, no swap",
+        about: "40 processes per second, each with 4 MiB for 3 s, no swap",
         half: Half::Tune,
         load: &[&["storm", "40", "4", "3000"]],
         ..HARM
     },
     Scenario {
         name: "slab-growth",
-        about: "inodes and names that cannot be reclaimed, slow disk, no swap",
+        about: "slab growth: inodes and dentries of a tmpfs, slow disk, no swap",
         half: Half::HeldOut,
         disk: SLOW_DISK,
         load: &[&["inodes", "%", "12000"]],
@@ -203,7 +203,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "mmap-thrash",
-        about: "the same, and the other has mapped its files",
+        about: "a mapped file read repeatedly evicts the service's file, slow disk",
         half: Half::Tune,
         disk: SLOW_DISK,
         service_files: 64,
@@ -213,7 +213,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "neighbour-above",
-        about: "the neighbour thrashes to slow swap; the cgroup of both is watched",
+        about: "the neighbour thrashes, slow swap; the parent cgroup is judged",
         half: Half::HeldOut,
         swap: Swap::Slow(256),
         layout: Layout::NeighbourWatchAbove,
@@ -222,7 +222,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "neighbour-own",
-        about: "the same; the service's own cgroup is watched",
+        about: "the neighbour thrashes, slow swap; the service's cgroup is judged",
         half: Half::Tune,
         swap: Swap::Slow(256),
         layout: Layout::NeighbourWatchOwn,
@@ -247,7 +247,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "jvm-start",
-        about: "jars are read, a heap is filled, the compiler is busy, then young objects come and go",
+        about: "JVM start: jars are read, a heap is filled and walked, then short-lived objects",
         half: Half::HeldOut,
         files: &[("jars", 48)],
         load: &[&["jvm", "48", "@jars"]],
@@ -264,7 +264,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "cold-cache",
-        about: "the limit is reached, by cache that nobody needs; small buffers come and go",
+        about: "unused page cache up to the limit; small short-lived buffers",
         half: Half::HeldOut,
         files: &[("old", 192)],
         before: &[&["readonce", "@old"]],
@@ -273,7 +273,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "short-burst",
-        about: "a fifth too much for half a second, fast swap",
+        about: "a working set a fifth too large for half a second, fast swap",
         half: Half::Tune,
         swap: Swap::Fast(256),
         load: &[&["burst", "115", "500"]],
@@ -281,7 +281,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "compile",
-        about: "two short-lived compilers at a time, 25 MiB each",
+        about: "two compiler processes at a time, 25 MiB each",
         half: Half::HeldOut,
         files: &[("sources", 24)],
         load: &[&["jobs", "2", "25", "@sources"]],
@@ -289,7 +289,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "reclaim-efficient",
-        about: "reclaim is always busy, as kswapd is under two readers, and finds what it samples for",
+        about: "constant and efficient reclaim, caused by two readers of large files",
         half: Half::Tune,
         files: &[("a", 512), ("b", 512)],
         load: &[&["read", "@a", "40"], &["read", "@b", "40"]],
@@ -297,7 +297,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "swap-full-cold",
-        about: "swap is full of what nobody needs; small buffers come and go",
+        about: "swap full of unused pages; small short-lived buffers",
         half: Half::HeldOut,
         limit: 112,
         swap: Swap::Fast(64),
@@ -307,7 +307,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "high-but-flat",
-        about: "nine tenths of the limit are in use, and stay so, no swap",
+        about: "usage constant at nine tenths of the limit, no swap",
         half: Half::Tune,
         before: &[&["anon", "82"]],
         load: &[],
@@ -315,14 +315,14 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "batch-that-fits",
-        about: "a job takes all but a tenth of the limit within three seconds, and works on it",
+        about: "a job allocates all but a tenth of the limit within 3 s, and uses it",
         half: Half::HeldOut,
         load: &[&["leak", "25", "75", "walked"]],
         ..BASE
     },
     Scenario {
         name: "sawtooth",
-        about: "a collected heap grows by 60 MiB in four seconds, and falls, and grows",
+        about: "a garbage-collected heap grows by 60 MiB every 4 s",
         half: Half::Tune,
         load: &[&["sawtooth", "60", "4000"]],
         ..BASE
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_read_are_there() {
+    fn every_file_of_a_load_is_declared() {
         for s in ALL {
             let words = s.before.iter().chain(s.load).flat_map(|words| words.iter());
             for name in words.filter_map(|word| word.strip_prefix('@')) {

@@ -1,46 +1,46 @@
-//! When the service was harmed, from its requests. Pure.
+//! When the service was harmed, computed from its requests. Pure.
 //!
-//! The 99th percentile of the waits of the last second is five times that of the calm phase, and stays
-//! so for two seconds: longer than one stall can be seen in a window of one.
+//! Harm: the 99th percentile of the latencies of the last second is five times that of the calm
+//! phase and stays so for two seconds, longer than one stall can be in a window of one second.
 
 use super::{SECOND, probe::Request};
 
-/// So many times the calm phase is harm.
+/// Harm is this multiple of the calm phase.
 pub const TIMES: u64 = 5;
-/// A calm wait counts as at least this many nanoseconds: five times a hundredth of a millisecond harms
-/// nobody.
+/// A calm latency counts as at least so many nanoseconds: five times 0.01 ms is no harm.
 pub const FLOOR: u64 = 2_000_000;
-/// How long it must stay so, in nanoseconds.
+/// Minimum duration of harm, in nanoseconds.
 pub const STAYS: u64 = 2 * SECOND;
 
 const WINDOW: u64 = SECOND;
 const STEP: u64 = SECOND / 10;
 
-/// When what happened: CLOCK_MONOTONIC nanoseconds.
+/// Begin and end of the phases: CLOCK_MONOTONIC nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Phases {
-    /// The calm phase begins.
+    /// Begin of the calm phase.
     pub begin: u64,
-    /// The load begins.
+    /// Begin of the load.
     pub load: u64,
-    /// It ends.
+    /// End of the load.
     pub end: u64,
 }
 
-/// What the requests say.
+/// The harm of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Harm {
-    /// The 99th percentile of a second of the calm phase: the median of all its seconds, nanoseconds.
+    /// Calm latency: the median over the seconds of the calm phase of their 99th percentiles,
+    /// nanoseconds.
     pub calm: u64,
-    /// The highest of any second after it.
+    /// The highest 99th percentile after it.
     pub worst: u64,
-    /// When harm began that stayed.
+    /// When harm began.
     pub harmed_at: Option<u64>,
-    /// For how long the percentile was that high in all, nanoseconds.
+    /// Total time above the threshold, nanoseconds.
     pub high: u64,
 }
 
-/// Judges by requests in the order in which they came.
+/// Computes the harm from requests ordered by time.
 pub fn judge(requests: &[Request], phases: Phases) -> Harm {
     let calm = calm(requests, phases).unwrap_or(0);
     let limit = TIMES * calm.max(FLOOR);
@@ -48,7 +48,7 @@ pub fn judge(requests: &[Request], phases: Phases) -> Harm {
     let (mut since, mut harmed_at) = (None, None);
     let first = phases.begin + WINDOW;
     for now in (first..=phases.end).step_by(usize::try_from(STEP).unwrap_or(usize::MAX)) {
-        // A service that says nothing for a second is gone.
+        // No request in a second: the service has ended.
         let found = percentile(&waits(requests, now - WINDOW, now, now)).unwrap_or(u64::MAX);
         if now > phases.load {
             worst = worst.max(found);
@@ -66,7 +66,7 @@ pub fn judge(requests: &[Request], phases: Phases) -> Harm {
     Harm { calm, worst, harmed_at, high }
 }
 
-/// The median, for a second in which the machine did something else must not set the scale.
+/// The median, so that one disturbed second does not change the threshold.
 fn calm(requests: &[Request], phases: Phases) -> Option<u64> {
     let seconds = (phases.begin + WINDOW..=phases.load).step_by(usize::try_from(WINDOW).ok()?);
     let mut each: Vec<_> =
@@ -75,7 +75,7 @@ fn calm(requests: &[Request], phases: Phases) -> Option<u64> {
     each.get(each.len() / 2).copied()
 }
 
-/// How long those waited, as far as was known at `now`, that came between two times.
+/// Latencies of the requests due between two times, as far as known at `now`.
 fn waits(requests: &[Request], from: u64, to: u64, now: u64) -> Vec<u64> {
     let start = requests.partition_point(|r| r.due < from);
     let came = requests[start..].iter().take_while(|r| r.due < to);
@@ -88,8 +88,8 @@ fn percentile(waits: &[u64]) -> Option<u64> {
     sorted.get((sorted.len() * 99).div_ceil(100).checked_sub(1)?).copied()
 }
 
-/// The requests, and those that came after the last that was answered: they were never.
-pub fn with_unanswered(mut requests: Vec<Request>, period: u64, end: u64) -> Vec<Request> {
+/// Adds the requests that were due after the last one that was served.
+pub fn with_unserved(mut requests: Vec<Request>, period: u64, end: u64) -> Vec<Request> {
     let mut due = requests.last().map_or(end, |r| r.due + period);
     while due < end {
         requests.push(Request { due, done: u64::MAX });
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn harm_is_five_times_the_calm_and_stays() {
+    fn harm_is_five_times_the_calm_phase_for_two_seconds() {
         let slow = |from: u64, to: u64, ms: u64| {
             move |due: u64| if (from..to).contains(&due) { ms * MS } else { MS / 10 }
         };
@@ -125,33 +125,29 @@ mod tests {
         assert_eq!(judged(&slow(0, 0, 0)).harmed_at, None, "calm");
         assert_eq!(judged(&slow(8 * SECOND, 15 * SECOND, 4)).harmed_at, None, "40 times, and 4 ms");
         let one = judged(&slow(8 * SECOND, 8 * SECOND + 1, 500));
-        assert_eq!(
-            (one.harmed_at, one.worst >= 490 * MS),
-            (None, true),
-            "one stall is no harm yet"
-        );
+        assert_eq!((one.harmed_at, one.worst >= 490 * MS), (None, true), "one stall is not harm");
         let at = judged(&slow(8 * SECOND, 11 * SECOND, 50)).harmed_at.expect("harm");
         assert!((8 * SECOND..=8 * SECOND + SECOND / 5).contains(&at), "{at}");
     }
 
     #[test]
-    fn a_disturbed_second_does_not_set_the_scale() {
+    fn a_disturbed_calm_second_does_not_change_the_threshold() {
         let requests = served(|due| if due == SECOND { 900 * MS } else { MS });
         assert_eq!(judge(&requests, PHASES).calm, MS);
     }
 
     #[test]
-    fn what_was_never_answered_is_harm() {
+    fn unserved_requests_are_harm() {
         let mut requests = served(|_| MS);
         requests.truncate(1600);
-        let requests = with_unanswered(requests, 5 * MS, PHASES.end);
+        let requests = with_unserved(requests, 5 * MS, PHASES.end);
         assert_eq!(requests.len(), 3000);
         let at = judge(&requests, PHASES).harmed_at.expect("harm");
         assert!((8 * SECOND..=8 * SECOND + SECOND / 5).contains(&at), "{at}");
     }
 
     #[test]
-    fn nothing_is_known_before_it_happened() {
+    fn a_window_ignores_what_happens_after_it() {
         let late = [Request { due: 10, done: 500 }];
         assert_eq!(waits(&late, 0, 100, 100), [90]);
         assert_eq!(waits(&late, 0, 100, 900), [490]);

@@ -1,5 +1,5 @@
-//! What runs beside the service: each load is a process of ours that does one thing to memory until it
-//! is killed, and is the first that an OOM kill is to meet.
+//! The workloads beside the service. Each load is a process with one memory access pattern, runs
+//! until it is killed, and is the first choice of the OOM killer.
 
 use std::{
     collections::VecDeque,
@@ -16,40 +16,18 @@ use anyhow::{Context as _, Result, bail};
 use crate::support::scope::MIB;
 
 const PAGE: usize = 4096;
-/// Rates are kept by steps of this length.
+/// Interval of the steps of a load with a rate.
 const STEP: Duration = Duration::from_millis(50);
 const STEPS_A_SECOND: usize = 20;
 
-/// Does what the words say.
+/// Runs the load of these words.
 pub fn run(words: &[&str]) -> Result<()> {
     prepare("1000")?;
     match *words {
-        // All of it is in use: touched again and again.
-        ["anon", mib] => {
-            let mut memory = Memory::default();
-            memory.grow(bytes(mib)?);
-            ready()?;
-            loop {
-                memory.walk();
-            }
-        }
-        ["hold", mib] => {
-            let mut memory = Memory::default();
-            memory.grow(bytes(mib)?);
-            ready()?;
-            sleep_for_ever()
-        }
+        ["anon", mib] => anon(bytes(mib)?),
+        ["hold", mib] => hold(bytes(mib)?),
         ["leak", mib_per_second, most, how] => leak(bytes(mib_per_second)?, bytes(most)?, how),
-        ["burst", mib, ms] => {
-            let mut memory = Memory::default();
-            memory.grow(bytes(mib)?);
-            let end = Instant::now() + Duration::from_millis(ms.parse()?);
-            while Instant::now() < end {
-                memory.walk();
-            }
-            drop(memory);
-            sleep_for_ever()
-        }
+        ["burst", mib, ms] => burst(bytes(mib)?, Duration::from_millis(ms.parse()?)),
         ["sawtooth", mib, ms] => sawtooth(bytes(mib)?, Duration::from_millis(ms.parse()?)),
         ["random", path] => random(Path::new(path)),
         ["map", path] => map(Path::new(path)),
@@ -70,8 +48,7 @@ pub fn run(words: &[&str]) -> Result<()> {
         ["inodes", dir, per_second] => inodes(Path::new(dir), per_second.parse()?),
         ["storm", per_second, mib, ms] => storm(per_second.parse()?, mib, ms),
         ["for", mib, ms] => {
-            let mut memory = Memory::default();
-            memory.grow(bytes(mib)?);
+            let _memory = Memory::of(bytes(mib)?);
             std::thread::sleep(Duration::from_millis(ms.parse()?));
             Ok(())
         }
@@ -82,17 +59,44 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
 }
 
-/// Ends with who started us, takes pages of the usual size, and dies first or not.
+/// Touches all of its memory repeatedly.
+fn anon(bytes: usize) -> Result<()> {
+    let mut memory = Memory::of(bytes);
+    ready()?;
+    loop {
+        memory.walk();
+    }
+}
+
+/// Touches its memory once.
+fn hold(bytes: usize) -> Result<()> {
+    let _memory = Memory::of(bytes);
+    ready()?;
+    sleep_for_ever()
+}
+
+/// Uses its memory for a while, then frees it.
+fn burst(bytes: usize, time: Duration) -> Result<()> {
+    let mut memory = Memory::of(bytes);
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        memory.walk();
+    }
+    drop(memory);
+    sleep_for_ever()
+}
+
+/// Makes the process end with its parent, use base pages, and have this OOM score adjustment.
 pub(super) fn prepare(oom_score_adj: &str) -> Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     rustix::thread::disable_transparent_huge_pages(true)?;
     fs::write("/proc/self/oom_score_adj", oom_score_adj).context("set oom_score_adj")
 }
 
-/// Tells who started us that what must be there before the scenario is there.
+/// Reports to the parent that the setup is done.
 pub(super) fn ready() -> Result<()> {
     println!("ready");
-    std::io::stdout().flush().context("say that we are ready")
+    std::io::stdout().flush().context("write to stdout")
 }
 
 fn sleep_for_ever() -> ! {
@@ -111,6 +115,12 @@ fn bytes(mib: &str) -> Result<usize> {
 struct Memory(Vec<Vec<u8>>);
 
 impl Memory {
+    fn of(bytes: usize) -> Self {
+        let mut memory = Self::default();
+        memory.grow(bytes);
+        memory
+    }
+
     fn grow(&mut self, bytes: usize) {
         self.0.push(vec![0; bytes]);
         if let Some(new) = self.0.last_mut() {
@@ -164,7 +174,7 @@ fn sawtooth(most: usize, period: Duration) -> Result<()> {
     }
 }
 
-/// Numbers that look random: no two runs need differ.
+/// Pseudo-random numbers (xorshift), the same in every run.
 pub(super) struct Random(u64);
 
 impl Random {
@@ -172,7 +182,7 @@ impl Random {
         Self(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// Below a bound.
+    /// A number below a bound.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -183,13 +193,13 @@ impl Random {
 
 fn random(path: &Path) -> Result<()> {
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    // Whatever is beside the page that is asked for: another request's.
+    // No readahead: neighbouring pages belong to other requests.
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random)?;
     let pages = file.metadata()?.len() / PAGE as u64;
     let (mut at, mut page) = (Random::new(), [0; PAGE]);
     loop {
         file.read_exact_at(&mut page, at.below(pages) * PAGE as u64)?;
-        // A query is more than a read.
+        // Some work on each page.
         std::hint::black_box(page.iter().fold(0u8, |a, b| a.wrapping_add(*b)));
     }
 }
@@ -198,7 +208,7 @@ fn map(path: &Path) -> Result<()> {
     use rustix::mm::{MapFlags, ProtFlags, mmap};
     let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let len = usize::try_from(file.metadata()?.len())?;
-    // SAFETY: a fresh mapping, read only, of a file that nobody shortens while we live.
+    // SAFETY: a new read-only mapping of a file that is not truncated while this process runs.
     let start = unsafe {
         mmap(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::SHARED, &file, 0)?.cast::<u8>()
     };
@@ -210,43 +220,43 @@ fn map(path: &Path) -> Result<()> {
     }
 }
 
-/// Reads a file once, at most so fast.
+/// Reads a file once, with a rate limit.
 fn read(path: &Path, per_second: usize) -> Result<()> {
     let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let mut chunk = vec![0; usize::try_from(MIB)?];
-    let mut pace = Pace::new(per_second);
+    let mut limit = RateLimit::new(per_second);
     loop {
         match file.read(&mut chunk)? {
             0 => return Ok(()),
-            n => pace.spend(n),
+            n => limit.spend(n),
         }
     }
 }
 
-/// Copies a file beside itself, again and again.
+/// Copies a file repeatedly.
 fn copy(path: &Path, per_second: usize) -> Result<()> {
     let mut from = File::open(path).with_context(|| format!("open {}", path.display()))?;
     let to = path.with_extension("copy");
     let mut chunk = vec![0; usize::try_from(MIB)?];
-    let mut pace = Pace::new(per_second);
+    let mut limit = RateLimit::new(per_second);
     loop {
         let mut to = File::create(&to).with_context(|| format!("create {}", to.display()))?;
         from.rewind()?;
         while let n @ 1.. = from.read(&mut chunk)? {
             to.write_all(&chunk[..n])?;
-            pace.spend(n);
+            limit.spend(n);
         }
     }
 }
 
-/// So many bytes a second.
-struct Pace {
+/// A limit of bytes per second.
+struct RateLimit {
     begun: Instant,
     per_second: f64,
     spent: f64,
 }
 
-impl Pace {
+impl RateLimit {
     fn new(per_second: usize) -> Self {
         Self { begun: Instant::now(), per_second: per_second as f64, spent: 0.0 }
     }
@@ -277,7 +287,7 @@ fn inodes(dir: &Path, per_second: usize) -> Result<()> {
     Ok(())
 }
 
-fn own(words: &[&str]) -> Result<Command> {
+fn load_command(words: &[&str]) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("load").args(words);
     Ok(command)
@@ -286,8 +296,8 @@ fn own(words: &[&str]) -> Result<Command> {
 fn storm(per_second: u32, mib: &str, ms: &str) -> Result<()> {
     let mut children: VecDeque<Child> = VecDeque::new();
     loop {
-        // A fork that fails is part of the storm.
-        if let Ok(child) = own(&["for", mib, ms])?.spawn() {
+        // Some forks fail under memory pressure.
+        if let Ok(child) = load_command(&["for", mib, ms])?.spawn() {
             children.push_back(child);
         }
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
@@ -310,14 +320,14 @@ fn jobs(n: usize, mib: &str, sources: &str) -> Result<()> {
     let mut children: Vec<Child> = Vec::new();
     loop {
         while children.len() < n {
-            children.push(own(&["job", mib, sources])?.spawn().context("start a job")?);
+            children.push(load_command(&["job", mib, sources])?.spawn().context("start a job")?);
         }
         children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Reads the sources, and takes more and more memory in half a second of work.
+/// Reads the sources, then allocates memory in ten steps over half a second.
 fn job(most: usize, sources: &Path) -> Result<()> {
     read(sources, usize::MAX)?;
     let mut memory = Memory::default();

@@ -1,8 +1,8 @@
-//! The service: two hundred times a second it does what a request does: it touches pages of its heap
-//! and reads pages of its files. Requests come when they come, also while it still waits for an earlier
-//! one, so a wait counts for all that came meanwhile.
+//! The service: two hundred times per second it touches pages of its heap and reads pages of its
+//! file, like a request. Requests are due at fixed times, also while an earlier one is still
+//! waiting, so that a wait counts for all requests due meanwhile.
 //!
-//! It runs before others where the processor is short (nice -10): what it waits for is memory.
+//! It runs at nice -10, so that its waits are for memory, not for a CPU.
 
 use std::{
     fs::File,
@@ -21,27 +21,27 @@ use super::{
 };
 use crate::support::scope::MIB;
 
-/// Between requests, in nanoseconds.
+/// Interval of requests, in nanoseconds.
 pub const PERIOD: u64 = SECOND / 200;
-/// MiB of its heap, all of which is in use.
+/// MiB of its heap, all in the working set.
 pub const HEAP: u64 = 24;
 
 const HEAP_PAGES: u32 = 64;
 const FILE_PAGES: u32 = 16;
 const PAGE: u64 = 4096;
-/// A client that waits longer than this has gone: a request that is late by more is not served.
-const GIVES_UP: u64 = 2 * SECOND;
+/// Timeout of a client: a request that is later than this is not served.
+const TIMEOUT: u64 = 2 * SECOND;
 
 /// A request: CLOCK_MONOTONIC nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request {
-    /// When it came.
+    /// When it was due.
     pub due: u64,
-    /// When it was answered.
+    /// When it was served.
     pub done: u64,
 }
 
-/// Serves for ever, and says of each request when it came and when it was answered.
+/// Serves until killed; prints a line for each request.
 pub fn run(file: &Path) -> Result<()> {
     prepare("0")?;
     rustix::process::setpriority_process(None, -10)
@@ -56,7 +56,7 @@ pub fn run(file: &Path) -> Result<()> {
         random: Random::new(),
     };
     service.warm()?;
-    // From now on a page that is not there is read alone.
+    // From now on without readahead.
     rustix::fs::fadvise(&service.file, 0, None, rustix::fs::Advice::Random)?;
     ready()?;
     let mut out = std::io::stdout();
@@ -64,7 +64,7 @@ pub fn run(file: &Path) -> Result<()> {
     let mut due = monotonic_ns();
     loop {
         sleep_until(due)?;
-        if monotonic_ns().saturating_sub(due) < GIVES_UP {
+        if monotonic_ns().saturating_sub(due) < TIMEOUT {
             service.serve()?;
         }
         line.clear();
@@ -109,7 +109,7 @@ impl Service {
     }
 
     fn warm(&mut self) -> Result<()> {
-        // Twice: what was read once only is the first to go.
+        // Twice: pages that were read once are reclaimed first.
         for page in (0..self.file_pages).chain(0..self.file_pages) {
             self.file.read_exact_at(&mut self.page, page * PAGE)?;
         }
@@ -117,7 +117,7 @@ impl Service {
     }
 }
 
-/// What a probe says, until it ends. The last line may be cut off.
+/// Parses the output of a probe until it ends. The last line may be cut off.
 pub fn listen(out: impl Read) -> Vec<Request> {
     let lines = BufReader::new(out).lines().map_while(Result::ok);
     lines.filter_map(|line| parse(&line)).collect()
@@ -133,8 +133,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_it_says_is_read_and_the_rest_is_left_out() {
-        let said = "ready\n1 2\n3 4\n5".as_bytes();
-        assert_eq!(listen(said), [Request { due: 1, done: 2 }, Request { due: 3, done: 4 }]);
+    fn complete_lines_are_parsed_and_others_are_skipped() {
+        let output = "ready\n1 2\n3 4\n5".as_bytes();
+        assert_eq!(listen(output), [Request { due: 1, done: 2 }, Request { due: 3, done: 4 }]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the rules would say of a record. Pure: no daemon, and a run in a millisecond.
+//! Evaluates the rules on a record. Pure: no daemon, a millisecond per run.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,37 +6,37 @@ use sensor_user::verdict::{State, judge::Judge, pace::Settings, policy::Policy, 
 
 use super::record::{CgroupSample, WeightChange};
 
-/// How often a daemon samples: as it comes.
+/// The daemon's default sampling intervals.
 const CALM: Duration = Duration::from_secs(1);
 const PRESSED: Duration = Duration::from_millis(100);
-/// What a daemon takes for pressure enough to look more often.
+/// The share of PSI `some` from which the daemon samples more often.
 const PRESSURE: f64 = 0.02;
 
-/// What a daemon would have told, whenever it would have changed. It has no trigger here, so it may
-/// notice a beginning up to a second later than a daemon does.
-pub fn told(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
+/// The changes of the weight that a daemon would have reported. Without PSI triggers, so the first
+/// one may be up to a second later than the daemon's.
+pub fn weight_changes(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
     let mut judge = Judge::new(Arc::clone(policy), Settings::default());
-    let mut told: Vec<WeightChange> = Vec::new();
+    let mut changes: Vec<WeightChange> = Vec::new();
     let mut next = 0;
-    for look in samples.iter().filter(|look| look.reading.total_bytes.is_some()) {
-        if look.at_ns() < next {
+    for sample in samples.iter().filter(|sample| sample.reading.total_bytes.is_some()) {
+        if sample.at_ns() < next {
             continue;
         }
-        let verdict = judge.judge(look.reading);
+        let verdict = judge.judge(sample.reading);
         let some = verdict.signals.get(Signal::Some1s).is_some_and(|share| share >= PRESSURE);
         let wait = if verdict.position.state != State::Ready || some { PRESSED } else { CALM };
-        next = look.at_ns() + u64::try_from(wait.as_nanos()).unwrap_or(0);
+        next = sample.at_ns() + u64::try_from(wait.as_nanos()).unwrap_or(0);
         let weight = percent(verdict.position.weight);
-        if told.last().is_none_or(|last| last.weight != weight) {
+        if changes.last().is_none_or(|last| last.weight != weight) {
             let firing = verdict.evidence.rules.iter().filter(|r| r.fires).map(|r| r.rule);
-            let why = firing.collect::<Vec<_>>().join(" ");
-            told.push(WeightChange { at_ns: look.at_ns(), weight, why });
+            let reasons = firing.collect::<Vec<_>>().join(" ");
+            changes.push(WeightChange { at_ns: sample.at_ns(), weight, reasons });
         }
     }
-    told
+    changes
 }
 
-/// As a balancer is told it: no percent at all is draining.
+/// The weight as a load balancer gets it: whole percent, rounded.
 fn percent(weight: f64) -> u8 {
     (0..=100).rev().find(|whole| f64::from(*whole) <= (weight * 100.0).round()).unwrap_or(0)
 }
@@ -46,7 +46,8 @@ mod tests {
     use super::*;
     use sensor_user::verdict::reading::Reading;
 
-    /// Twenty samples a second for 20 s; from the tenth second on everybody is stalled for half the time.
+    /// Twenty samples a second for 20 s; from the tenth second on all tasks stall for half the
+    /// time.
     fn samples(total_bytes: Option<u64>) -> Vec<CgroupSample> {
         let at = |n: u64| {
             let at_ns = 1 + n * 50_000_000;
@@ -64,17 +65,17 @@ mod tests {
     }
 
     #[test]
-    fn the_rules_speak_of_a_record_as_they_would_have_then() {
+    fn rules_trigger_on_a_record_as_in_a_daemon() {
         let policy = Arc::new(Policy::default());
-        let told = told(&samples(Some(1)), &policy);
-        assert_eq!(told.first().map(|t| t.weight), Some(100));
-        let drained = told.iter().find(|t| t.weight == 0).expect("it drains");
-        assert!((10_500_000_000..14_000_000_000).contains(&drained.at_ns), "{drained:?}");
-        assert!(drained.why.contains("choking"), "{drained:?}");
+        let changes = weight_changes(&samples(Some(1)), &policy);
+        assert_eq!(changes.first().map(|t| t.weight), Some(100));
+        let overloaded = changes.iter().find(|t| t.weight == 0).expect("overloaded");
+        assert!((10_500_000_000..14_000_000_000).contains(&overloaded.at_ns), "{overloaded:?}");
+        assert!(overloaded.reasons.contains("choking"), "{overloaded:?}");
     }
 
     #[test]
-    fn of_a_group_that_is_not_there_nothing_is_said() {
-        assert_eq!(told(&samples(None), &Arc::new(Policy::default())), []);
+    fn a_missing_cgroup_has_no_weight_changes() {
+        assert_eq!(weight_changes(&samples(None), &Arc::new(Policy::default())), []);
     }
 }

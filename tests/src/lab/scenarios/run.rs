@@ -1,4 +1,5 @@
-//! A scenario from its cgroup to its record. All that it makes is removed, also if we are killed.
+//! Runs a scenario and returns its record. Removes all that it makes, also if this process is
+//! killed.
 
 use std::{
     fs::{self, File},
@@ -23,9 +24,9 @@ use sensor_user::{
 
 use super::{
     catalogue::{self, Layout, Scenario},
+    harm::Phases,
     probe::{self, Request},
     record::{CgroupSample, Record, WeightChange},
-    harm::Phases,
 };
 use crate::support::{
     daemon::Daemon,
@@ -34,26 +35,26 @@ use crate::support::{
     undo::Undo,
 };
 
-/// How long the service serves alone.
+/// Duration of the calm phase.
 const CALM: Duration = Duration::from_secs(6);
-/// How long it is watched after the load has ended: what is said then is said of the load.
+/// Sampling continues so long after the load: a late verdict still counts.
 const AFTER: Duration = Duration::from_secs(1);
-/// Between samples at the cgroup.
-const LOOK: Duration = Duration::from_millis(50);
-/// Between questions to the daemon.
-const ASK: Duration = Duration::from_millis(20);
-/// Slow swap gives so many pages a second.
+/// Interval of samples of the cgroup.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+/// Interval of queries to the daemon.
+const QUERY_INTERVAL: Duration = Duration::from_millis(20);
+/// Reads per second of slow swap.
 const SLOW_SWAP: u32 = 300;
-/// The limit while what runs before the scenario is made ready, in MiB.
+/// The limit during the setup, in MiB.
 const ROOMY: u64 = 1024;
-/// MiB of files of the service outside.
+/// MiB of the file of the service outside the cgroup.
 const CONTROL_FILES: u64 = 8;
-/// The name under which the daemon knows the cgroup.
+/// The cgroup's name in the daemon.
 const WATCHED: &str = "web";
 
-/// Runs it. Needs root, a disk with a GiB or two to spare, and util-linux.
+/// Runs it. Needs root, 2 GiB on disk, and util-linux.
 pub fn run(scenario: &Scenario) -> Result<Record> {
-    let testbed = Testbed::new(scenario).context("make the cgroup and what is in it")?;
+    let testbed = Testbed::new(scenario).context("set up the scenario")?;
     let mut before = testbed.start(scenario.before, &testbed.scope, Stdio::piped)?;
     for running in &mut before {
         running.ready()?;
@@ -70,10 +71,10 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|threads| {
         let stopped = StopOnDrop(&stop);
-        let served = listen(threads, &mut service)?;
-        let undisturbed = listen(threads, &mut control)?;
-        let samples = threads.spawn(|| look(&stop, &path));
-        let weight_changes = threads.spawn(|| ask(&stop, &daemon));
+        let requests = listen(threads, &mut service)?;
+        let control_requests = listen(threads, &mut control)?;
+        let samples = threads.spawn(|| sample(&stop, &path));
+        let weight_changes = threads.spawn(|| poll_weight(&stop, &daemon));
         let begin = monotonic_ns();
         std::thread::sleep(CALM);
         let load = monotonic_ns();
@@ -88,14 +89,14 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
             name: scenario.name.to_owned(),
             phases: Phases { begin, load, end },
             samples: join(samples)??,
-            requests: join(served)?,
-            control: join(undisturbed)?,
+            requests: join(requests)?,
+            control: join(control_requests)?,
             weight_changes: join(weight_changes)??,
         })
     })
 }
 
-/// Ends the threads that look and ask, also on the way out of an error.
+/// Stops the sampling threads, also after an error.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -112,32 +113,32 @@ fn listen<'t>(
     threads: &'t std::thread::Scope<'t, '_>,
     running: &mut Running,
 ) -> Result<ScopedJoinHandle<'t, Vec<Request>>> {
-    let out = running.out.take().context("its output is read already")?;
+    let out = running.out.take().context("its output is already read")?;
     Ok(threads.spawn(|| probe::listen(out)))
 }
 
-/// A process of ours; it is killed when dropped.
+/// A process, killed when dropped.
 struct Running {
     child: Child,
     out: Option<BufReader<ChildStdout>>,
-    what: String,
+    name: String,
 }
 
 impl Running {
-    fn start(mut command: Command, what: String, out: Stdio) -> Result<Self> {
+    fn start(mut command: Command, name: String, out: Stdio) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(out)
             .spawn()
-            .with_context(|| format!("start {what}"))?;
+            .with_context(|| format!("start {name}"))?;
         let out = child.stdout.take().map(BufReader::new);
-        Ok(Self { child, out, what })
+        Ok(Self { child, out, name })
     }
 
     fn ready(&mut self) -> Result<()> {
         let mut line = String::new();
-        self.out.as_mut().context("its output is not read")?.read_line(&mut line)?;
-        ensure!(line == "ready\n", "{} ended before it was ready", self.what);
+        self.out.as_mut().context("its output is not piped")?.read_line(&mut line)?;
+        ensure!(line == "ready\n", "{} ended before it was ready", self.name);
         Ok(())
     }
 }
@@ -149,9 +150,9 @@ impl Drop for Running {
     }
 }
 
-/// Cgroups, files, swap. In this order they are removed.
+/// Cgroups, files and swap, removed in this order.
 struct Testbed {
-    /// Of the service and of the load, where they have one each.
+    /// The cgroups of the service and of the load, where they have separate ones.
     own: Option<[Scope; 2]>,
     scope: Scope,
     layout: Layout,
@@ -162,7 +163,7 @@ struct Testbed {
 
 impl Testbed {
     fn new(scenario: &Scenario) -> Result<Self> {
-        // Without swap a little of it is made all the same: it brings a directory on the disk.
+        // Always made, if only 16 MiB: it also owns the directory on disk.
         let mut disk = Swap::new(scenario.swap.mib().max(16))?;
         let mut undo = Undo::new()?;
         let tmpfs = PathBuf::from(format!("/dev/shm/memsensor-{}", std::process::id()));
@@ -196,10 +197,10 @@ impl Testbed {
         Ok(Self { own, scope, layout: scenario.layout, disk, tmpfs, _undo: undo })
     }
 
-    /// By us, from outside: what must be reclaimed for it is no wait of those inside.
+    /// Sets the limit from outside: its reclaim must not stall the processes inside.
     fn set_limit(&self, scenario: &Scenario) -> Result<()> {
         self.scope.set_limit(scenario.limit * MIB)?;
-        // Others may have swap on this machine.
+        // The machine may have other swap.
         self.scope.set_swap_limit(scenario.limit * MIB, scenario.swap.mib() * MIB)
     }
 
@@ -244,12 +245,12 @@ impl Testbed {
 
 impl Drop for Testbed {
     fn drop(&mut self) {
-        // Its pages are charged to the cgroup: before that goes.
+        // Its pages are charged to the cgroup, so it is removed first.
         let _ = fs::remove_dir_all(&self.tmpfs);
     }
 }
 
-fn look(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
+fn sample(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
     let roots = Roots::find()?;
     let unified = roots.unified.clone().context("no v2 hierarchy, so no PSI of a cgroup")?;
     let dir = unified.join(path.trim_start_matches('/'));
@@ -264,17 +265,17 @@ fn look(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
         host.read(&mut whole);
         let mut reading = Reading { at_ns, ..Reading::default() };
         group.read(&mut reading, &whole)?;
-        // No rule can look at what the daemon does not read of a cgroup; whoever tries one out can.
+        // The daemon does not read I/O pressure of a cgroup; experimental rules may use it.
         reading.io_full_ns = reading.io_full_ns.or(Some(io.read()?.full.total * 1000));
         let psi = pressure.read()?;
         let [some_avg10, full_avg10] = [psi.some.avg10, psi.full.avg10].map(f64::from);
         samples.push(CgroupSample { reading, some_avg10, full_avg10 });
-        std::thread::sleep(LOOK);
+        std::thread::sleep(SAMPLE_INTERVAL);
     }
     Ok(samples)
 }
 
-/// A pressure file of a cgroup, open.
+/// An open pressure file of a cgroup.
 struct Psi(File, PathBuf);
 
 impl Psi {
@@ -292,21 +293,22 @@ impl Psi {
     }
 }
 
-fn ask(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<WeightChange>> {
-    let mut all: Vec<WeightChange> = Vec::new();
+fn poll_weight(stop: &AtomicBool, daemon: &Daemon) -> Result<Vec<WeightChange>> {
+    let mut changes: Vec<WeightChange> = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let line = daemon.agent_check(&format!("{WATCHED}\n"))?;
         let at_ns = monotonic_ns();
         let weight = weight(&line)?;
-        let last = all.last().map(|told| told.weight);
+        let last = changes.last().map(|change| change.weight);
         if last != Some(weight) {
-            // Why: at the first word, and when it drains.
-            let why = if weight == 0 || last == Some(100) { why(daemon)? } else { String::new() };
-            all.push(WeightChange { at_ns, weight, why });
+            // Reasons: at the first reduction, and when the weight becomes 0.
+            let query_reasons = weight == 0 || last == Some(100);
+            let reasons = if query_reasons { reasons(daemon)? } else { String::new() };
+            changes.push(WeightChange { at_ns, weight, reasons });
         }
-        std::thread::sleep(ASK);
+        std::thread::sleep(QUERY_INTERVAL);
     }
-    Ok(all)
+    Ok(changes)
 }
 
 fn weight(line: &str) -> Result<u8> {
@@ -316,22 +318,22 @@ fn weight(line: &str) -> Result<u8> {
     match percent {
         Some(percent) if words.contains(&"up") => Ok(percent.parse()?),
         _ if words.contains(&"drain") => Ok(0),
-        _ => Err(anyhow!("memsensor cannot judge the cgroup: it said {line:?}")),
+        _ => Err(anyhow!("memsensor cannot judge the cgroup: {line:?}")),
     }
 }
 
-fn why(daemon: &Daemon) -> Result<String> {
-    let answer = daemon.get(&format!("/readyz/{WATCHED}"), "")?;
-    let value: serde_json::Value = serde_json::from_str(&answer.body)?;
+fn reasons(daemon: &Daemon) -> Result<String> {
+    let response = daemon.get(&format!("/readyz/{WATCHED}"), "")?;
+    let value: serde_json::Value = serde_json::from_str(&response.body)?;
     let reasons = value["reasons"].as_array().context("no reasons in /readyz")?;
     let names: Vec<_> = reasons.iter().filter_map(|r| r.as_str()).collect();
     Ok(names.join(" "))
 }
 
-/// Daemon, files and swap, in seconds.
+/// Time to start the daemon and make files and swap, in seconds.
 const SET_UP: u64 = 3;
 
-/// How long a scenario takes, in seconds, for who waits.
-pub fn takes(scenario: &Scenario) -> u64 {
+/// Estimated duration of a scenario, in seconds.
+pub fn duration(scenario: &Scenario) -> u64 {
     (CALM + AFTER).as_secs() + scenario.seconds + SET_UP
 }

@@ -1,62 +1,64 @@
-//! Who was right, and how early, as Markdown. Pure.
+//! Hits, misses, false alarms and lead times, as Markdown. Pure.
 
 use std::fmt::Write as _;
 
 use super::{
     SECOND,
+    baselines::Baseline,
     catalogue::{Expected, Half, Scenario},
+    harm::{self, Harm, with_unserved},
     probe::PERIOD,
     record::{Record, WeightChange},
-    baselines::Baseline,
-    harm::{self, Harm, with_unanswered},
 };
 use crate::support::scope::MIB;
 
-/// After harm began, so long it is not too late: nanoseconds.
+/// A detection is in time until so many nanoseconds after harm began.
 const IN_TIME: u64 = SECOND;
 
-/// One run, judged. Times are nanoseconds from the begin of the load.
+/// The outcome of a run. Times are nanoseconds from the begin of the load.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// What ran.
+    /// The scenario.
     pub scenario: Scenario,
-    /// What the service felt.
+    /// Harm of the service.
     pub harm: Harm,
-    /// The same of one outside the cgroup.
+    /// The same of the service outside the cgroup.
     pub control: Harm,
     /// When harm began.
     pub harmed: Option<i64>,
-    /// When memsensor first gave less than the full weight.
-    pub less: Option<i64>,
-    /// When it drained.
-    pub drained: Option<i64>,
-    /// The rules that it named then.
-    pub why: String,
-    /// When the others spoke, as in [`Baseline::ALL`].
+    /// When memsensor first reduced the weight.
+    pub reduced: Option<i64>,
+    /// When the weight became 0.
+    pub overloaded: Option<i64>,
+    /// The rules that triggered then.
+    pub reasons: String,
+    /// When the baselines triggered, as in [`Baseline::ALL`].
     pub baselines: [Option<i64>; Baseline::ALL.len()],
 }
 
-/// What to make of a word that was said, or was not.
+/// How a detection, or its absence, counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mark {
-    /// Harm, found before it was a second old.
+    /// Harm, detected within a second.
     InTime,
-    /// Harm, found later.
+    /// Harm, detected later.
     Late,
-    /// Harm, not found.
+    /// Harm, not detected.
     Missed,
-    /// No harm, and nothing said.
+    /// No harm, no alarm.
     Quiet,
-    /// No harm, and something said.
+    /// A false alarm.
     False,
 }
 
-/// What it is to say something at a time, given when harm began.
-pub fn mark(harmed: Option<i64>, said: Option<i64>) -> Mark {
-    match (harmed, said) {
-        // Before anything was going on: whatever it saw, it was not this.
-        (_, Some(said)) if said < 0 => Mark::False,
-        (Some(harmed), Some(said)) if said <= harmed + IN_TIME.cast_signed() => Mark::InTime,
+/// Marks a detection at a time, given when harm began.
+pub fn mark(harmed: Option<i64>, detected: Option<i64>) -> Mark {
+    match (harmed, detected) {
+        // Before the load began.
+        (_, Some(detected)) if detected < 0 => Mark::False,
+        (Some(harmed), Some(detected)) if detected <= harmed + IN_TIME.cast_signed() => {
+            Mark::InTime
+        }
         (Some(_), Some(_)) => Mark::Late,
         (Some(_), None) => Mark::Missed,
         (None, None) => Mark::Quiet,
@@ -64,16 +66,18 @@ pub fn mark(harmed: Option<i64>, said: Option<i64>) -> Mark {
     }
 }
 
-/// Judges a run by what memsensor told in it.
-pub fn judge(scenario: &Scenario, record: &Record, told: &[WeightChange]) -> Outcome {
+/// The outcome of a run with these weights.
+pub fn judge(scenario: &Scenario, record: &Record, changes: &[WeightChange]) -> Outcome {
     let phases = record.phases;
     let since = |at: u64| at.cast_signed() - phases.load.cast_signed();
-    let all = |requests: &Vec<_>| with_unanswered(requests.clone(), PERIOD, phases.end);
+    let all = |requests: &Vec<_>| with_unserved(requests.clone(), PERIOD, phases.end);
     let harm = harm::judge(&all(&record.requests), phases);
-    let less = told.iter().find(|t| t.weight < 100);
-    let drain = told.iter().find(|t| t.weight == 0);
-    let why = |told: Option<&WeightChange>| told.map_or(String::new(), |t| t.why.clone());
-    let mut reasons = vec![why(less), why(drain)];
+    let reduced = changes.iter().find(|change| change.weight < 100);
+    let overloaded = changes.iter().find(|change| change.weight == 0);
+    let of = |change: Option<&WeightChange>| {
+        change.map_or(String::new(), |change| change.reasons.clone())
+    };
+    let mut reasons = vec![of(reduced), of(overloaded)];
     reasons.dedup();
     reasons.retain(|r| !r.is_empty());
     Outcome {
@@ -81,32 +85,32 @@ pub fn judge(scenario: &Scenario, record: &Record, told: &[WeightChange]) -> Out
         harm,
         control: harm::judge(&all(&record.control), phases),
         harmed: harm.harmed_at.map(since),
-        less: less.map(|t| since(t.at_ns)),
-        drained: drain.map(|t| since(t.at_ns)),
-        why: reasons.join(", then "),
+        reduced: reduced.map(|change| since(change.at_ns)),
+        overloaded: overloaded.map(|change| since(change.at_ns)),
+        reasons: reasons.join(", then "),
         baselines: Baseline::ALL
             .map(|r| r.triggers_at(&record.samples, scenario.swap.mib() * MIB).map(since)),
     }
 }
 
 impl Outcome {
-    /// Whether the machine itself held up what is outside the cgroup: then the run says nothing.
+    /// Whether the service outside the cgroup was harmed too, which makes the run invalid.
     pub fn is_disturbed(&self) -> bool {
         self.control.harmed_at.is_some()
     }
 
-    /// Whether its author was wrong.
+    /// Whether the author expected otherwise.
     pub fn is_unexpected(&self) -> bool {
         (self.scenario.expected == Expected::Harm) != self.harmed.is_some()
     }
 
-    /// Of memsensor, by its first word.
+    /// The mark of memsensor, by its first reduction of the weight.
     pub fn mark(&self) -> Mark {
-        mark(self.harmed, self.less)
+        mark(self.harmed, self.reduced)
     }
 }
 
-/// The tables of both halves, and their sums.
+/// The tables of both halves, and their totals.
 pub fn markdown(outcomes: &[Outcome]) -> String {
     let mut out = String::new();
     for half in [Half::Tune, Half::HeldOut] {
@@ -116,7 +120,7 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
             let baselines = Baseline::ALL.map(Baseline::name).join(" | ");
             let _ = writeln!(
                 out,
-                "| scenario | the service | less weight | drained | lead | {baselines} |"
+                "| scenario | service | reduced weight | overloaded | lead | {baselines} |"
             );
             let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|");
             for o in rows {
@@ -125,35 +129,36 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
             let _ = writeln!(out);
         }
     }
-    sums(&mut out, outcomes);
+    totals(&mut out, outcomes);
     out
 }
 
 fn row(out: &mut String, o: &Outcome) {
     let service = match o.harmed {
         Some(at) => format!("**harmed** at {} s", seconds(at)),
-        None => format!("fine, at worst {}", milliseconds(o.harm.worst)),
+        None => format!("fine, worst p99 {}", milliseconds(o.harm.worst)),
     };
     let service = if o.is_unexpected() { format!("{service} (!)") } else { service };
     let service = if o.is_disturbed() { format!("{service}, machine disturbed") } else { service };
-    let lead = match (o.harmed, o.less) {
-        (Some(harmed), Some(less)) => format!("{:+.1} s", (harmed - less) as f64 / 1e9),
+    let lead = match (o.harmed, o.reduced) {
+        (Some(harmed), Some(reduced)) => format!("{:+.1} s", (harmed - reduced) as f64 / 1e9),
         _ => String::new(),
     };
-    let less = cell(o.harmed, o.less);
-    let drained = match (o.harmed, o.drained) {
+    let reduced = cell(o.harmed, o.reduced);
+    let overloaded = match (o.harmed, o.overloaded) {
         (None, Some(at)) => format!("**false**, {} s", seconds(at)),
         (_, Some(at)) => format!("{} s", seconds(at)),
         _ => "–".to_owned(),
     };
     let baselines = o.baselines.map(|at| cell(o.harmed, at)).join(" | ");
     let name = o.scenario.name;
-    let _ = writeln!(out, "| {name} | {service} | {less} | {drained} | {lead} | {baselines} |");
+    let _ =
+        writeln!(out, "| {name} | {service} | {reduced} | {overloaded} | {lead} | {baselines} |");
 }
 
-fn cell(harmed: Option<i64>, said: Option<i64>) -> String {
-    let at = said.map_or(String::new(), seconds);
-    match mark(harmed, said) {
+fn cell(harmed: Option<i64>, detected: Option<i64>) -> String {
+    let at = detected.map_or(String::new(), seconds);
+    match mark(harmed, detected) {
         Mark::InTime => format!("{at} s"),
         Mark::Late => format!("late, {at} s"),
         Mark::Missed => "**missed**".to_owned(),
@@ -162,20 +167,22 @@ fn cell(harmed: Option<i64>, said: Option<i64>) -> String {
     }
 }
 
-fn sums(out: &mut String, outcomes: &[Outcome]) {
-    let _ = writeln!(out, "| | half | harm found in time | late | missed | false alarms |");
+fn totals(out: &mut String, outcomes: &[Outcome]) {
+    let _ = writeln!(out, "| | half | harm detected in time | late | missed | false alarms |");
     let _ = writeln!(out, "|---|---|---:|---:|---:|---:|");
-    let said = |o: &Outcome| {
-        let ours = [("memsensor, less weight", o.less), ("memsensor, drained", o.drained)];
-        let others = Baseline::ALL.into_iter().zip(o.baselines).map(|(baseline, at)| (baseline.name(), at));
+    let detections = |o: &Outcome| {
+        let ours =
+            [("memsensor, reduced weight", o.reduced), ("memsensor, overloaded", o.overloaded)];
+        let others =
+            Baseline::ALL.into_iter().zip(o.baselines).map(|(baseline, at)| (baseline.name(), at));
         ours.into_iter().chain(others).collect::<Vec<_>>()
     };
-    let each: Vec<_> = outcomes.iter().map(|o| (o, said(o))).collect();
-    let names = each.first().map_or(&[][..], |(_, said)| said);
+    let each: Vec<_> = outcomes.iter().map(|o| (o, detections(o))).collect();
+    let names = each.first().map_or(&[][..], |(_, detections)| detections);
     for (i, (name, _)) in names.iter().enumerate() {
         for half in [Half::Tune, Half::HeldOut] {
             let of = each.iter().filter(|(o, _)| o.scenario.half == half);
-            let marks: Vec<_> = of.map(|(o, said)| mark(o.harmed, said[i].1)).collect();
+            let marks: Vec<_> = of.map(|(o, detections)| mark(o.harmed, detections[i].1)).collect();
             let count = |mark| marks.iter().filter(|m| **m == mark).count();
             let harmful =
                 outcomes.iter().filter(|o| o.scenario.half == half && o.harmed.is_some()).count();
@@ -185,7 +192,8 @@ fn sums(out: &mut String, outcomes: &[Outcome]) {
             let half = half.name();
             let _ = writeln!(
                 out,
-                "| {name} | {half} | {in_time} of {harmful} | {late} | {missed} | {wrong} of {all} |"
+                "| {name} | {half} | {in_time} of {harmful} | {late} | {missed} \
+                 | {wrong} of {all} |"
             );
         }
     }
@@ -204,9 +212,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_is_marked_by_when_harm_began() {
+    fn a_detection_is_marked_by_when_harm_began() {
         let second = SECOND.cast_signed();
-        for (harmed, said, expected) in [
+        for (harmed, detected, expected) in [
             (Some(5), Some(1), Mark::InTime),
             (Some(5), Some(6), Mark::InTime),
             (Some(5), Some(7), Mark::Late),
@@ -216,7 +224,7 @@ mod tests {
             (None, Some(3), Mark::False),
         ] {
             let at = |s: Option<i64>| s.map(|s| s * second);
-            assert_eq!(mark(at(harmed), at(said)), expected, "{harmed:?} {said:?}");
+            assert_eq!(mark(at(harmed), at(detected)), expected, "{harmed:?} {detected:?}");
         }
     }
 }

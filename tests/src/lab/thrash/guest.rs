@@ -1,5 +1,5 @@
-//! Asks a guest from outside: target drives it hands us the lines that it says (see
-//! `tests/guest/thrash/run`), by which we know what time it is there.
+//! Queries a virtual machine from outside. `xtask` forwards the lines that the guest prints (see
+//! `tests/guest/thrash/run`); they mark the phases.
 
 use std::{
     io::BufRead,
@@ -8,25 +8,25 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Run, targets::Polling, programs::MemoryUse};
+use super::{programs::MemoryUse, result::Run, targets::Polling};
 
-/// memsensor's scope that is all of it.
+/// memsensor's scope for the whole guest.
 const SCOPE: &str = "host";
 
-/// Follows it to its end. Beside the run: what it said of kills and deadlines.
+/// Follows a guest until it ends. Also returns its lines about kills and deadlines.
 pub fn run(lines: impl BufRead) -> Result<(Run, Vec<String>)> {
-    // Target asks must not be late because the emulation memory_use the processors.
+    // The queries must be on time although the emulation uses all CPUs.
     let _ = rustix::process::setpriority_process(None, -19);
     let mut run = Run { place: "A guest of 512 MiB".to_owned(), ..Run::default() };
     let mut polling: Option<(Instant, Polling)> = None;
     let (mut some, mut notes) = (Vec::new(), Vec::new());
     for line in lines.lines() {
-        let line = line.context("read what the guest says")?;
-        let Some(said) = line.trim().strip_prefix("guest: ") else { continue };
+        let line = line.context("read the output of the guest")?;
+        let Some(message) = line.trim().strip_prefix("guest: ") else { continue };
         let since = |polling: &Option<(Instant, Polling)>| {
             polling.as_ref().map_or(Duration::ZERO, |(start, _)| start.elapsed())
         };
-        let words: Vec<_> = said.split_whitespace().collect();
+        let words: Vec<_> = message.split_whitespace().collect();
         match words[..] {
             ["phase", "calm"] => {
                 let start = Instant::now();
@@ -34,40 +34,44 @@ pub fn run(lines: impl BufRead) -> Result<(Run, Vec<String>)> {
             }
             ["phase", "thrash"] => run.load_start = since(&polling),
             ["phase", "oom"] => run.load_end = since(&polling),
-            ["phase", "starved"] => run.end = since(&polling),
-            ["phase", "starve_end"] => run.starve_end = since(&polling),
+            ["phase", "starved"] => run.starve_start = since(&polling),
+            ["phase", "resumed"] => run.starve_end = since(&polling),
             ["phase", "end"] => {
-                let (_, polling) = polling.take().context("it ended before it began")?;
-                run.asked = polling.finish();
+                let (_, polling) =
+                    polling.take().context("the guest ended before its calm phase")?;
+                run.targets = polling.finish();
             }
             ["some", _, us] => some.push(us.parse::<u64>().context("a total of PSI")?),
-            ["memory_use", phase, name, ref numbers @ ..] => {
+            ["memory", phase, name, ref numbers @ ..] => {
                 let all = if phase == "calm" { &mut run.calm } else { &mut run.thrash };
                 add(all, name, numbers);
             }
             ["late", seconds] => {
-                run.late = seconds.parse().ok().map(Duration::from_secs_f64);
+                run.late_start = seconds.parse().ok().map(Duration::from_secs_f64);
             }
-            ["dead", name] => run.dead.push(name.to_owned()),
-            ["deadline", ..] | ["the", "kernel", "killed", ..] => notes.push(said.to_owned()),
+            ["ended", name] => run.ended.push(name.to_owned()),
+            ["deadline", ..] | ["the", "kernel", "killed", ..] => notes.push(message.to_owned()),
             _ => {}
         }
     }
-    ensure!(!run.asked.is_empty(), "the guest did not come to its end");
-    // Of memory and of I/O, before and after.
+    ensure!(!run.targets.is_empty(), "the guest did not complete its run");
+    // PSI `some` of memory and of I/O, before and after the load.
     let [memory, io, memory_after, io_after] = some[..] else {
-        anyhow::bail!("the guest did not tell its PSI")
+        anyhow::bail!("the guest did not print its PSI")
     };
     let some = memory_after.saturating_sub(memory).max(io_after.saturating_sub(io));
-    run.some = some as f64 / 1e6 / run.load().as_secs_f64();
-    ensure!(run.stale().is_some(), "while it was starved, it never said that it was stale");
+    run.some_share = some as f64 / 1e6 / run.load_duration().as_secs_f64();
+    ensure!(
+        run.stale().is_some(),
+        "memsensor was never stale while its sensing thread was starved"
+    );
     Ok((run, notes))
 }
 
-/// A process of a program: resident, anonymous, swapped, major faults. Those of one are added up.
+/// Adds a process to the sum of its program: resident, anonymous, swapped, major faults.
 fn add(all: &mut Vec<(String, MemoryUse)>, name: &str, numbers: &[&str]) {
     let numbers: Vec<u64> = numbers.iter().filter_map(|n| n.parse().ok()).collect();
-    // One that is gone is told apart.
+    // A process that has ended prints no numbers.
     let [resident, anonymous, swapped, major_faults] = numbers[..] else { return };
     if !all.iter().any(|(n, _)| n == name) {
         all.push((name.to_owned(), MemoryUse::default()));
@@ -98,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_guest_that_ends_early_is_an_error() {
-        let why = run(&b"guest: up\nguest: phase thrash\n"[..]).expect_err("nothing was asked");
-        assert!(why.to_string().contains("did not come to its end"), "{why}");
+        let error = run(&b"guest: up\nguest: phase thrash\n"[..]).expect_err("no query was sent");
+        assert!(error.to_string().contains("did not complete its run"), "{error}");
     }
 }

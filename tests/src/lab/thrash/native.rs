@@ -1,5 +1,5 @@
-//! All of them in one cgroup of this machine that thrashes: what a program has not locked is reclaimed
-//! from under it, and the latencies are real.
+//! A run in one cgroup of this machine that thrashes: memory that a program has not locked is
+//! reclaimed, and the latencies are real.
 
 use std::{
     fs,
@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Run,
-    targets::Polling,
     programs::{Programs, SCOPE},
+    result::Run,
+    targets::Polling,
 };
 use crate::support::{
     scope::{MIB, Scope, program},
@@ -20,17 +20,18 @@ use crate::support::{
     undo::Undo,
 };
 
-/// What the cgroup may have.
+/// The cgroup's limit.
 const LIMIT: u64 = 128 * MIB;
-/// What the load uses again and again, of memory and of a file.
+/// The working set of the load: anonymous memory, and a file.
 const LOAD_MIB: [u64; 2] = [160, 64];
 const SWAP_MIB: u64 = 1024;
-/// How fast swap is read.
+
+/// Speed of the swap device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapSpeed {
-    /// As memory.
+    /// As fast as memory.
     Fast,
-    /// As a tired disk does it: so many reads a second.
+    /// As slow as an overloaded disk.
     Slow,
 }
 
@@ -39,7 +40,7 @@ impl SwapSpeed {
     pub const ALL: [Self; 2] = [Self::Fast, Self::Slow];
     const READS_PER_SECOND: u32 = 300;
 
-    /// Its name.
+    /// Its name on the command line and in tables.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Fast => "fast",
@@ -48,9 +49,9 @@ impl SwapSpeed {
     }
 }
 
-/// Leaves it calm, then lets it thrash, for so long each.
+/// Runs a calm phase, then a load that thrashes.
 pub fn run(swap_speed: SwapSpeed, calm: Duration, load: Duration) -> Result<Run> {
-    // Target asks must not be late because the load memory_use the processors.
+    // The queries must be on time although the load uses all CPUs.
     let _ = rustix::process::setpriority_process(None, -19);
     let mut undo = Undo::new()?;
     let mut swap = Swap::new(SWAP_MIB).context("make swap to thrash on")?;
@@ -69,34 +70,38 @@ pub fn run(swap_speed: SwapSpeed, calm: Duration, load: Duration) -> Result<Run>
     let mut programs = Programs::start(&scope, &dir)?;
     let start = Instant::now();
     let polling = Polling::begin(SCOPE, start)?;
+    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, swap_speed.name());
+    let mut run = Run { place, ..Run::default() };
     std::thread::sleep(calm);
-    let calm = programs.memory_use();
+    run.calm = programs.memory_use();
 
-    let (load_start, some) = (start.elapsed(), some_us(&scope)?);
+    run.load_start = start.elapsed();
+    let some = some_us(&scope)?;
     let loads = Loads::start(&scope, &file, load)?;
     std::thread::sleep(load / 2);
     let half = Instant::now();
-    let late = Programs::start_late(&scope, &dir, load / 2)?;
+    run.late_start = Programs::start_late(&scope, &dir, load / 2)?;
     std::thread::sleep((load / 2).saturating_sub(half.elapsed()));
-    let thrash = programs.memory_use();
-    let (load_end, some) = (start.elapsed(), some_us(&scope)?.saturating_sub(some));
+    run.thrash = programs.memory_use();
+    run.load_end = start.elapsed();
+    // Nothing is starved of CPU here.
+    run.starve_start = run.load_end;
+    let some = some_us(&scope)?.saturating_sub(some);
     drop(loads);
-    let asked = polling.finish();
-    let dead = programs.dead().map(str::to_owned).collect();
-    let some = some as f64 / 1e6 / load_end.saturating_sub(load_start).as_secs_f64();
+    run.targets = polling.finish();
+    run.ended = programs.ended().map(str::to_owned).collect();
+    run.some_share = some as f64 / 1e6 / run.load_duration().as_secs_f64();
+    let percent = run.some_share * 100.0;
     ensure!(
-        some > 0.2,
-        "it did not thrash: tasks waited for memory {:.0} % of the time",
-        some * 100.0
+        percent > 20.0,
+        "it did not thrash: tasks waited for memory {percent:.0} % of the time"
     );
-    let place = format!("In one cgroup of {} MiB, swap {}", LIMIT / MIB, swap_speed.name());
-    let (end, starve_end) = (load_end, Duration::ZERO);
-    Ok(Run { place, asked, load_start, load_end, end, starve_end, calm, thrash, some, late, dead })
+    Ok(run)
 }
 
 fn some_us(scope: &Scope) -> Result<u64> {
     let mut us = 0;
-    // Waits for a slow swap count as I/O.
+    // PSI counts waits for a slow swap device as I/O.
     for name in ["memory.pressure", "io.pressure"] {
         let file = scope.unified().join(name);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
@@ -106,7 +111,7 @@ fn some_us(scope: &Scope) -> Result<u64> {
     Ok(us)
 }
 
-/// What makes it thrash; killed first if the kernel must kill.
+/// The load; the OOM killer selects it first.
 struct Loads(Vec<Child>);
 
 impl Loads {

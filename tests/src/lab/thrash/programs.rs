@@ -1,4 +1,4 @@
-//! Starts target is asked, all in one cgroup, and looks at what they take.
+//! Starts the programs that are queried, all in one cgroup, and reads their memory usage.
 
 use std::{
     fs::{self, File, Permissions},
@@ -12,37 +12,35 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use procfs::process::Process;
 
-use super::targets::Target;
+use super::targets::{PAGE_BYTES, Target};
 use crate::support::{
     daemon,
     scope::{Scope, program},
 };
 
-/// What memsensor calls the cgroup.
+/// The cgroup's name in memsensor.
 pub const SCOPE: &str = "web";
-/// Of the file that nginx serves.
-pub const PAGE_BYTES: usize = 4096;
 
-/// Of a memsensor that is started late.
+/// Ports of the memsensor that is started halfway.
 const LATE_PORTS: [u16; 2] = [19_827, 19_828];
 
-/// How long they may take to come up.
+/// Timeout of the start.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Programs that answer, by name.
+/// The running programs, by name.
 #[derive(Debug)]
 pub struct Programs(Vec<(&'static str, Child)>);
 
-/// What a program memory_use: KiB.
+/// Memory usage of a program, in KiB.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// In memory.
+    /// Resident.
     pub resident: u64,
-    /// Of that, what is its own and not of a file.
+    /// The anonymous part of it.
     pub anonymous: u64,
-    /// In swap.
+    /// Swapped out.
     pub swapped: u64,
-    /// Page faults that had to wait for a disk, so far.
+    /// Major page faults so far.
     pub major_faults: u64,
 }
 
@@ -55,7 +53,7 @@ impl Programs {
         programs.spawn("node_exporter", node_exporter(scope), dir)?;
         programs.spawn("nginx", nginx(scope, dir)?, dir)?;
         programs.spawn("sshd", sshd(scope, dir)?, dir)?;
-        // Nobody asks it: it is here to be weighed.
+        // Not queried: only its memory is measured.
         programs.spawn("earlyoom", earlyoom(scope), dir)?;
         for target in Target::ALL {
             programs.wait_for(target, dir)?;
@@ -72,11 +70,11 @@ impl Programs {
 
     fn wait_for(&mut self, target: Target, dir: &Path) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while let Err(why) = target.ask(SCOPE, Instant::now() + Duration::from_secs(1)) {
-            let ended: Vec<_> = self.dead().collect();
+        while let Err(reason) = target.query(SCOPE, Instant::now() + Duration::from_secs(1)) {
+            let ended: Vec<_> = self.ended().collect();
             ensure!(
                 ended.is_empty() && Instant::now() < end,
-                "{} does not answer: {why}; ended: {ended:?}; see the logs:{}",
+                "{} does not respond: {reason}; ended: {ended:?}; see the logs:{}",
                 target.name(),
                 logs(dir)
             );
@@ -85,7 +83,7 @@ impl Programs {
         Ok(())
     }
 
-    /// Starts another memsensor now; how long it memory_use to answer, if it does within `patience`.
+    /// Starts another memsensor; returns the time until it responds, if that is within `patience`.
     pub fn start_late(scope: &Scope, dir: &Path, patience: Duration) -> Result<Option<Duration>> {
         let mut late = Self(Vec::new());
         let begun = Instant::now();
@@ -93,24 +91,24 @@ impl Programs {
         late.spawn("late", memsensor(scope, dir, "late", [http, agent])?, dir)?;
         while begun.elapsed() < patience {
             let ready = daemon::get(http, "/readyz", "");
-            // Before its first sample it says that it is starting.
-            if ready.is_ok_and(|answer| !answer.body.contains("\"starting\"")) {
+            // Its state is `starting` until the first sample.
+            if ready.is_ok_and(|response| !response.body.contains("\"starting\"")) {
                 return Ok(Some(begun.elapsed()));
             }
-            ensure!(late.dead().next().is_none(), "memsensor does not start: {}", logs(dir));
+            ensure!(late.ended().next().is_none(), "memsensor does not start: {}", logs(dir));
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(None)
     }
 
-    /// Target has ended.
-    pub fn dead(&mut self) -> impl Iterator<Item = &'static str> {
+    /// Programs that have ended.
+    pub fn ended(&mut self) -> impl Iterator<Item = &'static str> {
         self.0
             .iter_mut()
             .filter_map(|(name, child)| matches!(child.try_wait(), Ok(Some(_))).then_some(*name))
     }
 
-    /// What each memory_use now, with its children (nginx serves from one).
+    /// Memory usage of each program with its children (nginx serves from a child).
     pub fn memory_use(&self) -> Vec<(String, MemoryUse)> {
         self.0.iter().map(|(name, child)| ((*name).to_owned(), memory_use(child.id()))).collect()
     }
@@ -125,7 +123,7 @@ impl Drop for Programs {
     }
 }
 
-/// The ends of all logs.
+/// The last lines of all logs.
 fn logs(dir: &Path) -> String {
     let logs = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut all = String::new();
@@ -154,15 +152,17 @@ fn memory_use(pid: u32) -> MemoryUse {
     let children =
         fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|word| word.parse().ok());
-    std::iter::once(pid).chain(children).filter_map(of).fold(MemoryUse::default(), |a, b| MemoryUse {
-        resident: a.resident + b.resident,
-        anonymous: a.anonymous + b.anonymous,
-        swapped: a.swapped + b.swapped,
-        major_faults: a.major_faults + b.major_faults,
+    std::iter::once(pid).chain(children).filter_map(of).fold(MemoryUse::default(), |a, b| {
+        MemoryUse {
+            resident: a.resident + b.resident,
+            anonymous: a.anonymous + b.anonymous,
+            swapped: a.swapped + b.swapped,
+            major_faults: a.major_faults + b.major_faults,
+        }
     })
 }
 
-/// As it comes; the scope that thrashes is told.
+/// memsensor with its defaults, and the cgroup as a scope.
 fn memsensor(
     scope: &Scope,
     dir: &Path,
@@ -216,7 +216,7 @@ fn sshd(scope: &Scope, dir: &Path) -> Result<Command> {
         .context("start ssh-keygen (cargo xtask setup --tests installs openssh)")?;
     ensure!(made.success(), "ssh-keygen: {made}");
     fs::set_permissions(&key, Permissions::from_mode(0o600))?;
-    // Where it locks itself in.
+    // The directory of its privilege separation.
     fs::create_dir_all("/run/sshd").context("mkdir /run/sshd")?;
     let config = dir.join("sshd_config");
     let text = format!(
@@ -231,7 +231,7 @@ fn sshd(scope: &Scope, dir: &Path) -> Result<Command> {
     Ok(command)
 }
 
-/// It looks only: it must not end the run.
+/// earlyoom without kills.
 fn earlyoom(scope: &Scope) -> Command {
     let mut command = scope.command("earlyoom");
     command.args(["--dryrun", "-r", "3600"]);

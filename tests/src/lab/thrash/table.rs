@@ -1,58 +1,59 @@
-//! What came of it, for people.
+//! Prints the result of a run.
 
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    Run,
-    targets::{TargetResults, PATIENCE, Target},
     programs::MemoryUse,
+    result::Run,
+    targets::{PATIENCE, Target, TargetResults},
 };
 use crate::support::open_loop::Request;
 
-/// How many of a hundred thousand may take longer, and how the column is called.
+/// Requests of a hundred thousand that may take longer, and the name of the column.
 const COLUMNS: [(u64, &str); 4] = [(50_000, "p50"), (1_000, "p99"), (100, "p99.9"), (0, "longest")];
 
 /// The tables of a run.
 pub fn tables(run: &Run) -> String {
-    let seconds = run.load().as_secs();
+    let seconds = run.load_duration().as_secs();
     let mut text = format!(
-        "{}, {seconds} s of thrashing: some task waited {:.0} % of that time. Milliseconds from \
-         when a question was due to its whole answer.\n\n",
+        "{}, {seconds} s of thrashing: PSI `some` {:.0} % of that time. Times are milliseconds \
+         from when a query was due to the end of its response.\n\n",
         run.place,
-        run.some * 100.0,
+        run.some_share * 100.0,
     );
-    text += &answers(run, run.load_start, run.load_end);
-    if run.end > run.load_end {
-        let seconds = run.end.saturating_sub(run.load_end).as_secs();
-        let _ = writeln!(text, "\nOut of memory again and again, in the {seconds} s after that:\n");
-        text += &answers(run, run.load_end, run.end);
+    text += &query_table(run, run.load_start, run.load_end);
+    if run.starve_start > run.load_end {
+        let seconds = run.starve_start.saturating_sub(run.load_end).as_secs();
+        let _ = writeln!(text, "\nRepeatedly out of memory, in the {seconds} s after that:\n");
+        text += &query_table(run, run.load_end, run.starve_start);
     }
-    text += "\n| program | MiB in memory, calm | own | thrashing | own | in swap | faults from disk |\n\
+    text += "\n| program | calm: resident MiB | anonymous | thrashing: resident MiB | anonymous \
+             | swapped | major faults |\n\
              |---|---:|---:|---:|---:|---:|---:|\n";
     for (name, calm) in &run.calm {
         let found = run.thrash.iter().find(|(n, _)| n == name);
-        let cells = found.map_or("| gone | | | | | |".to_owned(), |(_, t)| weight(calm, t));
+        let cells = found.map_or("| ended | | | | | |".to_owned(), |(_, t)| memory_cells(calm, t));
         let _ = writeln!(text, "| {name} | {cells}");
     }
     let _ = writeln!(text, "\n{}", summary(run));
     text
 }
 
-/// What was answered of what was due from `from` until `to`, beside the calm before.
-fn answers(run: &Run, from: Duration, to: Duration) -> String {
+/// Responses to queries that were due from `from` to `to`, beside those of the calm phase.
+fn query_table(run: &Run, from: Duration, to: Duration) -> String {
     let rate = super::targets::RATE;
-    let mut text = format!("| asked {rate} times a second | answered when calm | answered |");
+    let mut text = format!("| queried {rate} times per second | responses, calm | responses |");
     for (_, name) in COLUMNS {
         let _ = write!(text, " {name} |");
     }
     text += "\n|---|---:|---:|---:|---:|---:|---:|\n";
-    for asked in &run.asked {
+    for results in &run.targets {
         let due = |from, to| {
-            let requests = asked.requests.iter();
+            let requests = results.requests.iter();
             requests.filter(|r| r.at >= from && r.at < to).collect::<Vec<_>>()
         };
         let (calm, requests) = (due(Duration::ZERO, run.load_start), due(from, to));
-        let name = asked.target.name();
+        let name = results.target.name();
         let _ = writeln!(
             text,
             "| {name} | {} | {} {}",
@@ -64,10 +65,10 @@ fn answers(run: &Run, from: Duration, to: Duration) -> String {
     text
 }
 
-/// How many were answered, rounded down: only all of them are 100 %.
+/// Share of responses, rounded down: 100 % means all.
 fn share(requests: &[&Request<String>]) -> String {
-    let answered = requests.iter().filter(|r| r.outcome.is_ok()).count();
-    let share = answered as f64 * 100.0 / requests.len().max(1) as f64;
+    let responses = requests.iter().filter(|r| r.outcome.is_ok()).count();
+    let share = responses as f64 * 100.0 / requests.len().max(1) as f64;
     format!("{:.2} % of {}", (share * 100.0).floor() / 100.0, requests.len())
 }
 
@@ -77,13 +78,13 @@ fn line(requests: &[&Request<String>]) -> String {
     took.sort_unstable();
     let mut text = String::from("|");
     for (longer, _) in COLUMNS {
-        let _ = write!(text, " {} |", milliseconds(at(&took, longer)));
+        let _ = write!(text, " {} |", milliseconds(quantile(&took, longer)));
     }
     text
 }
 
-/// What all but so many of a hundred thousand took at most.
-fn at(sorted: &[Duration], longer: u64) -> Duration {
+/// The time that all but `longer` of a hundred thousand took at most.
+fn quantile(sorted: &[Duration], longer: u64) -> Duration {
     let all = sorted.len() as u64;
     let beyond = usize::try_from(all * longer / 100_000).unwrap_or_default();
     sorted.len().checked_sub(1 + beyond).map_or(Duration::ZERO, |i| sorted[i])
@@ -97,7 +98,7 @@ fn milliseconds(time: Duration) -> String {
     if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
 }
 
-fn weight(calm: &MemoryUse, thrash: &MemoryUse) -> String {
+fn memory_cells(calm: &MemoryUse, thrash: &MemoryUse) -> String {
     let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
     format!(
         "{} | {} | {} | {} | {} | {} |",
@@ -111,20 +112,20 @@ fn weight(calm: &MemoryUse, thrash: &MemoryUse) -> String {
 }
 
 fn summary(run: &Run) -> String {
-    let first = |asked: &TargetResults, is: fn(&str) -> bool| {
-        let found = asked
+    let first = |results: &TargetResults, is: fn(&str) -> bool| {
+        let found = results
             .requests
             .iter()
-            .find(|r| r.at >= run.load_start && r.outcome.as_ref().is_ok_and(|said| is(said)));
+            .find(|r| r.at >= run.load_start && r.outcome.as_ref().is_ok_and(|state| is(state)));
         found.map(|r| (r.at + r.took).saturating_sub(run.load_start))
     };
     let mut text = String::new();
-    if let Some(asked) = run.asked.iter().find(|asked| asked.target == Target::Readyz) {
+    if let Some(results) = run.targets.iter().find(|results| results.target == Target::Readyz) {
         for (what, is) in [
-            ("less weight", (|s: &str| s != "ready") as fn(&str) -> bool),
-            ("draining", |s: &str| s == "draining"),
+            ("reduced weight", (|s: &str| s != "ready") as fn(&str) -> bool),
+            ("overloaded", |s: &str| s == "overloaded"),
         ] {
-            let _ = match first(asked, is) {
+            let _ = match first(results, is) {
                 Some(after) => write!(text, "{what} after {:.2} s; ", after.as_secs_f64()),
                 None => write!(text, "never {what}; "),
             };
@@ -134,24 +135,29 @@ fn summary(run: &Run) -> String {
         let (seconds, percent) = (after.as_secs_f64(), share * 100.0);
         let _ = write!(
             text,
-            "its sensing thread starved, stale after {seconds:.2} s and in {percent:.0} % of answers \
-             from then on; "
+            "with its sensing thread starved of CPU, stale after {seconds:.2} s and in \
+             {percent:.0} % of responses from then on; "
         );
     }
-    let _ = match run.late {
+    let _ = match run.late_start {
         Some(late) => {
-            write!(text, "started halfway, another answered after {:.2} s; ", late.as_secs_f64())
+            write!(
+                text,
+                "a memsensor started halfway responded after {:.2} s; ",
+                late.as_secs_f64()
+            )
         }
-        None => write!(text, "started halfway, another did not answer; "),
+        None => write!(text, "a memsensor started halfway did not respond; "),
     };
-    let silent = run.asked.iter().filter_map(|asked| {
-        let lost = asked.requests.iter().find(|r| r.at >= run.load_start && r.outcome.is_err())?;
+    let silent = run.targets.iter().filter_map(|results| {
+        let lost =
+            results.requests.iter().find(|r| r.at >= run.load_start && r.outcome.is_err())?;
         let after = lost.at.saturating_sub(run.load_start).as_secs_f64();
-        Some(format!("{} first did not answer after {after:.1} s", asked.target.name()))
+        Some(format!("{} first did not respond after {after:.1} s", results.target.name()))
     });
     text += &silent.collect::<Vec<_>>().join("; ");
-    if !run.dead.is_empty() {
-        let _ = write!(text, "; ended: {}", run.dead.join(", "));
+    if !run.ended.is_empty() {
+        let _ = write!(text, "; ended: {}", run.ended.join(", "));
     }
     text
 }
@@ -161,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_did_not_answer_took_as_long_as_anybody_waits() {
+    fn a_lost_query_counts_as_the_timeout() {
         let took = |ms, outcome: Result<&str, _>| Request {
             at: Duration::ZERO,
             took: Duration::from_millis(ms),

@@ -1,4 +1,4 @@
-//! The questions, and what counts as an answer to them.
+//! The queries, and what counts as a response.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -9,23 +9,26 @@ use anyhow::Result;
 
 use crate::support::open_loop::{self, Request, Traffic};
 
-/// How often each is asked, per second.
+/// Queries per second to each target.
 pub const RATE: u32 = 10;
-/// Target has no answer by then memory_use it for dead: the usual timeout of a health check, and more.
+/// Timeout of a query, longer than the usual timeout of a health check.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Target is asked.
+/// Size of the file that nginx serves.
+pub const PAGE_BYTES: usize = 4096;
+
+/// A program that is queried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Target {
-    /// memsensor over HTTP.
+    /// memsensor's `/readyz`.
     Readyz,
-    /// memsensor as HAProxy asks it.
+    /// memsensor's agent-check, as HAProxy queries it.
     AgentCheck,
-    /// node_exporter, as Prometheus asks it.
+    /// node_exporter, as Prometheus scrapes it.
     NodeExporter,
-    /// A file that nginx serves.
+    /// A static file of nginx.
     Nginx,
-    /// What sshd says first.
+    /// The banner of sshd.
     Sshd,
 }
 
@@ -45,7 +48,7 @@ impl Target {
         }
     }
 
-    /// Where it listens on its host.
+    /// Its port.
     pub const fn port(self) -> u16 {
         match self {
             Self::Readyz => 19_817,
@@ -56,7 +59,7 @@ impl Target {
         }
     }
 
-    fn question(self, scope: &str) -> String {
+    fn request(self, scope: &str) -> String {
         match self {
             Self::Readyz => format!("GET /readyz/{scope} HTTP/1.0\r\n\r\n"),
             Self::AgentCheck => format!("{scope}\n"),
@@ -66,12 +69,12 @@ impl Target {
         }
     }
 
-    /// What of an answer is of interest, if it is one.
-    fn understand(self, text: &str) -> Result<String, &'static str> {
+    /// The part of a response that is recorded, or why it is not valid.
+    fn parse_response(self, text: &str) -> Result<String, &'static str> {
         let page = |wanted: &[&str]| {
-            let (head, body) = text.split_once("\r\n\r\n").ok_or("no whole answer")?;
+            let (head, body) = text.split_once("\r\n\r\n").ok_or("incomplete response")?;
             let status = head.split(' ').nth(1).unwrap_or_default();
-            if wanted.contains(&status) { Ok(body) } else { Err("another status") }
+            if wanted.contains(&status) { Ok(body) } else { Err("unexpected status") }
         };
         match self {
             Self::Readyz => {
@@ -81,17 +84,17 @@ impl Target {
                 state.map(str::to_owned).ok_or("no state")
             }
             Self::AgentCheck => {
-                let line = text.strip_suffix('\n').ok_or("no whole line")?;
+                let line = text.strip_suffix('\n').ok_or("incomplete line")?;
                 Ok(line.to_owned())
-                    .and_then(|l| if l.is_empty() { Err("nothing said") } else { Ok(l) })
+                    .and_then(|l| if l.is_empty() { Err("empty line") } else { Ok(l) })
             }
             Self::NodeExporter => {
                 let has = page(&["200"])?.contains("node_memory_MemAvailable_bytes");
                 if has { Ok(String::new()) } else { Err("no memory metrics") }
             }
             Self::Nginx => {
-                let whole = page(&["200"])?.len() == super::programs::PAGE_BYTES;
-                if whole { Ok(String::new()) } else { Err("no whole page") }
+                let whole = page(&["200"])?.len() == PAGE_BYTES;
+                if whole { Ok(String::new()) } else { Err("incomplete page") }
             }
             Self::Sshd => {
                 if text.starts_with("SSH-2.0") {
@@ -103,48 +106,51 @@ impl Target {
         }
     }
 
-    /// Where it is asked, at this machine.
+    /// Its address on this machine.
     pub fn address(self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port()).into()
     }
 
-    /// One question, on a connection of its own, until `end`; to memsensor about the scope.
-    pub fn ask(self, scope: &str, end: Instant) -> Result<String, &'static str> {
-        // sshd waits for what we say.
-        let whole = |answer: &[u8]| self == Self::Sshd && answer.contains(&b'\n');
-        let question = self.question(scope);
-        let answer = open_loop::exchange(self.address(), question.as_bytes(), end, whole)?;
-        self.understand(&String::from_utf8_lossy(&answer))
+    /// Sends one query on its own connection, with a deadline; memsensor is queried for the scope.
+    pub fn query(self, scope: &str, end: Instant) -> Result<String, &'static str> {
+        // sshd waits for the client's banner.
+        let whole = |response: &[u8]| self == Self::Sshd && response.contains(&b'\n');
+        let request = self.request(scope);
+        let response = open_loop::exchange(self.address(), request.as_bytes(), end, whole)?;
+        self.parse_response(&String::from_utf8_lossy(&response))
     }
 }
 
-/// What one of them was asked, and said.
+/// The queries of one target.
 #[derive(Debug)]
 pub struct TargetResults {
-    /// Target.
+    /// The target.
     pub target: Target,
-    /// Each question.
+    /// Every query.
     pub requests: Vec<Request<String>>,
 }
 
-/// All of them being asked.
+/// The queries of all targets, in progress.
 #[derive(Debug)]
 pub struct Polling(Vec<(Target, Traffic<String>)>);
 
 impl Polling {
-    /// Begins at `start`.
+    /// Starts at `start`.
     pub fn begin(scope: &'static str, start: Instant) -> Result<Self> {
         let begin = |target: Target| {
-            let ask = move |end| target.ask(scope, end);
-            Ok((target, Traffic::start(RATE, PATIENCE, start, ask)?))
+            let query = move |end| target.query(scope, end);
+            Ok((target, Traffic::start(RATE, PATIENCE, start, query)?))
         };
         Ok(Self(Target::ALL.into_iter().map(begin).collect::<Result<_>>()?))
     }
 
-    /// Ends when all have their answers.
+    /// Stops and waits for the last responses.
     pub fn finish(self) -> Vec<TargetResults> {
-        let asked = |(target, polling): (Target, Traffic<_>)| TargetResults { target, requests: polling.finish() };
-        self.0.into_iter().map(asked).collect()
+        let results = |(target, polling): (Target, Traffic<_>)| TargetResults {
+            target,
+            requests: polling.finish(),
+        };
+        self.0.into_iter().map(results).collect()
     }
 }
 
@@ -153,22 +159,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_asked_for_is_an_answer() {
-        let page = "a".repeat(super::super::programs::PAGE_BYTES);
+    fn only_a_complete_response_of_the_target_is_valid() {
+        let page = "a".repeat(PAGE_BYTES);
         for (target, text, meant) in [
-            (Target::Readyz, "HTTP/1.0 503 x\r\n\r\n{\"state\":\"draining\",", Ok("draining")),
-            (Target::Readyz, "HTTP/1.0 500 x\r\n\r\n{\"state\":\"draining\",", Err("another status")),
-            (Target::Readyz, "HTTP/1.0 200 OK", Err("no whole answer")),
+            (Target::Readyz, "HTTP/1.0 503 x\r\n\r\n{\"state\":\"overloaded\",", Ok("overloaded")),
+            (
+                Target::Readyz,
+                "HTTP/1.0 500 x\r\n\r\n{\"state\":\"overloaded\",",
+                Err("unexpected status"),
+            ),
+            (Target::Readyz, "HTTP/1.0 200 OK", Err("incomplete response")),
             (Target::AgentCheck, "up 35%\n", Ok("up 35%")),
-            (Target::AgentCheck, "up 3", Err("no whole line")),
-            (Target::AgentCheck, "\n", Err("nothing said")),
+            (Target::AgentCheck, "up 3", Err("incomplete line")),
+            (Target::AgentCheck, "\n", Err("empty line")),
             (Target::NodeExporter, "HTTP/1.0 200 OK\r\n\r\nnode_memory_", Err("no memory metrics")),
             (Target::Nginx, &format!("HTTP/1.1 200 OK\r\n\r\n{page}"), Ok("")),
-            (Target::Nginx, "HTTP/1.1 200 OK\r\n\r\naaa", Err("no whole page")),
+            (Target::Nginx, "HTTP/1.1 200 OK\r\n\r\naaa", Err("incomplete page")),
             (Target::Sshd, "SSH-2.0-OpenSSH\r\n", Ok("")),
             (Target::Sshd, "", Err("no banner")),
         ] {
-            assert_eq!(target.understand(text), meant.map(str::to_owned), "{target:?} {text}");
+            assert_eq!(target.parse_response(text), meant.map(str::to_owned), "{target:?} {text}");
         }
     }
 }

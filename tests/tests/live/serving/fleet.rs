@@ -1,14 +1,10 @@
-//! Fifty hosts like this one, scraped by Prometheus with the shipped configuration, only fifteen times as
-//! fast. `cargo xtask fleet` does the same with a thousand, and measures it.
+//! Fifty simulated hosts, scraped by Prometheus with the shipped configuration at fifteen times the
+//! speed. `cargo xtask fleet` does the same with a thousand hosts, and measures it.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use sensor_tests::{
-    lab::fleet::{
-        cgroups,
-        serve::Fleet,
-        template::{Format, Template},
-    },
+    lab::fleet::{cgroups, format::Format, serve::Fleet, template::Template},
     support::{
         daemon::{Daemon, get},
         prometheus::Prometheus,
@@ -17,22 +13,22 @@ use sensor_tests::{
 };
 use serde_json::Value;
 
-/// What a plain server may export by default: one with as many services as have a few series each.
+/// Maximum of series of a small server by default, with so many services.
 const MOST_SERIES: usize = 300;
 const SERVICES: usize = 10;
-/// Of a cgroup that is calm: what it is called, its memory, what it read again, and PSI.
+/// Series of a calm cgroup: info, memory, refaults and PSI.
 const OF_CALM: usize = 4;
 const GROWING: usize = 5;
 
 const HOSTS: u32 = 50;
 const PACE: f64 = 15.0;
-/// The one that is silent is so from the fifteenth second to the twenty-third.
-const LASTS: u64 = 22;
+/// The silent host is silent from the fifteenth to the twenty-third second.
+const DURATION: u64 = 22;
 
-/// Without what depends on the cgroups of this machine.
-fn plain(daemon: &Daemon) -> Template {
-    let answer = daemon.get("/metrics", Format::OpenMetrics.accept()).expect("metrics");
-    Template::parse(Format::OpenMetrics, &answer.body).expect("an exposition")
+/// The exposition without the cgroups of this machine.
+fn exposition(daemon: &Daemon) -> Template {
+    let response = daemon.get("/metrics", Format::OpenMetrics.accept()).expect("metrics");
+    Template::parse(Format::OpenMetrics, &response.body).expect("an exposition")
 }
 
 fn shipped() -> String {
@@ -41,25 +37,25 @@ fn shipped() -> String {
 }
 
 #[test]
-fn a_plain_host_has_at_most_three_hundred_series() {
+fn a_small_host_has_at_most_300_series() {
     let daemon = Daemon::as_shipped("").expect("daemon");
-    let host = plain(&daemon).series();
+    let host = exposition(&daemon).series();
     let all = host + GROWING + SERVICES * OF_CALM;
     println!("{host} series of the host, {all} with {SERVICES} services");
     assert!(all <= MOST_SERIES, "{host} series of the host, {all} with {SERVICES} services");
 }
 
-/// For Prometheus drops the whole scrape else, and the host looks dead.
+/// Above the limit Prometheus drops the whole scrape, and the host looks dead.
 #[test]
-fn the_limits_of_the_scrape_are_above_what_a_host_can_say() {
+fn the_sample_limit_is_above_the_series_of_any_host() {
     let daemon = Daemon::as_shipped("").expect("daemon");
     let text = shipped();
     let (_, rest) = text.split_once("sample_limit: ").expect("sample_limit");
     let limit: usize = rest.lines().next().expect("a line").parse().expect("a number");
     let settings = sensor_user::cgroups::Settings::default();
-    // All of a cgroup's series; stalls have four causes. Sixty more where it has histograms.
+    // All series of a cgroup; stalls have four causes. Sixty more with histograms.
     let of_one = cgroups::names().len() + 3;
-    let most = plain(&daemon).series() + GROWING + (settings.most + 1) * of_one + 20 * 60;
+    let most = exposition(&daemon).series() + GROWING + (settings.most + 1) * of_one + 20 * 60;
     assert!(most < limit, "a host can have {most} series, {limit} are allowed");
 }
 
@@ -72,7 +68,7 @@ fn by_instance(series: &[Value]) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
+fn fifty_hosts_are_scraped_and_evaluated_without_gaps() {
     let daemon = Daemon::as_shipped("").expect("daemon");
     let fleet = Fleet::like(&daemon, HOSTS, PACE).expect("a fleet");
     let mut config = shipped();
@@ -93,22 +89,22 @@ fn fifty_hosts_are_scraped_and_judged_without_a_gap() {
     }
     let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
     let prometheus = Prometheus::start_with(&config, &files, &[]).expect("prometheus");
-    std::thread::sleep(Duration::from_secs(LASTS));
+    std::thread::sleep(Duration::from_secs(DURATION));
 
     let over = |function: &str, of: &str| {
-        let query = format!("{function}({of}{{job=\"memsensor\"}}[{}s])", LASTS - 5);
-        by_instance(&prometheus.query(&query).expect("an answer"))
+        let query = format!("{function}({of}{{job=\"memsensor\"}}[{}s])", DURATION - 5);
+        by_instance(&prometheus.query(&query).expect("a result"))
     };
     let scrapes = over("count_over_time", "up");
     assert_eq!(scrapes.len(), HOSTS as usize, "{scrapes:?}");
-    // Where the first and the last one fall is chance; two gaps are not.
+    // The first and the last scrape may be outside the window; two more may not.
     let fewest = scrapes.values().copied().fold(f64::INFINITY, f64::min);
-    assert!(fewest >= (LASTS - 7) as f64, "{scrapes:?}");
-    // A scrape may take its whole second on a busy machine, now and then. Who is silent, is for seven of
+    assert!(fewest >= (DURATION - 7) as f64, "{scrapes:?}");
+    // On a busy machine a scrape may take its whole second. The silent host is silent for seven of
     // these seventeen.
     let down: Vec<_> =
         over("avg_over_time", "up").into_iter().filter(|(_, up)| *up < 0.7).map(|h| h.0).collect();
-    assert_eq!(down, fleet.silent(), "only who is silent by the timeline is down");
+    assert_eq!(down, fleet.silent(), "only the silent hosts are down");
 
     let rules = prometheus.api("rules", &[]).expect("rules");
     let groups = rules["groups"].as_array().expect("groups");

@@ -1,4 +1,4 @@
-//! Formats: what is written is well-formed, whatever a process is called, and names stay.
+//! Formats: output is well-formed for any process name, and metric names do not change.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use sensor_tests::support::{
 use crate::{as_kill, is_kill, killed, wait_until};
 
 #[test]
-fn a_hostile_name_harms_no_output() {
+fn a_hostile_name_keeps_output_well_formed() {
     // Escape sequence, quote, backslash, newline, and bytes that are not UTF-8.
     const HOSTILE: &str = "1b5b324a225c0aff9b";
     let daemon = Daemon::start("").expect("daemon");
@@ -37,10 +37,10 @@ fn a_hostile_name_harms_no_output() {
         assert!(!text.is_empty() && !text.contains(control), "{text:?}");
         assert_eq!(text.lines().count(), daemon.events().expect("events").len(), "{text:?}");
     }
-    assert_promtool_is_happy(&daemon);
+    assert_promtool_accepts(&daemon);
 }
 
-fn assert_promtool_is_happy(daemon: &Daemon) {
+fn assert_promtool_accepts(daemon: &Daemon) {
     let classic = daemon.get("/metrics", "").expect("metrics");
     assert!(classic.head.contains("text/plain; version=0.0.4"), "{}", classic.head);
     let mut promtool = Command::new("promtool")
@@ -52,17 +52,18 @@ fn assert_promtool_is_happy(daemon: &Daemon) {
         .expect("start promtool (apt-get install prometheus)");
     promtool.stdin.take().expect("piped").write_all(classic.body.as_bytes()).expect("write");
     let Output { status, stdout, stderr } = promtool.wait_with_output().expect("promtool");
-    let said = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    assert!(status.success() && said.is_empty(), "promtool: {said}");
+    let output = [stdout, stderr].concat();
+    let output = String::from_utf8_lossy(&output);
+    assert!(status.success() && output.is_empty(), "promtool: {output}");
 }
 
 #[test]
-fn both_formats_say_the_same() {
+fn both_formats_have_the_same_series() {
     let daemon = Daemon::start("bpf_stats = true").expect("daemon");
-    assert_promtool_is_happy(&daemon);
+    assert_promtool_accepts(&daemon);
     let series = |text: &str| parse(text).into_keys().collect::<BTreeSet<_>>();
     let mut all = BTreeSet::new();
-    // One may come between the two, as with the first look at the cgroups.
+    // A series may appear between the two, for example after the first sample of the cgroups.
     wait_until("both have the same series", || {
         let open = daemon
             .get("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
@@ -88,11 +89,11 @@ fn both_formats_say_the_same() {
     println!("{} series", all.len());
 }
 
-/// Names that are absent where the kernel lacks the event.
+/// Metrics that are absent where the kernel lacks the event.
 const NEEDS: &[(&str, &str)] =
     &[("memsensor_reclaim_throttle_seconds_total", "vmscan:mm_vmscan_throttled")];
 
-/// The names that others rely on: renaming one is a breaking change.
+/// The names that users rely on: renaming one is a breaking change.
 const CONTRACT: &[&str] = &[
     "memsensor_oom_kills_total",
     "memsensor_oom_victim_exit_seconds_bucket",

@@ -1,4 +1,4 @@
-//! A sensing thread that stands still: what is served must say so.
+//! A frozen sensing thread: every interface must report it.
 
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
@@ -8,17 +8,16 @@ use sensor_tests::support::daemon::Daemon;
 use super::agent_check;
 use crate::{unified::Unified, wait_until};
 
-/// Freezes the sensing thread alone, in a threaded v2 group: what is served must say so, from
-/// threads that do not depend on it.
+/// Freezes only the sensing thread, in a threaded v2 group. The serving threads must report it.
 #[test]
 fn a_frozen_sensor_is_not_ready() {
     let daemon = Daemon::start("").expect("daemon");
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
     let tid = thread(&daemon, "sense");
-    let told = |series| daemon.metrics().expect("metrics")[series];
-    // On a busy machine it may have been late before.
+    let value = |series| daemon.metrics().expect("metrics")[series];
+    // On a busy machine it may have missed deadlines before.
     let misses = "memsensor_deadline_misses_total{loop=\"sense\"}";
-    let before = told(misses);
+    let before = value(misses);
 
     let freezer = Freezer::new(&daemon);
     freezer.freeze(&tid);
@@ -27,42 +26,46 @@ fn a_frozen_sensor_is_not_ready() {
     assert!(body.contains("\"state\":\"stale\""), "{body}");
     assert_eq!(agent_check(&daemon), "down#memsensor-stale\n");
     assert_eq!(daemon.get("/livez", "").expect("livez").status, 200);
-    assert_eq!(daemon.get("/metrics", "").expect("metrics").status, 200, "old numbers, and dated");
+    assert_eq!(
+        daemon.get("/metrics", "").expect("metrics").status,
+        200,
+        "the last sample, with its time"
+    );
     freezer.thaw();
     wait_until("ready again", || daemon.get("/readyz", "").expect("readyz").status == 200);
     assert_eq!(agent_check(&daemon), "up 100%\n");
-    let more = told(misses) - before;
+    let more = value(misses) - before;
     assert!(more >= 1.0, "{more}");
-    let longest = told("memsensor_deadline_overrun_max_seconds{loop=\"sense\"}");
-    assert!(longest >= 1.5, "it stood for two seconds at least: {longest}");
+    let longest = value("memsensor_deadline_overrun_max_seconds{loop=\"sense\"}");
+    assert!(longest >= 1.5, "it was frozen for at least two seconds: {longest}");
 }
 
-/// It tells a supervisor that it is alive only while it is.
+/// The watchdog is notified only while the sensing thread runs.
 #[test]
-fn a_supervisor_hears_of_a_frozen_sensor() {
+fn a_frozen_sensor_does_not_notify_the_watchdog() {
     let path = std::env::temp_dir().join(format!("memsensor-notify-{}", std::process::id()));
     let socket = UnixDatagram::bind(&path).expect("bind");
     socket.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
-    let hear = || {
+    let receive = || {
         let mut buffer = [0; 64];
         let len = socket.recv(&mut buffer).ok()?;
         Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
     };
     let daemon = Daemon::supervised(&path, Duration::from_secs(1)).expect("daemon");
-    assert_eq!(hear().as_deref(), Some("READY=1"));
+    assert_eq!(receive().as_deref(), Some("READY=1"));
     for _ in 0..5 {
-        assert_eq!(hear().as_deref(), Some("WATCHDOG=1"));
+        assert_eq!(receive().as_deref(), Some("WATCHDOG=1"));
     }
     let freezer = Freezer::new(&daemon);
     freezer.freeze(&thread(&daemon, "sense"));
-    // Some are under way, then there are none; a supervisor would act now.
-    let more = std::iter::from_fn(hear).take(10).count();
-    assert!(more < 10, "it says that it is alive while it stands still");
+    // Some messages are in flight, then there are none; systemd would restart the service.
+    let more = std::iter::from_fn(receive).take(10).count();
+    assert!(more < 10, "it notifies the watchdog while it is frozen");
     freezer.thaw();
-    assert_eq!(hear().as_deref(), Some("WATCHDOG=1"), "alive again");
+    assert_eq!(receive().as_deref(), Some("WATCHDOG=1"), "after the thaw");
     let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("a pid");
     kill_process(pid, Signal::TERM).expect("stop it");
-    let last = std::iter::from_fn(hear).take(10).last();
+    let last = std::iter::from_fn(receive).take(10).last();
     std::fs::remove_file(path).expect("remove");
     assert_eq!(last.as_deref(), Some("STOPPING=1"));
 }
@@ -74,7 +77,7 @@ fn thread(daemon: &Daemon, name: &str) -> String {
         .expect("threads")
         .map(|t| t.expect("thread").path())
         .find(|t| std::fs::read_to_string(t.join("comm")).is_ok_and(|c| c.trim() == name))
-        .unwrap_or_else(|| panic!("{name} has no thread of its own"));
+        .unwrap_or_else(|| panic!("no thread {name}"));
     found.file_name().expect("a tid").to_str().expect("digits").to_owned()
 }
 
@@ -110,7 +113,7 @@ impl Freezer {
 impl Drop for Freezer {
     fn drop(&mut self) {
         let _ = std::fs::write(self.child.join("cgroup.freeze"), "0");
-        // Back into the parent group, or neither can be removed.
+        // Back into the parent group, or the groups cannot be removed.
         let threads =
             std::fs::read_to_string(self.child.join("cgroup.threads")).unwrap_or_default();
         for tid in threads.lines() {

@@ -1,4 +1,4 @@
-//! Clients that are slow, silent or deaf harm nobody else.
+//! Slow and silent clients do not affect other clients.
 
 use std::{
     io::{Read as _, Write as _},
@@ -15,52 +15,49 @@ use super::agent_check;
 use crate::{Running, config, wait_until};
 
 #[test]
-fn silent_and_slow_clients_harm_nobody() {
+fn slow_and_silent_clients_do_not_block_others() {
     let daemon =
         Daemon::start("[http]\nmax_connections = 4\nhead_timeout = \"1s\"").expect("daemon");
     let addr = daemon.listening[0];
-    // As many as may be open, none of which ever sends a whole head.
+    // The maximum of connections, none of which sends a complete head.
     let mut slow: Vec<_> = (0..4).map(|_| TcpStream::connect(addr).expect("connect")).collect();
     for stream in &mut slow {
         stream.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("write");
     }
-    let answer = daemon.get("/readyz", "").expect("an answer once the slow ones are dropped");
-    assert_eq!(answer.status, 200);
-    // The agent-check has connections of its own, and never waits for what a client says.
+    let response = daemon.get("/readyz", "").expect("a response after the slow ones are dropped");
+    assert_eq!(response.status, 200);
+    // The agent-check has its own connections and does not wait for a request.
     let silent: Vec<_> =
         (0..32).map(|_| TcpStream::connect(daemon.listening[1]).expect("connect")).collect();
     assert_eq!(agent_check(&daemon), "up 100%\n");
     drop((slow, silent));
     let head = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "a".repeat(1 << 20));
     let mut large = TcpStream::connect(addr).expect("connect");
-    // It may hang up before all is written.
+    // It may close the connection before all is written.
     let _ = large.write_all(head.as_bytes());
     assert_eq!(daemon.get("/livez", "").expect("still alive").status, 200);
 }
 
-/// Whatever else it may wait for, a connection ends at the deadline: the only one that may be open is one
-/// whose head would have a minute.
+/// A connection ends at its deadline, also one whose head could take a minute.
 #[test]
-fn no_connection_outlives_its_deadline() {
+fn a_connection_ends_at_its_deadline() {
     let limits = "[http]\nmax_connections = 1\nhead_timeout = \"1m\"\ndeadline = \"1s\"";
     let daemon = Daemon::start(limits).expect("daemon");
     let mut half = TcpStream::connect(daemon.listening[0]).expect("connect");
     half.write_all(b"GET /metrics HTTP/1.1\r\nHost:").expect("write");
-    let answer = daemon.get("/readyz", "").expect("an answer once the other is dropped");
-    assert_eq!(answer.status, 200);
+    let response = daemon.get("/readyz", "").expect("a response after the other is dropped");
+    assert_eq!(response.status, 200);
     assert_eq!(half.read(&mut [0; 1]).ok(), Some(0), "it was dropped");
 }
 
 #[test]
-fn an_idle_listener_holds_no_connection_of_another() {
-    let daemon = Daemon::start("[http]\nmax_connections = 1").expect("daemon");
-    // The daemon's own tests ask one listener only; give it a second by the command line.
+fn an_idle_listener_holds_no_connection() {
+    // Two listeners share one connection.
     let (a, b) = {
         let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let (a, b) = (free(), free());
         (a.local_addr().expect("addr"), b.local_addr().expect("addr"))
     };
-    drop(daemon);
     let socket = std::env::temp_dir().join(format!("memsensor-test-{}-two", std::process::id()));
     let file = config(
         "two.toml",
@@ -73,13 +70,13 @@ fn an_idle_listener_holds_no_connection_of_another() {
         .env("RUST_LOG", "off")
         .spawn();
     let two = Running(two.expect("run"));
-    wait_until("ready", || get(a, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    wait_until("ready", || get(a, "/readyz", "").is_ok_and(|response| response.status == 200));
     for _ in 0..3 {
         assert_eq!(get(a, "/readyz", "").expect("first").status, 200);
     }
     assert_eq!(get(b, "/readyz", "").expect("second").status, 200);
     assert!(two.stop().success());
-    // With what it keeps for the next start.
+    // With the state saved for the next start.
     for path in [file, socket.with_extension("verdict.json")] {
         std::fs::remove_file(path).expect("remove");
     }

@@ -1,5 +1,5 @@
-//! What consumers meet: formats and names, the command line, load balancers, clients that misbehave, and
-//! a sensor that stands still.
+//! Consumers of memsensor: formats and names, the command line, load balancers, misbehaving
+//! clients, and a frozen sensor.
 
 mod alerting;
 mod balancers;
@@ -19,5 +19,5 @@ mod verdict;
 use sensor_tests::support::daemon::Daemon;
 
 fn agent_check(daemon: &Daemon) -> String {
-    daemon.agent_check("").expect("a line and the end")
+    daemon.agent_check("").expect("agent-check")
 }

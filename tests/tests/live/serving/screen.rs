@@ -10,9 +10,9 @@ use sensor_tests::support::{daemon::Daemon, scope::program};
 
 use crate::Running;
 
-/// It is live, does what keys say, and leaves the terminal as it was.
+/// It updates, handles keys, and restores the terminal.
 #[test]
-fn top_is_live_on_a_terminal() {
+fn top_updates_and_restores_the_terminal() {
     let daemon = Daemon::start("").expect("daemon");
     let (memsensor, socket) = (program("memsensor").expect("memsensor"), daemon.socket());
     let command = format!(
@@ -26,30 +26,30 @@ fn top_is_live_on_a_terminal() {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("script, of bsdutils");
+        .expect("start script (install bsdutils)");
     let mut terminal = Running(child);
     let Running(child) = &mut terminal;
     let (mut keys, mut out) =
         (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
-    let said = Arc::new(Mutex::new(Vec::new()));
-    let heard = Arc::clone(&said);
+    let output = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&output);
     let reader = std::thread::spawn(move || {
-        let mut some = [0; 4096];
-        while let Ok(n @ 1..) = out.read(&mut some) {
-            heard.lock().expect("lock").extend_from_slice(&some[..n]);
+        let mut chunk = [0; 4096];
+        while let Ok(n @ 1..) = out.read(&mut chunk) {
+            shared.lock().expect("lock").extend_from_slice(&chunk[..n]);
         }
     });
-    let text = || String::from_utf8_lossy(&said.lock().expect("lock")).into_owned();
+    let text = || String::from_utf8_lossy(&output.lock().expect("lock")).into_owned();
     crate::wait_until("it shows processes", || text().contains("own MiB"));
     let shown = text();
-    assert!(shown.contains("\u{1b}[?1049h"), "the screen of its own: {shown:?}");
+    assert!(shown.contains("\u{1b}[?1049h"), "no alternate screen: {shown:?}");
     assert!(shown.contains("ready") && shown.contains("weight"), "{shown:?}");
     keys.write_all(b"h").expect("a key");
-    // Between words it moves the cursor.
+    // One word: between words it moves the cursor.
     crate::wait_until("it shows help", || text().contains("throttling"));
     keys.write_all(b"q").expect("a key");
     let status = child.wait().expect("wait");
     reader.join().expect("the reader");
     assert!(status.success(), "{status}: {:?}", text());
-    assert!(text().contains("\u{1b}[?1049l"), "the screen that was there before");
+    assert!(text().contains("\u{1b}[?1049l"), "the alternate screen is not left");
 }

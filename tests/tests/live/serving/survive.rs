@@ -1,4 +1,5 @@
-//! What keeps it answering while the host around it thrashes.
+//! The daemon responds while the host around it thrashes: locked memory, real-time threads, rate
+//! limits.
 
 use std::{
     io::Read as _,
@@ -8,47 +9,46 @@ use std::{
 
 use sensor_tests::{
     lab::thrash::{
-        targets::Target,
         native::{self, SwapSpeed},
+        targets::Target,
     },
     support::daemon::Daemon,
 };
 
 use super::agent_check;
 
-/// All of its memory stays, and it answers every question, in a cgroup from whose other programs pages
-/// are taken.
+/// In a cgroup whose other programs lose pages to reclaim, memsensor keeps all of its own and
+/// answers every query.
 #[test]
-fn nothing_of_it_is_reclaimed() {
+fn its_memory_is_not_reclaimed_in_a_thrash() {
     let run = native::run(SwapSpeed::Fast, Duration::from_secs(2), Duration::from_secs(10));
     let run = run.expect("a cgroup that thrashes");
-    assert!(run.dead.is_empty(), "ended: {:?}", run.dead);
+    assert!(run.ended.is_empty(), "ended: {:?}", run.ended);
     let change = |name: &str| {
-        let of = |all: &[(String, _)]| all.iter().find(|(n, _)| *n == name).expect("weighed").1;
+        let of = |all: &[(String, _)]| all.iter().find(|(n, _)| *n == name).expect("measured").1;
         (of(&run.calm), of(&run.thrash))
     };
     let (before, after) = change("memsensor");
     assert_eq!(after.swapped, 0);
-    assert_eq!(after.major_faults, before.major_faults, "nothing had to be read again");
+    assert_eq!(after.major_faults, before.major_faults, "no page was read again");
     assert!(after.resident >= before.resident, "{} < {} KiB", after.resident, before.resident);
     let (before, after) = change("nginx");
     assert!(
         after.swapped > before.swapped || after.major_faults > before.major_faults,
-        "others' pages were taken: {before:?}, {after:?}"
+        "nginx lost no pages: {before:?}, {after:?}"
     );
-    for asked in run.asked.iter().filter(|a| matches!(a.target, Target::Readyz | Target::AgentCheck)) {
-        let failed: Vec<_> = asked.requests.iter().filter(|r| r.outcome.is_err()).collect();
-        assert!(
-            asked.requests.len() > 100 && failed.is_empty(),
-            "{}: {failed:?}",
-            asked.target.name()
-        );
+    for target in [Target::Readyz, Target::AgentCheck] {
+        let results = run.targets.iter().find(|results| results.target == target);
+        let requests = &results.expect("it was queried").requests;
+        let failed: Vec<_> = requests.iter().filter(|r| r.outcome.is_err()).collect();
+        let name = target.name();
+        assert!(requests.len() > 100 && failed.is_empty(), "{name}: {failed:?}");
     }
 }
 
-/// What it has not used yet as well: it must not wait for a disk in an emergency.
+/// Also the code that has not run yet: it must not wait for a disk under memory pressure.
 #[test]
-fn all_of_its_code_is_in_memory() {
+fn all_of_its_code_is_resident() {
     let daemon = Daemon::start("").expect("daemon");
     let maps = std::fs::read_to_string(format!("/proc/{}/smaps", daemon.pid())).expect("smaps");
     let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
@@ -70,38 +70,38 @@ fn all_of_its_code_is_in_memory() {
 }
 
 #[test]
-fn every_thread_runs_before_others_or_says_that_it_cannot() {
+fn threads_have_real_time_priority_or_the_log_says_why_not() {
     let daemon = Daemon::start("").expect("daemon");
     let has = !daemon.log().contains("without real-time priority");
-    // Of proc_pid_stat(5) fields 40 and 41, counted from behind the name: SCHED_RR is 2.
+    // Fields 40 and 41 of proc_pid_stat(5), counted from the end of the name: SCHED_RR is 2.
     let expected = if has { ["1", "2"] } else { ["0", "0"] };
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {
         let stat = task.expect("thread").path().join("stat");
         let stat = std::fs::read_to_string(stat).expect("stat");
-        // What nobody waits for has none.
+        // No client waits for the cgroups thread, so it has none.
         let expected = if stat.contains("(cgroups)") { ["0", "0"] } else { expected };
         let fields: Vec<_> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
         assert_eq!(fields[37..39], expected, "{stat}");
     }
 }
 
-/// A flood is answered at a bounded rate.
+/// 300 connections at once are served at a bounded rate.
 #[test]
-fn a_flood_does_not_take_a_processor() {
+fn a_flood_of_connections_is_rate_limited() {
     let daemon = Daemon::start("").expect("daemon");
     let begun = Instant::now();
     let flood: Vec<_> = (0..300)
         .map(|_| TcpStream::connect(daemon.listening[1]).expect("into the backlog"))
         .collect();
     for mut stream in flood {
-        // Hanging up is the end of the question.
-        stream.shutdown(std::net::Shutdown::Write).expect("say nothing");
+        // The end of the stream is the end of the request.
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
         let mut line = String::new();
-        stream.read_to_string(&mut line).expect("an answer");
+        stream.read_to_string(&mut line).expect("a response");
         assert_eq!(line, "up 100%\n");
     }
-    // Five turns of a tenth of a second have to end before the last.
+    // At least four intervals of 100 ms end before the last response.
     let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(400), "300 answers in {took:?}");
+    assert!(took >= Duration::from_millis(400), "300 responses in {took:?}");
     assert_eq!(agent_check(&daemon), "up 100%\n");
 }

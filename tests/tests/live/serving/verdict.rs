@@ -1,4 +1,4 @@
-//! The verdict as balancers, scripts and operators meet it.
+//! The verdict in every interface: load balancers, scripts, operators.
 
 use sensor_tests::support::{
     daemon::Daemon,
@@ -7,23 +7,23 @@ use sensor_tests::support::{
 
 use crate::{killed, wait_until};
 
-/// Kills within a second are one. Each is seen up to a sample later.
+/// Kills within a second count as one, and a kill is sampled up to an interval later.
 const MORE_THAN_A_SECOND: std::time::Duration = std::time::Duration::from_millis(1300);
 
-/// A kill in the scope that the daemon tells from the next one.
+/// A kill in the scope that counts separately from the next one.
 pub(super) fn killed_apart(daemon: &Daemon, scope: &Scope) {
     killed(scope, &["anon", "32"]);
-    // Of a sample that was begun after it: on a busy machine that may take longer than the second.
+    // Waits for a sample after the kill: on a busy machine that may take longer than the second.
     daemon.metrics().expect("the kill is seen");
     std::thread::sleep(MORE_THAN_A_SECOND);
 }
 
-/// A daemon that judges a cgroup, and the host by nothing.
+/// A daemon that judges a cgroup by its kills, with the host's rules off.
 pub(super) fn judging(scope: &Scope) -> Daemon {
     judging_at("", scope)
 }
 
-/// The same at the usual ports of an address of this machine.
+/// The same on the default ports of an address of this machine.
 pub(super) fn judging_at(ip: &str, scope: &Scope) -> Daemon {
     let rules = sensor_user::verdict::policy::RULES.iter();
     let off = rules
@@ -38,23 +38,16 @@ pub(super) fn judging_at(ip: &str, scope: &Scope) -> Daemon {
     daemon.expect("daemon")
 }
 
-#[test]
-fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
-    let scope = Scope::new("judged", 16 * MIB).expect("scope");
-    let daemon = judging(&scope);
-    assert_eq!(daemon.agent_check("web\n").expect("agent"), "up 100%\n");
-    assert_eq!(daemon.check("web").expect("check").1, Some(0));
-
-    killed(&scope, &["anon", "32"]);
+/// A scope with one kill: reduced weight in every interface.
+fn assert_degraded(daemon: &Daemon) {
     wait_until("degraded", || daemon.agent_check("web").expect("agent") == "up 50%\n");
-    let answer = daemon.get("/readyz/web", "").expect("readyz");
-    assert_eq!(answer.status, 200);
-    assert!(answer.body.contains("\"state\":\"degraded\""), "{}", answer.body);
-    assert!(answer.body.contains("\"reasons\":[\"oom_kill\""), "{}", answer.body);
-    assert!(answer.head.to_lowercase().contains("x-envoy-degraded: true"), "{}", answer.head);
+    let response = daemon.get("/readyz/web", "").expect("readyz");
+    assert_eq!(response.status, 200);
+    assert!(response.body.contains("\"state\":\"degraded\""), "{}", response.body);
+    assert!(response.body.contains("\"reasons\":[\"oom_kill\""), "{}", response.body);
+    assert!(response.head.to_lowercase().contains("x-envoy-degraded: true"), "{}", response.head);
     let strict = daemon.get("/readyz/web?fail_on=degraded", "").expect("readyz");
     assert_eq!(strict.status, 503);
-    assert_eq!(daemon.get("/readyz/web?fail_on=nonsense", "").expect("readyz").status, 400);
     let (line, code) = daemon.check("web").expect("check");
     assert!(
         line.starts_with("MEMSENSOR WARNING - web is degraded, weight 50% (oom_kill"),
@@ -62,86 +55,117 @@ fn a_scope_is_drained_by_its_own_kills_and_the_host_is_not() {
     );
     assert!(line.contains("| weight=50%;;;0;100 ") && line.contains(" oom_kills_60s=1"), "{line}");
     assert_eq!(code, Some(1));
+}
 
-    // Kills within a second are one.
-    std::thread::sleep(MORE_THAN_A_SECOND);
-    killed(&scope, &["anon", "32"]);
-    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up 0%\n");
-    assert_eq!(daemon.agent_check("web?fail_on=maintenance\n").expect("agent"), "up 100%\n");
-    assert_eq!(daemon.agent_check("web?fail_on=nonsense\n").expect("agent"), "\n");
+/// A scope with two kills: weight 0 in every interface, but for clients that only fail on a drain.
+fn assert_overloaded(daemon: &Daemon) {
+    wait_until("overloaded", || daemon.agent_check("web").expect("agent") == "up 0%\n");
+    assert_eq!(daemon.agent_check("web?fail_on=drained\n").expect("agent"), "up 100%\n");
     assert_eq!(daemon.get("/readyz/web", "").expect("readyz").status, 503);
-    let last_resort = daemon.get("/readyz/web?fail_on=maintenance", "").expect("readyz");
-    assert_eq!(last_resort.status, 200);
+    let fallback = daemon.get("/readyz/web?fail_on=drained", "").expect("readyz");
+    assert_eq!(fallback.status, 200);
     assert_eq!(daemon.check("web").expect("check").1, Some(2));
-    let (why, code) = daemon.ask(&["explain", "--scope", "web"]).expect("explain");
-    assert!(why.starts_with("web: draining, weight 0%") && code == Some(0), "{why}");
-    assert!(why.contains("FIRES  out_of_memory (drains)"), "{why}");
-    assert!(why.contains("it gets better 10 s after these are quiet: out_of_memory"), "{why}");
+    let (text, code) = daemon.ask(&["explain", "--scope", "web"]).expect("explain");
+    assert!(text.starts_with("web: overloaded, weight 0%") && code == Some(0), "{text}");
+    let has_line = |parts: [&str; 2]| text.lines().any(|l| parts.iter().all(|p| l.contains(p)));
+    assert!(has_line(["FIRES", "out_of_memory"]), "{text}");
+    assert!(has_line(["10 s after", "out_of_memory"]), "{text}");
+}
 
-    // The host has nothing to do with it.
-    assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
-    assert_eq!(daemon.agent_check("host").expect("agent"), "up 100%\n");
+/// The metrics after two kills: those of the scope changed, those of the host did not.
+fn assert_metrics_of_scopes(daemon: &Daemon) {
     let series = daemon.metrics().expect("metrics");
-    let value = |name: &str| series.get(name).copied();
-    assert_eq!(value("memsensor_ready{scope=\"web\"}"), Some(0.0));
-    assert_eq!(value("memsensor_weight_ratio{scope=\"host\"}"), Some(1.0));
-    assert_eq!(value("memsensor_state{scope=\"web\",state=\"draining\"}"), Some(1.0));
-    let moved =
-        "memsensor_state_transitions_total{scope=\"web\",from=\"degraded\",to=\"draining\"}";
-    assert_eq!(value(moved), Some(1.0));
-    let reason = "memsensor_verdict_reason{scope=\"web\",reason=\"out_of_memory\"}";
-    assert_eq!(value(reason), Some(1.0));
-    assert_eq!(value("memsensor_memory_total_bytes{scope=\"web\"}"), Some((16 * MIB) as f64));
+    for (name, expected) in [
+        ("memsensor_ready{scope=\"web\"}", 0.0),
+        ("memsensor_weight_ratio{scope=\"host\"}", 1.0),
+        ("memsensor_state{scope=\"web\",state=\"overloaded\"}", 1.0),
+        (
+            "memsensor_state_transitions_total\
+             {scope=\"web\",from=\"degraded\",to=\"overloaded\"}",
+            1.0,
+        ),
+        ("memsensor_verdict_reason{scope=\"web\",reason=\"out_of_memory\"}", 1.0),
+        ("memsensor_memory_total_bytes{scope=\"web\"}", (16 * MIB) as f64),
+    ] {
+        assert_eq!(series.get(name).copied(), Some(expected), "{name}");
+    }
 }
 
 #[test]
-fn a_scope_that_there_is_not_changes_nothing_and_is_counted() {
+fn kills_in_a_scope_change_its_verdict_and_not_the_hosts() {
+    let scope = Scope::new("judged", 16 * MIB).expect("scope");
+    let daemon = judging(&scope);
+    assert_eq!(daemon.agent_check("web\n").expect("agent"), "up 100%\n");
+    assert_eq!(daemon.check("web").expect("check").1, Some(0));
+    killed(&scope, &["anon", "32"]);
+    assert_degraded(&daemon);
+    // Kills within a second count as one.
+    std::thread::sleep(MORE_THAN_A_SECOND);
+    killed(&scope, &["anon", "32"]);
+    assert_overloaded(&daemon);
+    assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 200);
+    assert_eq!(daemon.agent_check("host").expect("agent"), "up 100%\n");
+    assert_metrics_of_scopes(&daemon);
+}
+
+#[test]
+fn an_unknown_fail_on_is_refused() {
     let daemon = Daemon::start("").expect("daemon");
-    assert_eq!(daemon.agent_check("nobody\n").expect("agent"), "\n");
-    assert_eq!(daemon.get("/readyz/nobody", "").expect("readyz").status, 404);
-    let (line, code) = daemon.check("nobody").expect("check");
+    assert_eq!(daemon.get("/readyz?fail_on=nonsense", "").expect("readyz").status, 400);
+    assert_eq!(daemon.agent_check("host?fail_on=nonsense\n").expect("agent"), "\n");
+}
+
+#[test]
+fn requests_for_an_unknown_scope_are_refused_and_counted() {
+    let daemon = Daemon::start("").expect("daemon");
+    assert_eq!(daemon.agent_check("unknown\n").expect("agent"), "\n");
+    assert_eq!(daemon.get("/readyz/unknown", "").expect("readyz").status, 404);
+    let (line, code) = daemon.check("unknown").expect("check");
     assert!(line.starts_with("MEMSENSOR UNKNOWN - ") && code == Some(3), "{line}");
-    let (said, code) = daemon.ask(&["explain", "--scope", "nobody"]).expect("explain");
-    assert!(said.contains("no scope \"nobody\"; there are: host") && code == Some(1), "{said}");
+    let (output, code) = daemon.ask(&["explain", "--scope", "unknown"]).expect("explain");
+    assert!(
+        output.contains("no scope \"unknown\"; there are: host") && code == Some(1),
+        "{output}"
+    );
     let series = daemon.metrics().expect("metrics");
     assert_eq!(
         series.get("memsensor_unknown_scope_requests_total"),
         Some(&3.0),
-        "explain is local"
+        "explain does not count"
     );
 }
 
 #[test]
-fn a_scope_whose_group_is_gone_is_blind_until_it_is_back() {
+fn a_scope_without_its_cgroup_is_unknown() {
     let scope = Scope::new("comes", 16 * MIB).expect("scope");
     let daemon = judging(&scope);
     let path = scope.path();
     drop(scope);
-    wait_until("blind", || {
-        daemon.get("/readyz/web", "").expect("readyz").body.contains("\"state\":\"blind\"")
+    wait_until("unknown", || {
+        daemon.get("/readyz/web", "").expect("readyz").body.contains("\"state\":\"unknown\"")
     });
     let answer = daemon.get("/readyz/web", "").expect("readyz");
     assert!(answer.status == 200 && answer.body.contains("No such"), "{}", answer.body);
     let back = Scope::new("comes", 16 * MIB).expect("scope");
     assert_eq!(back.path(), path);
-    wait_until("back", || {
+    wait_until("ready", || {
         daemon.get("/readyz/web", "").expect("readyz").body.contains("\"state\":\"ready\"")
     });
 }
 
 #[test]
-fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
+fn a_drain_survives_a_restart_and_ends_after_its_time() {
     let mut daemon = Daemon::start("").expect("daemon");
-    let (said, code) =
+    let (output, code) =
         daemon.ask(&["drain", "--reason", "kernel update", "--for", "12s"]).expect("drain");
-    assert!(code == Some(0), "{said}");
+    assert!(code == Some(0), "{output}");
     assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n");
     let answer = daemon.get("/readyz", "").expect("readyz");
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("\"reasons\":[\"kernel update\"]"), "{}", answer.body);
     assert_eq!(daemon.check("").expect("check").1, Some(2));
     daemon.restart().expect("restart");
-    assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "it outlives a restart");
+    assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "after a restart");
     wait_until("over", || daemon.agent_check("").expect("agent") == "up 100%\n");
     daemon.ask(&["drain", "--reason", "disk"]).expect("drain");
     assert_eq!(daemon.get("/readyz", "").expect("readyz").status, 503);
@@ -150,33 +174,37 @@ fn an_operator_s_drain_holds_over_a_restart_and_ends_by_itself() {
     assert_eq!(daemon.ask(&["undrain"]).expect("undrain").0.trim(), "it was not drained");
 }
 
-/// A daemon that was just started does not know who asked the one before.
+/// A new daemon does not know which clients queried the one before.
 #[test]
-fn a_drain_waits_for_who_asked_before_a_restart() {
+fn a_drain_waits_for_clients_of_the_daemon_before() {
     let daemon = Daemon::start("").expect("daemon");
     let drain = ["drain", "--reason", "update", "--wait", "1s"];
-    let (said, code) = daemon.ask(&drain).expect("drain");
-    assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("waiting for whoever asked before the daemon was started"), "{said}");
-    assert!(said.contains("drained, but after 1s nobody has asked"), "{said}");
+    let (output, code) = daemon.ask(&drain).expect("drain");
+    assert_eq!(code, Some(1), "{output}");
+    assert!(output.contains("waiting for whoever asked before the daemon was started"), "{output}");
+    assert!(output.contains("drained, but after 1s nobody has asked"), "{output}");
     assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "the drain stays");
-    let (said, code) = daemon.ask(&drain).expect("drain");
-    assert!(code == Some(0) && said.contains("told: 127.0.0.1"), "{said}");
+    let (output, code) = daemon.ask(&drain).expect("drain");
+    assert!(code == Some(0) && output.contains("told: 127.0.0.1"), "{output}");
 }
 
 #[test]
-fn a_daemon_that_does_not_answer_is_unknown_to_check() {
+fn check_reports_unknown_without_a_daemon() {
     let mut daemon = Daemon::start("").expect("daemon");
     assert_eq!(daemon.check_on("", "degraded").expect("check").1, Some(0));
     daemon.stop(rustix::process::Signal::TERM).expect("stop");
     let (line, code) = daemon.check("").expect("check");
     assert!(line.starts_with("MEMSENSOR UNKNOWN - ask 127.0.0.1:") && code == Some(3), "{line}");
-    assert_eq!(daemon.check_on("", "draining").expect("check").1, Some(2), "keepalived: not fit");
+    assert_eq!(
+        daemon.check_on("", "overloaded").expect("check").1,
+        Some(2),
+        "--fail-on has no UNKNOWN"
+    );
 }
 
-/// systemd removes the group of a service that was killed, and makes it anew, with counters at 0.
+/// systemd removes the cgroup of a killed service and makes a new one, with counters at 0.
 #[test]
-fn kills_are_summed_over_the_lives_of_a_group() {
+fn kills_are_summed_over_recreated_cgroups() {
     let scope = Scope::new("anew", 16 * MIB).expect("scope");
     let daemon = judging(&scope);
     let path = scope.path();
@@ -189,32 +217,32 @@ fn kills_are_summed_over_the_lives_of_a_group() {
     killed(&scope, &["anon", "32"]);
     drop(scope);
     let _again = Scope::new("anew", 16 * MIB).expect("scope");
-    wait_until("drained", || daemon.agent_check("web").expect("agent") == "up 0%\n");
+    wait_until("overloaded", || daemon.agent_check("web").expect("agent") == "up 0%\n");
 }
 
-/// A group that is drained and goes away is not healthy for that, nor for a restart of the daemon.
+/// Neither the removal of the cgroup nor a restart of the daemon makes an overloaded scope ready.
 #[test]
-fn a_drained_scope_stays_drained_until_it_was_seen_calm() {
-    let scope = Scope::new("drained", 16 * MIB).expect("scope");
+fn an_overloaded_scope_stays_so_until_it_is_calm() {
+    let scope = Scope::new("overloaded", 16 * MIB).expect("scope");
     let mut daemon = judging(&scope);
     for _ in 0..2 {
         killed_apart(&daemon, &scope);
     }
-    let drained = |daemon: &Daemon| daemon.agent_check("web").expect("agent") == "up 0%\n";
-    wait_until("drained", || drained(&daemon));
-    // The keeper looks once a second; a daemon that is stopped in order keeps the last.
+    let overloaded = |daemon: &Daemon| daemon.agent_check("web").expect("agent") == "up 0%\n";
+    wait_until("overloaded", || overloaded(&daemon));
+    // The state is saved once per second, and at a regular stop.
     daemon.restart().expect("restart");
-    assert!(drained(&daemon), "restarted: {}", daemon.log());
-    assert!(daemon.log().contains("goes on from draining"), "{}", daemon.log());
+    assert!(overloaded(&daemon), "restarted: {}", daemon.log());
+    assert!(daemon.log().contains("goes on from overloaded"), "{}", daemon.log());
     drop(scope);
     std::thread::sleep(std::time::Duration::from_secs(3));
-    assert!(drained(&daemon), "gone");
+    assert!(overloaded(&daemon), "removed");
     let answer = daemon.get("/readyz/web", "").expect("readyz");
-    assert!(answer.body.contains("\"state\":\"draining\"") && answer.body.contains("No such"));
+    assert!(answer.body.contains("\"state\":\"overloaded\"") && answer.body.contains("No such"));
     let before = std::time::Instant::now();
-    let _back = Scope::new("drained", 16 * MIB).expect("scope");
-    wait_until("seen calm", || !drained(&daemon));
-    // What it was not there for does not count, and the climb begins low, wherever it is met.
+    let _back = Scope::new("overloaded", 16 * MIB).expect("scope");
+    wait_until("calm", || !overloaded(&daemon));
+    // The time without the cgroup does not count as calm, and the weight rises slowly.
     let calm = before.elapsed();
     assert!(calm >= std::time::Duration::from_secs(10), "after {calm:?}");
     let weight = daemon.agent_check("web").expect("agent");

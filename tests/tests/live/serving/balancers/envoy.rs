@@ -1,18 +1,18 @@
-//! Envoy: an HTTP check that knows "degraded", and panic mode when too few are left.
+//! Envoy: an HTTP check with "degraded", and panic mode when too few hosts are healthy.
 
 use std::process::Command;
 
-use super::{Balancer, Host, put, tool};
+use super::{Balancer, Host, substitute, tool};
 use crate::wait_until;
 
 fn envoy() -> Balancer {
     let envoy = Balancer::start(
         "envoy.yaml",
         |text, _, addr| {
-            put(text, "192.0.2.", "127.2.0.");
+            substitute(text, "192.0.2.", "127.2.0.");
             let from = "{address: 0.0.0.0, port_value: 80}";
-            put(text, from, &format!("{{address: 127.0.0.1, port_value: {}}}", addr.port()));
-            put(text, "path: /readyz}", "path: /readyz/web}");
+            substitute(text, from, &format!("{{address: 127.0.0.1, port_value: {}}}", addr.port()));
+            substitute(text, "path: /readyz}", "path: /readyz/web}");
         },
         |_, file, _| {
             let mut command = Command::new(tool("envoy"));
@@ -26,14 +26,14 @@ fn envoy() -> Balancer {
 }
 
 #[test]
-fn envoy_follows_readiness_and_serves_when_every_host_drains() {
+fn envoy_follows_readiness_and_always_serves() {
     let hosts = Host::both();
     let envoy = envoy();
     envoy.expect_share(35..=65);
 
-    // Less: the healthy one takes 70 % (its half times Envoy's overprovisioning of 1.4).
+    // Degraded: the healthy host takes 70 % (its half times Envoy's overprovisioning of 1.4).
     hosts[0].kill();
-    wait_until("less", || envoy.ask(100).0 < 45);
+    wait_until("fewer requests", || envoy.send(100).0 < 45);
     envoy.expect_share(15..=45);
 
     hosts[0].kill();
@@ -41,7 +41,7 @@ fn envoy_follows_readiness_and_serves_when_every_host_drains() {
     envoy.expect_share(0..=0);
 
     hosts[1].kill_twice();
-    wait_until("both drained", || hosts[1].state() == "up 0%");
-    wait_until("both serve", || (1..20).contains(&envoy.ask(20).0));
+    wait_until("both overloaded", || hosts[1].state() == "up 0%");
+    wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
     envoy.expect_share(20..=80);
 }

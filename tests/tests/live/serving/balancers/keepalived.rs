@@ -4,16 +4,16 @@ use std::{process::Command, time::Duration};
 
 use sensor_tests::support::{scope::program, undo::Undo};
 
-use super::{Balancer, Host, put};
+use super::{Balancer, Host, substitute};
 use crate::wait_until;
 
 #[test]
-fn keepalived_takes_priority_from_a_host_that_drains() {
+fn keepalived_lowers_the_priority_of_an_overloaded_host() {
     let [host, _] = Host::both();
     let interface = format!("ms{}", std::process::id());
     let mut undo = Undo::new().expect("a shell");
     undo.later(&format!("! ip link show {interface} || ip link del {interface}"), &[])
-        .expect("told");
+        .expect("added");
     for words in [
         format!("link add {interface} type veth peer name {interface}p"),
         format!("link set {interface}p up"),
@@ -26,11 +26,11 @@ fn keepalived_takes_priority_from_a_host_that_drains() {
     let keepalived = Balancer::start(
         "keepalived.conf",
         |text, _, _| {
-            put(text, "interface eth0", &format!("interface {interface}"));
+            substitute(text, "interface eth0", &format!("interface {interface}"));
             let memsensor = program("memsensor").expect("memsensor");
             let ask =
                 format!("{} check --scope web --url http://127.2.0.11:9817", memsensor.display());
-            put(text, "/usr/local/bin/memsensor check", &ask);
+            substitute(text, "/usr/local/bin/memsensor check", &ask);
         },
         |dir, file, _| {
             let mut command = Command::new("keepalived");
@@ -40,11 +40,11 @@ fn keepalived_takes_priority_from_a_host_that_drains() {
         },
     );
     wait_until("master", || keepalived.log().contains("(www) Entering MASTER STATE"));
-    // Less weight is no reason to move: the other host may be no better. Three checks would be enough.
+    // A degraded host keeps its priority: the other one may be no better. Time for three checks.
     host.kill();
     wait_until("degraded", || host.state() == "up 50%");
     std::thread::sleep(Duration::from_secs(3));
     assert!(!keepalived.log().contains("memsensor) failed"), "{}", keepalived.log());
     host.kill();
-    wait_until("less", || keepalived.log().contains("effective priority from 120 to 70"));
+    wait_until("lower priority", || keepalived.log().contains("effective priority from 120 to 70"));
 }

@@ -1,4 +1,4 @@
-//! The manifests, by Kubernetes' own schema: there is no cluster here.
+//! The manifests, checked with Kubernetes' schema. Not here: a cluster.
 
 use std::process::Command;
 
@@ -16,13 +16,13 @@ fn the_kubernetes_manifests_fit_the_schema() {
         let out = Command::new(&validate).arg("--strict").arg(&copy).output();
         let out = out.expect("start kubernetes-validate (cargo xtask setup --tests)");
         let _ = std::fs::remove_dir_all(&dir);
-        let said = [out.stdout, out.stderr].concat();
-        (out.status.success(), String::from_utf8_lossy(&said).into_owned())
+        let output = [out.stdout, out.stderr].concat();
+        (out.status.success(), String::from_utf8_lossy(&output).into_owned())
     };
     let text = std::fs::read_to_string(file).expect("the manifests");
-    assert_eq!(text.matches("\nkind: ").count(), 2, "of two objects");
-    let (fits, said) = check(&text);
-    assert!(fits, "{said}");
-    let (fits, said) = check(&text.replace("readinessProbe:", "readynessProbe:"));
-    assert!(!fits, "a check that finds nothing is none: {said}");
+    assert_eq!(text.matches("\nkind: ").count(), 2, "two objects");
+    let (valid, output) = check(&text);
+    assert!(valid, "{output}");
+    let (valid, output) = check(&text.replace("readinessProbe:", "readynessProbe:"));
+    assert!(!valid, "the check accepts a wrong key: {output}");
 }

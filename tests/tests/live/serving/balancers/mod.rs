@@ -1,5 +1,5 @@
-//! Real load balancers with the configurations that we ship, in which only addresses are changed and a
-//! scope is asked for; behind each two hosts, which are a web server, a cgroup and a daemon.
+//! Real load balancers with the shipped configurations, changed only in addresses and in the scope.
+//! Behind each are two hosts: a web server, a cgroup and a daemon.
 
 mod envoy;
 mod haproxy;
@@ -28,13 +28,12 @@ use sensor_tests::support::{
 use super::verdict::{judging_at, killed_apart};
 use crate::wait_until;
 
-/// What a request costs: long enough that some are under way at any time, which is what "least connections"
-/// goes by.
+/// Duration of a request: long enough that several are open at any time, for "least connections".
 const WORK: Duration = Duration::from_millis(5);
-/// Requests at a time.
-const ASKERS: usize = 8;
+/// Concurrent requests.
+const CLIENTS: usize = 8;
 
-/// A web server that says its name, until it hangs: then it accepts and says nothing.
+/// A web server that returns its name; when it hangs, it accepts connections and sends nothing.
 struct Web {
     addr: SocketAddr,
     hangs: Arc<AtomicBool>,
@@ -57,7 +56,7 @@ impl Web {
                 if hung.load(Relaxed) {
                     kept.push(stream);
                 } else {
-                    std::thread::spawn(move || answer(stream, name));
+                    std::thread::spawn(move || respond(stream, name));
                 }
             }
         });
@@ -65,7 +64,7 @@ impl Web {
     }
 }
 
-fn answer(mut stream: TcpStream, name: &str) {
+fn respond(mut stream: TcpStream, name: &str) {
     let mut head = [0; 1024];
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     let _ = stream.read(&mut head);
@@ -80,7 +79,7 @@ fn answer(mut stream: TcpStream, name: &str) {
 impl Drop for Web {
     fn drop(&mut self) {
         self.ends.store(true, Relaxed);
-        // It looks at each connection; and the next test wants its port.
+        // Wakes up its loop, so that the port is free for the next test.
         let _ = TcpStream::connect(self.addr);
     }
 }
@@ -93,7 +92,7 @@ struct Host {
 }
 
 impl Host {
-    /// 192.0.2.11 and 192.0.2.12, which are 127.2.0.11 and 127.2.0.12 here.
+    /// 192.0.2.11 and 192.0.2.12, mapped to 127.2.0.11 and 127.2.0.12.
     fn both() -> [Self; 2] {
         [(11, "web-01"), (12, "web-02")].map(|(n, name)| {
             let ip = format!("127.2.0.{n}");
@@ -103,7 +102,7 @@ impl Host {
         })
     }
 
-    /// A kill for lack of memory: the first takes weight, the second all of it.
+    /// An OOM kill: the first reduces the weight, the second makes it 0.
     fn kill(&self) {
         killed_apart(&self.daemon, &self.scope);
     }
@@ -118,29 +117,29 @@ impl Host {
     }
 }
 
-/// A balancer that runs, with a directory of its own.
+/// A running load balancer, with a directory.
 struct Balancer {
     child: Child,
     dir: PathBuf,
     addr: SocketAddr,
 }
 
-/// A configuration that we ship.
+/// A shipped configuration.
 fn shipped(name: &str) -> String {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy");
     let path = Path::new(dir).join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Replaces every one, of which there must be some.
-fn put(text: &mut String, from: &str, to: &str) {
+/// Replaces all occurrences, of which there must be at least one.
+fn substitute(text: &mut String, from: &str, to: &str) {
     assert!(text.contains(from), "the shipped configuration has no {from}");
     *text = text.replace(from, to);
 }
 
 impl Balancer {
-    /// Starts it with a shipped configuration, `change`d, and waits until it serves. `command` gets the
-    /// directory and the file.
+    /// Starts it with a shipped configuration, edited by `change`. `command` gets its directory,
+    /// the file and the address to listen on.
     fn start(
         name: &str,
         change: impl FnOnce(&mut String, &Path, SocketAddr),
@@ -174,22 +173,22 @@ impl Balancer {
         std::fs::read_to_string(self.dir.join("log")).expect("its log")
     }
 
-    /// Who answers so many requests: the number of the first's, and that of failures.
-    fn ask(&self, n: u32) -> (u32, u32) {
-        self.ask_at_once(ASKERS, n)
+    /// Sends `n` requests; returns how many the first host served, and how many failed.
+    fn send(&self, n: u32) -> (u32, u32) {
+        self.requests(CLIENTS, n)
     }
 
-    /// The same, so many at a time.
-    fn ask_at_once(&self, askers: usize, n: u32) -> (u32, u32) {
+    /// The same with so many concurrent clients.
+    fn requests(&self, clients: usize, n: u32) -> (u32, u32) {
         let (left, first, failed) = (AtomicU32::new(n), AtomicU32::new(0), AtomicU32::new(0));
         let more = || left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok();
         std::thread::scope(|threads| {
-            for _ in 0..askers {
+            for _ in 0..clients {
                 threads.spawn(|| {
                     while more() {
                         match get(self.addr, "/", "") {
-                            Ok(answer) if answer.status == 200 => {
-                                first.fetch_add(u32::from(answer.body == "web-01"), Relaxed);
+                            Ok(response) if response.status == 200 => {
+                                first.fetch_add(u32::from(response.body == "web-01"), Relaxed);
                             }
                             _ => _ = failed.fetch_add(1, Relaxed),
                         }
@@ -200,15 +199,15 @@ impl Balancer {
         (first.into_inner(), failed.into_inner())
     }
 
-    /// Waits until the first gets all of the traffic or none.
+    /// Waits until the first host gets all requests or none.
     fn wait_for_share(&self, first: bool) {
         let expected = if first { 20 } else { 0 };
-        wait_until("the traffic moves", || self.ask(20).0 == expected);
+        wait_until("the traffic moves", || self.send(20).0 == expected);
     }
 
-    /// The first's part of a hundred requests is in this range, and none failed.
+    /// Asserts the first host's share of a hundred requests, and that none failed.
     fn expect_share(&self, range: std::ops::RangeInclusive<u32>) {
-        let (first, failed) = self.ask(100);
+        let (first, failed) = self.send(100);
         assert!(
             range.contains(&first) && failed == 0,
             "{first} of 100, not {range:?}, {failed} failed: {}",
@@ -222,7 +221,7 @@ impl Drop for Balancer {
         if std::thread::panicking() {
             eprintln!("{}", self.log());
         }
-        // Some have children, which end with them if they are asked to end.
+        // SIGTERM first: some have children, which they stop.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         for _ in 0..50 {
@@ -237,8 +236,8 @@ impl Drop for Balancer {
     }
 }
 
-/// A program that `cargo xtask setup --tests` put where it keeps such, or that is in PATH.
+/// A program installed by `cargo xtask setup --tests`, or from PATH.
 pub(super) fn tool(name: &str) -> PathBuf {
-    let kept = std::env::var_os("MEMSENSOR_TOOLS").map(|dir| PathBuf::from(dir).join(name));
-    kept.filter(|path| path.exists()).unwrap_or_else(|| name.into())
+    let installed = std::env::var_os("MEMSENSOR_TOOLS").map(|dir| PathBuf::from(dir).join(name));
+    installed.filter(|path| path.exists()).unwrap_or_else(|| name.into())
 }

@@ -1,19 +1,19 @@
-//! Traefik: an HTTP check that knows but healthy or not, and a failover to the last resort.
+//! Traefik: an HTTP check without weights, and a failover to a fallback service.
 
 use std::process::Command;
 
-use super::{Balancer, Host, put, tool};
+use super::{Balancer, Host, substitute, tool};
 use crate::wait_until;
 
 #[test]
-fn traefik_follows_readiness_and_serves_when_every_host_drains() {
+fn traefik_follows_readiness_and_always_serves() {
     let hosts = Host::both();
     let traefik = Balancer::start(
         "traefik.yaml",
         |text, _, _| {
-            put(text, "192.0.2.", "127.2.0.");
-            put(text, "path: /readyz,", "path: /readyz/web,");
-            put(text, "\"/readyz?", "\"/readyz/web?");
+            substitute(text, "192.0.2.", "127.2.0.");
+            substitute(text, "path: /readyz,", "path: /readyz/web,");
+            substitute(text, "\"/readyz?", "\"/readyz/web?");
         },
         |_, file, addr| {
             let mut command = Command::new(tool("traefik"));
@@ -30,11 +30,11 @@ fn traefik_follows_readiness_and_serves_when_every_host_drains() {
     traefik.wait_for_share(false);
     traefik.expect_share(0..=0);
 
-    // The last resort, which leaves out what an operator drained.
-    let (said, code) = hosts[1].daemon.ask(&["drain", "--reason", "update"]).expect("drain");
-    assert_eq!(code, Some(0), "{said}");
+    // The fallback service has overloaded hosts but no drained ones.
+    let (output, code) = hosts[1].daemon.ask(&["drain", "--reason", "update"]).expect("drain");
+    assert_eq!(code, Some(0), "{output}");
     traefik.wait_for_share(true);
-    wait_until("no failure", || traefik.ask(50) == (50, 0));
+    wait_until("no failure", || traefik.send(50) == (50, 0));
     hosts[1].daemon.ask(&["undrain"]).expect("undrain");
     traefik.wait_for_share(false);
 }

@@ -1,4 +1,4 @@
-//! The committed files: that they are what the sources make, and that Grafana's types take them.
+//! The committed files: they match their sources and Grafana's types.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use sensor_tests::support::dashboards::{NAMES, directory};
 
 use crate::serving::balancers::tool;
 
-/// A directory of ours, which goes.
+/// A directory, removed on drop.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -27,7 +27,7 @@ impl Drop for Dir {
     }
 }
 
-fn said(out: &Output) -> String {
+fn output(out: &Output) -> String {
     String::from_utf8_lossy(&[out.stdout.as_slice(), &out.stderr].concat()).into_owned()
 }
 
@@ -36,7 +36,7 @@ fn committed(name: &str) -> String {
 }
 
 #[test]
-fn the_dashboards_are_what_their_sources_make() {
+fn the_dashboards_match_their_sources() {
     let dir = Dir::new("dashboards");
     let out = Command::new(tool("dashboards-python"))
         // No compiled modules among the sources.
@@ -45,16 +45,16 @@ fn the_dashboards_are_what_their_sources_make() {
         .arg(&dir.0)
         .output()
         .expect("start python3 (cargo xtask setup --tests)");
-    assert!(out.status.success(), "{}", said(&out));
+    assert!(out.status.success(), "{}", output(&out));
     for name in NAMES {
         let made = fs::read_to_string(dir.0.join(format!("{name}.json"))).expect("a dashboard");
         let same = made == committed(name);
-        assert!(same, "{name}.json is not what src makes: cargo xtask dashboards");
+        assert!(same, "{name}.json does not match src: run cargo xtask dashboards");
     }
 }
 
-/// Whether TypeScript takes a dashboard for one of a major version of Grafana, and what it says.
-fn judge(major: &str, dashboards: &[(&str, String)]) -> (bool, String) {
+/// Whether TypeScript accepts the dashboards for a major version of Grafana, and its output.
+fn type_check(major: &str, dashboards: &[(&str, String)]) -> (bool, String) {
     let tsc = tool(&format!("grafana-schema-{major}"));
     let modules =
         tsc.parent().expect("the tools").join("npm").join(format!("grafana-schema-{major}"));
@@ -74,22 +74,23 @@ fn judge(major: &str, dashboards: &[(&str, String)]) -> (bool, String) {
         .current_dir(&dir.0)
         .output()
         .expect("start tsc (cargo xtask setup --tests)");
-    (out.status.success(), said(&out))
+    (out.status.success(), output(&out))
 }
 
 #[test]
-fn grafanas_own_types_take_the_dashboards() {
+fn grafanas_types_accept_the_dashboards() {
     for major in ["10", "12"] {
         let all = NAMES.map(|name| (name, committed(name)));
-        let (fits, said) = judge(major, &all);
-        assert!(fits, "Grafana {major}: {said}");
+        let (accepted, messages) = type_check(major, &all);
+        assert!(accepted, "Grafana {major}: {messages}");
     }
 }
 
-/// A check that finds nothing is none.
+/// Shows that the check above can fail.
 #[test]
-fn grafanas_own_types_refuse_what_is_wrong() {
-    // A panel's, a field's, an option's, a variable's, an annotation's, a wrong type, a word that is not one.
+fn grafanas_types_refuse_wrong_dashboards() {
+    // A field of a panel, field config, option, variable and annotation; a wrong type; unknown
+    // values.
     const WRONG: [(&str, &str); 8] = [
         ("\"gridPos\"", "\"gridpos\""),
         ("\"fillOpacity\"", "\"fillOpacty\""),
@@ -100,17 +101,18 @@ fn grafanas_own_types_refuse_what_is_wrong() {
         ("\"cellHeight\": \"sm\"", "\"cellHeight\": \"tiny\""),
         ("\"type\": \"timeseries\"", "\"type\": \"timeserie\""),
     ];
-    let right = committed("incident");
+    let correct = committed("incident");
     for major in ["10", "12"] {
         let names: Vec<_> = (0..WRONG.len()).map(|n| format!("wrong-{n}")).collect();
         let wrong = WRONG.iter().zip(&names).map(|((from, to), name)| {
-            assert!(right.contains(from), "the dashboard has no {from}");
-            (name.as_str(), right.replacen(from, to, 1))
+            assert!(correct.contains(from), "the dashboard has no {from}");
+            (name.as_str(), correct.replacen(from, to, 1))
         });
-        let (fits, said) = judge(major, &wrong.collect::<Vec<_>>());
-        assert!(!fits, "Grafana {major}: all was taken");
+        let (accepted, messages) = type_check(major, &wrong.collect::<Vec<_>>());
+        assert!(!accepted, "Grafana {major} accepted all");
         for (name, (_, to)) in names.iter().zip(WRONG) {
-            assert!(said.contains(&format!("{name}.ts(")), "Grafana {major} took {to}:\n{said}");
+            let found = messages.contains(&format!("{name}.ts("));
+            assert!(found, "Grafana {major} accepted {to}:\n{messages}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The Grafana dashboards against what is real of them: the sources that they are made from, Grafana's own
-//! published types, and a Prometheus that has seen a night. A Grafana server is not among it.
+//! The Grafana dashboards, checked against their sources, Grafana's published types, and a
+//! Prometheus after a scenario run. Not here: a Grafana server.
 
 mod files;
 mod queries;

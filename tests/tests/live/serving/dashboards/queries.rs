@@ -1,6 +1,6 @@
-//! Every query of the dashboards, asked of a real Prometheus after a run on this machine, as Grafana would: with
-//! something in place of each variable. Each must return series that have the labels which its legend names; what
-//! returns none is listed here with its reason, which is checked.
+//! Every query of the dashboards, executed on a real Prometheus after a scenario run, with values
+//! for all variables. Each must return series with the labels of its legend. Queries without
+//! results are listed here with a reason, which is checked.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,21 +17,21 @@ use serde_json::Value;
 enum Reason {
     /// `/metrics` of this machine has no series of this metric.
     Absent(&'static str),
-    /// It is there, and stayed 0: what it counts did not happen.
+    /// The metric exists and is 0.
     Zero(&'static str),
-    /// Every program is attached here.
-    Whole,
+    /// Every program is attached.
+    AllAttached,
 }
-use Reason::{Absent, Whole, Zero};
+use Reason::{Absent, AllAttached, Zero};
 
-/// Ends of places, and why nothing may come from there.
+/// Suffixes of places, and why their queries may return nothing.
 const EMPTY: &[(&str, Reason)] = &[
-    // Where the kernel has no kprobes, or forbids programs at functions.
+    // Kernels without kprobes, or that forbid programs at functions.
     ("Failed allocations / A", Absent("memsensor_alloc_failures_total")),
     ("Throttling / B", Absent("memsensor_pfmemalloc_throttle_seconds_total")),
-    // Who has nothing in swap, of a machine without any.
+    // A machine without swap.
     ("Cgroups, the largest first / C", Absent("memsensor_cgroup_swap_bytes")),
-    // The machine itself is left alone: nothing makes it reclaim or compact.
+    // The machine itself is not under pressure: no direct reclaim, no compaction.
     ("Slowest direct reclaim / A", Zero("memsensor_direct_reclaim_seconds_count")),
     ("Slowest direct reclaim / B", Zero("memsensor_direct_reclaim_seconds_count")),
     ("Slowest soft-limit reclaim / A", Zero("memsensor_softlimit_reclaim_seconds_count")),
@@ -40,9 +40,9 @@ const EMPTY: &[(&str, Reason)] = &[
     ("Slowest compaction / B", Zero("memsensor_compaction_stall_seconds_count")),
     ("Compaction / A", Zero("memsensor_compaction_results_total")),
     ("Lost events, by reason / A", Zero("memsensor_events_lost_total")),
-    // A kernel that lets all of them be attached.
-    ("Programs not attached / A", Whole),
-    ("Probes not fully attached / A", Whole),
+    // A kernel on which all programs attach.
+    ("Programs not attached / A", AllAttached),
+    ("Probes not fully attached / A", AllAttached),
 ];
 
 impl Reason {
@@ -52,24 +52,24 @@ impl Reason {
             named.map(|(_, value)| *value).collect::<Vec<_>>()
         };
         match self {
-            Whole => of("memsensor_probe_attached").iter().all(|value| *value > 0.0),
+            AllAttached => of("memsensor_probe_attached").iter().all(|value| *value > 0.0),
             Absent(name) => of(name).is_empty(),
             Zero(name) => of(name).iter().all(|value| *value == 0.0),
         }
     }
 }
 
-/// How much later than the run it is asked whether a sensor is silent.
+/// Seconds after the run at which a sensor must be reported as silent.
 const LATER: f64 = 120.0;
 
-struct Asked {
+struct Dashboards {
     run: ScenarioRun,
     /// The time range.
     seconds: f64,
 }
 
-impl Asked {
-    /// For the scope that is a cgroup; of which not all is measured everywhere, as it is of the host.
+impl Dashboards {
+    /// For a scope: not all is measured for cgroups, so `check` falls back to the host.
     fn expression(&self, query: &Query, scope: &str) -> String {
         self.run.expression(query, scope, self.seconds).expect("an expression")
     }
@@ -77,12 +77,12 @@ impl Asked {
     /// Series with at least one number.
     fn series(&self, expression: &str) -> Vec<Value> {
         let times = [self.run.begun, self.run.ended + LATER];
-        let all = self.run.prometheus.query_range(expression, times, 1.0).expect("an answer");
+        let all = self.run.prometheus.query_range(expression, times, 1.0).expect("a result");
         let is_number = |v: &Value| v[1].as_str().is_some_and(|text| text != "NaN");
         all.into_iter().filter(|s| list(&s["values"]).iter().any(is_number)).collect()
     }
 
-    fn ask(&self, query: &Query, metrics: &BTreeMap<String, f64>) -> Result<(), String> {
+    fn check(&self, query: &Query, metrics: &BTreeMap<String, f64>) -> Result<(), String> {
         let place = &query.place;
         let mut series = self.series(&self.expression(query, "web"));
         if series.is_empty() {
@@ -94,13 +94,13 @@ impl Asked {
                 return Err(format!("{place}: no series: {}", self.expression(query, "web")));
             }
             (true, Some((_, reason))) if !reason.holds(metrics) => {
-                return Err(format!("{place}: no series, and not for the reason that is listed"));
+                return Err(format!("{place}: no series, and the listed reason does not hold"));
             }
-            (true, Some(_)) => println!("  nothing, as this machine has not got it: {place}"),
+            (true, Some(_)) => println!("  no series on this machine: {place}"),
             (false, _) => {}
         }
         for label in query.legend_labels() {
-            // A label that is empty is none to Prometheus: the cgroup of what is in the root, for one.
+            // To Prometheus an empty label is a missing one, for example the root cgroup.
             if !series.is_empty() && series.iter().all(|one| one["metric"][label].is_null()) {
                 return Err(format!("{place}: no series has {label}"));
             }
@@ -111,22 +111,22 @@ impl Asked {
         Ok(())
     }
 
-    /// A graph of kills leads to the events.
+    /// Exemplars of kills must be ids of events.
     fn exemplars(&self, query: &Query) -> Result<(), String> {
         let (expression, [start, end]) = (
             self.expression(query, "web"),
             [self.run.begun, self.run.ended].map(|t| t.to_string()),
         );
         let parameters = [("query", &*expression), ("start", &start), ("end", &end)];
-        let found = self.run.prometheus.api("query_exemplars", &parameters).expect("an answer");
+        let found = self.run.prometheus.api("query_exemplars", &parameters).expect("a result");
         let ids: Vec<_> = list(&found)
             .iter()
             .flat_map(|series| list(&series["exemplars"]))
             .filter_map(|exemplar| exemplar["labels"]["event_id"].as_str().map(str::to_owned))
             .collect();
         let events = self.run.daemon.events().expect("events");
-        let told = ids.iter().all(|id| events.iter().any(|event| event.id == *id));
-        if ids.is_empty() || !told {
+        let known = ids.iter().all(|id| events.iter().any(|event| event.id == *id));
+        if ids.is_empty() || !known {
             return Err(format!("{}: exemplars {ids:?} are not events", query.place));
         }
         Ok(())
@@ -135,17 +135,17 @@ impl Asked {
 
 #[test]
 fn every_query_of_the_dashboards_returns_series() {
-    let [calm, trouble, leak, recovery] = [8, 36, 10, 16].map(Duration::from_secs);
-    let run = run(Pace { calm, trouble, leak, recovery, scrape_seconds: 1 }).expect("a run");
+    let [calm, pressure, leak, recovery] = [8, 36, 10, 16].map(Duration::from_secs);
+    let run = run(Pace { calm, pressure, leak, recovery, scrape_seconds: 1 }).expect("a run");
     let metrics = parse(&run.daemon.get("/metrics", "").expect("metrics").body);
     let seconds = run.ended - run.begun + LATER;
-    let asked = Asked { run, seconds };
+    let dashboards = Dashboards { run, seconds };
     let mut wrong = Vec::new();
     let mut count = 0;
     for name in NAMES {
         for query in queries(name).expect("a dashboard") {
             count += 1;
-            wrong.extend(asked.ask(&query, &metrics).err());
+            wrong.extend(dashboards.check(&query, &metrics).err());
         }
     }
     assert!(wrong.is_empty(), "{} of {count}:\n{}", wrong.len(), wrong.join("\n"));
@@ -154,10 +154,10 @@ fn every_query_of_the_dashboards_returns_series() {
 }
 
 #[test]
-fn excuses_are_of_queries_that_there_are() {
+fn every_listed_reason_is_of_an_existing_query() {
     let all: Vec<_> = NAMES.iter().flat_map(|name| queries(name).expect("a dashboard")).collect();
     for (end, _) in EMPTY {
         let some = all.iter().any(|query| query.place.ends_with(&format!(" / {end}")));
-        assert!(some, "nothing asks {end}");
+        assert!(some, "no query is at {end}");
     }
 }
