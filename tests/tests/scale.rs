@@ -1,6 +1,5 @@
-//! The configurations in `dashboards/scale`, as the programs that they are for read them; and that the fleet
-//! which stands in for real hosts has the series that those have. What they take is measured by `cargo xtask
-//! fleet`.
+//! The configurations in `dashboards/scale`, checked by their programs; and the series of the
+//! simulated fleet, compared with those of real hosts. `cargo xtask fleet` measures the load.
 
 use std::{
     collections::BTreeSet,
@@ -18,18 +17,18 @@ fn shipped(name: &str) -> PathBuf {
     repository().join("dashboards/scale").join(name)
 }
 
-/// Runs a program that must be content; what it prints.
-fn content(program: &str, args: &[&str]) -> String {
+/// Runs a program that must succeed. Returns its output.
+fn run(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output();
     let out = out.expect("the program is installed (cargo xtask setup --tests)");
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let output = String::from_utf8_lossy(&out.stdout).into_owned();
     let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{program} {args:?}: {said}{errors}");
-    said
+    assert!(out.status.success(), "{program} {args:?}: {output}{errors}");
+    output
 }
 
 #[test]
-fn prometheus_takes_the_configurations_as_they_are() {
+fn promtool_accepts_the_configurations() {
     for (name, agent) in
         [("prometheus.yaml", false), ("prometheus-small.yaml", false), ("remote-write.yaml", true)]
     {
@@ -38,28 +37,25 @@ fn prometheus_takes_the_configurations_as_they_are() {
         let mut args = vec!["check", "config"];
         args.extend(agent.then_some("--agent"));
         args.push(path);
-        content("promtool", &args);
+        run("promtool", &args);
     }
 }
 
 #[test]
-fn victoria_metrics_and_vmagent_take_theirs() {
+fn victoria_metrics_and_vmagent_accept_theirs() {
     let config = format!("-promscrape.config={}", shipped("victoriametrics.yaml").display());
-    content("victoria-metrics", &[&config, "-dryRun"]);
-    content(
-        "vmagent",
-        &[&config, "-remoteWrite.url=http://127.0.0.1:8428/api/v1/write", "-dryRun"],
-    );
+    run("victoria-metrics", &[&config, "-dryRun"]);
+    run("vmagent", &[&config, "-remoteWrite.url=http://127.0.0.1:8428/api/v1/write", "-dryRun"]);
 }
 
-/// Addresses that the shard of this number keeps of all in `dir`.
-fn kept(dir: &Path, shard: u32) -> BTreeSet<String> {
+/// The addresses in `dir` that a shard keeps.
+fn kept_by_shard(dir: &Path, shard: u32) -> BTreeSet<String> {
     let text = fs::read_to_string(shipped("remote-write.yaml")).expect("remote-write.yaml");
-    assert!(text.contains("regex: \"0\""), "the line that makes the shard");
+    assert!(text.contains("regex: \"0\""), "the line with the number of the shard");
     let config = dir.join("shard.yaml");
     fs::write(&config, text.replace("regex: \"0\"", &format!("regex: \"{shard}\"")))
         .expect("write");
-    let said = content(
+    let output = run(
         "promtool",
         &[
             "check",
@@ -69,29 +65,29 @@ fn kept(dir: &Path, shard: u32) -> BTreeSet<String> {
             "memsensor",
         ],
     );
-    let all: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+    let all: serde_json::Value = serde_json::from_str(&output).expect("JSON");
     let labels = all.as_array().expect("targets").iter().map(|target| &target["labels"]);
     labels.filter_map(|l| l["__address__"].as_str()).map(str::to_owned).collect()
 }
 
 #[test]
-fn every_host_belongs_to_one_shard() {
+fn every_host_belongs_to_exactly_one_shard() {
     let dir = std::env::temp_dir().join(format!("memsensor-shards-{}", std::process::id()));
     fs::create_dir_all(dir.join("targets")).expect("mkdir");
     let hosts: BTreeSet<String> = (0..400).map(|n| format!("web-{n}:9817")).collect();
     let targets: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let list = format!("- targets: {}\n", serde_json::to_string(&targets).expect("JSON"));
     fs::write(dir.join("targets/fleet.yaml"), list).expect("write");
-    let shards: Vec<_> = (0..4).map(|shard| kept(&dir, shard)).collect();
+    let shards: Vec<_> = (0..4).map(|shard| kept_by_shard(&dir, shard)).collect();
     fs::remove_dir_all(&dir).expect("remove");
     let sizes: Vec<_> = shards.iter().map(BTreeSet::len).collect();
     assert_eq!(sizes.iter().sum::<usize>(), hosts.len(), "{sizes:?}");
     let all: BTreeSet<_> = shards.into_iter().flatten().collect();
     assert_eq!(all, hosts);
-    assert!(sizes.iter().all(|size| (70..=130).contains(size)), "not alike: {sizes:?}");
+    assert!(sizes.iter().all(|size| (70..=130).contains(size)), "unequal: {sizes:?}");
 }
 
-/// The metrics that the small set keeps.
+/// The metrics that prometheus-small.yaml keeps.
 fn small_set() -> BTreeSet<String> {
     let text = fs::read_to_string(shipped("prometheus-small.yaml")).expect("prometheus-small.yaml");
     let (_, rest) = text.split_once("\"memsensor_(").expect("the list");
@@ -100,8 +96,8 @@ fn small_set() -> BTreeSet<String> {
     names.map(|name| format!("memsensor_{name}")).collect()
 }
 
-/// Names of metrics in the expressions of rules.
-fn asked_for(rules: &str) -> BTreeSet<String> {
+/// The metrics in the expressions of rules.
+fn used_in(rules: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut in_expression = false;
     for line in rules.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {
@@ -118,15 +114,15 @@ fn asked_for(rules: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_small_set_has_what_the_rules_ask_for() {
+fn the_small_set_has_every_metric_of_the_rules() {
     let small = small_set();
-    let mut asked = BTreeSet::new();
+    let mut used = BTreeSet::new();
     for file in yaml_files(&repository().join("dashboards/rules")).expect("rules") {
-        asked.extend(asked_for(&fs::read_to_string(&file).expect("rules")));
+        used.extend(used_in(&fs::read_to_string(&file).expect("rules")));
     }
-    assert!(asked.len() > 4, "only {asked:?} found in the rules");
-    let missing: Vec<_> = asked.difference(&small).collect();
-    assert!(missing.is_empty(), "the rules ask for {missing:?}, which the small set drops");
+    assert!(used.len() > 4, "only {used:?} found in the rules");
+    let missing: Vec<_> = used.difference(&small).collect();
+    assert!(missing.is_empty(), "the rules use {missing:?}, which the small set drops");
 }
 
 /// Names of metrics in the table of docs/metrics.md.
@@ -144,10 +140,10 @@ fn the_small_set_names_only_metrics_that_exist() {
     assert!(unknown.is_empty(), "{unknown:?}");
 }
 
-/// A series that is added to cgroups would else be missing in all that is measured of fleets. Histograms are
+/// Otherwise the measurements of the fleet would miss the series of a new metric. Histograms are
 /// off by default.
 #[test]
-fn the_fleet_s_cgroups_have_all_that_real_ones_have() {
+fn simulated_cgroups_have_every_metric_of_real_ones() {
     let of_cgroups = |name: &String| name.starts_with("memsensor_cgroup_");
     let real: BTreeSet<_> = documented_metrics().into_iter().filter(of_cgroups).collect();
     let real: BTreeSet<_> =

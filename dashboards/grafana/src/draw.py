@@ -1,7 +1,8 @@
 """Pictures of the dashboards for the README: `draw.py ANSWERS DIRECTORY`.
 
-They are drawn from the dashboards' own queries, units, thresholds and places, by matplotlib and not by Grafana, and
-say so. ANSWERS is what `cargo xtask dashboards --pictures` had a real Prometheus say.
+Matplotlib draws them from the queries, units, thresholds and layout of the dashboards. The pictures state that Grafana
+did not render them. ANSWERS contains the results of the queries, which `cargo xtask dashboards --pictures` runs in a
+real Prometheus.
 """
 
 import json
@@ -15,11 +16,11 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
-from paint import COLORS, FAINT, INK, Series, paint, when
+from paint import COLORS, FAINT, INK, Series, paint, to_date
 
 WIDTH, UNIT, HEAD = 13.0, 0.32, 0.9
-# What stands around the axes of a panel, in inches: left, right, above, below.
-ROOM = {
+# The margins around the axes of a panel, in inches: left, right, top, bottom.
+MARGINS = {
     "timeseries": (0.72, 0.15, 0.3, 0.62),
     "heatmap": (0.72, 0.15, 0.3, 0.3),
     "state-timeline": (1.35, 0.15, 0.34, 0.3),
@@ -27,15 +28,15 @@ ROOM = {
     "table": (0.1, 0.1, 0.3, 0.1),
     "text": (0.1, 0.1, 0.3, 0.1),
 }
-SAYS = """\
-Drawn from this dashboard's queries by cargo xtask dashboards --pictures, not by Grafana. A real Prometheus scraped
-three sensors on one machine (what is not of a cgroup is the same for each): an agent leaks beside web-01's service
-until it is killed, again and again; web-03 loses processes and freezes; an operator drains web-01 for a while."""
-COLOURS = 250
+CAPTION = """\
+Drawn by cargo xtask dashboards --pictures from the queries of this dashboard, not by Grafana. A real Prometheus scraped
+three sensors on one machine (metrics of the host are the same for each). On web-01 an agent leaks memory until it is
+killed, several times, and an operator drains the host for a while. On web-03 processes are killed, then it freezes."""
+PALETTE_SIZE = 250
 
 
 def marks_of(board, answers):
-    """Where annotations that last are: (begin, end, colour)."""
+    """The regions of the annotations: (start, end, colour)."""
     marks = []
     for annotation in board["annotations"].get("list", []):
         place = f"{board['uid'].removeprefix('memsensor-')} / annotation {annotation['name']}"
@@ -47,7 +48,7 @@ def marks_of(board, answers):
 
 
 def _regions(one, color):
-    """Moments that follow each other are one region."""
+    """Joins consecutive times into regions."""
     step = 2.5 / 86400
     begin = end = None
     for time, value in zip(one.times, one.values):
@@ -62,16 +63,16 @@ def _regions(one, color):
         yield begin, end + step / 2, color
 
 
-def draw(board, told, path):
-    """One dashboard."""
+def draw(board, results, path):
+    """Draws one dashboard."""
     panels = board["panels"]
     rows = max(p["gridPos"]["y"] + p["gridPos"]["h"] for p in panels)
     height = rows * UNIT + HEAD
     page = plt.figure(figsize=(WIDTH, height), dpi=100, facecolor="#f4f5f7")
     page.text(0.008, 1 - 0.22 / height, board["title"], fontsize=13, fontweight="bold", color=INK, va="center")
-    page.text(0.992, 1 - 0.36 / height, SAYS, fontsize=7.5, color=FAINT, ha="right", va="center")
-    span = (when(told["begun"]), when(told["ended"]))
-    marks = marks_of(board, told["answers"])
+    page.text(0.992, 1 - 0.36 / height, CAPTION, fontsize=7.5, color=FAINT, ha="right", va="center")
+    span = (to_date(results["begun"]), to_date(results["ended"]))
+    marks = marks_of(board, results["answers"])
     left = 0.1
     for annotation in board["annotations"]["list"]:
         name, color = annotation["name"], COLORS.get(annotation["iconColor"], FAINT)
@@ -97,23 +98,28 @@ def draw(board, told, path):
                 frame[:2], *frame[2:], transform=page.transFigure, fc="white", ec="#e1e4e8", lw=0.8, zorder=-1
             )
         )
-        before, after, above, below = ROOM[panel["type"]]
-        inner = [left + before, height - top - high + below, wide - before - after, high - above - below]
+        margin_left, margin_right, margin_top, margin_bottom = MARGINS[panel["type"]]
+        inner = [
+            left + margin_left,
+            height - top - high + margin_bottom,
+            wide - margin_left - margin_right,
+            high - margin_top - margin_bottom,
+        ]
         axes = page.add_axes((inner[0] / WIDTH, inner[1] / height, inner[2] / WIDTH, inner[3] / height))
-        paint(axes, panel, told["answers"].get(str(panel["id"]), {}), span, marks)
+        paint(axes, panel, results["answers"].get(str(panel["id"]), {}), span, marks)
     page.savefig(path)
     plt.close(page)
-    # Few colours are used: a palette of them makes the file a third of the size.
-    Image.open(path).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    # A palette reduces the file to a third of its size.
+    Image.open(path).convert("RGB").quantize(PALETTE_SIZE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main():
-    """Draws all dashboards of which there are answers."""
-    answers, into = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
-    here = Path(__file__).resolve().parent.parent
-    for name, told in answers.items():
-        board = json.loads((here / f"{name}.json").read_text(encoding="utf-8"))
-        draw(board, told, into / f"grafana-{name}.png")
+    """Draws all dashboards that have results."""
+    answers, directory = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2])
+    sources = Path(__file__).resolve().parent.parent
+    for name, results in answers.items():
+        board = json.loads((sources / f"{name}.json").read_text(encoding="utf-8"))
+        draw(board, results, directory / f"grafana-{name}.png")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Fleet: which host is in trouble, and which says nothing."""
+"""Fleet: the hosts under memory pressure, and the silent hosts."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-import frame
-from panels import Column, Query, figure, graph, sheet
+import layout
+from panels import Column, Query, graph_panel, stat_panel, table_panel
 
 ANY = 'job=~"$job",instance=~"$instance"'
 SCOPE = f'{ANY},scope="$scope"'
-# How long a sensor may say nothing: several times what Prometheus waits between two scrapes.
-SILENT = 90
+# A sensor without a sample for this long is silent: several scrape intervals.
+SILENT_SECONDS = 90
 
 RATE = "[$__rate_interval]"
 LAST_SAMPLE = f"memsensor_last_sample_timestamp_seconds{{{ANY}}}"
-# Of who was there at any time of the range, gone or not.
+# Of all hosts in the time range, also those that are gone.
 SAMPLE_AGE = f"time() - max by (instance) (max_over_time({LAST_SAMPLE}[$__range]))"
 STALL = f"sum by (instance) (rate(memsensor_stall_seconds_total{{{ANY}}}{RATE}))"
 
@@ -22,87 +22,87 @@ TO_HOST = (
 )
 LINKS = {
     "host": [
-        ("What is wrong with ${__value.raw}", TO_HOST),
-        ("What happened on ${__value.raw}", TO_HOST.replace("memsensor-host", "memsensor-incident")),
+        ("Host ${__value.raw}", TO_HOST),
+        ("Incident on ${__value.raw}", TO_HOST.replace("memsensor-host", "memsensor-incident")),
     ]
 }
 
 
 def build():
     """The dashboard."""
-    about = "Which host is in trouble: the verdict, what stalls, what runs out, what was killed, who is silent."
-    board = frame.hosts(frame.dashboard("fleet", about, "now-1h"), many=True)
-    board = frame.runbooks(frame.scope(board, ANY))
-    for panel in figures():
+    description = "All hosts: verdict, stalls, memory exhaustion, OOM kills, silent sensors."
+    board = layout.hosts(layout.dashboard("fleet", description, "now-1h"), many=True)
+    board = layout.runbooks(layout.scope(board, ANY))
+    for panel in summary():
         board.with_panel(panel)
     board.with_row(Row("Hosts")).with_panel(hosts()).with_panel(silent()).with_panel(reasons())
-    board.with_row(Row("When it began"))
+    board.with_row(Row("Over time"))
     for panel in graphs():
         board.with_panel(panel)
     return board
 
 
-def figures():
-    """The fleet in one line."""
+def summary():
+    """The first row: single values for the fleet."""
     state = f"memsensor_state{{{SCOPE}"
-    bad = [(None, "green"), (1, "red")]
-    yield figure(
-        "Sensors that answer",
-        "Targets of the chosen jobs that Prometheus could scrape just now.",
+    red_above_0 = [(None, "green"), (1, "red")]
+    yield stat_panel(
+        "Sensors that respond",
+        "Targets of the selected jobs whose last scrape succeeded.",
         Query(f"sum(up{{{ANY}}})"),
         "none",
         decimals=0,
     )
-    yield figure(
+    yield stat_panel(
         "Silent",
-        f"Sensors that were there within the time range and have had no sample for {SILENT} s: the host is frozen, "
-        "gone, or cut off. The table below tells what each said last.",
-        Query(f"count({SAMPLE_AGE} > {SILENT})"),
+        f"Sensors that were seen in the time range and have had no sample for {SILENT_SECONDS} s: the host is frozen, "
+        "removed or unreachable. The table below shows the last state of each.",
+        Query(f"count({SAMPLE_AGE} > {SILENT_SECONDS})"),
         "none",
-        nothing="none",
-        steps=bad,
+        no_value="none",
+        thresholds=red_above_0,
         decimals=0,
         runbook="MemsensorSilent MemsensorHostUnrecoverable MemsensorFleetSilent",
     )
-    yield figure(
-        "Draining",
-        "Scopes without any weight because users suffer there; one that an operator drained is not counted.",
-        Query(f'sum({state},state="draining"}})'),
+    yield stat_panel(
+        "Overloaded",
+        "Scopes with weight 0 because they are short of memory. Scopes that an operator has drained do not count.",
+        Query(f'sum({state},state="overloaded"}})'),
         "none",
-        steps=bad,
+        thresholds=red_above_0,
         decimals=0,
-        runbook="MemsensorHostDraining",
+        runbook="MemsensorHostOverloaded",
     )
-    yield figure(
+    yield stat_panel(
         "Degraded",
-        "Scopes that get less traffic than usual.",
+        "Scopes with a reduced weight.",
         Query(f'sum({state},state="degraded"}})'),
         "none",
-        steps=[(None, "green"), (1, "yellow")],
+        thresholds=[(None, "green"), (1, "yellow")],
         decimals=0,
     )
-    yield figure(
-        "Drained, blind or stale",
-        "Scopes of which the verdict is not the sensor's own: drained by an operator, or not to be judged.",
-        Query(f'sum({state},state=~"maintenance|blind|stale|starting"}})'),
+    yield stat_panel(
+        "Drained, unknown or stale",
+        "Scopes without a current verdict: drained by an operator, not measured, or without a recent sample.",
+        Query(f'sum({state},state=~"drained|unknown|stale|starting"}})'),
         "none",
-        steps=[(None, "green"), (1, "blue")],
+        thresholds=[(None, "green"), (1, "blue")],
         decimals=0,
-        runbook="MemsensorBlind",
+        runbook="MemsensorUnknown",
     )
-    yield figure(
+    yield stat_panel(
         "OOM kills",
-        "Processes that the kernel killed for lack of memory within the time range, of machines and of cgroups.",
+        "Processes that the OOM killer killed in the time range, of both types (global and memcg).",
         Query(f"sum(increase(memsensor_oom_kills_total{{{ANY}}}[$__range]))"),
         "none",
-        steps=bad,
+        thresholds=red_above_0,
         decimals=0,
         runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",
     )
 
 
 def hosts():
-    """One row a host, the worst first."""
+    """One row per host, the worst first."""
     ratio = f"memsensor_memory_available_bytes{{{SCOPE}}} / memsensor_memory_total_bytes{{{SCOPE}}}"
     columns = [
         Column("host", label="instance", width=180),
@@ -117,7 +117,7 @@ def hosts():
         Column("reasons", f"count by (instance) (memsensor_verdict_reason{{{SCOPE}}} == 1)", "none", 0),
         Column("stalled", STALL, "percentunit", 1, ((None, "green"), (0.1, "orange"), (1, "red"))),
         Column(
-            "all waited",
+            "all wait (PSI)",
             f"max by (instance) (rate(memsensor_memory_full_seconds_total{{{SCOPE}}}{RATE}))",
             "percentunit",
             1,
@@ -131,7 +131,7 @@ def hosts():
             ((None, "red"), (0.05, "orange"), (0.1, "green")),
         ),
         Column(
-            "full in",
+            "exhausted in",
             f"min by (instance) (memsensor_exhaustion_seconds{{{SCOPE}}})",
             "s",
             0,
@@ -139,7 +139,7 @@ def hosts():
         ),
         Column(
             "kills",
-            # Of who speaks: the others have a table of their own.
+            # Only hosts that respond. Silent ones have their own table.
             f"sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}[$__range]))"
             f" and on (instance) memsensor_weight_ratio{{{SCOPE}}}",
             "none",
@@ -147,77 +147,77 @@ def hosts():
             ((None, "text"), (1, "red")),
         ),
     ]
-    about = (
-        "The worst first; a click leads to the host, or to what happened on it. An empty cell was not measured: "
-        "no forecast where there is no trend, no reasons where none speaks against traffic. `stalled` is the time "
-        "of all tasks (of the whole host), above 100 % where several wait; `all waited` is PSI full."
+    description = (
+        "A click on a host opens its host or incident dashboard. An empty cell was not measured: without a trend there "
+        "is no forecast, without an active rule there are no reasons. `stalled` is the stall time of all tasks of the "
+        "host, above 100 % if several tasks wait. `all wait (PSI)` is PSI full."
     )
-    return sheet(
-        "Hosts, the worst first", about, columns, [("weight", False), ("stalled", True)], links=LINKS, height=10
+    return table_panel(
+        "Hosts, the worst first", description, columns, [("weight", False), ("stalled", True)], links=LINKS, height=10
     )
 
 
 def silent():
-    """Who says nothing, and what was last known of it."""
+    """Sensors without a recent sample, with their last state."""
     last = f"last_over_time(memsensor_state{{{SCOPE}}}[$__range]) == 1"
-    old = f"({SAMPLE_AGE} > {SILENT})"
+    silent_age = f"({SAMPLE_AGE} > {SILENT_SECONDS})"
     columns = [
         Column("host", label="instance"),
-        Column("last sample", old, "s", 0, ((None, "red"),)),
+        Column("last sample", silent_age, "s", 0, ((None, "red"),)),
         Column(
-            "was",
-            f"max by (instance, state) ({last}) and on (instance) {old}",
+            "last state",
+            f"max by (instance, state) ({last}) and on (instance) {silent_age}",
             label="state",
         ),
     ]
-    about = (
-        "Sensors seen within the time range whose last sample is old. One that was degraded or draining before it "
-        "fell silent is most likely frozen; one that was ready may be cut off, or gone on purpose."
+    description = (
+        "Sensors of the time range whose last sample is old. A host that was degraded or overloaded before is most "
+        "likely frozen. A host that was ready may be unreachable or removed."
     )
-    nothing = "every sensor of the time range speaks"
-    return sheet(
+    no_value = "all sensors of the time range respond"
+    return table_panel(
         "Silent sensors",
-        about,
+        description,
         columns,
         [("last sample", True)],
         12,
         8,
-        nothing,
+        no_value,
         LINKS,
         runbook="MemsensorSilent MemsensorHostUnrecoverable MemsensorFleetSilent",
     )
 
 
 def reasons():
-    """Which rules speak, on how many hosts."""
+    """Active rules, and the number of hosts."""
     columns = [
         Column("rule", label="reason"),
         Column("hosts", f"count by (reason) (memsensor_verdict_reason{{{SCOPE}}} == 1)", "none", 0),
     ]
-    about = "Rules that speak against full traffic now, and on how many hosts. `memsensor config rules` explains them."
-    return sheet("Reasons", about, columns, [("hosts", True)], 12, 8, "no rule speaks against any host")
+    description = "Active rules of the verdict, and the number of hosts. `memsensor config rules` explains the rules."
+    return table_panel("Reasons", description, columns, [("hosts", True)], 12, 8, "no active rule")
 
 
 def graphs():
-    """The worst ten over time."""
-    yield graph(
-        "Weight, the ten lowest",
-        "Share of its usual traffic that a host should get, as balancers are told.",
+    """The ten worst hosts over time."""
+    yield graph_panel(
+        "Weight, ten lowest",
+        "Share of its usual traffic that a host should get, as reported to load balancers.",
         [Query(f"bottomk(10, min by (instance) (memsensor_weight_ratio{{{SCOPE}}}))", "{{instance}}")],
         "percentunit",
-        most=1,
+        max=1,
     )
-    yield graph(
-        "Stalled on memory, the top ten",
-        "Time of all tasks in reclaim, throttling, compaction, per second: 100 % is one task that does nothing else.",
+    yield graph_panel(
+        "Stalled on memory, top ten",
+        "Time of all tasks in reclaim, throttling and compaction, per second. 100 %: as if one task always waits.",
         [Query(f"topk(10, {STALL})", "{{instance}}")],
         "percentunit",
-        steps=((None, "green"), (0.1, "orange")),
+        thresholds=((None, "green"), (0.1, "orange")),
         runbook="MemsensorMemoryStallRising",
     )
-    yield graph(
+    yield graph_panel(
         "Hosts by state",
-        "How many hosts are in each state: one that degrades at once has a common cause, and draining does not help.",
+        "Number of hosts in each state. If many degrade at the same time, the cause is common to them.",
         [Query(f"sum by (state) (memsensor_state{{{SCOPE}}}) > 0", "{{state}}")],
         "none",
         stack=True,
@@ -225,16 +225,16 @@ def graphs():
         decimals=0,
         runbook="MemsensorFleetPressure",
     )
-    yield graph(
+    yield graph_panel(
         "OOM kills",
-        "Processes killed by the kernel, by host.",
+        "Processes killed by the OOM killer, by host.",
         [
             Query(
                 f"topk(10, sum by (instance) (increase(memsensor_oom_kills_total{{{ANY}}}{RATE})) > 0)", "{{instance}}"
             )
         ],
         "none",
-        nothing="no kill in this time",
+        no_value="no kill in this time range",
         bars=True,
         decimals=0,
         runbook="MemsensorHostOomKill MemsensorCgroupOomKill MemsensorOomKillsRepeated",

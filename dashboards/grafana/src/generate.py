@@ -1,6 +1,6 @@
-"""Writes the dashboards as JSON, as Grafana imports them: `generate.py [DIRECTORY]`.
+"""Writes the dashboards as JSON for import into Grafana: `generate.py [DIRECTORY]`.
 
-The same sources make the same bytes: panels are numbered in their order.
+The output is reproducible: panels are numbered in order.
 """
 
 import sys
@@ -17,14 +17,14 @@ DASHBOARDS = {"fleet": fleet, "host": host, "incident": incident, "sensor": sens
 
 
 def main():
-    """Writes each into the directory, by default the one above."""
-    into = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
+    """Writes each dashboard into the directory, by default the parent directory."""
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
     for name, module in DASHBOARDS.items():
         board = module.build().build()
         for number, panel in enumerate(board.panels, 1):
             panel.id_val = number
         text = JSONEncoder(indent=1, ensure_ascii=False).encode(board)
-        (into / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        (directory / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

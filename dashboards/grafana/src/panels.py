@@ -1,7 +1,7 @@
-"""Panels as all of our dashboards have them: what a graph, a figure, a table, a time line and a heat map look like.
+"""The panels of all dashboards: the look of graphs, single values, tables, timelines and heat maps.
 
-Which queries they show is said in the module of each dashboard. Every panel needs a description and a
-text for when there is nothing: what was not measured is absent, and must not look like a zero.
+The queries are in the module of each dashboard. Every panel has a description, and a text for the case without data: a
+metric that was not measured is absent and must not look like zero.
 """
 
 from dataclasses import dataclass
@@ -24,26 +24,26 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="$datasource")
 
-NOT_MEASURED = "not measured here"
-NEVER_YET = "none yet"
+NOT_MEASURED = "not measured"
+NO_OBSERVATION = "none yet"
 
-# The states that balancers are told, the best first, as one number each: see `state_code`.
+# The states for load balancers with their colours, the best first. `state_code` numbers them.
 STATES = {
     "ready": "green",
     "degraded": "yellow",
-    "draining": "red",
-    "maintenance": "blue",
+    "overloaded": "red",
+    "drained": "blue",
     "stale": "purple",
-    "blind": "text",
+    "unknown": "text",
     "starting": "super-light-blue",
 }
 
-GOOD_BELOW = [(None, "green")]
+ALWAYS_GREEN = [(None, "green")]
 
 
 @dataclass(frozen=True)
 class Query:
-    """An expression, what its series are called, and whether their exemplars are wanted."""
+    """An expression, the legend of its series, and whether to request exemplars."""
 
     expr: str
     legend: str = ""
@@ -52,40 +52,40 @@ class Query:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: a query, or (without one) a label that the queries before it return."""
+    """A column of a table: the value of a query, or a label of the queries before it."""
 
     name: str
     query: str = ""
     unit: str = ""
     decimals: int | None = None
-    steps: tuple = ()
+    thresholds: tuple = ()
     width: int | None = None
     label: str = ""
 
 
 def state_code(selector: str) -> str:
-    """The number of the state that is 1: its place in STATES, from 1."""
-    ways = [f'memsensor_state{{{selector},state="{state}"}} * {n}' for n, state in enumerate(STATES, 1)]
-    return f"max without (state) ({' or '.join(ways)})"
+    """The number of the current state: its place in STATES, from 1."""
+    terms = [f'memsensor_state{{{selector},state="{state}"}} * {n}' for n, state in enumerate(STATES, 1)]
+    return f"max without (state) ({' or '.join(terms)})"
 
 
 def state_names() -> list:
-    """What the numbers of `state_code` are called, and their colours."""
+    """Maps the numbers of `state_code` to names and colours."""
     return [ValueMap({str(n): ValueMappingResult(s, c, None, n) for n, (s, c) in enumerate(STATES.items(), 1)})]
 
 
-def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, steps=(), **style):
-    """Lines over time. `style`: stack, bars, points, log, states, fill, least, most, soft_most, decimals, runbook."""
-    panel = _dress(timeseries.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
+def graph_panel(title, description, queries, unit, span=12, height=7, no_value=NOT_MEASURED, thresholds=(), **style):
+    """A graph over time. `style`: stack, bars, points, log, states, fill, min, max, soft_max, decimals, runbook."""
+    panel = _base(timeseries.Panel(), title, description, span, height, no_value, style.get("runbook", ""))
     panel.unit(unit).fill_opacity(style.get("fill", 8)).line_width(1)
     panel.show_points(looks.VisibilityMode.NEVER)
-    # None where values may be below 0, or where the scale has no 0.
-    if style.get("least", 0) is not None:
+    # None if values may be below 0, or if the scale has no 0.
+    if style.get("min", 0) is not None:
         panel.min(0)
-    names = any(query.legend for query in queries)
+    has_legend = any(query.legend for query in queries)
     panel.legend(
         common.VizLegendOptions()
-        .show_legend(names)
+        .show_legend(has_legend)
         .display_mode(looks.LegendDisplayMode.LIST)
         .placement(looks.LegendPlacement.BOTTOM)
         .calcs([])
@@ -99,24 +99,26 @@ def graph(title, about, queries, unit, span=12, height=7, nothing=NOT_MEASURED, 
         panel.show_points(looks.VisibilityMode.ALWAYS).point_size(6)
     if style.get("log"):
         panel.scale_distribution(common.ScaleDistributionConfig().type(looks.ScaleDistribution.LOG).log(2))
-    if "most" in style:
-        panel.max(style["most"])
-    if "soft_most" in style:
-        panel.axis_soft_max(style["soft_most"])
+    if "max" in style:
+        panel.max(style["max"])
+    if "soft_max" in style:
+        panel.axis_soft_max(style["soft_max"])
     if "decimals" in style:
         panel.decimals(style["decimals"])
     for state, color in STATES.items() if style.get("states") else ():
         panel.override_by_name(state, [DynamicConfigValue("color", {"mode": "fixed", "fixedColor": color})])
-    if steps:
-        panel.thresholds(_thresholds(steps))
+    if thresholds:
+        panel.thresholds(_thresholds(thresholds))
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(looks.GraphThresholdsStyleMode.DASHED))
-    return _ask(panel, queries)
+    return _with_queries(panel, queries)
 
 
-def figure(title, about, query, unit, span=4, height=4, nothing=NOT_MEASURED, steps=GOOD_BELOW, **style):
-    """One number, now. `style`: names (show what the series is called), decimals, states, graph, runbook."""
-    panel = _dress(stat.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
-    panel.unit(unit).thresholds(_thresholds(steps))
+def stat_panel(
+    title, description, query, unit, span=4, height=4, no_value=NOT_MEASURED, thresholds=ALWAYS_GREEN, **style
+):
+    """One current value. `style`: names (show the name of the series), decimals, states, graph, runbook."""
+    panel = _base(stat.Panel(), title, description, span, height, no_value, style.get("runbook", ""))
+    panel.unit(unit).thresholds(_thresholds(thresholds))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     panel.color_mode(looks.BigValueColorMode.BACKGROUND if style.get("states") else looks.BigValueColorMode.VALUE)
     graph_mode = looks.BigValueGraphMode.AREA if style.get("graph") else looks.BigValueGraphMode.NONE
@@ -127,14 +129,14 @@ def figure(title, about, query, unit, span=4, height=4, nothing=NOT_MEASURED, st
         panel.mappings(state_names())
     if "decimals" in style:
         panel.decimals(style["decimals"])
-    return _ask(panel, [query], instant=not style.get("graph"))
+    return _with_queries(panel, [query], instant=not style.get("graph"))
 
 
-def timeline(title, about, queries, span=24, height=6, nothing=NOT_MEASURED, states=False, on="holds", **style):
-    """Which state when: of `state_code`, or of series that are 1 while something holds."""
-    panel = _dress(statetimeline.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
-    holds = [ValueMap({"1": ValueMappingResult(on, "orange"), "0": ValueMappingResult(" ", "transparent")})]
-    panel.mappings(state_names() if states else holds)
+def timeline_panel(title, description, queries, span=24, height=6, no_value=NOT_MEASURED, states=False, **style):
+    """States over time: of `state_code`, or of series that are 1 while a rule is active."""
+    panel = _base(statetimeline.Panel(), title, description, span, height, no_value, style.get("runbook", ""))
+    active = [ValueMap({"1": ValueMappingResult("active", "orange"), "0": ValueMappingResult(" ", "transparent")})]
+    panel.mappings(state_names() if states else active)
     panel.show_value(looks.VisibilityMode.AUTO).merge_values(True).row_height(0.9).fill_opacity(80).line_width(0)
     panel.legend(
         common.VizLegendOptions()
@@ -144,12 +146,12 @@ def timeline(title, about, queries, span=24, height=6, nothing=NOT_MEASURED, sta
         .calcs([])
     )
     panel.tooltip(common.VizTooltipOptions().mode(looks.TooltipDisplayMode.SINGLE).sort(looks.SortOrder.NONE))
-    return _ask(panel, queries)
+    return _with_queries(panel, queries)
 
 
-def heat(title, about, expr, span=12, height=7, nothing=NEVER_YET):
-    """A histogram over time. The expression must keep only `le`."""
-    panel = _dress(heatmap.Panel(), title, about, span, height, nothing)
+def heatmap_panel(title, description, expr, span=12, height=7, no_value=NO_OBSERVATION):
+    """A histogram over time. The expression must keep only the label `le`."""
+    panel = _base(heatmap.Panel(), title, description, span, height, no_value)
     panel.calculate(False).cell_gap(1)
     panel.y_axis(heatmap.YAxisConfig().unit("s").axis_placement(looks.AxisPlacement.LEFT).reverse(False))
     panel.color(
@@ -162,20 +164,20 @@ def heat(title, about, expr, span=12, height=7, nothing=NEVER_YET):
         .steps(64)
         .reverse(False)
     )
-    # Nothing in a bucket is no colour, not the faintest one.
+    # An empty bucket has no colour, not the lightest one.
     panel.filter_values(heatmap.FilterValueRange().le(1e-9))
     target = _query(Query(expr, "{{le}}"), 0).range().format(PromQueryFormat.HEATMAP)
     return panel.with_target(target)
 
 
-def sheet(title, about, columns, sort, span=24, height=9, nothing=NOT_MEASURED, links=None, **style):
-    """A table: one row for each value of the labels that all of the columns' queries return.
+def table_panel(title, description, columns, sort, span=24, height=9, no_value=NOT_MEASURED, links=None, **style):
+    """A table with one row for each value of the labels that all queries of the columns return.
 
     `sort` is a list of (column, descending); `links` maps a column to (text, URL) pairs.
     """
-    panel = _dress(table.Panel(), title, about, span, height, nothing, style.get("runbook", ""))
+    panel = _base(table.Panel(), title, description, span, height, no_value, style.get("runbook", ""))
     panel.show_header(True).cell_height(looks.TableCellHeight.SM).filterable(True)
-    # Rows beyond a page are a click away, whatever the size of the fleet.
+    # Pages, because a fleet can have thousands of rows.
     panel.footer(common.TableFooterOptions().show(False).reducer(["sum"]).enable_pagination(True).count_rows(False))
     panel.sort_by([common.TableSortByFieldState().display_name(name).desc(desc) for name, desc in sort])
 
@@ -184,7 +186,7 @@ def sheet(title, about, columns, sort, span=24, height=9, nothing=NOT_MEASURED, 
         field = column.label
         if column.query:
             value = "Value" if sum(bool(c.query) for c in columns) == 1 else f"Value #{_ref(n)}"
-            # A query whose label is the column has a value that says nothing.
+            # If the column shows a label, the value of its query is hidden.
             field, hidden = (column.label, hidden | {value: True}) if column.label else (value, hidden)
             panel.with_target(_query(Query(column.query), n).instant().format(PromQueryFormat.TABLE))
             n += 1
@@ -196,13 +198,13 @@ def sheet(title, about, columns, sort, span=24, height=9, nothing=NOT_MEASURED, 
     return panel.with_transformation(DataTransformerConfig("organize", options=organize))
 
 
-def words(title, content, span=24, height=4):
-    """Text for people (Markdown)."""
+def text_panel(title, content, span=24, height=4):
+    """A text in Markdown."""
     return text.Panel().title(title).content(content).span(span).height(height)
 
 
 def link(title, url, tooltip=""):
-    """A link to a page, in the same window."""
+    """A link that opens in the same window."""
     kind = DashboardLinkType.LINK
     return DashboardLink(title).type(kind).icon("external link").tooltip(tooltip or title).url(url)
 
@@ -210,12 +212,12 @@ def link(title, url, tooltip=""):
 def _cell(column, links):
     settings = {"unit": column.unit, "decimals": column.decimals, "custom.width": column.width}
     values = [DynamicConfigValue(name, value) for name, value in settings.items() if value not in (None, "")]
-    if column.steps:
-        # What is not of our builders is put as they would write it.
-        steps = [{"value": value, "color": color} for value, color in column.steps]
+    if column.thresholds:
+        # Overrides are not typed by the builders, so this is the JSON that they would write.
+        steps = [{"value": value, "color": color} for value, color in column.thresholds]
         values.append(DynamicConfigValue("thresholds", {"mode": "absolute", "steps": steps}))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
-    if column.name in ("state", "was"):
+    if column.name in ("state", "last state"):
         by_name = {state: {"color": color, "index": n} for n, (state, color) in enumerate(STATES.items())}
         values.append(DynamicConfigValue("mappings", [{"type": "value", "options": by_name}]))
         values.append(DynamicConfigValue("custom.cellOptions", {"type": "color-text"}))
@@ -224,15 +226,15 @@ def _cell(column, links):
     return values
 
 
-def _dress(panel, title, about, span, height, nothing, runbook=""):
-    panel.title(title).description(about).datasource(DATASOURCE).span(span).height(height).no_value(nothing)
+def _base(panel, title, description, span, height, no_value, runbook=""):
+    panel.title(title).description(description).datasource(DATASOURCE).span(span).height(height).no_value(no_value)
     if runbook:
         alerts = runbook.split()
         panel.links([link(f"Runbook: {alert}", f"${{runbooks}}/{alert}.md") for alert in alerts])
     return panel
 
 
-def _ask(panel, queries, instant=False):
+def _with_queries(panel, queries, instant=False):
     for n, query in enumerate(queries):
         target = _query(query, n)
         panel.with_target(target.instant() if instant else target.range())

@@ -1,100 +1,101 @@
-"""Sensor: memsensor itself. What it sees and why not more, what it lost, and what it costs."""
+"""Sensor: memsensor itself. Its probes, losses, delays and costs."""
 
 from grafana_foundation_sdk.builders.dashboard import Row
 
-import frame
+import layout
 from fleet import ANY, RATE
-from panels import Column, Query, figure, graph, sheet
+from panels import Column, Query, graph_panel, stat_panel, table_panel
 
 
 def rate(metric, by):
-    """What a counter goes up by in a second, by some labels."""
+    """The increase of a counter per second, by labels."""
     return f"sum by ({by}) (rate({metric}{{{ANY}}}{RATE}))"
 
 
 def build():
     """The dashboard."""
-    about = "memsensor itself: what is attached and why not more, what was lost, whether it is on time, what it costs."
-    board = frame.runbooks(frame.hosts(frame.dashboard("sensor", about, "now-6h"), many=True))
-    for panel in figures():
+    description = "memsensor itself: probes, lost events, delays, memory and CPU time."
+    board = layout.runbooks(layout.hosts(layout.dashboard("sensor", description, "now-6h"), many=True))
+    for panel in summary():
         board.with_panel(panel)
-    for title, panels in (("What it sees", sight), ("Is it on time", punctual), ("What it costs", costs)):
+    for title, panels in (("Probes and losses", coverage), ("Delays", delays), ("Memory and CPU time", costs)):
         board.with_row(Row(title))
         for panel in panels():
             board.with_panel(panel)
     return board
 
 
-def figures():
-    """All sensors in one line."""
-    bad = [(None, "green"), (1, "red")]
+def summary():
+    """The first row: single values for all sensors."""
+    red_above_0 = [(None, "green"), (1, "red")]
     probes = f'memsensor_probe_info{{{ANY},state=~"missing|partial"}}'
-    yield figure("Sensors", "That answered the last scrape.", Query(f"sum(up{{{ANY}}})"), "none", decimals=0)
-    yield figure(
+    yield stat_panel("Sensors", "Sensors whose last scrape succeeded.", Query(f"sum(up{{{ANY}}})"), "none", decimals=0)
+    yield stat_panel(
         "Probes not fully attached",
-        "On all hosts, also those that a kernel simply has not got; the table tells why.",
+        "On all hosts, including probes whose event this kernel does not have. The table below shows the reasons.",
         Query(f"count({probes})"),
         "none",
-        nothing="none",
-        steps=[(None, "green"), (1, "yellow")],
+        no_value="none",
+        thresholds=[(None, "green"), (1, "yellow")],
         decimals=0,
         runbook="MemsensorProbeMissing",
     )
-    yield figure(
+    yield stat_panel(
         "Events lost",
-        "Within the time range, all reasons.",
+        "In the time range, for all reasons.",
         Query(f"sum(increase(memsensor_events_lost_total{{{ANY}}}[$__range]))"),
         "none",
-        steps=bad,
+        thresholds=red_above_0,
         decimals=0,
         runbook="MemsensorEventsLost",
     )
-    yield figure(
+    yield stat_panel(
         "Deadlines missed",
-        "Within the time range: samples that came a sample too late, answers that came 50 ms too late.",
+        "In the time range: the sampling loop late by a sample, or the serving loop late by 50 ms.",
         Query(f"sum(increase(memsensor_deadline_misses_total{{{ANY}}}[$__range]))"),
         "none",
         runbook="MemsensorDeadlineMisses",
-        steps=[(None, "green"), (1, "orange")],
+        thresholds=[(None, "green"), (1, "orange")],
         decimals=0,
     )
-    yield figure(
+    yield stat_panel(
         "Oldest sample",
-        "Of sensors that answer.",
+        "Age of the oldest last sample, of the sensors that respond.",
         Query(f"max(time() - memsensor_last_sample_timestamp_seconds{{{ANY}}})"),
         "s",
-        steps=[(None, "green"), (30, "red")],
+        thresholds=[(None, "green"), (30, "red")],
         decimals=1,
         runbook="MemsensorStale",
     )
-    yield figure(
-        "Largest in memory",
-        "Of the daemons, all of it locked.",
+    yield stat_panel(
+        "Largest daemon",
+        "Resident memory, all of it locked.",
         Query(f"max(process_resident_memory_bytes{{{ANY}}})"),
         "bytes",
-        steps=[(None, "green"), (32 << 20, "orange")],
+        thresholds=[(None, "green"), (32 << 20, "orange")],
         decimals=1,
     )
 
 
-def sight():
-    """Probes, and what got lost."""
-    yield sheet(
+def coverage():
+    """Probes, lost events, cgroups without metrics."""
+    yield table_panel(
         "Probes",
-        "How far each got, on how many hosts, and why no further. What a kernel has not got is no fault.",
+        "State of each probe with the reason, and the number of hosts. An event that this kernel does not have is not "
+        "a fault.",
         [
             Column("probe", label="probe", width=160),
-            Column("is", label="state", width=90),
+            Column("state of the probe", label="state", width=120),
             Column("hosts", f"count by (probe, state, reason) (memsensor_probe_info{{{ANY}}})", "none", 0, width=70),
-            Column("because", label="reason"),
+            Column("reason", label="reason"),
         ],
-        [("is", True), ("probe", False)],
+        [("state of the probe", True), ("probe", False)],
         16,
         runbook="MemsensorProbeMissing",
     )
-    yield sheet(
+    yield table_panel(
         "Programs not attached",
-        "Programs of a probe that hang on no kernel event, and on how many hosts.",
+        "Programs of a probe that are not attached to their kernel event, and the number of hosts.",
         [
             Column("probe", label="probe"),
             Column("program", label="program"),
@@ -102,74 +103,74 @@ def sight():
         ],
         [("hosts", True)],
         8,
-        nothing="all are attached",
+        no_value="all programs are attached",
     )
-    yield graph(
-        "Lost, by reason",
-        "What the kernel half could not keep, per second. `ring_full` and `victims_full` are gaps in the record of "
-        "kills; most others make a stall shorter than it was.",
+    yield graph_panel(
+        "Lost events, by reason",
+        "Events that the kernel programs could not store, per second. With `ring_full` and `victims_full`, `memsensor "
+        "events` is incomplete; most other reasons make a stall appear shorter.",
         [Query(f"{rate('memsensor_events_lost_total', 'reason')} > 0", "{{reason}}")],
         "none",
-        nothing="nothing was lost",
+        no_value="no event was lost",
         runbook="MemsensorEventsLost",
     )
-    yield graph(
+    yield graph_panel(
         "Cgroups",
-        "Made and removed per second; omitted are those that have processes and no metrics of their own.",
+        "Created and removed cgroups per second. Omitted: cgroups with processes but without their own metrics.",
         [
-            Query(f"sum(rate(memsensor_cgroups_created_total{{{ANY}}}{RATE}))", "made/s"),
+            Query(f"sum(rate(memsensor_cgroups_created_total{{{ANY}}}{RATE}))", "created/s"),
             Query(f"sum(rate(memsensor_cgroups_removed_total{{{ANY}}}{RATE}))", "removed/s"),
             Query(f"sum(memsensor_cgroups_omitted{{{ANY}}})", "omitted"),
         ],
         "none",
         6,
     )
-    yield graph(
-        "Unknown scopes asked for",
-        "Questions about scopes that there are not, per second: somebody's configuration is wrong.",
+    yield graph_panel(
+        "Requests for unknown scopes",
+        "Per second. The configuration of a client is wrong.",
         [Query(f"topk(10, {rate('memsensor_unknown_scope_requests_total', 'instance')})", "{{instance}}")],
         "none",
         6,
     )
 
 
-def punctual():
-    """Samples, answers, scrapes."""
-    yield graph(
+def delays():
+    """Late samples, responses and scrapes."""
+    yield graph_panel(
         "Deadlines missed, by loop",
         "Per second.",
         [Query(rate("memsensor_deadline_misses_total", "loop"), "{{loop}}")],
         "none",
         8,
     )
-    yield graph(
-        "Latest ever, by loop",
-        "The longest that a loop was late by since the start of its daemon, of all of them.",
+    yield graph_panel(
+        "Longest delay, by loop",
+        "The longest delay of a loop since the start of its daemon, of all hosts.",
         [Query(f"max by (loop) (memsensor_deadline_overrun_max_seconds{{{ANY}}})", "{{loop}}")],
         "s",
         8,
     )
-    yield graph(
-        "Age of the last sample, the oldest ten",
-        "While a daemon answers: one that stands still under pressure is what a frozen host looks like.",
+    yield graph_panel(
+        "Age of the last sample, ten oldest",
+        "Of the daemons that respond. If the age grows under memory pressure, the host is probably frozen.",
         [Query(f"topk(10, time() - memsensor_last_sample_timestamp_seconds{{{ANY}}})", "{{instance}}")],
         "s",
         8,
     )
-    yield graph(
-        "A scrape takes",
-        "Rendering by the sensor, and the whole of it as Prometheus saw it: the slowest of all hosts.",
+    yield graph_panel(
+        "Scrape duration",
+        "Rendering in the sensor, and the whole scrape as measured by Prometheus: the slowest host.",
         [
             Query(f"max(memsensor_scrape_seconds{{{ANY}}})", "rendering"),
-            Query(f"max(scrape_duration_seconds{{{ANY}}})", "seen by Prometheus"),
+            Query(f"max(scrape_duration_seconds{{{ANY}}})", "whole scrape"),
         ],
         "s",
     )
-    yield graph(
-        "Series of a scrape",
-        "The most of one host: what Prometheus has to keep. Cgroups and their histograms make the difference.",
+    yield graph_panel(
+        "Series per scrape",
+        "Prometheus stores these for each host. Most of the difference between hosts is cgroups and their histograms.",
         [
-            Query(f"max(scrape_samples_scraped{{{ANY}}})", "most"),
+            Query(f"max(scrape_samples_scraped{{{ANY}}})", "maximum"),
             Query(f"avg(scrape_samples_scraped{{{ANY}}})", "mean"),
         ],
         "none",
@@ -178,58 +179,58 @@ def punctual():
 
 
 def costs():
-    """Memory and processor time of both halves."""
-    yield graph(
-        "Memory of the daemons, the top ten",
-        "Resident, all of it locked.",
+    """Memory and CPU time of the daemon and the kernel programs."""
+    yield graph_panel(
+        "Memory of the daemons, top ten",
+        "Resident memory, all of it locked.",
         [Query(f"topk(10, process_resident_memory_bytes{{{ANY}}})", "{{instance}}")],
         "bytes",
         8,
     )
-    yield graph(
+    yield graph_panel(
         "Locked address space",
-        "More than is resident: what is mapped later is locked as it is touched.",
-        [Query(f"max(memsensor_locked_memory_bytes{{{ANY}}})", "most")],
+        "More than the resident memory: later mappings are locked on first access.",
+        [Query(f"max(memsensor_locked_memory_bytes{{{ANY}}})", "maximum")],
         "bytes",
         8,
     )
-    yield graph(
-        "Processor time of the daemons, the top ten",
-        "100 % is one processor. Under pressure it looks ten times a second.",
+    yield graph_panel(
+        "CPU time of the daemons, top ten",
+        "100 % is one CPU. Under memory pressure the daemon takes ten samples per second.",
         [Query(f"topk(10, rate(process_cpu_seconds_total{{{ANY}}}{RATE}))", "{{instance}}")],
         "percentunit",
         8,
     )
-    yield graph(
+    yield graph_panel(
         "Kernel memory of the maps",
-        "Of one host; `memsensor probes` has more.",
+        "The largest host. `memsensor probes` shows details.",
         [Query(f"max(memsensor_bpf_map_bytes{{{ANY}}})", "maps")],
         "bytes",
         8,
         stack=True,
     )
-    off = "BPF statistics are off (bpf_stats = true turns them on)"
-    yield graph(
-        "Kernel programs: share of a processor",
-        "Time in our programs, the top ten of them, on all hosts. Only while BPF statistics are on, whose two clock "
-        "reads are in every figure.",
+    no_stats = "BPF statistics are off (enable them with bpf_stats = true)"
+    yield graph_panel(
+        "Kernel programs: CPU time",
+        "The ten programs with the most time, summed over all hosts. Only while BPF statistics are on; each run "
+        "includes the two clock reads of the statistics.",
         [Query(f"topk(10, {rate('memsensor_bpf_run_seconds_total', 'program')})", "{{program}}")],
         "percentunit",
         8,
-        nothing=off,
+        no_value=no_stats,
     )
     seconds, runs = (rate(f"memsensor_bpf_{what}_total", "program") for what in ("run_seconds", "runs"))
-    yield graph(
-        "Kernel programs: time of a run",
-        "The mean; only while BPF statistics are on. No line: it did not run.",
+    yield graph_panel(
+        "Kernel programs: time per run",
+        "Mean. Only while BPF statistics are on. No line: the program did not run.",
         [Query(f"{seconds} / ({runs} > 0)", "{{program}}")],
         "s",
         8,
-        nothing=off,
+        no_value=no_stats,
     )
-    yield sheet(
+    yield table_panel(
         "Versions",
-        "What is running, and on how many hosts.",
+        "Running versions, and the number of hosts.",
         [
             Column("version", label="version"),
             Column("revision", label="revision"),
@@ -239,9 +240,9 @@ def costs():
         12,
         6,
     )
-    yield graph(
-        "File descriptors, the top ten",
-        "Open in the daemon: connections and files of cgroups. It should not grow.",
+    yield graph_panel(
+        "File descriptors, top ten",
+        "Open descriptors of the daemon: connections and cgroup files. The number should not grow.",
         [Query(f"topk(10, process_open_fds{{{ANY}}})", "{{instance}}")],
         "none",
         12,

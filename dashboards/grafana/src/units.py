@@ -1,4 +1,4 @@
-"""Numbers as people read them, by Grafana's names of units. For the pictures only."""
+"""Formats numbers with Grafana's units. For the pictures only."""
 
 import math
 
@@ -6,8 +6,8 @@ BYTES = ["B", "KiB", "MiB", "GiB", "TiB"]
 NAMES = {"pps": " p/s", "Bps": "/s"}
 
 
-def written(value, unit="none", decimals=None):
-    """A number with its unit, short."""
+def format_value(value, unit="none", decimals=None):
+    """A number with its unit."""
     if value is None or math.isnan(value):
         return ""
     if unit == "percentunit":

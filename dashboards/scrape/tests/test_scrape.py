@@ -1,7 +1,7 @@
-"""The snippets against a running memsensor: what each keeps of its real exposition, as far as their programs, or
-the parts of them that decide it, are to be had.
+"""The configurations with a running memsensor: the series that each keeps. The programs themselves are not available,
+so the tests use the parts of them that select series.
 
-`cargo xtask test scrape --level live` gives them the sensor; without, those that need one say that they skip.
+`cargo xtask test scrape --level live` provides a sensor. Without it, the tests that need one are reported as skipped.
 """
 
 import json
@@ -20,10 +20,10 @@ import yaml
 
 SCRAPE = Path(__file__).resolve().parents[1]
 REPOSITORY = SCRAPE.parents[1]
-# Of a host with one scope, one node of memory and the usual names of senders: from what every kernel tells to what
-# the best does, and while there is a forecast.
+# Series of a host with one scope, one NUMA node and the default senders: from the minimum on every kernel to the
+# maximum with every probe and a forecast.
 SERIES = range(48, 52)
-# Of two histograms.
+# The buckets of two histograms.
 BUCKETS = 2 * 13
 
 
@@ -36,9 +36,9 @@ def url():
 
 @pytest.fixture(scope='module')
 def series(url):
-    """Names of the real series, each as often as there are some."""
-    with urllib.request.urlopen(f'{url}/metrics', timeout=5) as answer:
-        lines = answer.read().decode().split('\n')
+    """The name of every series of the running sensor."""
+    with urllib.request.urlopen(f'{url}/metrics', timeout=5) as response:
+        lines = response.read().decode().split('\n')
     return [re.split(r'[ {]', line)[0] for line in lines if line and not line.startswith('#')]
 
 
@@ -52,61 +52,62 @@ def scrape_config():
     return config['receivers']['prometheus/memsensor']['config']
 
 
-def keeps_of_otelcol(name):
+def otelcol_keeps(name):
     [job] = scrape_config()['scrape_configs']
     [keep] = job['metric_relabel_configs']
     return re.fullmatch(keep['regex'], name)
 
 
-def condition_of_vector():
+def vector_condition():
     condition = yaml.safe_load((SCRAPE / 'vector.yaml').read_text())['transforms']['memsensor_bounded']['condition']
     assert condition['type'] == 'vrl'
     return pyvrl.Transform(condition['source'])
 
 
 def known():
-    """The README's metrics, with what a histogram has."""
-    rows = (REPOSITORY / 'README.md').read_text().split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0]
+    """The metrics of the generated table in docs/metrics.md, with the series of histograms."""
+    text = (REPOSITORY / 'docs/metrics.md').read_text()
+    rows = text.split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0]
     names = dict(re.findall(r'^\| `(\w+)` \| (\w+) ', rows, re.M))
     histograms = {name for name, kind in names.items() if kind == 'histogram'}
     return names.keys() | {f'{name}_{part}' for name in histograms for part in ('sum', 'count', 'bucket')}
 
 
-def test_the_three_keep_the_same():
-    of_telegraf = set(telegraf()['fieldinclude'])
-    of_otelcol = {name for name in known() if keeps_of_otelcol(name)}
-    vector = condition_of_vector()
-    of_vector = {name for name in known() if vector.remap({'name': name})}
-    assert of_telegraf == of_otelcol
-    assert {name.removesuffix('_sum').removesuffix('_count') for name in of_telegraf} == of_vector
-    # A name that is misspelt would be in none of them.
-    assert len(re.findall('memsensor_', (SCRAPE / 'vector.yaml').read_text())) == len(of_vector) + 2
+def test_all_three_keep_the_same_metrics():
+    telegraf_names = set(telegraf()['fieldinclude'])
+    otelcol_names = {name for name in known() if otelcol_keeps(name)}
+    vector = vector_condition()
+    vector_names = {name for name in known() if vector.remap({'name': name})}
+    assert telegraf_names == otelcol_names
+    assert {name.removesuffix('_sum').removesuffix('_count') for name in telegraf_names} == vector_names
+    # A misspelt name would be in none of the sets.
+    assert len(re.findall('memsensor_', (SCRAPE / 'vector.yaml').read_text())) == len(vector_names) + 2
 
 
-def test_each_name_is_one_of_the_sensor():
+def test_every_name_is_a_metric_of_the_sensor():
     assert set(telegraf()['fieldinclude']) <= known()
 
 
-def test_telegraf_would_keep_a_bounded_set(series):
-    """By Telegraf's documented globs; Telegraf itself is not here."""
+def test_telegraf_keeps_a_limited_number_of_series(series):
+    """With the globs of Telegraf's documentation, because Telegraf is not available."""
     kept = [name for name in series if any(fnmatchcase(name, glob) for glob in telegraf()['fieldinclude'])]
     assert len(kept) in SERIES
 
 
-def test_vectors_own_language_keeps_a_bounded_set(series):
-    condition = condition_of_vector()
+def test_vector_keeps_a_limited_number_of_series(series):
+    condition = vector_condition()
 
-    def name_of_event(name):
-        # Vector has a histogram as one event.
+    def event_name(name):
+        # In Vector a histogram is one event.
         return re.sub(r'_(bucket|sum|count)$', '', name) if re.search(r'seconds_(bucket|sum|count)$', name) else name
 
-    kept = [name for name in series if condition.remap({'name': name_of_event(name)})]
+    kept = [name for name in series if condition.remap({'name': event_name(name)})]
     assert len(kept) - BUCKETS in SERIES
     assert not condition.remap({'name': 'memsensor_process_growth_bytes_per_second'})
 
 
-def test_prometheus_scrapes_by_the_collectors_receiver(url, series, tmp_path):
-    """The receiver embeds Prometheus' scraper: this is that, with the same configuration."""
+def test_prometheus_scrapes_with_the_configuration_of_the_receiver(url, series, tmp_path):
+    """The receiver embeds the scraper of Prometheus, so Prometheus with the same configuration tests it."""
     config = scrape_config()
     [job] = config['scrape_configs']
     assert job['static_configs'] == [{'targets': ['localhost:9817']}]
@@ -124,42 +125,42 @@ def test_prometheus_scrapes_by_the_collectors_receiver(url, series, tmp_path):
     finally:
         prometheus.terminate()
         prometheus.wait(20)
-    # A forecast comes and goes between two scrapes.
-    kept, names = ([name for name in some if 'exhaustion' not in name] for some in (series, names))
-    assert sorted(names) == sorted(name for name in kept if keeps_of_otelcol(name))
+    # A forecast may start or end between two scrapes.
+    kept, names = ([name for name in group if 'exhaustion' not in name] for group in (series, names))
+    assert sorted(names) == sorted(name for name in kept if otelcol_keeps(name))
     assert len(names) in SERIES
 
 
 def free_address():
     import socket
 
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return '127.0.0.1:%d' % one.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return '127.0.0.1:%d' % listener.getsockname()[1]
 
 
 def scraped(address, log):
-    """Names of what this Prometheus has, once it has scraped."""
+    """The names of the series in this Prometheus, after its first scrape."""
     query = f'http://{address}/api/v1/query?query=%7B__name__=~%22memsensor_.%2B%22%7D'
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
-            with urllib.request.urlopen(query, timeout=5) as answer:
-                result = json.load(answer)['data']['result']
+            with urllib.request.urlopen(query, timeout=5) as response:
+                result = json.load(response)['data']['result']
         except OSError:
             result = []
         if result:
-            return [one['metric']['__name__'] for one in result]
+            return [entry['metric']['__name__'] for entry in result]
         time.sleep(0.2)
-    raise AssertionError(f'never scraped: {log.read_text()}')
+    raise AssertionError(f'no scrape: {log.read_text()}')
 
 
 @pytest.mark.parametrize('file', ['telegraf.toml', 'otelcol.yaml', 'vector.yaml'])
-def test_every_wait_for_the_sensor_is_bounded(file):
+def test_every_scrape_has_a_timeout_of_5_seconds(file):
     assert re.search(r'timeout\w*(:| =) "?5', (SCRAPE / file).read_text())
 
 
-def test_the_pipelines_name_what_there_is():
+def test_pipelines_use_only_defined_components():
     config = yaml.safe_load((SCRAPE / 'otelcol.yaml').read_text())
     for pipeline in config['service']['pipelines'].values():
         for kind, names in pipeline.items():

@@ -1,15 +1,14 @@
-//! Alerts as a person on call gets them: the shipped rules, in a hurry.
+//! The shipped rules with shorter durations, for tests that cannot run for an hour.
 //!
-//! A test has no quarter of an hour. [`hurried`] divides every duration of a rule file or of
-//! Alertmanager's configuration by a factor; who scrapes and evaluates as many times faster meets
-//! the same rules. What does not scale: thresholds (rates are per second in either case), the
-//! sensor's own windows of one, ten and sixty seconds, and the time that a kill or a verdict takes.
-//! Not here: another copy of the rules.
+//! [`accelerate`] divides every duration in a rule file or in Alertmanager's configuration by a
+//! factor. With scrape and evaluation intervals divided by the same factor the rules behave the
+//! same. Not scaled: thresholds (rates are per second), the sensor's own windows of 1, 10 and 60
+//! seconds, and the time that a kill or a verdict takes.
 
 use std::fmt::Write as _;
 
-/// What stands before a duration in rules and in Alertmanager's configuration.
-const BEFORE: [&str; 9] = [
+/// The text before a duration in rules and in Alertmanager's configuration.
+const PREFIXES: [&str; 9] = [
     "for: ",
     "keep_firing_for: ",
     "interval: ",
@@ -22,13 +21,13 @@ const BEFORE: [&str; 9] = [
     ":",
 ];
 
-/// The same file with every duration divided by `factor`.
-pub fn hurried(text: &str, factor: u64) -> String {
+/// The file with every duration divided by `factor`.
+pub fn accelerate(text: &str, factor: u64) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(c) = rest.chars().next() {
-        let stands_here = BEFORE.iter().any(|before| out.ends_with(before));
-        if stands_here && let Some((ms, length)) = duration(rest) {
+        let has_prefix = PREFIXES.iter().any(|prefix| out.ends_with(prefix));
+        if has_prefix && let Some((ms, length)) = duration(rest) {
             // Writing to a String cannot fail.
             let _ = write!(out, "{}ms", ms / factor);
             rest = &rest[length..];
@@ -40,7 +39,8 @@ pub fn hurried(text: &str, factor: u64) -> String {
     out
 }
 
-/// A duration as Prometheus writes it (`90s`, `4h`, `1h30m`), in milliseconds, and how long it is.
+/// A duration in the format of Prometheus (`90s`, `4h`, `1h30m`): milliseconds, and the length of
+/// its text.
 fn duration(text: &str) -> Option<(u64, usize)> {
     let end = text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len());
     let (mut word, mut ms) = (&text[..end], 0);
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_is_divided_and_nothing_else() {
+    fn every_duration_is_divided() {
         let rules = "\
 # for: an hour, (5m)
 - name: memsensor-1m
@@ -86,17 +86,17 @@ mod tests {
             .replace("[30m:5m]", "[90000ms:15000ms]")
             .replace("for: 4h", "for: 720000ms")
             .replace("keep_firing_for: 30m", "keep_firing_for: 90000ms");
-        assert_eq!(hurried(rules, 20), faster);
+        assert_eq!(accelerate(rules, 20), faster);
         assert_eq!(
-            hurried("group_wait: 30s, group_interval: 5m", 20),
+            accelerate("group_wait: 30s, group_interval: 5m", 20),
             "group_wait: 1500ms, group_interval: 15000ms"
         );
     }
 
     #[test]
-    fn what_is_no_duration_is_left_alone() {
+    fn other_text_is_not_changed() {
         for text in ["for: ever", "[5]", "offset x", "for: 5x", "[m]", "for: 0s", "é [", "a:5b"] {
-            assert_eq!(hurried(text, 20), text);
+            assert_eq!(accelerate(text, 20), text);
         }
     }
 }

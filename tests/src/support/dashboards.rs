@@ -1,5 +1,5 @@
-//! The queries of the Grafana dashboards, with values for their variables. Not here: the layout of
-//! the dashboards, and the execution of the queries.
+//! The queries of the Grafana dashboards, and their variables. Not the appearance of panels, and no
+//! connection to Prometheus.
 
 use std::{
     fs,
@@ -9,41 +9,43 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-/// File names of the dashboards.
+use super::promql::{is_of_name, selectors};
+
+/// The names of the dashboards, without `.json`.
 pub const NAMES: [&str; 4] = ["fleet", "host", "incident", "sensor"];
 
-/// Directory of the dashboards and their sources.
+/// The directory of the dashboards and their sources.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards/grafana")
 }
 
-/// A query and its place.
+/// A query of a dashboard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Dashboard, panel and letter: `host / PSI of the scope / A`.
+    /// The dashboard, the panel and the letter of the query: `host / PSI of the scope / A`.
     pub place: String,
-    /// Number of the panel; none for a variable or an annotation.
+    /// The id of the panel; none for a variable or an annotation.
     pub panel: Option<u64>,
-    /// Letter of the query in its panel.
+    /// The letter of the query in its panel.
     pub letter: String,
-    /// The expression, with variables; for a variable, the series whose labels it lists.
+    /// The expression, with dashboard variables. For a variable: the series with its values.
     pub expression: String,
-    /// The legend, with labels as `{{label}}`; for a variable, its label.
+    /// The legend with labels as `{{label}}`. For a variable: its label in this form.
     pub legend: String,
-    /// Whether it is an instant query.
+    /// Whether it is an instant query, not a range query.
     pub instant: bool,
     /// Whether it requests exemplars.
     pub exemplars: bool,
 }
 
-/// Reads a dashboard's file.
+/// The JSON of a dashboard.
 pub fn read(name: &str) -> Result<Value> {
     let path = directory().join(format!("{name}.json"));
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))
 }
 
-/// All queries of a dashboard: panels, variables, annotations.
+/// All queries of a dashboard: of panels, variables and annotations.
 pub fn queries(name: &str) -> Result<Vec<Query>> {
     let board = read(name)?;
     let mut queries = Vec::new();
@@ -63,10 +65,10 @@ pub fn queries(name: &str) -> Result<Vec<Query>> {
     }
     for variable in list(&board["templating"]["list"]).iter().filter(|v| v["type"] == "query") {
         let query = text(&variable["query"]["query"]);
-        let of = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')'));
-        let (series, label) = of
-            .and_then(|of| of.rsplit_once(", "))
-            .with_context(|| format!("{name}: unknown variable query {query}"))?;
+        let arguments = query.strip_prefix("label_values(").and_then(|q| q.strip_suffix(')'));
+        let (series, label) = arguments
+            .and_then(|arguments| arguments.rsplit_once(", "))
+            .with_context(|| format!("{name}: a variable has the query {query}"))?;
         queries.push(Query {
             place: format!("{name} / variable {}", text(&variable["name"])),
             legend: format!("{{{{{label}}}}}"),
@@ -91,7 +93,7 @@ fn other(expression: &str, instant: bool) -> Query {
     Query { place, panel: None, letter, expression, legend, instant, exemplars: false }
 }
 
-/// The elements of an array; empty for anything else.
+/// The elements of an array; none if it is not an array.
 pub fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -101,8 +103,8 @@ fn text(value: &Value) -> String {
 }
 
 impl Query {
-    /// The expression as Grafana would send it, with values of the variables (named without `$`). A
-    /// variable without a value is an error.
+    /// The expression with values for the variables (named without `$`), as Grafana sends it.
+    /// A variable without a value is an error.
     pub fn with(&self, variables: &[(&str, &str)]) -> Result<String> {
         let mut expression = self.expression.clone();
         for (name, value) in variables {
@@ -121,24 +123,17 @@ impl Query {
         self.legend.split("{{").skip(1).filter_map(|part| Some(part.split_once("}}")?.0.trim()))
     }
 
-    /// Its metrics, with the labels of their selectors. Every selector must be written as
-    /// `name{label="value",...}`.
+    /// The metrics of the expression, with the labels of their selectors. Braces are required,
+    /// except for an expression that is only a name (a variable).
     pub fn selectors(&self) -> Vec<(&str, Vec<&str>)> {
-        let text = self.expression.as_str();
-        if text.chars().all(is_of_name) {
-            return vec![(text, Vec::new())];
+        if self.expression.chars().all(is_of_name) {
+            return vec![(&self.expression, Vec::new())];
         }
-        let ends = text.match_indices('{').map(|(at, _)| at);
-        ends.map(|at| {
-            let name = text[..at].rsplit(|c: char| !is_of_name(c)).next().unwrap_or_default();
-            let inside = text[at + 1..].split('}').next().unwrap_or_default();
-            let labels = inside.split("\",").map(|part| part.split(['=', '!']).next());
-            (name, labels.flatten().filter(|l| !l.is_empty()).collect())
-        })
-        .collect()
+        let selectors = selectors(&self.expression).into_iter();
+        selectors.map(|s| (s.metric, s.matchers.iter().map(|m| m.label).collect())).collect()
     }
 
-    /// Labels in `by (...)`, `without (...)`, `on (...)`.
+    /// The labels in `by (...)`, `without (...)` and `on (...)`.
     pub fn grouping_labels(&self) -> Vec<&str> {
         let text = self.expression.as_str();
         ["by (", "without (", "on ("]
@@ -148,10 +143,6 @@ impl Query {
             .flat_map(|labels| labels.split(", "))
             .collect()
     }
-}
-
-fn is_of_name(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
 }
 
 #[cfg(test)]
@@ -164,20 +155,21 @@ mod tests {
 
     #[test]
     fn metrics_and_labels_of_an_expression_are_found() {
-        let one = query(
-            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__range])) / on (c) y_z{}",
+        let found = query(
+            "sum by (a, le) (rate(x_total{job=~\"$job\",a!=\"b\"}[$__rate_interval])) / \
+             on (c) y_z{}",
         );
-        assert_eq!(one.selectors(), [("x_total", vec!["job", "a"]), ("y_z", vec![])]);
-        assert_eq!(one.grouping_labels(), ["a", "le", "c"]);
+        assert_eq!(found.selectors(), [("x_total", vec!["job", "a"]), ("y_z", vec![])]);
+        assert_eq!(found.grouping_labels(), ["a", "le", "c"]);
         assert_eq!(query("x_info").selectors(), [("x_info", vec![])]);
-        assert_eq!(one.legend_labels().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(found.legend_labels().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
     fn a_variable_without_a_value_is_an_error() {
-        let one = query("x{job=\"$job\"}[$__range]");
-        let expression = one.with(&[("job", "j"), ("__range", "1h")]);
-        assert_eq!(expression.ok().as_deref(), Some("x{job=\"j\"}[1h]"));
-        assert!(one.with(&[("job", "j")]).is_err());
+        let found = query("x{job=\"$job\"}[$__range]");
+        let replaced = found.with(&[("job", "j"), ("__range", "1h")]);
+        assert_eq!(replaced.ok().as_deref(), Some("x{job=\"j\"}[1h]"));
+        assert!(found.with(&[("job", "j")]).is_err());
     }
 }

@@ -9,13 +9,16 @@
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`repository`]: shipped files, as tests need them.
+//! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may use.
 
 pub mod alerting;
 pub mod counts;
 pub mod daemon;
 pub mod dashboards;
+pub mod metrics_table;
 pub mod open_loop;
 pub mod prometheus;
+pub mod promql;
 pub mod repository;
 pub mod scope;
 pub mod swap;

@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+/// An exposition that was recorded from a sensor, with every state and every label value of a fixed
+/// set. The tests of the Datadog check compare its states with those of a running sensor.
+pub const RECORDED_METRICS: &str = "dashboards/datadog/memsensor/tests/fixtures/metrics.txt";
+
 /// The root of the repository.
 pub fn repository() -> &'static Path {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,12 +1,13 @@
-"""What the tests share: the check, servers that answer what a test wants, and the running sensor.
+"""Shared by the tests: the check, servers with canned responses, and the running sensor.
 
-`cargo xtask test datadog --level live` gives them a sensor and a cgroup; without, the tests that need one are
-skipped and say so.
+`cargo xtask test datadog --level live` provides a sensor and a cgroup. Without them, the tests that need a sensor are
+reported as skipped.
 """
 
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -17,18 +18,35 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = ROOT.parents[2]
-# Beside the Agent's own packages of that name, which pytest's plugin has imported.
+# Our package, in addition to the Agent's packages of the same name, which pytest's plugin has imported.
 sys.modules['datadog_checks'].__path__.append(str(ROOT / 'datadog_checks'))
 
 EXPOSITION = Path(__file__).parent / 'fixtures' / 'metrics.txt'
 
 
-class Answers(BaseHTTPRequestHandler):
-    """Answers by path, from the server's table: a body, or a function that writes one."""
+def label_values(metric, label, exposition=None):
+    """The values of a label in an exposition, by default the recorded one."""
+    exposition = EXPOSITION.read_text() if exposition is None else exposition
+    return tuple(dict.fromkeys(re.findall(rf'^{metric}\{{(?:.*,)?{label}="([^"]+)"', exposition, re.M)))
+
+
+# `test_live.py` compares the recorded values with those of the running sensor.
+STATES = label_values('memsensor_state', 'state')
+OOM_TYPES = label_values('memsensor_oom_kills_total', 'type')
+
+
+def metrics_table():
+    """The generated table of the sensor's metrics, in docs/metrics.md."""
+    text = (REPOSITORY / 'docs/metrics.md').read_text()
+    return text.split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0].strip()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Responds by path, from the server's table: a body, or a function that writes the response."""
 
     def do_GET(self):
         answer = self.server.answers.get(self.path.partition('?')[0])
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         if callable(answer):
             answer(self)
             return
@@ -44,7 +62,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    """One that does not mind who hangs up on it."""
+    """A server that ignores clients that disconnect."""
 
     def handle_error(self, *_):
         pass
@@ -52,10 +70,10 @@ class Server(ThreadingHTTPServer):
 
 @contextmanager
 def serving(answers):
-    """A server of these answers; they may be changed meanwhile."""
-    server = Server(('127.0.0.1', 0), Answers)
+    """A server of these responses. A test may change them while it runs."""
+    server = Server(('127.0.0.1', 0), Handler)
     server.daemon_threads = True
-    server.answers, server.asked = answers, []
+    server.answers, server.requests = answers, []
     server.url = f'http://127.0.0.1:{server.server_port}'
     threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.02}, daemon=True).start()
     try:
@@ -67,27 +85,27 @@ def serving(answers):
 
 @pytest.fixture
 def fake():
-    """A sensor as it was recorded, calm and without events."""
+    """The recorded sensor: ready, and without events."""
     answers = {'/metrics': EXPOSITION.read_text(), '/api/v1/events': json.dumps({'events': []})}
     with serving(answers) as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
-def forgotten(datadog_agent):
-    """The Agent's cache is empty at first."""
+def empty_cache(datadog_agent):
+    """Every test starts with an empty Agent cache."""
     datadog_agent.reset()
 
 
 @pytest.fixture
 def checks():
-    """Makes a check of this endpoint."""
+    """Creates a check of an endpoint."""
     from datadog_checks.memsensor import MemsensorCheck
 
     def make(url, **options):
         instance = {'openmetrics_endpoint': f'{url}/metrics', **options}
         check = MemsensorCheck('memsensor', {}, [instance])
-        # The Agent's ends with a digest of the configuration.
+        # As in the Agent, the id ends with a digest of the configuration.
         check.check_id = f'memsensor:{hashlib.sha256(json.dumps(instance).encode()).hexdigest()[:16]}'
         return check
 
@@ -95,7 +113,7 @@ def checks():
 
 
 class Sensor:
-    """The real one, by what `the_datadog_agent_is_told` says of it."""
+    """The running sensor, from the environment that `tests/tests/live/serving/datadog.rs` sets."""
 
     def __init__(self):
         self.url = os.environ['MEMSENSOR_URL']
@@ -109,13 +127,13 @@ class Sensor:
 
 @pytest.fixture
 def sensor():
-    """A running memsensor, with a scope `web` in which processes can be killed."""
+    """A running memsensor, with a scope `web` in which a test can have processes killed."""
     if 'MEMSENSOR_URL' not in os.environ:
         pytest.skip('needs a running memsensor: cargo xtask test datadog --level live')
     return Sensor()
 
 
 def contexts(aggregator):
-    """What is billed: names with their tags."""
+    """What is billed: each name with each set of tags."""
     names = aggregator.metric_names
     return {(name, tuple(sorted(stub.tags)), stub.hostname) for name in names for stub in aggregator.metrics(name)}

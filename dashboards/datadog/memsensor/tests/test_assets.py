@@ -1,4 +1,4 @@
-"""What Datadog's own tools say of the files: `ddev validate`, and the models of its API."""
+"""The files, checked by Datadog's tools: `ddev validate`, and the models of its API."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from datadog_api_client.configuration import Configuration
 from datadog_api_client.v1.model.dashboard import Dashboard
 from datadog_api_client.v1.model.monitor import Monitor
 
-# Not among them: `http` wants all of the Agent's HTTP options in the example, which work without being there, and
-# `openmetrics` wants no limit of series, for whose integration is not billed. `manifest` is no command any more.
+# Not used: `http` requires all HTTP options of the Agent in the example, although they work without it. `openmetrics`
+# forbids a limit of series, because Datadog's own integrations are not billed. `manifest` was removed from ddev.
 VALIDATIONS = ['config', 'dashboards', 'service-checks', 'metadata', 'package', 'readmes', 'imports', 'dep']
 MONITORS = sorted(ROOT.glob('assets/monitors/*.json'))
 
 
 @pytest.fixture(scope='module')
 def ddev(tmp_path_factory):
-    """Runs it in a repository that has this integration alone, as it wants one."""
+    """Runs ddev in a repository that contains only this integration, because ddev requires a repository."""
     import shutil
 
     home = tmp_path_factory.mktemp('home')
@@ -43,14 +43,14 @@ def ddev(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize('what', VALIDATIONS)
-def test_ddev_finds_nothing_wrong(ddev, what):
-    code, said = ddev('validate', what, 'memsensor')
-    assert code == 0, said
+@pytest.mark.parametrize('validation', VALIDATIONS)
+def test_ddev_accepts_the_integration(ddev, validation):
+    code, output = ddev('validate', validation, 'memsensor')
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
-    'what, file, was, becomes',
+    'validation, file, old, new',
     [
         ('config', 'datadog_checks/memsensor/data/conf.yaml.example', 'Seconds between', 'Hours between'),
         ('dashboards', 'assets/dashboards/host.json', '"description"', '"describes"'),
@@ -60,26 +60,26 @@ def test_ddev_finds_nothing_wrong(ddev, what):
         ('readmes', 'README.md', '## Setup', '## Set up'),
     ],
 )
-def test_ddev_finds_what_is_wrong(ddev, what, file, was, becomes):
-    """A validation that finds nothing is none."""
+def test_ddev_finds_mistakes(ddev, validation, file, old, new):
+    """Shows that each validation can fail."""
     path = ddev.copy / file
     text = path.read_text()
-    assert was in text
-    path.write_text(text.replace(was, becomes))
+    assert old in text
+    path.write_text(text.replace(old, new))
     try:
-        code, said = ddev('validate', what, 'memsensor')
+        code, output = ddev('validate', validation, 'memsensor')
     finally:
         path.write_text(text)
-    assert code != 0, said
+    assert code != 0, output
 
 
-def is_of(model, content):
-    """Whether the API's own model takes it, to the last key and value."""
+def parse(model, content):
+    """Parses it with a model of the API."""
     return validate_and_convert_types(content, (model,), ['it'], True, True, Configuration())
 
 
 def unknown_parts(model, path='it'):
-    """Where the model kept something that it has no name or no type for."""
+    """Paths of keys and values that the model does not define."""
     if isinstance(model, list):
         for at, item in enumerate(model):
             yield from unknown_parts(item, f'{path}[{at}]')
@@ -95,15 +95,15 @@ def unknown_parts(model, path='it'):
 
 
 @pytest.mark.parametrize('file', sorted(ROOT.glob('assets/dashboards/*.json')), ids=lambda file: file.name)
-def test_a_dashboard_is_one_to_the_api(file):
+def test_the_api_model_accepts_a_dashboard(file):
     content = json.loads(file.read_text())
-    assert list(unknown_parts(is_of(Dashboard, content))) == []
+    assert list(unknown_parts(parse(Dashboard, content))) == []
     content['widgets'][1]['definition']['type'] = 'query_valve'
-    assert list(unknown_parts(is_of(Dashboard, content))), 'a model that takes everything is none'
+    assert list(unknown_parts(parse(Dashboard, content))), 'the model accepts a wrong type'
 
 
 @pytest.mark.parametrize('file', sorted(ROOT.glob('assets/dashboards/*.json')), ids=lambda file: file.name)
-def test_no_two_widgets_of_a_dashboard_lie_on_each_other(file):
+def test_widgets_do_not_overlap(file):
     taken = {}
     for widget in json.loads(file.read_text())['widgets']:
         at = widget['layout']
@@ -120,44 +120,44 @@ def definitions():
 
 
 @pytest.mark.parametrize('name', definitions())
-def test_a_monitor_is_one_to_the_api(name):
+def test_the_api_model_accepts_a_monitor(name):
     content = definitions()[name]
-    assert list(unknown_parts(is_of(Monitor, content))) == []
+    assert list(unknown_parts(parse(Monitor, content))) == []
     content['type'] = 'query alarm'
-    assert list(unknown_parts(is_of(Monitor, content))), 'a model that takes everything is none'
+    assert list(unknown_parts(parse(Monitor, content))), 'the model accepts a wrong type'
 
 
 @pytest.mark.parametrize('name', definitions())
-def test_a_monitor_tells_a_person_what_to_do(name):
+def test_monitor_messages_match_their_thresholds(name):
     monitor = definitions()[name]
     message = monitor['message']
     assert '{{host.name}}' in message and len(message) > 150
     for block in ('is_alert', 'is_warning', 'is_no_data', 'is_recovery'):
         assert message.count(f'{{{{#{block}}}}}') == message.count(f'{{{{/{block}}}}}')
     warns = 'warning' in monitor['options'].get('thresholds', {})
-    assert warns == ('{{#is_warning}}' in message), 'who is warned is told of what'
+    assert warns == ('{{#is_warning}}' in message), 'a warning threshold needs a warning message'
     if (threshold := monitor['options'].get('thresholds', {}).get('critical')) and monitor['type'] == 'query alert':
         assert float(monitor['query'].split()[-1]) == threshold
 
 
-def test_silence_after_pressure_is_told_though_it_is_no_data():
-    # To Datadog `A && B` of an alert and of no data is no data, which a composite keeps to itself unless asked.
+def test_the_composite_monitor_notifies_on_no_data():
+    # Datadog evaluates `A && B` of an alert and no data as no data. A composite does not notify on that by default.
     found = definitions()
     assert found['silent.json']['options']['on_missing_data'] == 'show_and_notify_no_data'
     assert found['unrecoverable.json']['options']['notify_no_data'] is True
     assert '{{#is_no_data}}' in found['unrecoverable.json']['message']
 
 
-def test_the_manifest_names_every_asset_and_none_else():
+def test_the_manifest_lists_every_asset():
     assets = json.loads((ROOT / 'manifest.json').read_text())['assets']
-    named = [*assets['dashboards'].values(), *assets['monitors'].values()]
-    there = [str(path.relative_to(ROOT)) for path in ROOT.glob('assets/*/*.json')]
-    assert sorted(named) == sorted(there)
-    titles = {path: json.loads((ROOT / path).read_text())['title'] for path in named}
+    listed = [*assets['dashboards'].values(), *assets['monitors'].values()]
+    files = [str(path.relative_to(ROOT)) for path in ROOT.glob('assets/*/*.json')]
+    assert sorted(listed) == sorted(files)
+    titles = {path: json.loads((ROOT / path).read_text())['title'] for path in listed}
     assert {path: title for title, path in {**assets['dashboards'], **assets['monitors']}.items()} == titles
 
 
-def test_the_package_is_built_and_has_what_the_agent_needs(tmp_path):
+def test_the_wheel_contains_every_source_file(tmp_path):
     command = [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=120)
     [wheel] = tmp_path.glob('*.whl')

@@ -1,51 +1,52 @@
-"""A real memsensor, real kills in a cgroup, and the Agent's own library, in the order of an incident."""
+"""A real memsensor, real kills in a cgroup, and the Agent's library, in the order of an incident."""
 
 import os
 import signal
 import subprocess
 import time
+import urllib.request
 
 import pytest
 import yaml
-from conftest import REPOSITORY, contexts
+from conftest import REPOSITORY, contexts, label_values
 
-from datadog_checks.memsensor import kills, metrics, standing
+from datadog_checks.memsensor import kills, metrics, readiness
 
-PATIENCE = 20
+TIMEOUT_SECONDS = 20
 HOST, WEB = 'scope:host', 'scope:web'
 READY, WARNING, CRITICAL, UNKNOWN = range(4)
 
 
 @pytest.fixture
 def run(sensor, checks, dd_run_check, aggregator):
-    """Runs a check, the same one each time."""
+    """Runs the check; `new` creates it again, as after a restart of the Agent."""
 
-    def once(anew=False, **options):
-        if anew or once.check is None:
-            once.check = checks(sensor.url, **options)
+    def run_check(new=False, **options):
+        if new or run_check.check is None:
+            run_check.check = checks(sensor.url, **options)
         aggregator.reset()
-        dd_run_check(once.check)
+        dd_run_check(run_check.check)
         return aggregator
 
-    once.check = None
-    return once
+    run_check.check = None
+    return run_check
 
 
 def readiness(aggregator):
-    told = aggregator.service_checks('memsensor.readiness')
-    return {tag: check.status for check in told for tag in check.tags if tag.startswith('scope:')}
+    service_checks = aggregator.service_checks('memsensor.readiness')
+    return {tag: check.status for check in service_checks for tag in check.tags if tag.startswith('scope:')}
 
 
-def until(what, done):
-    """Waits for what the sensor needs a sample for."""
-    end = time.monotonic() + PATIENCE
+def wait_until(name, done):
+    """Waits for a condition that takes the sensor a sample or more."""
+    end = time.monotonic() + TIMEOUT_SECONDS
     while not done():
-        assert time.monotonic() < end, f'never {what}'
+        assert time.monotonic() < end, f'timeout: {name}'
         time.sleep(0.1)
 
 
-def killed(sensor):
-    """Has a process killed in the sensor's scope `web`; its id."""
+def kill_in_scope(sensor):
+    """Makes the kernel kill a process in the scope `web`. Returns its pid."""
 
     def enter():
         for group in sensor.groups:
@@ -53,24 +54,24 @@ def killed(sensor):
                 file.write(str(os.getpid()))
 
     hog = subprocess.Popen([sensor.hog, 'anon', '32'], preexec_fn=enter, stderr=subprocess.DEVNULL)
-    assert hog.wait(PATIENCE) == -signal.SIGKILL, 'it should have been killed'
+    assert hog.wait(TIMEOUT_SECONDS) == -signal.SIGKILL, 'the process was not killed'
     return hog.pid
 
 
-def asked(sensor, *words):
+def memsensor(sensor, *words):
     """Runs a command of memsensor."""
     command = [sensor.program, *words, '--socket', sensor.socket]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_SECONDS).stdout
 
 
-def test_a_calm_host_is_ready_and_costs_less_than_100_series(run):
+def test_a_ready_host_sends_less_than_100_series(run):
     aggregator = run()
     assert readiness(aggregator) == {HOST: READY, WEB: READY}
     aggregator.assert_service_check('memsensor.openmetrics.health', READY)
     of_host = {context for context in contexts(aggregator) if WEB not in context[1]}
     names = {name for name, _, _ in of_host}
     print(f'{len(of_host)} series of the host, {len(contexts(aggregator)) - len(of_host)} of a further scope')
-    # With all that a host under pressure has besides: a forecast, and every rule.
+    # A host under pressure also has a forecast, and a series for each active rule.
     reasons = 21
     assert len(of_host) + reasons + 1 < 100
     for name in ('ready', 'weight_ratio', 'oom_kills.count', 'stall_seconds.count', 'memory_available_bytes'):
@@ -80,16 +81,33 @@ def test_a_calm_host_is_ready_and_costs_less_than_100_series(run):
     assert -1 < age.value < 5
 
 
-def test_every_group_has_what_it_says(run):
+@pytest.mark.parametrize(
+    'metric, label',
+    [
+        ('memsensor_state', 'state'),
+        ('memsensor_state_transitions_total', 'from'),
+        ('memsensor_state_transitions_total', 'to'),
+        ('memsensor_oom_kills_total', 'type'),
+        ('memsensor_kill_signals_total', 'sender'),
+    ],
+)
+def test_the_recording_has_the_label_values_of_the_sensor(sensor, metric, label):
+    """Other tests compare queries in rules and dashboards with the recording."""
+    with urllib.request.urlopen(f'{sensor.url}/metrics', timeout=5) as response:
+        running = label_values(metric, label, response.read().decode())
+    assert running and set(running) == set(label_values(metric, label))
+
+
+def test_every_group_sends_its_metrics(run):
     default = {name for name, _, _ in contexts(run())}
     for group, named in metrics.GROUPS.items():
-        more = {name for name, _, _ in contexts(run(anew=True, metric_groups=[group]))} - default
-        wanted = {f'memsensor.{name}' for name in named.values()}
-        assert more and {name.removesuffix('.count').removesuffix('.sum') for name in more} <= wanted
-        print(f'{group}: {len(more)} of {len(wanted)} names')
+        more = {name for name, _, _ in contexts(run(new=True, metric_groups=[group]))} - default
+        expected = {f'memsensor.{name}' for name in named.values()}
+        assert more and {name.removesuffix('.count').removesuffix('.sum') for name in more} <= expected
+        print(f'{group}: {len(more)} of {len(expected)} names')
 
 
-def test_the_agents_own_check_sends_the_shipped_set(sensor, dd_run_check, aggregator):
+def test_openmetrics_yaml_sends_the_shipped_metrics(sensor, dd_run_check, aggregator):
     from datadog_checks.base import OpenMetricsBaseCheckV2
 
     config = yaml.safe_load((REPOSITORY / 'dashboards/datadog/openmetrics.yaml').read_text())
@@ -103,87 +121,87 @@ def test_the_agents_own_check_sends_the_shipped_set(sensor, dd_run_check, aggreg
     assert 30 < len(of_host) < 60
 
 
-def test_a_kill_is_an_event_once_and_a_change_of_state_is_one(run, sensor, aggregator):
+def test_a_kill_and_a_state_change_are_sent_once(run, sensor, aggregator):
     run()
-    pid = killed(sensor)
+    pid = kill_in_scope(sensor)
     seen = []
-    until('degraded', lambda: seen.extend(run().events) or readiness(aggregator)[WEB] == WARNING)
-    until('told', lambda: any(e['event_type'] == kills.OOM_KILL for e in seen) or seen.extend(run().events))
+    wait_until('degraded', lambda: seen.extend(run().events) or readiness(aggregator)[WEB] == WARNING)
+    wait_until('kill event', lambda: any(e['event_type'] == kills.OOM_KILL for e in seen) or seen.extend(run().events))
     [kill] = [event for event in seen if event['event_type'] == kills.OOM_KILL]
     unit = sensor.cgroup.rpartition('/')[2]
     assert kill['msg_title'].startswith(f'OOM kill: hog of unit {unit}'[:60])
-    for part in (f'Victim: {pid} "hog"', f'Set off by: {pid} "hog"', f'cgroup {sensor.cgroup}', 'a cgroup is out of'):
+    for part in (f'Victim: {pid} "hog"', f'Triggered by: {pid} "hog"', f'cgroup {sensor.cgroup}', 'a cgroup is out of'):
         assert part in kill['msg_text'], kill['msg_text']
-    assert {'oom_scope:memcg', 'victim:hog', f'unit:{unit}', f'cgroup:{sensor.cgroup}'} < set(kill['tags'])
-    # By its id the sensor tells the rest.
+    assert {'oom_type:memcg', 'victim:hog', f'unit:{unit}', f'cgroup:{sensor.cgroup}'} < set(kill['tags'])
+    # The id identifies the full report on the host.
     name = kill['aggregation_key'].removeprefix(f'{kills.OOM_KILL}:')
-    assert str(pid) in asked(sensor, 'event', name)
-    assert abs(kill['timestamp'] - time.time()) < PATIENCE
-    [change] = [event for event in seen if event['event_type'] == standing.EVENT_TYPE]
+    assert str(pid) in memsensor(sensor, 'event', name)
+    assert abs(kill['timestamp'] - time.time()) < TIMEOUT_SECONDS
+    [change] = [event for event in seen if event['event_type'] == readiness.EVENT_TYPE]
     assert change['msg_title'] == 'memsensor: web is degraded (was ready)'
     assert 'oom_kill' in change['msg_text']
 
-    # Neither again, and not by an Agent that starts anew.
+    # No event is sent twice, also not after a restart of the Agent.
     assert [e for e in run().events if e['event_type'] == kills.OOM_KILL] == []
-    assert [e for e in run(anew=True).events if e['event_type'] == kills.OOM_KILL] == []
+    assert [e for e in run(new=True).events if e['event_type'] == kills.OOM_KILL] == []
 
-    # A second one takes the scope out of service; those within a second are one.
+    # A second kill makes the scope overloaded. Kills within a second count as one.
     time.sleep(1.3)
-    second, seen = killed(sensor), []
-    until('draining', lambda: seen.extend(run().events) or readiness(aggregator)[WEB] == CRITICAL)
-    until('told', lambda: any(e['event_type'] == kills.OOM_KILL for e in seen) or seen.extend(run().events))
+    second, seen = kill_in_scope(sensor), []
+    wait_until('overloaded', lambda: seen.extend(run().events) or readiness(aggregator)[WEB] == CRITICAL)
+    wait_until('kill event', lambda: any(e['event_type'] == kills.OOM_KILL for e in seen) or seen.extend(run().events))
     [kill] = [event for event in seen if event['event_type'] == kills.OOM_KILL]
     assert f'Victim: {second} "hog"' in kill['msg_text']
-    changes = [event for event in seen if event['event_type'] == standing.EVENT_TYPE]
-    assert changes[-1]['msg_title'] == 'memsensor: web is draining (was degraded)'
+    changes = [event for event in seen if event['event_type'] == readiness.EVENT_TYPE]
+    assert changes[-1]['msg_title'] == 'memsensor: web is overloaded (was degraded)'
     assert readiness(aggregator)[HOST] == READY
 
 
-def test_a_host_that_an_operator_drained_says_so(run, sensor):
+def test_a_drained_host_is_a_warning(run, sensor):
     assert readiness(run())[HOST] == READY
-    asked(sensor, 'drain', '--reason', 'kernel update', '--for', '10m')
+    memsensor(sensor, 'drain', '--reason', 'kernel update', '--for', '10m')
     try:
         aggregator = run()
         assert readiness(aggregator)[HOST] == WARNING
         changes = [event for event in aggregator.events if HOST in event['tags']]
-        assert [event['msg_title'] for event in changes] == ['memsensor: host is maintenance (was ready)']
+        assert [event['msg_title'] for event in changes] == ['memsensor: host is drained (was ready)']
         [weight] = [stub for stub in aggregator.metrics('memsensor.weight_ratio') if HOST in stub.tags]
         [drained] = aggregator.metrics('memsensor.drained')
-        # What the monitor of draining adds up, so as to be silent now.
+        # The monitor overloaded.json adds these two and must not alert now.
         assert (weight.value, drained.value) == (0, 1)
     finally:
-        asked(sensor, 'undrain')
+        memsensor(sensor, 'undrain')
     assert readiness(run())[HOST] == READY
 
 
 def test_a_frozen_sensor_is_unknown_within_the_timeout(run, sensor, aggregator):
-    run(anew=True, timeout=1)
+    run(new=True, timeout=1)
     os.kill(sensor.pid, signal.SIGSTOP)
     try:
-        begun = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(Exception, match='timed out'):
             run()
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - start < 3
     finally:
         os.kill(sensor.pid, signal.SIGCONT)
     assert readiness(aggregator) == {HOST: UNKNOWN, WEB: UNKNOWN}
     aggregator.assert_service_check('memsensor.openmetrics.health', CRITICAL)
-    until('back', lambda: readiness(run())[HOST] == READY)
+    wait_until('back', lambda: readiness(run())[HOST] == READY)
 
 
-def test_a_sensor_that_is_gone_is_unknown(run, sensor, aggregator):
-    """The last: it is not started again."""
+def test_a_stopped_sensor_is_unknown(run, sensor, aggregator):
+    """The last test: the sensor is not started again."""
     run()
     os.kill(sensor.pid, signal.SIGTERM)
 
-    def gone():
+    def stopped():
         try:
             run()
         except Exception:
             return True
         return False
 
-    until('gone', gone)
+    wait_until('stopped', stopped)
     assert readiness(aggregator) == {HOST: UNKNOWN, WEB: UNKNOWN}
     aggregator.assert_service_check('memsensor.openmetrics.health', CRITICAL)
     assert aggregator.metric_names == []

@@ -1,4 +1,4 @@
-"""One name for one thing: the sensor's README, metrics.py, metadata.csv, dashboards, monitors, the plain check."""
+"""The same names everywhere: the metrics table, metrics.py, metadata.csv, dashboards, monitors, openmetrics.yaml."""
 
 import csv
 import json
@@ -6,52 +6,53 @@ import re
 
 import pytest
 import yaml
-from conftest import EXPOSITION, REPOSITORY, ROOT, contexts
+from conftest import EXPOSITION, OOM_TYPES, REPOSITORY, ROOT, STATES, contexts, metrics_table
 
 from datadog_checks.memsensor import metrics
 
-# What is sent means something else than what is read.
-MEANS = {
-    'memsensor_state': '1 for the state that balancers are told; the others are not sent',
-    'memsensor_verdict_reason': '1 for each rule that speaks against full traffic now; the others are not sent',
-    'memsensor_last_sample_timestamp_seconds': "How long ago the kernel's counters were last read",
+# Metrics whose value in Datadog differs from the value that is read.
+DESCRIPTIONS = {
+    'memsensor_state': '1 for the current state; other states are not sent',
+    'memsensor_verdict_reason': '1 for each active rule; other rules are not sent',
+    'memsensor_last_sample_timestamp_seconds': "Age of the last sample of the kernel's counters",
 }
 SUFFIXES = {'counter': ['.count'], 'gauge': [''], 'histogram': ['.sum', '.count']}
-ADDED = {'.sum': '; summed', '.count': '; how often'}
+HISTOGRAM = {'.sum': '; sum', '.count': '; number of observations'}
 ASSETS = sorted([*ROOT.glob('assets/dashboards/*.json'), *ROOT.glob('assets/monitors/*.json')])
 
 
 def table():
-    """The README's: name without `_total` to type and meaning."""
-    text = (REPOSITORY / 'README.md').read_text()
-    rows = text.split('<!-- metrics:begin -->')[1].split('<!-- metrics:end -->')[0].strip().splitlines()[2:]
-    cells = [[cell.strip(' `') for cell in row.strip('|').split(' | ')] for row in rows]
-    return {name.removesuffix('_total'): (kind, meaning.rstrip(' |')) for name, kind, _, meaning in cells}
+    """The sensor's metrics: name without `_total` to type, labels and description."""
+    rows = [[cell.strip(' `') for cell in row.strip('|').split(' | ')] for row in metrics_table().splitlines()[2:]]
+    return {
+        name.removesuffix('_total'): (kind, set(re.findall(r'\w+', labels)), description.rstrip(' |'))
+        for name, kind, labels, description in rows
+    }
 
 
 def mapped():
-    """Each exposed name with the name that is sent."""
-    named = {}
+    """Each exposed name, with the name that is sent."""
+    names = {}
     for group in (metrics.DEFAULT, metrics.VERDICT, *metrics.GROUPS.values()):
-        assert not named.keys() & group.keys(), 'a metric is in one group'
-        named.update(group)
-    return named
+        assert not names.keys() & group.keys(), 'a metric is in two groups'
+        names.update(group)
+    return names
 
 
 def sent():
-    """What can be sent, with its meaning; none of the sensor's own process, which the README has not."""
+    """Each name that can be sent, with its description, except `process_*`, which the table does not list."""
     names = {}
     for exposed, name in mapped().items():
         if exposed.startswith('process_'):
             continue
-        kind, meaning = table()[exposed]
+        kind, _, description = table()[exposed]
         if isinstance(name, dict):
             if name['type'] == 'metadata':
                 continue
             name = name['name']
         for suffix in SUFFIXES[kind]:
-            more = ADDED[suffix] if kind == 'histogram' else ''
-            names[f'memsensor.{name}{suffix}'] = MEANS.get(exposed, meaning) + more
+            part = HISTOGRAM[suffix] if kind == 'histogram' else ''
+            names[f'memsensor.{name}{suffix}'] = DESCRIPTIONS.get(exposed, description) + part
     return names
 
 
@@ -60,33 +61,33 @@ def metadata():
         return {row['metric_name']: row for row in csv.DictReader(file)}
 
 
-def test_every_metric_of_the_sensor_is_sent_or_has_a_reason_not_to_be():
+def test_every_metric_is_sent_or_listed_as_not_sent():
     known = {name for name in mapped() if name.startswith('memsensor_')}
     assert known | metrics.NOT_SENT.keys() == table().keys()
     assert not known & metrics.NOT_SENT.keys()
 
 
-def test_names_follow_the_rule():
+def test_names_are_those_of_prometheus_without_the_prefix():
     for exposed, name in mapped().items():
         if isinstance(name, str) and exposed.startswith('memsensor_'):
             assert name == exposed.removeprefix('memsensor_')
 
 
-def test_metadata_says_what_the_readme_says():
+def test_metadata_describes_every_metric():
     rows = {name: row['description'] for name, row in metadata().items() if '.process.' not in name}
-    assert rows == sent()
+    assert rows == sent(), 'write_metadata.py updates the descriptions'
 
 
-def test_metadata_has_the_type_of_what_is_sent():
+def test_metadata_has_the_types_that_are_sent():
     for name, row in metadata().items():
         counted = name.endswith(('.count', '.sum'))
         assert row['metric_type'] == ('count' if counted else 'gauge'), name
 
 
-def test_the_default_is_that_of_a_host(fake, checks, dd_run_check, aggregator):
+def test_the_default_sends_50_series(fake, checks, dd_run_check, aggregator):
     dd_run_check(checks(fake.url))
     assert len(contexts(aggregator)) == 50
-    # The others are what the groups would add, buckets, and zeros.
+    # The rest: groups that are not enabled, buckets, and inactive states and reasons.
     assert EXPOSITION.read_text().count('\nmemsensor_') == 333
 
 
@@ -98,18 +99,18 @@ def test_metadata_covers_what_is_sent(fake, checks, dd_run_check, aggregator, gr
     aggregator.assert_no_duplicate_all()
 
 
-def test_histograms_are_distributions_for_whoever_wants_them(fake, checks, dd_run_check, aggregator):
+def test_histograms_can_be_sent_as_distributions(fake, checks, dd_run_check, aggregator):
     dd_run_check(checks(fake.url, histogram_buckets_as_distributions=True, collect_counters_with_distributions=True))
     assert aggregator.histogram_bucket('memsensor.direct_reclaim_seconds')
     aggregator.assert_metric('memsensor.direct_reclaim_seconds.count')
 
 
-def test_labels_that_mean_something_else_to_datadog_are_renamed(fake, checks, dd_run_check, aggregator):
+def test_labels_with_another_meaning_in_datadog_are_renamed(fake, checks, dd_run_check, aggregator):
     dd_run_check(checks(fake.url))
     aggregator.assert_metric_has_tag('memsensor.kswapd_active_seconds.count', 'numa_node:0')
 
 
-def test_a_cgroup_is_called_what_people_call_it(fake, checks, dd_run_check, aggregator):
+def test_cgroup_series_have_unit_container_and_pod(fake, checks, dd_run_check, aggregator):
     fake.answers['/metrics'] = (
         '# TYPE memsensor_cgroup_info gauge\n'
         'memsensor_cgroup_info{cgroup="/a",unit="nginx.service"} 1\n'
@@ -124,14 +125,14 @@ def test_a_cgroup_is_called_what_people_call_it(fake, checks, dd_run_check, aggr
     assert {'cgroup:/a', 'unit:nginx.service'} < by_value[1]
     assert {'cgroup:/b', 'container_id:0123', 'pod_uid:4567'} < by_value[2]
     assert not any(tag.startswith('unit:') for tag in by_value[2])
-    # Also one that was not there before.
+    # Also for a cgroup that is created later.
     fake.answers['/metrics'] = fake.answers['/metrics'].replace('/a', '/c').replace('nginx', 'sshd')
     aggregator.reset()
     dd_run_check(check)
     aggregator.assert_metric_has_tags('memsensor.cgroup_memory_bytes', ['cgroup:/c', 'unit:sshd.service'])
 
 
-def test_the_version_of_the_sensor_is_that_of_the_integration(fake, checks, dd_run_check, datadog_agent):
+def test_the_version_of_the_sensor_is_sent_as_metadata(fake, checks, dd_run_check, datadog_agent):
     check = checks(fake.url)
     dd_run_check(check)
     datadog_agent.assert_metadata(
@@ -147,36 +148,50 @@ def test_the_version_of_the_sensor_is_that_of_the_integration(fake, checks, dd_r
 
 
 @pytest.mark.parametrize('file', ASSETS, ids=lambda file: file.name)
-def test_dashboards_and_monitors_name_what_is_sent(file):
+def test_assets_query_only_metrics_that_are_sent_by_default(file):
     text = file.read_text()
     named = set(re.findall(r'\w+:(memsensor\.[a-z_.]+?)(?=\{)', text))
     default = {f'memsensor.{name}' for name in metrics.VERDICT.values()}
     for name in metrics.DEFAULT.values():
         name = name if isinstance(name, str) else name['name']
         default |= {f'memsensor.{name}{suffix}' for suffix in ('', '.count', '.sum')}
-    # What nobody asked for is not there either.
     assert named <= default & metadata().keys(), named - (default & metadata().keys())
     checked = set(re.findall(r'"check": "([\w.]+)"', text)) | set(
         re.findall(r'\\"(memsensor\.[a-z_.]+)\\"\.over', text)
     )
     known = {check['check'] for check in json.loads((ROOT / 'assets/service_checks.json').read_text())}
     assert checked <= known
-    assert named or checked, 'something is asked for'
+    assert named or checked, 'the asset has no query'
 
 
 @pytest.mark.parametrize('file', ASSETS, ids=lambda file: file.name)
-def test_dashboards_and_monitors_ask_by_tags_that_there_are(file, fake, checks, dd_run_check, aggregator):
-    dd_run_check(checks(fake.url))
+def test_assets_filter_and_group_by_tags_that_exist(file):
+    """By the labels of the metrics table, so that metrics without a series in the recording are checked too."""
+    labels = {f'memsensor.{name}': labels for name, labels in labels_sent().items()}
     queries = re.findall(r'(memsensor\.[a-z_.]+)\{([^}]*)\}(?: by \{([^}]*)\})?', file.read_text())
-    for name, only, by in queries:
-        keys = {tag.split(':')[0] for stub in aggregator.metrics(name) for tag in stub.tags}
-        asked = {part.split(':')[0] for part in only.split(',')} | set(by.split(','))
-        # Of a rule that speaks, and of what is absent here, nothing was sent.
-        if keys:
-            assert asked - {'', '*', 'host', '$host', '$scope'} <= keys, (name, asked, keys)
+    for name, filters, by in queries:
+        name = name.removesuffix('.count').removesuffix('.sum')
+        filters = [part for part in filters.split(',') if part not in ('*', '$host', '$scope')]
+        filters = dict(part.split(':') for part in filters)
+        groups = {part for part in by.split(',') if part}
+        assert filters.keys() | groups <= labels[name] | {'host'}, (file.name, name)
+        assert filters.get('state', STATES[0]) in STATES, (file.name, name)
+        assert filters.get('type', OOM_TYPES[0]) in OOM_TYPES, (file.name, name)
+        assert filters.get('scope', 'host') == 'host', (file.name, name)
 
 
-def test_the_plain_check_sends_the_same_names(fake, dd_run_check, aggregator):
+def labels_sent():
+    """Each name that can be sent, without suffix, with its tags."""
+    known = table()
+    names = {}
+    for exposed, name in mapped().items():
+        if exposed in known:
+            name = name if isinstance(name, str) else name['name']
+            names[name] = {metrics.RENAMED_LABELS.get(label, label) for label in known[exposed][1]}
+    return names
+
+
+def test_openmetrics_yaml_sends_the_same_names(fake, dd_run_check, aggregator):
     from datadog_checks.base import OpenMetricsBaseCheckV2
 
     config = yaml.safe_load((REPOSITORY / 'dashboards/datadog/openmetrics.yaml').read_text())
@@ -184,6 +199,6 @@ def test_the_plain_check_sends_the_same_names(fake, dd_run_check, aggregator):
     instance['openmetrics_endpoint'] = f'{fake.url}/metrics'
     dd_run_check(OpenMetricsBaseCheckV2('openmetrics', config['init_config'] or {}, [instance]))
     aggregator.assert_metrics_using_metadata(metadata())
-    named = {key: value for entry in instance['metrics'] for key, value in entry.items()}
-    assert named.items() <= {**metrics.DEFAULT, **metrics.VERDICT}.items()
+    names = {key: value for entry in instance['metrics'] for key, value in entry.items()}
+    assert names.items() <= {**metrics.DEFAULT, **metrics.VERDICT}.items()
     assert len(contexts(aggregator)) == 39

@@ -1,6 +1,6 @@
-//! The Datadog Agent's own library with our check, against a running daemon: `dashboards/datadog` has the
-//! tests, which are Python's. Here they are given a daemon, and a cgroup in which they can have a process
-//! killed.
+//! The Datadog check in the Agent's library, with a running daemon. The tests are Python, in
+//! `dashboards/datadog`. This file starts them with a daemon, and a cgroup in which they can have a
+//! process killed.
 
 use std::{env, path::Path, process::Stdio};
 
@@ -12,7 +12,7 @@ use sensor_tests::support::{
 use super::{balancers::tool, verdict::judging};
 
 #[test]
-fn the_datadog_agent_is_told() {
+fn the_datadog_check_passes_its_tests() {
     let scope = Scope::new("datadog.service", 16 * MIB).expect("scope");
     let daemon = judging(&scope);
     let groups = env::join_paths(scope.groups()).expect("no colon in a path");
@@ -21,7 +21,7 @@ fn the_datadog_agent_is_told() {
     pytest("datadog/memsensor", &daemon, &[("CGROUPS", groups), ("CGROUP", &cgroup)]);
 }
 
-/// Runs the tests in a directory of `dashboards` with this daemon; none may be skipped.
+/// Runs the tests in a directory of `dashboards` with this daemon. No test may be skipped.
 pub(super) fn pytest(dir: &str, daemon: &Daemon, more: &[(&str, &str)]) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dashboards").join(dir);
     let mut pytest = std::process::Command::new(tool("datadog-python"));
@@ -37,9 +37,10 @@ pub(super) fn pytest(dir: &str, daemon: &Daemon, more: &[(&str, &str)]) {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::null());
     let out = pytest.output().expect("start pytest (cargo xtask setup --tests)");
-    let [said, errors] = [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
-    assert!(out.status.success(), "{said}\n{errors}\n{}", daemon.log());
-    let counts = said.lines().last().unwrap_or_default();
+    let [output, errors] =
+        [out.stdout, out.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert!(out.status.success(), "{output}\n{errors}\n{}", daemon.log());
+    let counts = output.lines().last().unwrap_or_default();
     println!("{counts}");
-    assert!(counts.contains(" passed") && !counts.contains("skipped"), "{said}");
+    assert!(counts.contains(" passed") && !counts.contains("skipped"), "{output}");
 }

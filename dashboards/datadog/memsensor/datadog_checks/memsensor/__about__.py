@@ -1,3 +1,3 @@
-"""The version of the check; it moves apart from that of memsensor."""
+"""The version of the check. It is independent of the version of memsensor."""
 
 __version__ = '0.1.0'

@@ -1,4 +1,4 @@
-"""The check of memsensor for the Datadog Agent."""
+"""The memsensor check for the Datadog Agent."""
 
 from .__about__ import __version__
 from .check import MemsensorCheck

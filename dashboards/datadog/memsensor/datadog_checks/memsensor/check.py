@@ -1,4 +1,4 @@
-"""The check: metrics by the Agent's own OpenMetrics reader, readiness as a service check, kills as events."""
+"""The check: metrics with the Agent's OpenMetrics reader, readiness as a service check, kills as events."""
 
 import time
 from urllib.parse import urlsplit, urlunsplit
@@ -7,86 +7,86 @@ from requests.exceptions import RequestException
 
 from datadog_checks.base import ConfigurationError, OpenMetricsBaseCheckV2, is_affirmative
 
-from . import bounded, kills, metrics
-from .standing import Standing
+from . import kills, limits, metrics
+from .readiness import Readiness
 
-MOST_EVENTS = 10
+DEFAULT_MAX_EVENTS = 10
 
 
 class MemsensorCheck(OpenMetricsBaseCheckV2):
-    """Asks one memsensor for everything, once a run."""
+    """Reads metrics and events of one memsensor in each run."""
 
     __NAMESPACE__ = 'memsensor'
-    # A bound on what can be billed by mistake; with all groups but `cgroups` a host has some 200 series.
+    # Limits what a mistake can cost. A host has about 200 series with all groups except `cgroups`.
     DEFAULT_METRIC_LIMIT = 500
 
     def __init__(self, name, init_config, instances):
         super().__init__(name, init_config, instances)
-        events = is_affirmative(self.instance.get('collect_events', True))
-        self.standing = Standing(self, events)
-        self.kills = kills.Kills(self, self._most_events()) if events else None
+        send_events = is_affirmative(self.instance.get('collect_events', True))
+        self.readiness = Readiness(self, send_events)
+        self.kills = kills.Kills(self, self._max_events()) if send_events else None
         self.groups = self._groups()
 
     def _groups(self):
-        wanted = self.instance.get('metric_groups') or []
-        unknown = [group for group in wanted if group not in metrics.GROUPS] if isinstance(wanted, list) else [wanted]
+        groups = self.instance.get('metric_groups') or []
+        unknown = [group for group in groups if group not in metrics.GROUPS] if isinstance(groups, list) else [groups]
         if unknown:
             known = ', '.join(sorted(metrics.GROUPS))
-            raise ConfigurationError(f'`metric_groups`: no group {unknown[0]!r}; there are: {known}')
-        return wanted
+            raise ConfigurationError(f'`metric_groups`: unknown group {unknown[0]!r}; known groups: {known}')
+        return groups
 
-    def _most_events(self):
-        most = self.instance.get('max_events_per_run', MOST_EVENTS)
-        if type(most) is not int or not 1 <= most <= 100:
-            raise ConfigurationError(f'`max_events_per_run`: {most!r} is not a number from 1 to 100')
-        return most
+    def _max_events(self):
+        max_events = self.instance.get('max_events_per_run', DEFAULT_MAX_EVENTS)
+        if type(max_events) is not int or not 1 <= max_events <= 100:
+            raise ConfigurationError(f'`max_events_per_run`: {max_events!r} is not a number from 1 to 100')
+        return max_events
 
     def get_default_config(self):
         config = {
             'metrics': [metrics.DEFAULT, *(metrics.GROUPS[group] for group in self.groups)],
             'rename_labels': dict(metrics.RENAMED_LABELS),
-            # Histograms as sum and count: with buckets each would be 15 series.
+            # Histograms as sum and count. With buckets each would be 15 series.
             'collect_histogram_buckets': False,
-            'timeout': bounded.TIMEOUT_SECONDS,
+            'timeout': limits.TIMEOUT_SECONDS,
         }
         if 'cgroups' in self.groups:
             config['share_labels'] = dict(metrics.SHARED_LABELS)
-            # Cgroups come and go.
+            # Cgroups are created and removed between runs.
             config['cache_shared_labels'] = False
         return config
 
     def create_scraper(self, config):
-        scraper = bounded.Scraper(self, self.get_config_with_defaults(config))
-        for name, transformer in self.standing.transformers().items():
+        scraper = limits.Scraper(self, self.get_config_with_defaults(config))
+        for name, transformer in self.readiness.transformers().items():
             scraper.metric_transformer.add_custom_transformer(name, transformer)
         return scraper
 
     def check(self, instance):
-        self.standing.begin()
+        self.readiness.start_run()
         try:
             super().check(instance)
-        except Exception as why:
-            self.standing.unreachable(why)
+        except Exception as error:
+            self.readiness.submit_unreachable(error)
             raise
-        self.standing.tell()
+        self.readiness.submit()
         if self.kills:
-            self._tell_kills()
+            self._submit_kills()
 
-    def _tell_kills(self):
-        """A list of events that cannot be had is no reason to have no metrics."""
+    def _submit_kills(self):
+        """Sends new kills. An error here must not discard the metrics, so it is a warning."""
         for endpoint, scraper in self.scrapers.items():
             try:
-                self.kills.tell(scraper.http, events_endpoint(endpoint))
-            # An answer that is no JSON, or one nested too deep.
-            except (RequestException, ValueError, RecursionError) as why:
-                self.warning('no events of memsensor: %s', why)
+                self.kills.submit(scraper.http, events_endpoint(endpoint))
+            # ValueError: not JSON. RecursionError: JSON with too many levels.
+            except (RequestException, ValueError, RecursionError) as error:
+                self.warning('cannot read events of memsensor: %s', error)
 
     def persistent_cache_id(self):
-        # By default it is all of the configuration: who adds a tag would be sent every kill anew.
+        # The default is a digest of the whole configuration: a new tag would send every kill again.
         return str(self.instance.get('openmetrics_endpoint', ''))
 
     def static_tags(self):
-        """The tags of the configuration, and the endpoint."""
+        """The configured tags, and the endpoint."""
         return [tag for scraper in self.scrapers.values() for tag in scraper.static_tags]
 
     @staticmethod
@@ -96,5 +96,5 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
 
 
 def events_endpoint(openmetrics_endpoint):
-    """Where the same sensor tells its events."""
+    """The URL of the same sensor's events."""
     return urlunsplit(urlsplit(openmetrics_endpoint)._replace(path=kills.PATH, query='', fragment=''))

@@ -1,8 +1,8 @@
-"""Which metrics of memsensor are sent, and by which name.
+"""The metrics that the check sends, and their names in Datadog.
 
-The rule: Datadog's name is Prometheus' without `memsensor_`; the Agent drops `_total` from counters when it
-reads them and appends `.count` when it sends them. The exceptions have a comment. Every series is billed, so
-only `DEFAULT` is sent unasked: less than 100 series a host, which the tests count.
+The rule: Datadog's name is Prometheus' name without `memsensor_`. The Agent drops `_total` from counters when it reads
+them and appends `.count` when it sends them. Exceptions have a comment. Every series is billed, so only `DEFAULT` is
+sent unless the configuration names more: less than 100 series per host, which the tests count.
 """
 
 DEFAULT = {
@@ -10,7 +10,7 @@ DEFAULT = {
     'memsensor_oom_kills': 'oom_kills',
     'memsensor_kill_signals': 'kill_signals',
     'memsensor_oom_victim_exit_seconds': 'oom_victim_exit_seconds',
-    # Who waits, for how long.
+    # Stalls and reclaim.
     'memsensor_stall_seconds': 'stall_seconds',
     'memsensor_direct_reclaim_seconds': 'direct_reclaim_seconds',
     'memsensor_memcg_reclaim_seconds': 'memcg_reclaim_seconds',
@@ -20,7 +20,7 @@ DEFAULT = {
     'memsensor_reclaim_priority_min': 'reclaim_priority_min',
     'memsensor_alloc_failures': 'alloc_failures',
     'memsensor_alloc_no_progress_loops_max': 'alloc_no_progress_loops_max',
-    # What there is, and what the kernel says of pressure.
+    # Available memory, and pressure as the kernel reports it.
     'memsensor_memory_some_seconds': 'memory_some_seconds',
     'memsensor_memory_full_seconds': 'memory_full_seconds',
     'memsensor_io_full_seconds': 'io_full_seconds',
@@ -36,14 +36,14 @@ DEFAULT = {
     # The verdict.
     'memsensor_ready': 'ready',
     'memsensor_drained': 'drained',
-    # A time as such is of no use there: its age is sent.
+    # Datadog has no function for the current time, so the age is sent and not the timestamp.
     'memsensor_last_sample_timestamp_seconds': {'name': 'last_sample_age_seconds', 'type': 'time_elapsed'},
-    # Not a series: it is shown as the version of the integration.
+    # Metadata, not a series: Datadog shows it as the version of the integration.
     'memsensor_build_info': {'name': 'version', 'type': 'metadata', 'label': 'version'},
 }
 
-# Sent by default as well, but read by `standing.py`, which also makes the service check and events of them.
-# Of the first two only the series that are 1 are sent: the zeros would be 27 series a scope.
+# Also sent by default. `readiness.py` reads them, and derives the service check and the events from them. Of the first
+# two it sends only the series with the value 1: the zeros would be 27 series per scope.
 STATE = 'memsensor_state'
 REASON = 'memsensor_verdict_reason'
 WEIGHT = 'memsensor_weight_ratio'
@@ -55,9 +55,9 @@ VERDICT = {
     TRANSITIONS: 'state_transitions',
 }
 
-# Asked for by name in `metric_groups`.
+# Optional: named in `metric_groups`.
 GROUPS = {
-    # How hard the kernel has to look: what an expert wants to see of a slow host.
+    # Details of reclaim and compaction, for an analysis of a slow host.
     'reclaim': {
         'memsensor_direct_reclaim_pages': 'direct_reclaim_pages',
         'memsensor_memcg_reclaim_pages': 'memcg_reclaim_pages',
@@ -71,8 +71,8 @@ GROUPS = {
         'memsensor_compaction_results': 'compaction_results',
         'memsensor_alloc_retries': 'alloc_retries',
     },
-    # Up to 14 series for each cgroup that memsensor shows: bound them there (`[cgroups] most`). Two more for each kind
-    # of reclaim in those that have histograms.
+    # Up to 14 series for each cgroup that memsensor shows; limit them with `[cgroups] most`. A cgroup with histograms
+    # has two more for each kind of reclaim.
     'cgroups': {
         'memsensor_cgroup_memory_bytes': 'cgroup_memory_bytes',
         'memsensor_cgroup_memory_limit_bytes': 'cgroup_memory_limit_bytes',
@@ -88,11 +88,11 @@ GROUPS = {
         'memsensor_cgroups_created': 'cgroups_created',
         'memsensor_cgroups_removed': 'cgroups_removed',
     },
-    # Names of processes as tags: whoever starts a process makes a series.
+    # Process names are tags: any user who can start a process can create a series.
     'processes': {
         'memsensor_process_growth_bytes_per_second': 'process_growth_bytes_per_second',
     },
-    # Whether the sensor itself is well.
+    # Health of the sensor itself.
     'self': {
         'memsensor_events_lost': 'events_lost',
         'memsensor_probe_attached': 'probe_attached',
@@ -104,27 +104,27 @@ GROUPS = {
         'memsensor_bpf_map_bytes': 'bpf_map_bytes',
         'memsensor_bpf_run_seconds': 'bpf_run_seconds',
         'memsensor_bpf_runs': 'bpf_runs',
-        # Of the sensor's own process; they are of no namespace there.
+        # Of the sensor's process; these metrics have no `memsensor_` prefix.
         'process_resident_memory_bytes': 'process.resident_memory_bytes',
         'process_cpu_seconds': 'process.cpu_seconds',
         'process_open_fds': 'process.open_fds',
     },
 }
 
-# Not sent, and why.
+# Metrics that are not sent, with the reason.
 NOT_SENT = {
-    'memsensor_cgroup_info': 'its labels become tags of the group `cgroups`',
-    'memsensor_probe_info': 'its reason is a sentence, which is no tag; `memsensor probes` shows it',
+    'memsensor_cgroup_info': 'its labels are tags of the metrics in the group `cgroups`',
+    'memsensor_probe_info': 'its reason is a sentence and does not fit in a tag; `memsensor probes` shows it',
 }
 
-# The sensor's labels whose names mean something else to Datadog.
+# Labels of memsensor whose names have another meaning in Datadog.
 RENAMED_LABELS = {
     'node': 'numa_node',
     'container': 'container_id',
     'pod': 'pod_uid',
 }
 
-# What people call a cgroup, as tags of its series. They add no series: there is one of each to a cgroup.
+# systemd unit, container and pod of a cgroup, as tags of its series. A cgroup has one of each, so they add no series.
 SHARED_LABELS = {
     'memsensor_cgroup_info': {'match': ['cgroup'], 'labels': ['unit', 'container', 'pod'], 'values': [1]},
 }

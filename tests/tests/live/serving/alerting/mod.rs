@@ -1,8 +1,9 @@
-//! The shipped rules in Debian's Prometheus and the shipped configuration in its Alertmanager, over real
-//! sensors and real pressure: which alerts arrive at a webhook, which do not, and when.
+//! The shipped rules in Debian's Prometheus and the shipped configuration in its Alertmanager, with
+//! real sensors and real memory pressure: which alerts arrive at a webhook, which do not, and when.
 //!
-//! Durations are a twentieth of the shipped ones (see [`sensor_tests::support::alerting`]), or this would take an
-//! hour. Each case is a job of its own, because rules compare the hosts of a job with each other.
+//! Durations are a twentieth of the shipped ones (see [`sensor_tests::support::alerting`]), because
+//! the test would take an hour otherwise. Each case is a separate job, because rules compare the
+//! hosts of a job.
 
 mod monitoring;
 mod webhook;
@@ -20,21 +21,22 @@ use self::{monitoring::Monitoring, webhook::Webhook};
 use super::verdict::{judging_at, killed_apart};
 use crate::{Running, hog, killed, wait_until};
 
-/// How many times faster than shipped.
+/// Durations are divided by this.
 const FACTOR: u64 = 20;
-/// Of scrapes and evaluations: a twentieth of ten seconds.
-const STEP: &str = "500ms";
-/// The longest that an alert may take here: `for` of ten minutes, what leads to it, and a turn of a group.
-const PATIENCE: Duration = Duration::from_secs(100);
+/// The interval of scrapes and evaluations: a twentieth of ten seconds.
+const INTERVAL: &str = "500ms";
+/// The longest time until an alert arrives: a `for` of ten minutes, its conditions, and a
+/// `group_interval`.
+const TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Judges a cgroup by the rules as they are shipped.
-fn watching(scope: &Scope) -> Daemon {
+/// A daemon with a scope for a cgroup, and the shipped rules of the verdict.
+fn with_scope(scope: &Scope) -> Daemon {
     let web = format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scope.path());
     Daemon::as_shipped(&web).expect("daemon")
 }
 
-/// One that is fit, whatever happens on this machine.
-fn fit() -> Daemon {
+/// A daemon that is ready, independent of the load on this machine.
+fn always_ready() -> Daemon {
     Daemon::start("").expect("daemon")
 }
 
@@ -48,24 +50,30 @@ fn has_state(daemon: &Daemon, state: &str) -> bool {
     readiness.contains(&format!("\"state\":\"{state}\""))
 }
 
-/// The hosts, each with a part of its own.
+/// The hosts of the cases.
 struct Hosts {
+    /// Thrashes, then becomes silent.
     dying: Daemon,
+    /// All are overloaded.
     fleet: [Daemon; 2],
-    cut: [Daemon; 3],
-    quiet: Daemon,
-    planned: Daemon,
+    /// One overloaded and two ready hosts become silent at the same time.
+    outage: [Daemon; 3],
+    /// A ready host becomes silent.
+    silent: Daemon,
+    /// An operator drains it, then it stops.
+    drained: Daemon,
+    /// Processes in its scope are killed.
     kills: Daemon,
 }
 
 impl Hosts {
     fn start(thrashing: &Scope, killed: &Scope) -> Self {
         Self {
-            dying: watching(thrashing),
-            fleet: [watching(thrashing), watching(thrashing)],
-            cut: [watching(thrashing), fit(), fit()],
-            quiet: fit(),
-            planned: fit(),
+            dying: with_scope(thrashing),
+            fleet: [with_scope(thrashing), with_scope(thrashing)],
+            outage: [with_scope(thrashing), always_ready(), always_ready()],
+            silent: always_ready(),
+            drained: always_ready(),
             kills: judging_at("", killed),
         }
     }
@@ -74,16 +82,16 @@ impl Hosts {
         [
             ("memsensor-dying", vec![&self.dying]),
             ("memsensor-fleet", self.fleet.iter().collect()),
-            ("memsensor-cut", self.cut.iter().collect()),
-            ("memsensor-quiet", vec![&self.quiet]),
-            ("memsensor-planned", vec![&self.planned]),
+            ("memsensor-outage", self.outage.iter().collect()),
+            ("memsensor-silent", vec![&self.silent]),
+            ("memsensor-drained", vec![&self.drained]),
             ("memsensor-kills", vec![&self.kills]),
         ]
     }
 }
 
 #[test]
-fn the_right_alerts_arrive_at_the_webhook_and_no_others() {
+fn expected_alerts_arrive_at_the_webhook_and_no_others() {
     let swap = Swap::new(256).expect("swap");
     let scope = Scope::with_swap("alerting", 64 * MIB).expect("scope");
     let small = Scope::new("alerting-kills", 16 * MIB).expect("scope");
@@ -91,109 +99,116 @@ fn the_right_alerts_arrive_at_the_webhook_and_no_others() {
     let webhook = Webhook::start();
     let mut monitoring = Monitoring::start(&hosts.jobs(), &webhook);
 
-    let begun = Instant::now();
-    let mut thrash = fall_silent_or_thrash(&mut hosts, &scope, &webhook, &monitoring);
-    let first = die_of_it(&hosts, &small, &webhook, &mut thrash);
-    kept_back(&webhook, begun);
+    let start = Instant::now();
+    let mut thrash = become_silent_or_thrash(&mut hosts, &scope, &webhook, &monitoring);
+    let first_kill = become_unrecoverable(&hosts, &small, &webhook, &mut thrash);
+    assert_inhibited(&webhook, start);
 
-    // What is remembered of it outlives a Prometheus that is away for longer than a query looks back.
-    // Alertmanager forgets meanwhile, one alert before the other, and says what the first had kept back: what
-    // is said then does not count.
+    // The records survive a restart of Prometheus that takes longer than the lookback of a query.
+    // Alertmanager meanwhile drops alerts one by one and may send one that a dropped alert had
+    // inhibited, so notifications from before the restart do not count.
     monitoring.restart_prometheus(Duration::from_secs(300 / FACTOR + 2));
-    let back = Instant::now();
-    be_killed_again(&hosts, &small, &webhook, &monitoring, first);
-    webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", back);
-    let mended = Instant::now();
+    let restarted = Instant::now();
+    kill_again(&hosts, &small, &webhook, &monitoring, first_kill);
+    webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", restarted);
+    let resumed = Instant::now();
     send(&hosts.dying, Signal::CONT);
-    webhook.wait_for_end("MemsensorHostUnrecoverable", "memsensor-dying", mended);
-    kept_back(&webhook, back);
-    println!("all in {:.0} s", begun.elapsed().as_secs_f64());
+    webhook.wait_for_end("MemsensorHostUnrecoverable", "memsensor-dying", resumed);
+    assert_inhibited(&webhook, restarted);
+    println!("all in {:.0} s", start.elapsed().as_secs_f64());
 
     drop((monitoring, thrash, scope, small));
     drop(swap);
 }
 
-/// What must not have been said since then.
-fn kept_back(webhook: &Webhook, since: Instant) {
+/// Asserts that these alerts have not been sent since then.
+fn assert_inhibited(webhook: &Webhook, since: Instant) {
     let never = |alert, job| webhook.has_none(alert, &format!("memsensor-{job}"), since);
-    for job in ["fleet", "cut", "quiet", "planned", "kills"] {
+    for job in ["fleet", "outage", "silent", "drained", "kills"] {
         never("MemsensorHostUnrecoverable", job);
     }
-    never("MemsensorSilent", "planned");
-    // Alertmanager keeps back what another alert says already.
+    never("MemsensorSilent", "drained");
+    // Inhibited by other alerts.
     never("MemsensorSilent", "dying");
-    never("MemsensorHostDraining", "fleet");
+    never("MemsensorHostOverloaded", "fleet");
     never("MemsensorThrashingWithoutKill", "fleet");
 }
 
-/// All that comes before a kill, for a kill excuses thrash; returns what thrashes.
-fn fall_silent_or_thrash(
+/// The cases without a kill, because a kill suppresses MemsensorThrashingWithoutKill. Returns the
+/// thrashing process.
+fn become_silent_or_thrash(
     hosts: &mut Hosts,
     scope: &Scope,
     webhook: &Webhook,
     monitoring: &Monitoring,
 ) -> Running {
-    // Silence without pressure: one just stops, another was drained before.
-    hosts.planned.ask(&["drain", "--reason", "kernel update"]).expect("drain");
-    monitoring.wait_for("instance:memsensor:drained{job=\"memsensor-planned\"}", 1);
-    hosts.planned.stop(Signal::TERM).expect("stop");
-    send(&hosts.quiet, Signal::STOP);
+    // Silence without memory pressure: one host is stopped, another was drained before.
+    hosts.drained.ask(&["drain", "--reason", "kernel update"]).expect("drain");
+    monitoring.wait_for("instance:memsensor:drained{job=\"memsensor-drained\"}", 1);
+    hosts.drained.stop(Signal::TERM).expect("stop");
+    send(&hosts.silent, Signal::STOP);
     let stopped = Instant::now();
 
-    // More is used than there is, and nothing is killed: the swap is fast.
+    // A working set larger than the limit. Nothing is killed, because there is enough swap.
     let pressure = Instant::now();
     let thrash = Running(hog(scope, &["anon", "100", "loop", "600"]).spawn().expect("hog"));
-    wait_until("draining", || has_state(&hosts.dying, "draining"));
-    println!("draining after {:.1} s", pressure.elapsed().as_secs_f64());
-    // A cut of the network, as Prometheus sees one: all three at once, of which one is draining.
-    wait_until("the cut one too", || has_state(&hosts.cut[0], "draining"));
-    monitoring.wait_for("sum(instance:memsensor:unfit{job=\"memsensor-cut\"})", 1);
-    let at_cut = Instant::now();
-    for daemon in &hosts.cut {
+    wait_until("overloaded", || has_state(&hosts.dying, "overloaded"));
+    println!("overloaded after {:.1} s", pressure.elapsed().as_secs_f64());
+    // A network outage: one overloaded and two ready hosts become silent at the same time.
+    wait_until("overloaded before the outage", || has_state(&hosts.outage[0], "overloaded"));
+    monitoring.wait_for("sum(instance:memsensor:unfit{job=\"memsensor-outage\"})", 1);
+    let outage = Instant::now();
+    for daemon in &hosts.outage {
         send(daemon, Signal::STOP);
     }
 
-    webhook.wait_for("MemsensorSilent", "memsensor-quiet", stopped);
-    webhook.wait_for("MemsensorHostDraining", "memsensor-dying", pressure);
+    webhook.wait_for("MemsensorSilent", "memsensor-silent", stopped);
+    webhook.wait_for("MemsensorHostOverloaded", "memsensor-dying", pressure);
     webhook.wait_for("MemsensorFleetPressure", "memsensor-fleet", pressure);
-    webhook.wait_for("MemsensorFleetSilent", "memsensor-cut", at_cut);
-    monitoring.wait_for("sum(instance:memsensor:cut_off{job=\"memsensor-cut\"})", 3);
+    webhook.wait_for("MemsensorFleetSilent", "memsensor-outage", outage);
+    monitoring.wait_for("sum(instance:memsensor:cut_off{job=\"memsensor-outage\"})", 3);
     let thrashes = webhook.wait_for("MemsensorThrashingWithoutKill", "memsensor-dying", pressure);
     assert_eq!((thrashes.receiver.as_str(), thrashes.labels["scope"].as_str()), ("/page", "web"));
-    // To Prometheus the fleet's hosts drain and thrash as well.
-    let fires = "count(ALERTS{job=\"memsensor-fleet\",scope=\"web\",alertstate=\"firing\",\
-                 alertname=~\"MemsensorHostDraining|MemsensorThrashingWithoutKill\"})";
-    monitoring.wait_for(fires, 4);
+    // In Prometheus the alerts of the fleet's hosts fire; Alertmanager inhibits them.
+    let firing = "count(ALERTS{job=\"memsensor-fleet\",scope=\"web\",alertstate=\"firing\",\
+                 alertname=~\"MemsensorHostOverloaded|MemsensorThrashingWithoutKill\"})";
+    monitoring.wait_for(firing, 4);
     thrash
 }
 
-/// A host that thrashes dies; of another a process is killed. Returns when that was.
-fn die_of_it(hosts: &Hosts, small: &Scope, webhook: &Webhook, thrash: &mut Running) -> Instant {
-    let died = Instant::now();
+/// A thrashing host becomes silent, and a process on another host is killed. Returns the time of
+/// the kill.
+fn become_unrecoverable(
+    hosts: &Hosts,
+    small: &Scope,
+    webhook: &Webhook,
+    thrash: &mut Running,
+) -> Instant {
+    let stopped = Instant::now();
     send(&hosts.dying, Signal::STOP);
     let _ = thrash.0.kill();
     killed(small, &["anon", "32"]);
-    let first = Instant::now();
-    let notice = webhook.wait_for("MemsensorCgroupOomKill", "memsensor-kills", first);
+    let first_kill = Instant::now();
+    let notice = webhook.wait_for("MemsensorCgroupOomKill", "memsensor-kills", first_kill);
     assert_eq!(notice.labels["cgroup"], small.path());
-    let gone = webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", died);
-    assert_eq!(gone.receiver, "/page");
-    first
+    let page = webhook.wait_for("MemsensorHostUnrecoverable", "memsensor-dying", stopped);
+    assert_eq!(page.receiver, "/page");
+    first_kill
 }
 
-/// Again, and five minutes after the first: fifteen seconds here.
-fn be_killed_again(
+/// More kills, more than five minutes after the first: 15 seconds here.
+fn kill_again(
     hosts: &Hosts,
     small: &Scope,
     webhook: &Webhook,
     monitoring: &Monitoring,
-    first: Instant,
+    first_kill: Instant,
 ) {
-    assert!(first.elapsed() > Duration::from_secs(300 / FACTOR));
+    assert!(first_kill.elapsed() > Duration::from_secs(300 / FACTOR));
     monitoring.wait_for("count(instance:memsensor:silent{job=\"memsensor-kills\"} == 0)", 1);
     killed_apart(&hosts.kills, small);
     killed(small, &["anon", "32"]);
-    let again = Instant::now();
-    webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", again);
-    webhook.wait_for("MemsensorHostDraining", "memsensor-kills", again);
+    let last_kill = Instant::now();
+    webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", last_kill);
+    webhook.wait_for("MemsensorHostOverloaded", "memsensor-kills", last_kill);
 }

@@ -1,4 +1,4 @@
-//! Prometheus and Alertmanager with what we ship, in a hurry.
+//! Prometheus and Alertmanager with the shipped files and shorter durations.
 
 use std::{
     fs,
@@ -8,37 +8,38 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::support::{alerting::hurried, daemon::Daemon, prometheus::Prometheus};
+use sensor_tests::support::{alerting::accelerate, daemon::Daemon, prometheus::Prometheus};
 use serde_json::Value;
 
-use super::{FACTOR, PATIENCE, STEP, webhook::Webhook};
+use super::{FACTOR, INTERVAL, TIMEOUT, webhook::Webhook};
 use crate::Running;
 
-/// Prometheus, and Alertmanager in its directory.
+/// Prometheus and Alertmanager. Alertmanager uses the directory of Prometheus.
 pub(super) struct Monitoring {
     _alertmanager: Running,
     prometheus: Prometheus,
 }
 
-/// What Alertmanager says, in the directory.
+/// Alertmanager's log in that directory.
 const LOG: &str = "alertmanager.log";
 
-fn free() -> SocketAddr {
-    let free = TcpListener::bind("127.0.0.1:0").expect("bind");
-    free.local_addr().expect("address")
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    listener.local_addr().expect("address")
 }
 
-/// A shipped file with shorter times.
+/// A shipped file with shorter durations.
 fn shipped(path: &str) -> String {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../dashboards")).join(path);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    hurried(&text, FACTOR)
+    accelerate(&text, FACTOR)
 }
 
-/// Scrapes these jobs, and tells Alertmanager.
+/// Prometheus' configuration: it scrapes these jobs and sends alerts to Alertmanager.
 fn config(jobs: &[(&str, Vec<&Daemon>)], alertmanager: SocketAddr) -> String {
     let mut config = format!(
-        "global: {{scrape_interval: {STEP}, scrape_timeout: {STEP}, evaluation_interval: {STEP}}}\n\
+        "global: {{scrape_interval: {INTERVAL}, scrape_timeout: {INTERVAL}, \
+         evaluation_interval: {INTERVAL}}}\n\
          rule_files: [memsensor-*.yaml]\n\
          alerting: {{alertmanagers: [{{static_configs: [{{targets: ['{alertmanager}']}}]}}]}}\n\
          scrape_configs:\n"
@@ -67,7 +68,7 @@ fn start_alertmanager(dir: &Path, addr: SocketAddr) -> Running {
 }
 
 impl Monitoring {
-    /// Scrapes these jobs, and posts what it finds.
+    /// Starts both programs. Alertmanager posts to the webhook.
     pub(super) fn start(jobs: &[(&str, Vec<&Daemon>)], webhook: &Webhook) -> Self {
         let rules = ["records", "alerts", "witness"].map(|name| {
             let name = format!("memsensor-{name}.yaml");
@@ -81,7 +82,7 @@ impl Monitoring {
             rules.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
         files.push(("alertmanager.yaml", &routes));
 
-        let alertmanager = free();
+        let alertmanager = free_address();
         // Five minutes and one minute by default.
         let lookback = format!("--query.lookback-delta={}s", 300 / FACTOR);
         let resend = format!("--rules.alert.resend-delay={}s", 60 / FACTOR);
@@ -95,21 +96,21 @@ impl Monitoring {
         monitoring
     }
 
-    /// Stops it in order and starts it again so much later, with the same data.
+    /// Stops Prometheus and starts it again after `later`, with the same data.
     pub(super) fn restart_prometheus(&mut self, later: Duration) {
         self.prometheus.restart(later).expect("restart");
     }
 
-    /// Waits until a query says this number.
+    /// Waits until a query returns this value.
     pub(super) fn wait_for(&self, query: &str, number: usize) {
-        let (number, end) = (number.to_string(), Instant::now() + PATIENCE);
+        let (number, end) = (number.to_string(), Instant::now() + TIMEOUT);
         loop {
-            let answer = self.prometheus.query(query);
-            let is_it = |series: &Vec<Value>| series.iter().any(|one| one["value"][1] == *number);
-            if answer.as_ref().is_ok_and(is_it) {
+            let result = self.prometheus.query(query);
+            let matches = |series: &Vec<Value>| series.iter().any(|s| s["value"][1] == *number);
+            if result.as_ref().is_ok_and(matches) {
                 return;
             }
-            assert!(Instant::now() < end, "{query} is not {number}: {answer:?}");
+            assert!(Instant::now() < end, "{query} is not {number}: {result:?}");
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -120,7 +121,7 @@ impl Drop for Monitoring {
         if !std::thread::panicking() {
             return;
         }
-        // A kill by anybody on this machine excuses thrash: was there one?
+        // Any kill on this machine suppresses MemsensorThrashingWithoutKill, so print the kills.
         for query in [
             "scope:memsensor:unfit{scope=\"web\"}",
             "scope:memsensor:refault_rate5m{scope=\"web\"}",

@@ -1,4 +1,4 @@
-//! Where Alertmanager posts: what arrived there, and when.
+//! The webhook that Alertmanager posts to: it records each alert and its time of arrival.
 
 use std::{
     collections::BTreeMap,
@@ -8,9 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
-/// A notice of one alert.
+/// A notification of one alert.
 #[derive(Debug, Clone)]
 pub(super) struct Notice {
     at: Instant,
@@ -25,40 +25,40 @@ impl Notice {
     }
 }
 
-/// What Alertmanager posts.
+/// The notifications of Alertmanager.
 #[derive(Debug, Clone)]
 pub(super) struct Webhook {
     pub(super) addr: SocketAddr,
-    got: Arc<Mutex<Vec<Notice>>>,
+    notices: Arc<Mutex<Vec<Notice>>>,
 }
 
 impl Webhook {
     pub(super) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let addr = listener.local_addr().expect("address");
-        let got = Arc::<Mutex<Vec<Notice>>>::default();
-        let kept = Arc::clone(&got);
-        // It ends with the test's process.
+        let notices = Arc::<Mutex<Vec<Notice>>>::default();
+        let received = Arc::clone(&notices);
+        // The thread ends with the process of the test.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let kept = Arc::clone(&kept);
-                std::thread::spawn(move || while_it_posts(&stream, &kept));
+                let received = Arc::clone(&received);
+                std::thread::spawn(move || serve(&stream, &received));
             }
         });
-        Self { addr, got }
+        Self { addr, notices }
     }
 
     fn notices(&self) -> Vec<Notice> {
-        self.got.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits for an alert of a job to fire and tells how long it took since then. Not one of the scope
-    /// `host`: what a cgroup does to this machine may be an alert as well, or not, with all else that runs.
+    /// Waits until an alert of a job fires, and prints the time that it took. Alerts of the scope
+    /// `host` do not count: whether they fire depends on the other load of this machine.
     pub(super) fn wait_for(&self, alert: &str, job: &str, since: Instant) -> Notice {
         self.wait(alert, job, true, since)
     }
 
-    /// The same when it is over.
+    /// Waits until an alert of a job resolves.
     pub(super) fn wait_for_end(&self, alert: &str, job: &str, since: Instant) {
         self.wait(alert, job, false, since);
     }
@@ -67,13 +67,13 @@ impl Webhook {
         let of_host = |n: &Notice| n.labels.get("scope").is_some_and(|scope| scope == "host");
         let wanted =
             |n: &Notice| n.is(alert, job) && n.firing == firing && n.at >= since && !of_host(n);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             let notices = self.notices();
             if let Some(notice) = notices.iter().find(|n| wanted(n)) {
                 let took = notice.at.duration_since(since).as_secs_f64();
-                let what = if firing { "" } else { "is over, " };
-                println!("{alert} of {job} {what}at {} after {took:.1} s", notice.receiver);
+                let event = if firing { "fires" } else { "resolves" };
+                println!("{alert} of {job} {event} at {} after {took:.1} s", notice.receiver);
                 return notice.clone();
             }
             assert!(Instant::now() < end, "no {alert} of {job}, but {notices:?}");
@@ -81,18 +81,18 @@ impl Webhook {
         }
     }
 
-    /// That none of it fired since then.
+    /// Asserts that an alert of a job has not fired since then.
     pub(super) fn has_none(&self, alert: &str, job: &str, since: Instant) {
         let notices = self.notices();
-        let wrong = notices.iter().find(|n| n.is(alert, job) && n.firing && n.at >= since);
-        // In order: it tells which other alert did not keep it back, or no longer.
+        let unexpected = notices.iter().find(|n| n.is(alert, job) && n.firing && n.at >= since);
+        // All alerts of the job in order: they show which alert did not inhibit this one.
         let of_job = || notices.iter().filter(|n| n.labels.get("job").is_some_and(|j| j == job));
-        assert!(wrong.is_none(), "{alert} of {job}: {:#?}", of_job().collect::<Vec<_>>());
+        assert!(unexpected.is_none(), "{alert} of {job}: {:#?}", of_job().collect::<Vec<_>>());
     }
 }
 
-/// Answers what one connection posts, one after the other.
-fn while_it_posts(mut stream: &TcpStream, kept: &Mutex<Vec<Notice>>) {
+/// Responds to the requests of one connection.
+fn serve(mut stream: &TcpStream, received: &Mutex<Vec<Notice>>) {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut path, mut length) = (String::new(), 0);
@@ -111,14 +111,14 @@ fn while_it_posts(mut stream: &TcpStream, kept: &Mutex<Vec<Notice>>) {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).expect("the body");
-        let said: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
-        let notices = said["alerts"].as_array().expect("alerts").iter().map(|alert| Notice {
+        let json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        let notices = json["alerts"].as_array().expect("alerts").iter().map(|alert| Notice {
             at: Instant::now(),
             receiver: path.clone(),
             firing: alert["status"] == "firing",
             labels: serde_json::from_value(alert["labels"].clone()).expect("labels"),
         });
-        kept.lock().unwrap_or_else(PoisonError::into_inner).extend(notices);
+        received.lock().unwrap_or_else(PoisonError::into_inner).extend(notices);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").expect("answer");
     }
 }

@@ -28,7 +28,7 @@ use Reason::{Absent, AllAttached, Zero};
 const EMPTY: &[(&str, Reason)] = &[
     // Kernels without kprobes, or that forbid programs at functions.
     ("Failed allocations / A", Absent("memsensor_alloc_failures_total")),
-    ("Put to sleep / B", Absent("memsensor_pfmemalloc_throttle_seconds_total")),
+    ("Throttling / B", Absent("memsensor_pfmemalloc_throttle_seconds_total")),
     // A machine without swap.
     ("Cgroups, the largest first / C", Absent("memsensor_cgroup_swap_bytes")),
     // The machine itself is not under pressure: no direct reclaim, no compaction.
@@ -39,7 +39,7 @@ const EMPTY: &[(&str, Reason)] = &[
     ("Slowest compaction / A", Zero("memsensor_compaction_stall_seconds_count")),
     ("Slowest compaction / B", Zero("memsensor_compaction_stall_seconds_count")),
     ("Compaction / A", Zero("memsensor_compaction_results_total")),
-    ("Lost, by reason / A", Zero("memsensor_events_lost_total")),
+    ("Lost events, by reason / A", Zero("memsensor_events_lost_total")),
     // A kernel on which all programs attach.
     ("Programs not attached / A", AllAttached),
     ("Probes not fully attached / A", AllAttached),

@@ -1,4 +1,4 @@
-"""Which series the panels of one host ask for, and the few ways in which they ask."""
+"""Label selectors and common query forms of the panels of one host."""
 
 from panels import Query
 
@@ -9,11 +9,13 @@ RATE = "[$__rate_interval]"
 
 
 def rate(metric, selector=HOST):
-    """What a counter goes up by in a second."""
+    """The increase of a counter per second."""
     return f"rate({metric}{{{selector}}}{RATE})"
 
 
 def quantiles(metric):
-    """How long most took, and the slowest hundredth."""
+    """The median and the 99th percentile of a histogram."""
     buckets = f"sum by (le) ({rate(metric + '_bucket')})"
-    return [Query(f"histogram_quantile({q}, {buckets})", name) for q, name in ((0.5, "half"), (0.99, "99 %"))]
+    return [
+        Query(f"histogram_quantile({q}, {buckets})", name) for q, name in ((0.5, "median"), (0.99, "99th percentile"))
+    ]

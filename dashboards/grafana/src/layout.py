@@ -1,4 +1,4 @@
-"""What stands around the panels: variables, links from dashboard to dashboard, annotations."""
+"""The parts of a dashboard around its panels: variables, links, annotations."""
 
 from grafana_foundation_sdk.builders.dashboard import (
     AnnotationQuery,
@@ -15,36 +15,42 @@ from panels import DATASOURCE, link
 
 TAG = "memsensor"
 
-# Where the runbooks of the repository (docs/runbooks) are served: to be changed at the top of a dashboard, or
-# in the JSON before it is provisioned.
+# The URL at which docs/runbooks is served. Change it with the variable of a dashboard, or in the JSON before
+# provisioning.
 RUNBOOKS = "https://runbooks.example/memsensor"
 
 ALL = VariableOption(True, "All", "$__all")
-# Labels that are taken from who was there at any time of the range, so that one that is silent is found.
+# Label values from the whole time range, so that a silent host can still be selected.
 FROM_RANGE = VariableRefresh.ON_TIME_RANGE_CHANGED
 
 
 def without_intervals(variable):
-    """The builders give every variable what only those of time intervals have."""
-    model_of = variable._internal
-    model_of.auto = model_of.auto_min = model_of.auto_count = None
+    """Removes fields that the builders add to every variable, but that only interval variables have."""
+    internal = variable._internal
+    internal.auto = internal.auto_min = internal.auto_count = None
     return variable
 
 
 class PrometheusAnnotation(model.AnnotationQuery):
-    """The builders know an annotation's expression, but not how Prometheus' are titled."""
+    """Adds the title and text templates of Prometheus annotations, which the builders do not have."""
 
     title = ""
     text = ""
 
     def to_json(self):
-        """With what the data source adds."""
-        own = {"titleFormat": self.title, "textFormat": self.text, "step": "", "tagKeys": "", "useValueForTime": False}
-        return super().to_json() | own
+        """Includes the fields of the data source."""
+        fields = {
+            "titleFormat": self.title,
+            "textFormat": self.text,
+            "step": "",
+            "tagKeys": "",
+            "useValueForTime": False,
+        }
+        return super().to_json() | fields
 
 
 class Annotation(AnnotationQuery):
-    """A query whose series are marks on every graph of a dashboard, while they are above 0."""
+    """A query that marks all graphs of a dashboard while a series is above 0."""
 
     def __init__(self, name, color, expr, title, text):
         self._internal = PrometheusAnnotation()
@@ -52,47 +58,53 @@ class Annotation(AnnotationQuery):
         self.name(name).icon_color(color).expr(expr).datasource(DATASOURCE).enable(True).hide(False)
 
 
-def dashboard(name, about, since):
-    """A dashboard without panels, with what all of them have."""
-    board = Dashboard(f"memsensor / {name}").uid(f"{TAG}-{name}").description(about).tags([TAG, "memory"])
+def dashboard(name, description, since):
+    """A dashboard without panels, with the common settings, links and the data source."""
+    board = Dashboard(f"memsensor / {name}").uid(f"{TAG}-{name}").description(description).tags([TAG, "memory"])
     board.editable().refresh("30s" if name != "incident" else "").time(since, "now").timezone("browser")
     board.annotations([])
     board.tooltip(model.DashboardCursorSync.CROSSHAIR)
-    others = DashboardLink("memsensor").type(DashboardLinkType.DASHBOARDS).icon("external link")
-    board.link(others.tags([TAG]).as_dropdown(True).include_vars(True).keep_time(True).tooltip("the others"))
-    board.link(link("Runbooks", "${runbooks}", "what to do about each alert").target_blank(True))
+    dashboards = DashboardLink("memsensor").type(DashboardLinkType.DASHBOARDS).icon("external link")
+    board.link(
+        dashboards.tags([TAG])
+        .as_dropdown(True)
+        .include_vars(True)
+        .keep_time(True)
+        .tooltip("other dashboards of memsensor")
+    )
+    board.link(link("Runbooks", "${runbooks}", "Runbook of each alert").target_blank(True))
     chosen = VariableOption(True, "Prometheus", "prometheus")
     source = DatasourceVariable("datasource").label("Data source").type("prometheus").current(chosen)
     return board.with_variable(without_intervals(source))
 
 
 def hosts(board, many):
-    """The variables job and instance: all of them, or one."""
+    """Adds the variables job and instance: several hosts, or one."""
     board.with_variable(labels("job", "memsensor_build_info", "job", many=True))
     of_job = 'memsensor_build_info{job=~"$job"}'
     return board.with_variable(labels("instance", of_job, "instance", many=many, all_value=".*" if many else ""))
 
 
 def scope(board, hosts_of):
-    """Which verdict: the host's, or that of a cgroup which has one of its own."""
+    """Adds the variable scope: the host, or a cgroup with its own verdict."""
     variable = labels("scope", f"memsensor_weight_ratio{{{hosts_of}}}", "scope")
     return board.with_variable(variable.current(VariableOption(True, "host", "host")))
 
 
 def cgroups(board, hosts_of):
-    """Which cgroups the panels about cgroups show."""
+    """Adds the variable cgroup, for the panels about cgroups."""
     variable = labels("cgroup", f"memsensor_cgroup_memory_bytes{{{hosts_of}}}", "cgroup", many=True, all_value=".*")
     return board.with_variable(variable)
 
 
 def runbooks(board):
-    """Where the runbooks are."""
-    at = TextBoxVariable("runbooks").label("Runbooks at").default_value(RUNBOOKS)
-    return board.with_variable(without_intervals(at.current(VariableOption(True, RUNBOOKS, RUNBOOKS))))
+    """Adds the variable runbooks: the URL at which they are served."""
+    variable = TextBoxVariable("runbooks").label("Runbooks URL").default_value(RUNBOOKS)
+    return board.with_variable(without_intervals(variable.current(VariableOption(True, RUNBOOKS, RUNBOOKS))))
 
 
 def labels(name, metric, label, many=False, all_value=""):
-    """A variable with the values that a label has."""
+    """A variable with the values of a label."""
     variable = without_intervals(QueryVariable(name)).label(name).datasource(DATASOURCE).refresh(FROM_RANGE)
     query = f"label_values({metric}, {label})"
     variable.query({"query": query, "refId": name}).sort(VariableSort.ALPHABETICAL_ASC).multi(many)

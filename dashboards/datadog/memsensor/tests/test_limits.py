@@ -1,13 +1,13 @@
-"""A sensor that is slow, frozen, or something else altogether holds up nobody and fills no memory."""
+"""A sensor that is slow or frozen, or another service at its port, cannot block the check or fill its memory."""
 
 import time
 
 import pytest
 
-from datadog_checks.memsensor import bounded
+from datadog_checks.memsensor import limits
 
 
-def head(handler, length=None):
+def send_head(handler, length=None):
     handler.send_response(200)
     handler.send_header('Content-Type', 'text/plain; version=0.0.4')
     if length is not None:
@@ -15,15 +15,15 @@ def head(handler, length=None):
     handler.end_headers()
 
 
-def dripping(handler):
-    head(handler, 1000000)
+def slow_body(handler):
+    send_head(handler, 1000000)
     while True:
         handler.wfile.write(b'#')
         handler.wfile.flush()
         time.sleep(0.05)
 
 
-def dripping_in_pieces(handler):
+def slow_chunks(handler):
     handler.protocol_version = 'HTTP/1.1'
     handler.send_response(200)
     handler.send_header('Transfer-Encoding', 'chunked')
@@ -34,61 +34,61 @@ def dripping_in_pieces(handler):
         time.sleep(0.05)
 
 
-def endless(handler):
-    head(handler)
+def endless_body(handler):
+    send_head(handler)
     while True:
         handler.wfile.write(b'#' * 100000)
 
 
-def silent(handler):
+def no_response(handler):
     time.sleep(20)
 
 
-def cut_short(handler):
-    head(handler, 1000000)
+def incomplete_body(handler):
+    send_head(handler, 1000000)
     handler.wfile.write(b'# TYPE')
 
 
 @pytest.mark.parametrize(
-    'answer, says, most',
+    'answer, message, max_seconds',
     [
-        (dripping, 'longer than', 3),
-        (dripping_in_pieces, 'longer than', 3),
-        (endless, 'larger than', 3),
-        (silent, 'timed out', 3),
-        (cut_short, '', 3),
+        (slow_body, 'longer than', 3),
+        (slow_chunks, 'longer than', 3),
+        (endless_body, 'larger than', 3),
+        (no_response, 'timed out', 3),
+        (incomplete_body, '', 3),
     ],
 )
 @pytest.mark.parametrize('path', ['/metrics', '/api/v1/events'])
-def test_no_answer_takes_longer_than_it_may(
-    fake, checks, dd_run_check, aggregator, monkeypatch, answer, says, most, path
+def test_every_response_is_limited_in_time_and_size(
+    fake, checks, dd_run_check, aggregator, monkeypatch, answer, message, max_seconds, path
 ):
-    # As in earnest, in a fraction of the time.
-    monkeypatch.setattr(bounded.body, '__defaults__', (1,))
+    # A second and not ten: the test is faster.
+    monkeypatch.setattr(limits.read_body, '__defaults__', (1,))
     fake.answers[path] = answer
     check = checks(fake.url, timeout=1)
-    begun = time.monotonic()
+    start = time.monotonic()
     if path == '/metrics':
-        with pytest.raises(Exception, match=says):
+        with pytest.raises(Exception, match=message):
             dd_run_check(check)
-        [told] = aggregator.service_checks('memsensor.readiness')
-        assert told.status == 3
+        [service_check] = aggregator.service_checks('memsensor.readiness')
+        assert service_check.status == 3
     else:
         dd_run_check(check)
-        assert any(says in warning for warning in check.warnings), check.warnings
+        assert any(message in warning for warning in check.warnings), check.warnings
         aggregator.assert_metric('memsensor.ready')
-    assert time.monotonic() - begun < most
+    assert time.monotonic() - start < max_seconds
 
 
-def test_the_timeout_is_short_where_nobody_sets_one(fake, checks, dd_run_check):
+def test_the_default_timeout_is_five_seconds(fake, checks, dd_run_check):
     check = checks(fake.url)
     dd_run_check(check)
     [scraper] = check.scrapers.values()
-    assert scraper.http.options['timeout'] == (bounded.TIMEOUT_SECONDS, bounded.TIMEOUT_SECONDS)
+    assert scraper.http.options['timeout'] == (5, 5)
 
 
 @pytest.mark.parametrize('separator', ['\u2028', '\u2029', '\x85', '\x0b', '\x0c', '\x1c', '\x1d', '\x1e'])
-def test_what_others_take_for_a_line_break_in_a_name_is_none(fake, checks, dd_run_check, aggregator, separator):
+def test_only_a_line_feed_ends_a_line(fake, checks, dd_run_check, aggregator, separator):
     line = '# TYPE memsensor_process_growth_bytes_per_second gauge\n'
     line += f'memsensor_process_growth_bytes_per_second{{comm="a{separator}b",cgroup=""}} 1\n'
     fake.answers['/metrics'] += line
@@ -96,8 +96,8 @@ def test_what_others_take_for_a_line_break_in_a_name_is_none(fake, checks, dd_ru
     aggregator.assert_metric_has_tag('memsensor.process_growth_bytes_per_second', f'comm:a{separator}b')
 
 
-def test_the_agents_own_reader_stops_at_such_a_name(fake, dd_run_check):
-    """Why this one reads lines by itself; when this fails, it need not any longer."""
+def test_the_agents_reader_fails_at_such_a_name(fake, dd_run_check):
+    """The reason for our own line reader. If this test fails, the reader can be removed."""
     from datadog_checks.base import OpenMetricsBaseCheckV2
 
     fake.answers['/metrics'] += 'memsensor_process_growth_bytes_per_second{comm="a\u2028b",cgroup=""} 1\n'
@@ -107,20 +107,20 @@ def test_the_agents_own_reader_stops_at_such_a_name(fake, dd_run_check):
 
 
 @pytest.mark.parametrize(
-    'options, says',
+    'options, message',
     [
-        ({'metric_groups': ['cgroup']}, "no group 'cgroup'; there are: cgroups, processes"),
-        ({'metric_groups': 'self'}, "no group 'self'"),
+        ({'metric_groups': ['cgroup']}, "unknown group 'cgroup'; known groups: cgroups, processes"),
+        ({'metric_groups': 'self'}, "unknown group 'self'"),
         ({'max_events_per_run': 0}, '0 is not a number from 1 to 100'),
         ({'max_events_per_run': '7'}, 'is not a number'),
     ],
 )
-def test_a_mistake_in_the_configuration_says_what_is_allowed(checks, options, says):
-    with pytest.raises(Exception, match=says):
+def test_a_configuration_error_names_the_valid_values(checks, options, message):
+    with pytest.raises(Exception, match=message):
         checks('http://localhost:1', **options)
 
 
-def test_not_more_series_than_the_limit_are_sent(fake, checks, dd_run_check, aggregator):
+def test_at_most_max_returned_metrics_are_sent(fake, checks, dd_run_check, aggregator):
     from conftest import contexts
 
     dd_run_check(checks(fake.url, max_returned_metrics=20))
