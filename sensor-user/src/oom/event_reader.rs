@@ -210,7 +210,7 @@ impl EventReader {
         let EventKind::OomKill { victim, context, .. } = kind else { return None };
         let logged = self.inputs.kernel_log.as_mut()?.find(victim.pid)?;
         if context.is_none()
-            && let Some((order, gfp_flags)) = logged.asked.clone()
+            && let Some((order, gfp_flags)) = logged.allocation.clone()
         {
             let constraint = logged.constraint.clone();
             *context = Some(AllocContext { order, gfp_flags, constraint, from_log: true });

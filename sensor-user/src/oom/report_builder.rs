@@ -101,7 +101,7 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
         ));
     }
     let AllocContext { order, gfp_flags, constraint, .. } = context.as_ref()?;
-    let (logged_order, logged_flags) = logged.asked.as_ref()?;
+    let (logged_order, logged_flags) = logged.allocation.as_ref()?;
     let same =
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
     (!same).then(|| {
@@ -280,7 +280,7 @@ mod tests {
         let logged = |constraint: &str, memcg: Option<&str>, order| KmsgKill {
             constraint: constraint.to_owned(),
             memcg: memcg.map(str::to_owned),
-            asked: Some((order, "0x0".to_owned())),
+            allocation: Some((order, "0x0".to_owned())),
             ..KmsgKill::default()
         };
         let against = |what: &EventKind, logged: &KmsgKill| {
