@@ -126,8 +126,8 @@ impl Reader {
     }
 
     /// Nanoseconds that tasks of each of these cgroups were stalled, including stalls in progress.
-    /// A cgroup that the kernel half has evicted starts at 0. `slots` are those of `now`. Omits cgroups
-    /// that cannot be read now.
+    /// A cgroup that the kernel half has evicted starts at 0. `slots` are those of `now`. Omits
+    /// cgroups that cannot be read now.
     pub fn stalls_of(
         &self,
         cgroups: &BTreeSet<u64>,

@@ -94,8 +94,8 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
     let in_log = logged.memcg.is_some() || logged.constraint == "memcg";
     if in_log != memcg {
         return Some(format!(
-            "the kernel log has constraint {:?} and cgroup {:?}, but the probes recorded a kill of type \
-             {}",
+            "the kernel log has constraint {:?} and cgroup {:?}, but the probes recorded a kill of \
+             type {}",
             logged.constraint,
             logged.memcg,
             oom_type.label(),
@@ -107,8 +107,8 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
     (!same).then(|| {
         format!(
-            "the probes measured order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel log \
-             has {logged_order}, {logged_flags}, {}",
+            "the probes measured order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel \
+             log has {logged_order}, {logged_flags}, {}",
             logged.constraint,
         )
     })
