@@ -44,7 +44,7 @@ const NO_CHANGE: &[u8] = b"\n";
 
 /// The answer for a state, written into `buffer`.
 pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
-    // HAProxy rounds a weight below one percent to 0.
+    // HAProxy treats a weight below one percent as 0.
     let percent = (health.weight * 100.0).round().clamp(1.0, 100.0);
     let mut rest = &mut buffer[..];
     let written = if health.takes_traffic() {
