@@ -1,5 +1,6 @@
-//! Writes man pages and shell completions, made from the command line itself, into a directory. For
-//! `cargo xtask dist`; not part of the daemon, all of whose code is kept in memory.
+//! Writes man pages and shell completions, generated from the definition of the command line, into
+//! a directory. `cargo xtask dist` runs it. It is not part of the daemon, which keeps all of its
+//! code in memory.
 
 use std::{error::Error, path::PathBuf};
 

@@ -33,7 +33,10 @@ use crate::{
         cgroup::mounts::{self, CgroupMounts},
         kmsg::KernelLog,
     },
-    kernel::{debug_log::DebugLog, read::Reader},
+    kernel::{
+        debug_log::DebugLog,
+        read::{Reader, Rings},
+    },
     oom::event_reader::{EventReader, Inputs},
     publish::{
         control::{RescanRequest, Shutdown},
@@ -50,7 +53,7 @@ use crate::{
     usage::scanner::ProcessScanner,
 };
 
-/// What must be opened before privileges are dropped.
+/// Files that must be opened before privileges are dropped.
 #[derive(Debug)]
 pub struct Privileged {
     scopes: Scopes,
@@ -67,7 +70,7 @@ impl Privileged {
         let mut scopes = Scopes::open(&settings, Path::new("/"), Arc::clone(&kills))?;
         let max_age = config.verdict.relapse_within;
         scopes.resume(&verdict_store::read(&verdict_file(config), max_age));
-        // The log adds to kills that the probes report, so it is of no use without them.
+        // The log only completes kills that the probes report, so it is not needed without them.
         let mut kernel_log = None;
         if has_probes {
             match KernelLog::open() {
@@ -87,7 +90,7 @@ fn drain_file(config: &Config) -> StateFile {
     StateFile::beside(Path::new(&config.socket), "drain.json")
 }
 
-/// What all servers share.
+/// State that all servers share.
 pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
     let names = config.scope.iter().map(|scope| scope.name.clone());
     let published = Published {
@@ -110,7 +113,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
     })
 }
 
-/// What the loader returned; all `None` where nothing could be loaded.
+/// The loader's result; all `None` if nothing could be loaded.
 #[derive(Default)]
 pub struct KernelHalf {
     /// Reads the maps.
@@ -119,7 +122,16 @@ pub struct KernelHalf {
     pub debug_log: Option<DebugLog>,
 }
 
-/// What the threads run.
+/// Handles that several threads share, beside the published data.
+struct Handles<'a> {
+    published: &'a Published,
+    kills: Arc<OomKillCounts>,
+    paths: SharedPaths,
+    rescan: Arc<RescanRequest>,
+    shutdown: &'a Arc<Shutdown>,
+}
+
+/// The work of each thread.
 pub fn thread_bodies(
     config: &Config,
     published: &Published,
@@ -128,59 +140,86 @@ pub fn thread_bodies(
     shutdown: &Arc<Shutdown>,
 ) -> Result<Bodies> {
     let Privileged { scopes, kills, kernel_log } = privileged;
-    let Published { sample, usage, events, coverage, lags, .. } = published.clone();
     let cache = CgroupPathCache::new(mounts::memory_root());
     let paths = SharedPaths::new(Mutex::new(cache));
     let rescan = Arc::new(RescanRequest::new()?);
+    let handles = Handles { published, kills, paths, rescan, shutdown };
     let rings = kernel.reader.as_mut().and_then(Reader::take_rings);
-    let events = rings.map(|rings| {
+    let events = rings.map(|rings| handles.event_reader(rings, kernel.debug_log, kernel_log));
+    Ok(Bodies {
+        sampler: handles.sampler(config, kernel.reader, scopes),
+        events,
+        cgroups: handles.cgroup_collector(config)?,
+        store: handles.verdict_store(config),
+        supervisor: Supervisor::is_present().then(|| handles.supervisor()),
+    })
+}
+
+impl Handles<'_> {
+    fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
+        let Published { sample, usage, coverage, lags, .. } = self.published.clone();
+        let scanner = ProcessScanner::new(&coverage, Arc::clone(&self.paths), usage);
+        let shared = Shared {
+            published: sample,
+            coverage,
+            lags,
+            shutdown: Arc::clone(self.shutdown),
+            rescan: Arc::clone(&self.rescan),
+        };
+        Sampler::new(&config.sampling(), reader, scopes, scanner, shared)
+    }
+
+    fn event_reader(
+        &self,
+        rings: Rings,
+        debug_log: Option<DebugLog>,
+        kernel_log: Option<KernelLog>,
+    ) -> EventReader {
+        let Published { sample, usage, events, coverage, .. } = self.published.clone();
         EventReader::new(Inputs {
             rings,
-            debug_log: kernel.debug_log,
+            debug_log,
             kernel_log,
             mounts: CgroupMounts::find().ok(),
-            coverage: Arc::clone(&coverage),
-            sample: Arc::clone(&sample),
-            usage: Arc::clone(&usage),
-            rescan: Arc::clone(&rescan),
-            paths: Arc::clone(&paths),
+            coverage,
+            sample,
+            usage,
+            rescan: Arc::clone(&self.rescan),
+            paths: Arc::clone(&self.paths),
             events,
-            kills: Arc::clone(&kills),
-            shutdown: Arc::clone(shutdown),
+            kills: Arc::clone(&self.kills),
+            shutdown: Arc::clone(self.shutdown),
         })
-    });
-    let scanner = ProcessScanner::new(&coverage, Arc::clone(&paths), Arc::clone(&usage));
-    let shared = Shared {
-        published: Arc::clone(&sample),
-        coverage,
-        lags: Arc::clone(&lags),
-        shutdown: Arc::clone(shutdown),
-        rescan,
-    };
-    let sampler = Sampler::new(&config.sampling(), kernel.reader, scopes, scanner, shared);
-    let inputs = |mounts| collector::Inputs {
-        sample: Arc::clone(&sample),
-        usage,
-        kills,
-        paths,
-        mounts,
-        shutdown: Arc::clone(shutdown),
-    };
-    // Without the memory controller cgroups have no metrics.
-    let cgroups = match CgroupMounts::find() {
-        Ok(mounts) => {
-            let selection = Selection::new(&config.cgroups)?;
-            Some(Collector::new(inputs(mounts), selection, Arc::clone(&published.cgroups)))
+    }
+
+    /// `None` without the memory controller: then cgroups have no metrics.
+    fn cgroup_collector(&self, config: &Config) -> Result<Option<Collector>> {
+        let Ok(mounts) = CgroupMounts::find() else { return Ok(None) };
+        let Published { sample, usage, cgroups, .. } = self.published.clone();
+        let inputs = collector::Inputs {
+            sample,
+            usage,
+            kills: Arc::clone(&self.kills),
+            paths: Arc::clone(&self.paths),
+            mounts,
+            shutdown: Arc::clone(self.shutdown),
+        };
+        Ok(Some(Collector::new(inputs, Selection::new(&config.cgroups)?, cgroups)))
+    }
+
+    fn verdict_store(&self, config: &Config) -> VerdictStore {
+        VerdictStore {
+            file: verdict_file(config),
+            sample: Arc::clone(&self.published.sample),
+            shutdown: Arc::clone(self.shutdown),
         }
-        Err(_) => None,
-    };
-    let shutdown = || Arc::clone(shutdown);
-    let store = VerdictStore {
-        file: verdict_file(config),
-        sample: Arc::clone(&sample),
-        shutdown: shutdown(),
-    };
-    let supervisor = Supervisor { sample, lags, shutdown: shutdown() };
-    let supervisor = Supervisor::is_present().then_some(supervisor);
-    Ok(Bodies { sampler, events, cgroups, store, supervisor })
+    }
+
+    fn supervisor(&self) -> Supervisor {
+        Supervisor {
+            sample: Arc::clone(&self.published.sample),
+            lags: Arc::clone(&self.published.lags),
+            shutdown: Arc::clone(self.shutdown),
+        }
+    }
 }

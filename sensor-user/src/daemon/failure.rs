@@ -3,7 +3,7 @@
 /// Why `memsensor run` ended with an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// The kernel or our privileges do not allow what is needed.
+    /// The kernel or the privileges do not allow what memsensor needs.
     Unsupported,
     /// An address or the socket is in use.
     InUse,

@@ -1,9 +1,10 @@
-//! Keeps the daemon answering while the host thrashes: locked memory, a real-time scheduling class, and an
-//! OOM score that makes other processes go first.
+//! Keeps response times short while the host thrashes: locked memory, a real-time scheduling class,
+//! and an OOM score that makes the OOM killer select other processes first.
 //!
-//! None of it is required to run; what is not available is reported, because answers may then be late.
+//! None of it is required to run. The daemon reports measures that are not available, because
+//! answers may then be late.
 //!
-//! Not here: files that are kept open (each beside its reader), and what a supervisor can do
+//! Not here: files that are kept open (each reader opens its own), and settings of the supervisor
 //! (`deploy/memsensor.service`).
 
 use std::{fmt, ptr};
@@ -17,34 +18,35 @@ use rustix::{
     thread::{CapabilitySet, capabilities},
 };
 
-/// Stack of each thread. All of it is in memory from the start.
+/// Stack of each thread, resident from the start.
 pub const STACK_BYTES: usize = 256 << 10;
 
-/// Heap that is in memory from the start, beyond what is in use then: a scrape takes a few hundred KiB,
-/// `memsensor events` the most.
+/// Free heap that is made resident at the start: a scrape needs a few hundred KiB, `memsensor
+/// events` the most.
 const RESERVE_BYTES: usize = 1 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 
-/// The lowest real-time priority is above all normal ones. If the daemon ever loops, the kernel leaves
-/// the others a twentieth of each second (kernel.sched_rt_runtime_us), and the supervisor's watchdog
-/// restarts it.
+/// The lowest real-time priority is above all normal ones. If a thread loops, the kernel leaves
+/// other processes a twentieth of each second (kernel.sched_rt_runtime_us), and the supervisor's
+/// watchdog restarts the daemon.
 const PRIORITY: i32 = 1;
 
-/// The kernel kills every other process first; with -1000 it would panic rather than kill this one.
+/// The kernel kills every other process first. With -1000 it would panic instead of killing this
+/// process.
 const OOM_SCORE_ADJ: &str = "-999";
 
-/// What is in effect, and what is not available, each with a remedy.
+/// Measures in effect, and unavailable ones with a remedy.
 #[derive(Debug, Default)]
 pub struct Hardening {
     active: Vec<&'static str>,
     unavailable: Vec<String>,
-    /// Memory may be locked without a capability.
+    /// Whether memory can be locked without a capability.
     lock_unlimited: bool,
 }
 
 impl Hardening {
-    /// Sets what needs privileges: before they are dropped, and before threads are started, which inherit
-    /// the scheduling class.
+    /// Applies the measures that need privileges. Call it before privileges are dropped, and before
+    /// threads are started, which inherit the scheduling class.
     pub fn prepare() -> Self {
         let mut hardening = Self::default();
         hardening.note(
@@ -62,14 +64,14 @@ impl Hardening {
         hardening
     }
 
-    /// Capabilities that must be kept for memory to stay locked: without them and with a limit, the next
-    /// thread or allocation beyond the limit would fail.
+    /// Capabilities that must be kept for memory to stay locked: without them and with a limit, the
+    /// next thread or allocation beyond the limit would fail.
     pub fn needs(&self) -> CapabilitySet {
         if self.lock_unlimited { CapabilitySet::empty() } else { CapabilitySet::IPC_LOCK }
     }
 
-    /// Locks all memory, now and in future: code, heap with a reserve, and stacks. After everything large
-    /// has been used and freed, and before threads are started.
+    /// Locks all present and future memory: code, heap with a reserve, and stacks. Call it when the
+    /// large allocations of the start have been freed, and before threads are started.
     pub fn lock(&mut self) {
         let remedy = "lock memory (CAP_IPC_LOCK, or LimitMEMLOCK=infinity in the unit)";
         self.note("locked memory", self.lock_all().context(remedy));
@@ -77,8 +79,8 @@ impl Hardening {
 
     fn lock_all(&self) -> Result<()> {
         keep_heap();
-        // What start-up has used and freed is a hole in the heap, which must not be filled again; all
-        // that is in memory now, or comes into it later, stays.
+        // ONFAULT: pages that are resident now, or become so later, stay; freed heap of the start
+        // does not become resident again.
         mlockall(MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT)?;
         reserve();
         touch_stack();
@@ -92,14 +94,14 @@ impl Hardening {
         Ok(mlockall(MlockAllFlags::FUTURE)?)
     }
 
-    fn note(&mut self, what: &'static str, result: Result<()>) {
+    fn note(&mut self, measure: &'static str, result: Result<()>) {
         match result {
-            Ok(()) => self.active.push(what),
-            Err(e) => self.unavailable.push(format!("{what}: {e:#}")),
+            Ok(()) => self.active.push(measure),
+            Err(e) => self.unavailable.push(format!("{measure}: {e:#}")),
         }
     }
 
-    /// What is not available, and why.
+    /// Unavailable measures, with reasons.
     pub fn unavailable(&self) -> impl Iterator<Item = &str> {
         self.unavailable.iter().map(String::as_str)
     }
@@ -112,12 +114,13 @@ impl fmt::Display for Hardening {
     }
 }
 
-/// Returns the heap of start-up to the kernel, and no heap after that: to get it again may take seconds on a
-/// host without free memory. One arena, because each reserves address space that counts as locked.
-#[allow(unsafe_code, reason = "the allocator has no other knobs")]
+/// Returns the freed heap of the start to the kernel, and prevents malloc from returning heap after
+/// that: allocating it again may take seconds on a host without free memory. Limits malloc to one
+/// arena, because each arena reserves address space that counts as locked.
+#[allow(unsafe_code, reason = "malloc has no safe interface for these settings")]
 fn keep_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: these only change how malloc deals with free memory, under its own locks.
+    // SAFETY: these only change how malloc handles free memory, under its own locks.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::malloc_trim(0);
@@ -126,14 +129,15 @@ fn keep_heap() {
     }
 }
 
-/// Brings free heap into memory: in pieces that fit anywhere, all held at once.
+/// Makes free heap resident: allocates small pieces, which fit into any hole, and frees them
+/// together.
 fn reserve() {
     let pieces: Vec<_> = (0..RESERVE_BYTES / PIECE_BYTES).map(|_| vec![1u8; PIECE_BYTES]).collect();
     std::hint::black_box(&pieces);
 }
 
-/// Brings all code of the binary and of libraries into memory: code that is first needed in an emergency
-/// must not be read from a disk then.
+/// Makes all code of the binary and of libraries resident: code that runs for the first time under
+/// memory pressure must not be read from a disk.
 #[allow(unsafe_code, reason = "rustix requires that the caller owns the mapped memory")]
 fn lock_files() -> Result<()> {
     for map in procfs::process::Process::myself()?.maps()? {
@@ -141,42 +145,42 @@ fn lock_files() -> Result<()> {
             continue;
         }
         let (from, to) = (usize::try_from(map.address.0)?, usize::try_from(map.address.1)?);
-        // SAFETY: mlock changes no memory and no mapping, only whether it may be reclaimed; a range
-        // that is not mapped any more is an error.
+        // SAFETY: mlock changes no memory and no mapping, only whether pages may be reclaimed; a
+        // range that is no longer mapped is an error.
         unsafe { mlock(ptr::without_provenance_mut(from), to - from)? };
     }
     Ok(())
 }
 
-/// Whether a map is of a file and accessible. The loader reserves inaccessible ranges between parts of a library,
-/// where mlock fails.
+/// Whether a map is of a file and accessible. The loader reserves inaccessible ranges between parts
+/// of a library, where mlock fails.
 fn is_lockable(map: &MemoryMap) -> bool {
     let access = MMPermissions::READ | MMPermissions::WRITE | MMPermissions::EXECUTE;
     matches!(map.pathname, MMapPath::Path(_)) && map.perms.intersects(access)
 }
 
-/// Grows the main thread's stack, which the kernel otherwise does page by page as it is used.
+/// Makes the main thread's stack resident; otherwise the kernel grows it page by page on use.
 #[inline(never)]
-#[allow(clippy::large_stack_arrays, reason = "that is what it is for")]
+#[allow(clippy::large_stack_arrays, reason = "the array has the size of the stack")]
 fn touch_stack() {
     let mut stack = [0u8; STACK_BYTES];
-    // Without this, nothing need be on the stack at all.
+    // Without this, the compiler may remove the array.
     std::hint::black_box(&mut stack);
 }
 
-/// Real-time priority for this thread and those that it starts, round robin among equals. It also gives access
-/// to a part of the memory below the watermarks (`gfp_to_alloc_flags`, mm/page_alloc.c), so that sockets need
-/// not wait for reclaim.
+/// Sets real-time priority (round robin) for this thread and the threads that it starts. Real-time
+/// tasks may also use a part of the memory below the watermarks (`gfp_to_alloc_flags`,
+/// mm/page_alloc.c), so that sockets do not wait for reclaim.
 fn real_time() -> Result<(), Errno> {
     schedule(libc::SCHED_RR, PRIORITY)
 }
 
-/// Normal priority for the calling thread, for work that no answer waits for. It needs no privilege.
+/// Sets normal priority for the calling thread, whose work no answer waits for. Needs no privilege.
 pub fn normal_priority() -> Result<(), Errno> {
     schedule(libc::SCHED_OTHER, 0)
 }
 
-#[allow(unsafe_code, reason = "no safe wrapper among our dependencies")]
+#[allow(unsafe_code, reason = "no dependency has a safe wrapper")]
 fn schedule(policy: i32, priority: i32) -> Result<(), Errno> {
     let param = libc::sched_param { sched_priority: priority };
     // SAFETY: `param` is valid for the call, which only reads it; 0 is the calling thread.

@@ -22,7 +22,7 @@ use crate::serve::{
 /// Agent-check clients at a time; each holds its connection for at most two seconds.
 const MAX_AGENT_CLIENTS: usize = 64;
 
-/// Everything that the daemon listens on.
+/// Bound addresses, and the socket.
 #[derive(Debug)]
 pub struct Listeners {
     http: Vec<TcpListener>,
@@ -31,7 +31,7 @@ pub struct Listeners {
     socket: Option<RemoveOnDrop>,
 }
 
-/// Connections that are served. The socket is removed when this is dropped.
+/// Served connections. The socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct Connections {
     permits: Arc<Semaphore>,
@@ -40,7 +40,8 @@ pub struct Connections {
 }
 
 impl Listeners {
-    /// Binds all of them. With `allow_degraded` a socket that cannot be made is not fatal.
+    /// Binds all addresses and the socket. With `allow_degraded`, a socket that cannot be created
+    /// is not an error.
     pub async fn bind(config: &Config) -> Result<Self> {
         let mut http = Vec::new();
         for addr in &config.listen {

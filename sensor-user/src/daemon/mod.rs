@@ -5,7 +5,7 @@
 //! * [`failure`]: why it did not start.
 //! * [`listeners`]: addresses and the socket.
 //! * [`threads`]: the threads beside the one that serves.
-//! * [`hardening`]: what keeps it answering while the host thrashes.
+//! * [`hardening`]: locked memory and priority, for short response times while the host thrashes.
 //! * [`systemd`]: notifications to the supervisor.
 //! * [`verdict_store`]: the verdict, saved over a restart.
 

@@ -1,7 +1,7 @@
-//! `memsensor run`: starts everything in the right order, and stops it again.
+//! `memsensor run`: starts all parts in a fixed order, and stops them.
 //!
 //! Load and attach as root; bind all addresses; drop privileges; only then start threads, because
-//! capabilities belong to threads. All serving happens on one tokio runtime, on the main thread.
+//! capabilities belong to threads. One tokio runtime on the main thread serves all connections.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ use crate::{
     serve::{http::SHUTDOWN_TIMEOUT, state::app::AppState},
 };
 
-/// Threads that wait for the disk while a drain is saved.
+/// Most threads that wait for the disk while a drain is saved.
 const MAX_BLOCKING_THREADS: usize = 2;
 
 /// Runs until SIGINT or SIGTERM.
@@ -48,19 +48,20 @@ pub fn run(config: &Config) -> Result<()> {
         .thread_stack_size(STACK_BYTES)
         .build()
         .context("start the runtime")?;
-    let ended = runtime.block_on(serve(config, coverage, kernel));
-    // A drain may still be waiting for the disk.
+    let result = runtime.block_on(serve(config, coverage, kernel));
+    // A write of the drain may still wait for the disk.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    ended
+    result
 }
 
-/// Loads the probes. With `allow_degraded`, a host where nothing can be loaded is served without them.
+/// Loads the probes. With `allow_degraded`, a host where nothing can be loaded is served without
+/// them.
 fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
-    let attempt = match privilege::missing() {
-        Some(why) => Err(anyhow::anyhow!(why)),
+    let loaded = match privilege::missing() {
+        Some(missing) => Err(anyhow::anyhow!(missing)),
         None => load::load(&config.kernel()),
     };
-    match attempt {
+    match loaded {
         Ok(Loaded { coverage, reader, debug_log }) => {
             load::check_required(&coverage, &config.probes.required, config.allow_degraded)
                 .context(Failure::Unsupported)?;
@@ -89,14 +90,14 @@ async fn serve(config: &Config, coverage: Coverage, kernel: KernelHalf) -> Resul
     let threads = Threads::start(bodies, shutdown)?;
     let (stopping, stop) = watch::channel(false);
     let connections = listeners.serve(&config.http, &state, &stop);
-    let ended = signals.wait(&threads, &state.published.lags).await;
+    let result = signals.wait(&threads, &state.published.lags).await;
     warn_of_weights(&state);
     stopping.send_replace(true);
-    // Answers under way are finished.
+    // Wait for answers in progress.
     connections.closed(2 * SHUTDOWN_TIMEOUT).await;
     threads.join();
     info!("stopped");
-    ended
+    result
 }
 
 fn drop_privileges(hardening: &Hardening, kernel: &KernelHalf) -> Result<()> {
@@ -110,7 +111,7 @@ fn log_coverage(coverage: &Coverage) {
     for probe in &coverage.probes {
         match probe.reason.as_str() {
             "" => info!(probe = probe.name, state = probe.state.label()),
-            why => warn!(probe = probe.name, state = probe.state.label(), "{why}"),
+            reason => warn!(probe = probe.name, state = probe.state.label(), "{reason}"),
         }
     }
 }
@@ -150,8 +151,8 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal. A thread that ends is an error: the supervisor restarts the daemon. Meanwhile it
-    /// measures the lag of this loop.
+    /// Waits for a signal, and measures the lag of this loop. A thread that ends is an error, so
+    /// that the supervisor restarts the daemon.
     async fn wait(mut self, threads: &Threads, lags: &LoopLags) -> Result<()> {
         loop {
             let due = tokio::time::Instant::now() + TICK;

@@ -1,7 +1,8 @@
-//! Notifies the supervisor (systemd, sd_notify(3)): ready at the first sample, alive as long as the loops
-//! run. If a loop hangs, the supervisor's watchdog restarts the daemon.
+//! Notifies the supervisor (systemd, sd_notify(3)): ready at the first sample, alive as long as the
+//! loops run. If a loop hangs, the supervisor's watchdog restarts the daemon.
 //!
-//! On a thread of its own: a supervisor that thrashes receives no messages, and the sender waits.
+//! Runs on a thread of its own: a supervisor that thrashes receives no messages, and the sender
+//! blocks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,15 +12,15 @@ use tracing::warn;
 
 use crate::publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample};
 
-/// How often there may be something to send, without a watchdog.
+/// Time between two checks, without a watchdog.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// What is watched.
+/// The thread that notifies the supervisor.
 #[derive(Debug)]
 pub struct Supervisor {
     /// The first sample makes the daemon ready.
     pub sample: PublishedSample,
-    /// When the loops ran last.
+    /// Times at which the loops last ran.
     pub lags: Arc<LoopLags>,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
@@ -39,8 +40,8 @@ impl Supervisor {
             if !ready && self.sample.load().is_some() {
                 ready = send(NotifyState::Ready);
             }
-            // A loop that hangs is noticed within half of the watchdog's time, so the restart comes within
-            // one and a half.
+            // A hanging loop is detected after half of the watchdog's time at the latest, so the
+            // restart comes after one and a half at the latest.
             let since = |time: Duration| monotonic_ns().saturating_sub(nanos(time) / 2);
             if ready && watchdog.is_some_and(|time| self.lags.alive_since(since(time))) {
                 send(NotifyState::Watchdog);

@@ -1,7 +1,6 @@
-//! The threads beside the one that serves. Plain threads with small stacks, all of which is in memory from
-//! the start.
+//! The threads beside the serving thread: plain threads with small stacks, resident from the start.
 //!
-//! Not here: what they do.
+//! Not here: the work of each thread (`collect`, `oom`, `cgroups`, `verdict_store`, `systemd`).
 
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -18,18 +17,18 @@ use crate::{
     publish::control::Shutdown,
 };
 
-/// What the threads run. `None` where a thread is not needed.
+/// The work of each thread; `None` if the thread is not needed.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Bodies {
     /// Takes samples.
     pub sampler: Sampler,
-    /// Reads events; none where nothing could be loaded.
+    /// Reads events; `None` if no program could be loaded.
     pub events: Option<EventReader>,
-    /// Collects cgroups; none without the memory controller.
+    /// Collects cgroups; `None` without the memory controller.
     pub cgroups: Option<Collector>,
     /// Saves the verdict.
     pub store: VerdictStore,
-    /// Notifies the supervisor; none without one.
+    /// Notifies the supervisor; `None` without one.
     pub supervisor: Option<Supervisor>,
 }
 
@@ -41,7 +40,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Starts them; they have the capabilities and the scheduling class of the caller.
+    /// Starts the threads; they inherit the capabilities and the scheduling class of the caller.
     pub fn start(bodies: Bodies, shutdown: Arc<Shutdown>) -> Result<Self> {
         let Bodies { sampler, events, cgroups, store, supervisor } = bodies;
         let mut handles = vec![spawn("sense", move || sampler.run())?];
@@ -50,7 +49,7 @@ impl Threads {
         }
         if let Some(cgroups) = cgroups {
             handles.push(spawn("cgroups", move || {
-                // Hundreds of files may be many milliseconds of work in the kernel.
+                // Reading hundreds of files may take many milliseconds in the kernel.
                 if let Err(e) = hardening::normal_priority() {
                     warn!("reading the files of cgroups may delay answers: {e}");
                 }
@@ -70,7 +69,7 @@ impl Threads {
         Some(ended.thread().name().unwrap_or_default().to_owned())
     }
 
-    /// Ends them, and waits for that.
+    /// Ends all threads, and waits until they have ended.
     pub fn join(self) {
         self.shutdown.request();
         for thread in self.handles {

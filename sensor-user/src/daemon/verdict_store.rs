@@ -1,5 +1,5 @@
-//! State and weight of each scope, saved over a restart of the daemon: after an upgrade on a recovering
-//! host, a scope must neither be ready at once nor lose the count of its relapses.
+//! Saves state and weight of each scope for a restart of the daemon: after an upgrade on a
+//! recovering host, a scope must neither be ready at once nor lose the count of its relapses.
 //!
 //! Not here: the operator's drain (`serve/state/drain`).
 
@@ -21,9 +21,9 @@ use tracing::{info, warn};
 
 use crate::publish::{control::Shutdown, sample::PublishedSample};
 
-/// How often the states are compared with what is saved.
+/// Time between two comparisons with the saved states.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The file is written at least this often, so that its time is that of the daemon's end.
+/// The file is written at least this often, so that its time is close to the end of the daemon.
 const REWRITE_AFTER: Duration = Duration::from_mins(1);
 
 /// Content of the file. States hold times of CLOCK_MONOTONIC, which are invalid after a reboot.
@@ -40,8 +40,8 @@ impl SavedStates {
         Self { boot: boot_id(), at_ns: since_boot_ns(), scopes }
     }
 
-    /// What is still valid. After a long time without a daemon the state of a scope is not known, and a
-    /// new daemon starts with full weight; the relapses, and their times, remain valid.
+    /// The states that are still valid. After a long time without a daemon the state of a scope is
+    /// not known, and a new daemon starts with full weight; relapses and their times remain valid.
     fn valid(self, now_ns: u64, max_age: Duration) -> ScopeStates {
         let age = Duration::from_nanos(now_ns.saturating_sub(self.at_ns));
         let is_old = age > max_age.saturating_add(REWRITE_AFTER);
@@ -55,8 +55,8 @@ impl SavedStates {
     }
 }
 
-/// Reads what an earlier daemon of this boot saved; state and weight only if that is not older than
-/// `max_age`.
+/// Reads the states that an earlier daemon of this boot saved; state and weight only if they are
+/// not older than `max_age`.
 pub fn read(file: &StateFile, max_age: Duration) -> ScopeStates {
     let saved: Option<SavedStates> = file.read();
     let states = saved.map(|saved| saved.valid(since_boot_ns(), max_age)).unwrap_or_default();
@@ -67,11 +67,11 @@ pub fn read(file: &StateFile, max_age: Duration) -> ScopeStates {
     states
 }
 
-/// Saves the states as they change. On a thread of its own: a file, even on tmpfs, may have to wait for
-/// memory.
+/// Saves the states when they change. Runs on a thread of its own: a write, even to tmpfs, may wait
+/// for memory.
 #[derive(Debug)]
 pub struct VerdictStore {
-    /// Where they are saved.
+    /// The file.
     pub file: StateFile,
     /// The last sample.
     pub sample: PublishedSample,
