@@ -222,27 +222,37 @@ fn circles(imports: &BTreeSet<Import>, place: fn(&str) -> &str) -> Vec<String> {
     }
 }
 
-/// How the code block below `## The tree` differs from the folders of the code. A line of it is a
-/// path, two spaces or more, and a description.
-fn tree_differences(document: &str, folders: &BTreeSet<String>) -> Vec<String> {
+/// How the code block below `## The tree` differs from the code. A line of it is a folder, two
+/// spaces or more, and a description; `imports` are those between folders, which go down in it.
+fn tree_differences(
+    document: &str,
+    folders: &BTreeSet<String>,
+    imports: &BTreeSet<(String, String)>,
+) -> Vec<String> {
     let section = document.split("\n## The tree\n").nth(1).unwrap_or_default();
     let section = section.split("\n## ").next().unwrap_or_default();
     let block = section.split("```").nth(1).unwrap_or_default();
     let mut differences = Vec::new();
-    let mut listed = BTreeSet::new();
+    let mut listed = BTreeMap::new();
     // The first line is the language of the block.
-    for line in block.lines().skip(1).filter(|line| !line.trim().is_empty()) {
-        let (folder, description) = line.trim().split_once("  ").unwrap_or((line.trim(), ""));
+    for (line, text) in block.lines().enumerate().skip(1).filter(|(_, text)| !text.is_empty()) {
+        let (folder, description) = text.split_once("  ").unwrap_or((text, ""));
         if description.trim().is_empty() {
             differences.push(format!("{folder} has no description after two spaces"));
         }
-        if !listed.insert(folder.trim_end_matches('/').to_owned()) {
+        if !folders.contains(folder) {
+            differences.push(format!("{folder} has no source files"));
+        }
+        if listed.insert(folder, line).is_some() {
             differences.push(format!("{folder} is listed twice"));
         }
     }
-    differences.extend(folders.difference(&listed).map(|folder| format!("{folder} is missing")));
-    let unknown = listed.difference(folders);
-    differences.extend(unknown.map(|folder| format!("{folder} has no source files")));
+    let missing = folders.iter().filter(|folder| !listed.contains_key(folder.as_str()));
+    differences.extend(missing.map(|folder| format!("{folder} is missing")));
+    let line = |folder: &String| listed.get(folder.as_str());
+    let is_upward = |from, to| line(to).is_some_and(|to| line(from) > Some(to));
+    let upward = imports.iter().filter(|(from, to)| is_upward(from, to));
+    differences.extend(upward.map(|(from, to)| format!("{from} imports {to}, listed above it")));
     differences
 }
 
@@ -273,14 +283,16 @@ fn the_pure_crate_depends_on_no_runtime() {
 }
 
 #[test]
-fn the_tree_in_architecture_lists_the_folders() {
-    let mut folders = BTreeSet::new();
-    for Crate { src, .. } in CRATES {
-        for file in sources(src).keys() {
-            let path = format!("{src}/{file}");
-            folders.insert(folder(&path).to_owned());
-        }
+fn the_tree_in_architecture_is_that_of_the_code() {
+    let (mut folders, mut between) = (BTreeSet::new(), BTreeSet::new());
+    for Crate { src, name, .. } in CRATES {
+        let files = sources(src);
+        let path = |file: &str| folder(&format!("{src}/{file}")).to_owned();
+        folders.extend(files.keys().map(|file| path(file)));
+        let imports = imports(name, &files).into_iter().filter(|import| !is_root(&import.from));
+        between.extend(imports.map(|import| (path(&import.from), path(&import.to))));
     }
-    let differences = tree_differences(&read(&repository().join("ARCHITECTURE.md")), &folders);
+    let document = read(&repository().join("ARCHITECTURE.md"));
+    let differences = tree_differences(&document, &folders, &between);
     assert!(differences.is_empty(), "ARCHITECTURE.md, The tree:\n{}", differences.join("\n"));
 }

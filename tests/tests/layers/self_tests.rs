@@ -1,7 +1,5 @@
 //! Each rule, shown to fail: small made-up trees under the rules of `sensor-user`.
 
-use std::collections::BTreeSet;
-
 use crate::{CRATES, tree_differences};
 
 /// Checks that exactly these violations are found; each file gets a doc comment.
@@ -162,20 +160,18 @@ fn a_module_of_a_path_attribute_stands_where_it_is_declared() {
 
 #[test]
 fn a_tree_that_differs_is_found() {
-    let folders: BTreeSet<_> = ["a/src", "b/src"].map(ToOwned::to_owned).into();
-    let document =
-        |block: &str| format!("# Map\n\n## The tree\n\n```text\n{block}\n```\n\n## End\n");
-    let differences = |block: &str| tree_differences(&document(block), &folders);
-    assert!(differences("a/src/  what it does\nb/src   what else").is_empty());
-    assert_eq!(
-        differences("a/src what\nc/src  what"),
-        [
-            "a/src what has no description after two spaces",
-            "a/src is missing",
-            "b/src is missing",
-            "a/src what has no source files",
-            "c/src has no source files",
-        ]
-    );
-    assert_eq!(tree_differences("# Map\n", &folders).len(), 2);
+    let folders = ["a/src", "a/src/b"].map(ToOwned::to_owned).into();
+    let imports = [("a/src".to_owned(), "a/src/b".to_owned())].into();
+    let differences = |block: &str| {
+        let document = format!("# Map\n\n## The tree\n\n```text\n{block}\n```\n\n## End\n");
+        tree_differences(&document, &folders, &imports)
+    };
+    assert!(differences("a/src    the root\na/src/b  a part").is_empty());
+    let upward = "a/src imports a/src/b, listed above it";
+    assert_eq!(differences("a/src/b  a part\na/src  the root"), [upward]);
+    let unknown = ["c/src has no source files", "a/src/b is missing"];
+    assert_eq!(differences("a/src  the root\nc/src  another"), unknown);
+    let no_description = "a/src/b has no description after two spaces";
+    assert_eq!(differences("a/src  the root\na/src/b"), [no_description]);
+    assert_eq!(tree_differences("# Map\n", &folders, &imports).len(), 2);
 }
