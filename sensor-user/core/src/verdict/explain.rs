@@ -269,7 +269,9 @@ mod tests {
     fn explanation(state: VerdictState, weight: f64, signals: &[(Signal, f64)]) -> Explanation {
         let policy = Policy::default();
         let mut now = Signals::default();
-        signals.iter().for_each(|(signal, value)| now.set(*signal, Some(*value)));
+        for (signal, value) in signals {
+            now.set(*signal, Some(*value));
+        }
         let verdict = Verdict {
             position: ScopeState { state, weight, ..ScopeState::default() },
             since_ns: SECOND,
@@ -306,7 +308,8 @@ mod tests {
             "\n       yes oom_kills_60s                  1.0000 >= 1 (quiet below 0.5)\n",
             "\nquiet  stall_clock (no traffic): ",
             "\n       no  available_ratio               unknown <= 0.02 (quiet above 0.04)\n",
-            "\n\nsignals that no rule uses:\n           full_share_60s                 0.1250  share",
+            "\n\nsignals that no rule uses:\n           \
+             full_share_60s                 0.1250  share of",
         ] {
             assert!(text.contains(lines), "{lines} in\n{text}");
         }

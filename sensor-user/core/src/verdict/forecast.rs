@@ -1,5 +1,5 @@
-//! Forecasts when memory is exhausted if the present trend continues. Without a clear trend there is
-//! no forecast.
+//! Forecasts when memory is exhausted if the present trend continues. Without a clear trend there
+//! is no forecast.
 //!
 //! The slope is the median of the slopes between all pairs of points (Theil–Sen), so a spike or the
 //! end of one process changes it little. There is a trend if three quarters of these slopes fall.

@@ -1,6 +1,6 @@
 //! One reading of one scope: counters and sizes at one moment. Counters never fall while the scope
-//! exists. `None` means that this host or this kind of scope does not measure the value; it is never
-//! treated as 0.
+//! exists. `None` means that this host or this kind of scope does not measure the value; it is
+//! never treated as 0.
 
 /// How many seconds before a reading the values of [`Reading::before`] were: the spans of the
 /// kernel's averages.

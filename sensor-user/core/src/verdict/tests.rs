@@ -188,11 +188,12 @@ fn a_cgroup_that_has_long_been_full_and_swaps_a_little_is_ready() {
 #[test]
 fn a_degraded_rule_stops_the_rise_of_the_weight() {
     let mut clocked = Clocked::new();
-    let mut weight = |n, level| clocked.seconds(n, level, level).1;
-    assert_eq!(weight(2, Severity::Overloaded), 0.0);
-    assert_eq!(weight(13, Severity::Calm), 15.0);
-    assert_eq!(weight(284, Severity::Degraded), 15.0, "while pages are still in swap");
-    assert_eq!(weight(40, Severity::Calm), 100.0);
+    let mut seconds = |n, level| clocked.seconds(n, level, level);
+    let recovering = (VerdictState::Degraded, 15.0);
+    assert_eq!(seconds(2, Severity::Overloaded), OVERLOADED);
+    assert_eq!(seconds(13, Severity::Calm), recovering);
+    assert_eq!(seconds(284, Severity::Degraded), recovering, "pages are still in swap");
+    assert_eq!(seconds(40, Severity::Calm), (VerdictState::Ready, 100.0));
 }
 
 #[test]

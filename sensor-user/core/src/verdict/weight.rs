@@ -84,7 +84,7 @@ pub struct ScopeState {
     pub state: VerdictState,
     /// The share of its usual traffic that the scope should get: 0 to 1.
     pub weight: f64,
-    /// When it was last overloaded: CLOCK_MONOTONIC nanoseconds; `None` before the first recovery.
+    /// When its last overload ended: CLOCK_MONOTONIC nanoseconds.
     pub overloaded_until_ns: Option<u64>,
     /// How often in a row it was overloaded again within [`Settings::relapse_within`].
     pub relapses: u32,
