@@ -1,4 +1,4 @@
-//! `memsensor`: parses the command line, carries out the command, turns an error into one line and an
+//! `memsensor`: parses the command line, runs the command, and reports an error as one line and an
 //! exit code.
 
 use std::process::ExitCode;

@@ -1,4 +1,5 @@
-//! The thread that collects the report on cgroups. Nothing waits for it; it runs at normal priority.
+//! The thread that collects the report on cgroups. Nothing waits for it; it runs at normal
+//! priority.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -48,7 +49,7 @@ pub struct Inputs {
     pub kills: Arc<OomKillCounts>,
     /// Paths of cgroups.
     pub paths: SharedPaths,
-    /// Where the hierarchies are mounted.
+    /// Mount points of the hierarchies.
     pub mounts: CgroupMounts,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
@@ -60,7 +61,7 @@ pub struct Collector {
     inputs: Inputs,
     selection: Selection,
     report: PublishedCgroups,
-    /// Ids that had no path after a walk either: not worth another one.
+    /// Ids without a path after the last walk: they cause no other walk.
     unnamed: BTreeSet<u64>,
     /// Ids of cgroups that have the memory controller: not checked again.
     charged: BTreeSet<u64>,
@@ -116,8 +117,8 @@ impl Collector {
         CgroupReport { shown, other, omitted }
     }
 
-    /// Paths of the cgroups that have processes or have stalled. Where the kernel half reports no new
-    /// cgroups (no probe, or a path that was cut), a walk finds those that are not known.
+    /// Paths of the cgroups that have processes or have stalled. Where the kernel half reports no
+    /// new cgroups (no probe, or a path that was cut), a walk finds those that are not known.
     fn paths(&mut self, snapshot: &Snapshot, usage: &MemoryUsage) -> HashMap<u64, Arc<str>> {
         let ids: BTreeSet<u64> = (usage.sums.iter().map(|(id, _)| *id))
             .chain(snapshot.stall_clock.iter().map(|(id, _)| *id))
@@ -139,7 +140,8 @@ impl Collector {
         paths
     }
 
-    /// Replaces the path of a cgroup without the memory controller by that of the one above that has it.
+    /// Replaces the path of a cgroup without the memory controller by that of the one above that
+    /// has it.
     fn charge(&mut self, paths: &mut HashMap<u64, Arc<str>>) {
         self.charged.retain(|id| paths.contains_key(id));
         for (id, path) in paths {

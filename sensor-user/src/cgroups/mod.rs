@@ -1,8 +1,8 @@
 //! Cgroups: their paths by id, and those that have metrics of their own.
 //!
-//! A host may have ten thousand cgroups and make a hundred a minute. So the set with metrics is bounded,
-//! and all others are one sum, `other`. A thread of its own collects it every few seconds; a scrape only
-//! writes down the last report.
+//! A host may have ten thousand cgroups and create a hundred a minute. So the set with metrics is
+//! bounded, and all others are one sum, `other`. A thread of its own collects them every few
+//! seconds; a scrape only encodes the last report.
 //!
 //! * [`settings`]: which cgroups; [`patterns`] matches their paths.
 //! * [`path_cache`]: paths by id, also for a while after a cgroup is removed.

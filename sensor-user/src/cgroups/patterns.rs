@@ -1,9 +1,9 @@
-//! Patterns of cgroup paths, as in the configuration: `*` is any name or part of one.
+//! Patterns of cgroup paths, as in the configuration: `*` matches any name or part of one.
 
 use anyhow::{Context as _, Result};
 use glob::{MatchOptions, Pattern};
 
-/// `*` stays within a name.
+/// `*` does not match a slash.
 const MATCH: MatchOptions = MatchOptions {
     case_sensitive: true,
     require_literal_separator: true,
@@ -22,15 +22,15 @@ impl Patterns {
         Ok(Self(paths.iter().map(parse).collect::<Result<_>>()?))
     }
 
-    /// Whether any pattern matches.
+    /// Whether any pattern matches the path.
     pub(super) fn match_path(&self, path: &str) -> bool {
         self.0.iter().any(|pattern| pattern.matches_with(path, MATCH))
     }
 
-    /// The deepest cgroup above or at `path` that matches.
+    /// The deepest of `path` and its ancestors that matches.
     pub(super) fn deepest<'a>(&self, path: &'a str) -> Option<&'a str> {
         let mut at = path.trim_end_matches('/');
-        // `*` matches the empty name, but the root is not shown.
+        // `*` also matches the empty name, but the root has no metrics.
         while !at.is_empty() {
             if self.match_path(at) {
                 return Some(at);

@@ -1,4 +1,6 @@
-//! Which cgroups are shown, and what they counted. Pure: sizes, stalls and kills go in.
+//! Selects the cgroups that have metrics, and sums their counters. Pure.
+//!
+//! Not here: reading files and processes (`collector`).
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,7 +22,7 @@ use sensor_core::{
     },
 };
 
-/// A cgroup without processes is shown for so many collections more: its service may be restarting.
+/// Collections for which a cgroup without processes stays shown: its service may be restarting.
 const LINGER: u32 = 60;
 
 /// The cgroups that are shown.
@@ -64,15 +66,16 @@ impl Selection {
         })
     }
 
-    /// Updates the selection by the own memory of each cgroup's processes: path, if it is known, and bytes.
-    pub fn select<'a>(&mut self, groups: impl IntoIterator<Item = (Option<&'a str>, u64)>) {
+    /// Updates the selection by the own memory of each cgroup's processes: path, if it is known,
+    /// and bytes.
+    pub fn select<'a>(&mut self, cgroups: impl IntoIterator<Item = (Option<&'a str>, u64)>) {
         self.collections = self.collections.saturating_add(1);
         let mut sizes = BTreeMap::<&str, u64>::new();
         let mut unnamed = 0;
-        for (path, bytes) in groups {
+        for (path, bytes) in cgroups {
             unnamed += usize::from(path.is_none());
-            if let Some(group) = path.and_then(|path| self.paths.deepest(path)) {
-                let sum = sizes.entry(group).or_default();
+            if let Some(cgroup) = path.and_then(|path| self.paths.deepest(path)) {
+                let sum = sizes.entry(cgroup).or_default();
                 *sum = sum.saturating_add(bytes);
             }
         }
@@ -85,7 +88,8 @@ impl Selection {
         let mut ranked: Vec<_> = sizes
             .iter()
             .map(|(path, bytes)| {
-                // A cgroup that is shown stays unless another has twice as much: series should be stable.
+                // A shown cgroup stays unless another has twice its memory: series should be
+                // stable.
                 let weight = if self.shown.contains_key(*path) { 2 } else { 1 };
                 (std::cmp::Reverse(bytes.saturating_mul(weight)), *path)
             })
@@ -100,17 +104,15 @@ impl Selection {
         let lingering: Vec<_> = linger.map(|(path, _)| Arc::clone(path)).take(room).collect();
         keep.extend(lingering);
         self.omitted = unnamed + sizes.keys().filter(|path| !keep.contains(**path)).count();
-        let gone: Vec<_> = self.shown.keys().filter(|p| !keep.contains(*p)).cloned().collect();
-        for path in gone {
-            self.remove(&path);
-        }
+        self.shown.retain(|path, _| keep.contains(path));
         for path in keep {
             self.shown.entry(path).or_insert(Entry { last_used: collections, ..Entry::default() });
         }
     }
 
-    /// Stores a reading of a cgroup's files; returns all that is known of the cgroup, or `None` if that is
-    /// nothing. A removed cgroup keeps its counters: they help to find out why its container died.
+    /// Stores a reading of a cgroup's files. Returns the cgroup's counters and last reading, or
+    /// `None` if all are empty. A removed cgroup keeps its counters: they help to find out why its
+    /// container died.
     pub fn update_stats(
         &mut self,
         path: &str,
@@ -124,14 +126,14 @@ impl Selection {
         has_data.then_some((&entry.counters, entry.stats))
     }
 
-    /// Removes a cgroup from the selection. Its counts are dropped: added to `other`, they would look like a
-    /// burst there.
+    /// Removes a cgroup from the selection. Its counts are dropped: added to `other`, they would
+    /// appear as a burst there.
     pub fn remove(&mut self, path: &str) {
         self.shown.remove(path);
     }
 
-    /// Adds the rise of each cgroup's stall clock; `path` returns the path of an id. The first value counts
-    /// too: it is since the probes were attached.
+    /// Adds the rise of each cgroup's stall clock; `path` returns the path of an id. The first
+    /// value counts completely: clocks start when the probes are attached.
     pub fn add_stalls(&mut self, clock: &[(u64, ByCause)], path: impl Fn(u64) -> Option<Arc<str>>) {
         let mut clocks = HashMap::with_capacity(clock.len());
         for (id, now) in clock {
@@ -158,18 +160,18 @@ impl Selection {
             clocks.insert(key, *words);
             if rose.iter().any(|word| *word > 0) {
                 let path = path(*cgroup);
-                let group = path.as_deref().filter(|path| self.has_histograms(path));
-                self.counters_of(group).add_reclaim(*kind, &rose);
+                let path = path.as_deref().filter(|path| self.has_histograms(path));
+                self.counters_of(path).add_reclaim(*kind, &rose);
             }
         }
         self.reclaim = clocks;
     }
 
     fn has_histograms(&self, path: &str) -> bool {
-        let Some(group) = self.paths.deepest(path) else { return false };
+        let Some(cgroup) = self.paths.deepest(path) else { return false };
         let has = |entry: &Entry| entry.counters.reclaim.is_some();
-        self.histograms.match_path(group)
-            && (self.shown.get(group).is_some_and(has)
+        self.histograms.match_path(cgroup)
+            && (self.shown.get(cgroup).is_some_and(has)
                 || self.shown.values().filter(|entry| has(entry)).count() < MAX_HISTOGRAMS)
     }
 
@@ -180,15 +182,15 @@ impl Selection {
     }
 
     fn counters_of(&mut self, path: Option<&str>) -> &mut CgroupCounters {
-        let Some(group) = path.and_then(|path| self.paths.deepest(path)) else {
+        let Some(cgroup) = path.and_then(|path| self.paths.deepest(path)) else {
             return &mut self.other;
         };
-        // A process may be killed before its cgroup was ever selected.
-        if !self.shown.contains_key(group) && self.shown.len() < self.most {
+        // A process may be killed before its cgroup is selected for the first time.
+        if !self.shown.contains_key(cgroup) && self.shown.len() < self.most {
             let entry = Entry { last_used: self.collections, ..Entry::default() };
-            self.shown.insert(Arc::from(group), entry);
+            self.shown.insert(Arc::from(cgroup), entry);
         }
-        self.shown.get_mut(group).map_or(&mut self.other, |entry| &mut entry.counters)
+        self.shown.get_mut(cgroup).map_or(&mut self.other, |entry| &mut entry.counters)
     }
 
     /// The cgroups that are shown, by path.
@@ -196,12 +198,13 @@ impl Selection {
         self.shown.iter().map(|(path, entry)| (path, &entry.counters))
     }
 
-    /// The sum over all others.
+    /// The sum over all other cgroups.
     pub fn other(&self) -> &CgroupCounters {
         &self.other
     }
 
-    /// Cgroups that have processes and are not shown, although a pattern matches or their path is not known.
+    /// Cgroups that have processes and are not shown, although a pattern matches or their path is
+    /// not known.
     pub fn omitted(&self) -> usize {
         self.omitted
     }
@@ -214,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    fn table(most: usize) -> Selection {
+    fn selection(most: usize) -> Selection {
         Selection::new(&Settings { most, ..Settings::default() }).expect("valid")
     }
 
@@ -222,18 +225,18 @@ mod tests {
         Settings { paths: vec![path.into()], most: 1, ..Settings::default() }
     }
 
-    fn totals(stall_ns: ByCause, oom_kills: u64) -> CgroupCounters {
+    fn counters(stall_ns: ByCause, oom_kills: u64) -> CgroupCounters {
         CgroupCounters { stall_ns, oom_kills, reclaim: None }
     }
 
-    fn paths(table: &Selection) -> Vec<&str> {
-        table.shown().map(|(path, _)| &**path).collect()
+    fn paths(selection: &Selection) -> Vec<&str> {
+        selection.shown().map(|(path, _)| &**path).collect()
     }
 
     #[test]
-    fn a_process_counts_for_the_deepest_group_that_is_named() {
-        let table = table(1);
-        for (path, group) in [
+    fn a_process_counts_for_the_deepest_matching_cgroup() {
+        let defaults = selection(1);
+        for (path, cgroup) in [
             ("/", None),
             ("/init.scope", Some("/init.scope")),
             ("/system.slice/nginx.service", Some("/system.slice/nginx.service")),
@@ -247,59 +250,64 @@ mod tests {
             ),
             ("/a/b/c/d", Some("/a/b/c")),
         ] {
-            assert_eq!(table.paths.deepest(path), group, "{path}");
+            assert_eq!(defaults.paths.deepest(path), cgroup, "{path}");
         }
-        let one = settings("/x/*.service");
-        let one = Selection::new(&one).expect("valid");
-        assert_eq!(one.paths.deepest("/x/y.service/z"), Some("/x/y.service"));
-        assert_eq!(one.paths.deepest("/x/y/z.service"), None, "no name goes over a slash");
+        let services = Selection::new(&settings("/x/*.service")).expect("valid");
+        assert_eq!(services.paths.deepest("/x/y.service/z"), Some("/x/y.service"));
+        assert_eq!(services.paths.deepest("/x/y/z.service"), None, "* matches no slash");
         assert!(Selection::new(&settings("/[")).is_err());
     }
 
     #[test]
     fn the_largest_are_shown_and_do_not_flap() {
-        let mut table = table(2);
-        table.select([(Some("/a"), 10), (Some("/b"), 20), (Some("/c"), 30)]);
-        assert_eq!((paths(&table), table.omitted()), (vec!["/b", "/c"], 1));
-        table.select([(Some("/a"), 39), (Some("/b"), 20), (Some("/c"), 30)]);
-        assert_eq!(paths(&table), ["/b", "/c"], "not twice as much");
-        table.select([(Some("/a"), 41), (Some("/b"), 20), (Some("/c"), 30)]);
-        assert_eq!((paths(&table), table.omitted()), (vec!["/a", "/c"], 1));
-        table.select([(Some("/a"), 41), (Some("/b"), 20), (Some("/c"), 30), (None, 5), (None, 0)]);
+        let mut selection = selection(2);
+        selection.select([(Some("/a"), 10), (Some("/b"), 20), (Some("/c"), 30)]);
+        assert_eq!((paths(&selection), selection.omitted()), (vec!["/b", "/c"], 1));
+        selection.select([(Some("/a"), 39), (Some("/b"), 20), (Some("/c"), 30)]);
+        assert_eq!(paths(&selection), ["/b", "/c"], "not twice as much");
+        selection.select([(Some("/a"), 41), (Some("/b"), 20), (Some("/c"), 30)]);
+        assert_eq!((paths(&selection), selection.omitted()), (vec!["/a", "/c"], 1));
+        selection.select([
+            (Some("/a"), 41),
+            (Some("/b"), 20),
+            (Some("/c"), 30),
+            (None, 5),
+            (None, 0),
+        ]);
         assert_eq!(
-            (paths(&table), table.omitted()),
+            (paths(&selection), selection.omitted()),
             (vec!["/a", "/c"], 3),
-            "and two without a name"
+            "and two without a path"
         );
-        // A service that is started anew; its place is nobody's for a while, unless it is needed.
-        table.select([(Some("/a"), 41)]);
-        assert_eq!(paths(&table), ["/a", "/c"]);
-        table.select([(Some("/a"), 41), (Some("/d"), 1)]);
-        assert_eq!(paths(&table), ["/a", "/d"]);
+        // /c, which may be a restarting service, stays for a while, unless its place is needed.
+        selection.select([(Some("/a"), 41)]);
+        assert_eq!(paths(&selection), ["/a", "/c"]);
+        selection.select([(Some("/a"), 41), (Some("/d"), 1)]);
+        assert_eq!(paths(&selection), ["/a", "/d"]);
         for _ in 0..=LINGER {
-            table.select([(Some("/d"), 1)]);
+            selection.select([(Some("/d"), 1)]);
         }
-        assert_eq!(paths(&table), ["/d"]);
+        assert_eq!(paths(&selection), ["/d"]);
     }
 
     #[test]
-    fn a_group_that_is_gone_tells_what_it_counted_for_a_while() {
-        let mut table = table(2);
-        table.select([(Some("/a"), 10)]);
-        table.add_kills(Some("/short"), 1);
+    fn a_removed_cgroup_keeps_its_counters_for_a_while() {
+        let mut selection = selection(2);
+        selection.select([(Some("/a"), 10)]);
+        selection.add_kills(Some("/short"), 1);
         for _ in 0..LINGER {
-            table.select([(Some("/a"), 10)]);
+            selection.select([(Some("/a"), 10)]);
         }
-        assert_eq!(paths(&table), ["/a", "/short"]);
-        table.select([(Some("/a"), 10)]);
-        assert_eq!((paths(&table), table.other().oom_kills), (vec!["/a"], 0));
+        assert_eq!(paths(&selection), ["/a", "/short"]);
+        selection.select([(Some("/a"), 10)]);
+        assert_eq!((paths(&selection), selection.other().oom_kills), (vec!["/a"], 0));
     }
 
     #[test]
-    fn the_counters_of_a_group_s_files_outlive_it() {
-        let mut table = table(2);
-        table.select([(Some("/a"), 10), (Some("/idle"), 10)]);
-        let found = CgroupStats {
+    fn counters_of_files_outlive_the_cgroup() {
+        let mut selection = selection(2);
+        selection.select([(Some("/a"), 10), (Some("/idle"), 10)]);
+        let busy = CgroupStats {
             memory_bytes: Some(5),
             limit_bytes: Some(6),
             swap_bytes: Some(7),
@@ -309,126 +317,132 @@ mod tests {
         };
         let idle =
             CgroupStats { limit_hits: Some(0), memory_bytes: Some(5), ..CgroupStats::default() };
-        let mut tell = |path, found| table.update_stats(path, found).map(|(_, found)| found);
-        assert_eq!(tell("/a", found), Some(found));
-        let left = CgroupStats { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..found };
+        let mut update = |path, stats| selection.update_stats(path, stats).map(|(_, stats)| stats);
+        assert_eq!(update("/a", busy), Some(busy));
+        let counters =
+            CgroupStats { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..busy };
         for _ in 0..3 {
-            assert_eq!(tell("/a", CgroupStats::default()), Some(left), "it is gone");
+            assert_eq!(update("/a", CgroupStats::default()), Some(counters), "removed");
         }
-        assert_eq!(tell("/a", idle), Some(idle), "it was made anew");
-        assert_eq!(
-            (tell("/idle", idle), tell("/idle", CgroupStats::default())),
-            (Some(idle), None)
-        );
-        assert_eq!(tell("/none", found), None);
+        assert_eq!(update("/a", idle), Some(idle), "created again");
+        assert_eq!(update("/idle", idle), Some(idle));
+        assert_eq!(update("/idle", CgroupStats::default()), None, "it counted nothing");
+        assert_eq!(update("/unknown", busy), None);
     }
 
     #[test]
-    fn what_happens_counts_once_for_the_group_or_for_the_others() {
-        let top = settings("/*");
-        let mut table = Selection::new(&top).expect("valid");
-        table.select([(Some("/a"), 10), (Some("/b"), 5)]);
+    fn stalls_and_kills_count_once_for_a_cgroup_or_other() {
+        let mut selection = Selection::new(&settings("/*")).expect("valid");
+        selection.select([(Some("/a"), 10), (Some("/b"), 5)]);
         let path = |id: u64| {
             [None, Some("/a/x"), Some("/b")][usize::try_from(id).unwrap_or(0)].map(Arc::from)
         };
-        table.add_stalls(&[(0, [1, 0, 0, 0]), (1, [5, 0, 0, 2]), (2, [7, 0, 0, 0])], path);
-        table.add_stalls(&[(1, [6, 0, 0, 2]), (2, [7, 1, 0, 0])], path);
-        table.add_kills(Some("/a/x/y/z"), 1);
-        table.add_kills(Some("/b"), 1);
-        table.add_kills(None, 1);
-        let of_a = totals([6, 0, 0, 2], 1);
-        assert_eq!(table.shown().map(|(_, t)| t.clone()).collect::<Vec<_>>(), [of_a]);
-        assert_eq!(*table.other(), totals([8, 1, 0, 0], 2));
-        // The kernel half forgot it and begins anew.
-        table.add_stalls(&[(1, [1, 0, 0, 0])], path);
-        let of_a = totals([7, 0, 0, 2], 1);
-        assert_eq!(table.shown().map(|(_, t)| t.clone()).collect::<Vec<_>>(), [of_a]);
-        // Not told anew as the others'.
-        let other = table.other().clone();
-        table.remove("/a");
-        assert_eq!((table.shown().count(), table.other()), (0, &other));
+        selection.add_stalls(&[(0, [1, 0, 0, 0]), (1, [5, 0, 0, 2]), (2, [7, 0, 0, 0])], path);
+        selection.add_stalls(&[(1, [6, 0, 0, 2]), (2, [7, 1, 0, 0])], path);
+        selection.add_kills(Some("/a/x/y/z"), 1);
+        selection.add_kills(Some("/b"), 1);
+        selection.add_kills(None, 1);
+        let shown = |selection: &Selection| {
+            selection.shown().map(|(_, counters)| counters.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&selection), [counters([6, 0, 0, 2], 1)]);
+        assert_eq!(*selection.other(), counters([8, 1, 0, 0], 2));
+        // The kernel half evicted the clock, which starts again at 0.
+        selection.add_stalls(&[(1, [1, 0, 0, 0])], path);
+        assert_eq!(shown(&selection), [counters([7, 0, 0, 2], 1)]);
+        // A removed cgroup's counts are not added to the others'.
+        let other = selection.other().clone();
+        selection.remove("/a");
+        assert_eq!((selection.shown().count(), selection.other()), (0, &other));
     }
 
-    /// So many stalls of a microsecond at most, in a histogram of which nothing else is looked at.
-    fn took(cgroup: u64, kind: Kind, stalls: u64) -> CgroupReclaim {
+    /// A histogram with `stalls` in the first bucket.
+    fn reclaim(cgroup: u64, kind: Kind, stalls: u64) -> CgroupReclaim {
         let mut words = [0; hist::WORDS];
         [words[0], words[1]] = [stalls * 900, stalls];
         CgroupReclaim { cgroup, kind, words }
     }
 
-    fn stalls(totals: &CgroupCounters) -> Option<[u64; 2]> {
-        totals.reclaim.as_deref().map(|histograms| histograms.map(|words| words[1]))
+    /// Reclaims in the first bucket, by kind.
+    fn reclaims(counters: &CgroupCounters) -> Option<[u64; 2]> {
+        counters.reclaim.as_deref().map(|histograms| histograms.map(|words| words[1]))
     }
 
     #[test]
-    fn reclaim_counts_for_the_group_that_has_histograms_or_for_the_others() {
+    fn reclaim_counts_for_a_cgroup_with_histograms_or_other() {
         let paths = vec!["/*".into(), "/*/*".into()];
         let histograms = vec!["/web/*".into(), "/odd/x/y".into()];
-        let mut table = Selection::new(&Settings { paths, most: 9, histograms }).expect("valid");
-        table.select([(Some("/web/a"), 1), (Some("/db"), 1)]);
+        let mut selection =
+            Selection::new(&Settings { paths, most: 9, histograms }).expect("valid");
+        selection.select([(Some("/web/a"), 1), (Some("/db"), 1)]);
         let path = |id: u64| {
             let paths = ["/web/a", "/web/a/below", "/db", "/web", "/odd/x/y"];
             paths.get(usize::try_from(id).ok()?).map(|path| Arc::from(*path))
         };
-        table.add_reclaim(
+        selection.add_reclaim(
             &[
-                took(0, Kind::Direct, 1),
-                took(0, Kind::Memcg, 10),
-                took(1, Kind::Memcg, 100),
-                took(2, Kind::Direct, 1),
-                took(3, Kind::Direct, 10),
-                // Shown as /odd/x, which has none.
-                took(4, Kind::Direct, 100),
-                took(77, Kind::Memcg, 5),
+                reclaim(0, Kind::Direct, 1),
+                reclaim(0, Kind::Memcg, 10),
+                reclaim(1, Kind::Memcg, 100),
+                reclaim(2, Kind::Direct, 1),
+                reclaim(3, Kind::Direct, 10),
+                // Shown as /odd/x, which has no histograms.
+                reclaim(4, Kind::Direct, 100),
+                reclaim(77, Kind::Memcg, 5),
             ],
             path,
         );
-        let of_a = |table: &Selection| {
-            let (_, totals) = table.shown().find(|(path, _)| &***path == "/web/a").expect("shown");
-            stalls(totals)
+        let web = |selection: &Selection| {
+            let mut shown = selection.shown();
+            reclaims(shown.find(|(path, _)| &***path == "/web/a").expect("shown").1)
         };
-        assert_eq!(of_a(&table), Some([1, 110]));
-        assert_eq!(stalls(table.other()), Some([111, 5]));
-        // It goes on; one was forgotten by the kernel half; and what is seen again counts no more.
-        table.add_reclaim(&[took(0, Kind::Memcg, 3), took(1, Kind::Memcg, 101)], path);
-        table.add_reclaim(&[took(0, Kind::Memcg, 3), took(1, Kind::Memcg, 101)], path);
-        assert_eq!(of_a(&table), Some([1, 114]));
+        assert_eq!(web(&selection), Some([1, 110]));
+        assert_eq!(reclaims(selection.other()), Some([111, 5]));
+        // The kernel half evicted the first histogram; the other rises by 1. Repeated values add
+        // nothing.
+        selection.add_reclaim(&[reclaim(0, Kind::Memcg, 3), reclaim(1, Kind::Memcg, 101)], path);
+        selection.add_reclaim(&[reclaim(0, Kind::Memcg, 3), reclaim(1, Kind::Memcg, 101)], path);
+        assert_eq!(web(&selection), Some([1, 114]));
     }
 
     #[test]
     fn histograms_are_bounded() {
         let histograms = vec!["/*".into()];
-        let mut table =
+        let mut selection =
             Selection::new(&Settings { histograms, ..Settings::default() }).expect("valid");
         let path = |id: u64| Some(Arc::from(format!("/g{id}")));
         for _ in 0..2 {
-            let clock: Vec<_> = (0..50).map(|id| took(id, Kind::Direct, 1)).collect();
-            table.add_reclaim(&clock, path);
+            let clock: Vec<_> = (0..50).map(|id| reclaim(id, Kind::Direct, 1)).collect();
+            selection.add_reclaim(&clock, path);
         }
-        let shown = table.shown().filter(|(_, totals)| totals.reclaim.is_some()).count();
+        let shown = selection.shown().filter(|(_, counters)| counters.reclaim.is_some()).count();
         assert_eq!(shown, MAX_HISTOGRAMS);
-        assert_eq!(stalls(table.other()), Some([50 - MAX_HISTOGRAMS as u64, 0]));
+        assert_eq!(reclaims(selection.other()), Some([50 - MAX_HISTOGRAMS as u64, 0]));
     }
 
     proptest! {
         #[test]
-        fn it_is_bounded_and_a_kill_counts_once(
-            looks in prop::collection::vec(prop::collection::vec((0u8..40, 0u64..1000), 0..40), 1..30),
+        fn the_selection_is_bounded_and_a_kill_counts_once(
+            scans in prop::collection::vec(
+                prop::collection::vec((0u8..40, 0u64..1000), 0..40),
+                1..30,
+            ),
         ) {
-            let mut table = table(7);
-            for groups in &looks {
-                let named: Vec<_> = groups.iter().map(|(n, size)| (format!("/g{n}"), *size)).collect();
-                let other = table.other().clone();
-                table.select(named.iter().map(|(path, size)| (Some(path.as_str()), *size)));
-                prop_assert_eq!(table.other(), &other, "to look is not to count");
-                let kills = |table: &Selection| {
-                    let shown = table.shown().map(|(_, totals)| totals.oom_kills).sum::<u64>();
-                    shown + table.other().oom_kills
+            let mut selection = selection(7);
+            for scan in &scans {
+                let sizes: Vec<_> =
+                    scan.iter().map(|(n, size)| (format!("/g{n}"), *size)).collect();
+                let other = selection.other().clone();
+                selection.select(sizes.iter().map(|(path, size)| (Some(path.as_str()), *size)));
+                prop_assert_eq!(selection.other(), &other, "a selection counts nothing");
+                let kills = |selection: &Selection| {
+                    let shown = selection.shown().map(|(_, counters)| counters.oom_kills);
+                    shown.sum::<u64>() + selection.other().oom_kills
                 };
-                let before = kills(&table);
-                table.add_kills(named.first().map(|(path, _)| path.as_str()), 1);
-                prop_assert_eq!(kills(&table), before + 1);
-                prop_assert!(table.shown().count() <= 7);
+                let before = kills(&selection);
+                selection.add_kills(sizes.first().map(|(path, _)| path.as_str()), 1);
+                prop_assert_eq!(kills(&selection), before + 1);
+                prop_assert!(selection.shown().count() <= 7);
             }
         }
     }

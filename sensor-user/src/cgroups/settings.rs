@@ -18,14 +18,14 @@ pub const MAX_HISTOGRAMS: usize = 20;
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Paths of cgroups with metrics of their own; `*` is any name or part of one. A process counts
-    /// for the deepest cgroup above it that matches and, on v2, has the memory controller. The default
-    /// covers services, pods, and the containers of systemd's cgroup drivers.
+    /// for the deepest cgroup above it that matches and, on v2, has the memory controller. The
+    /// default covers services, pods, and the containers of systemd's cgroup drivers.
     pub paths: Vec<String>,
     /// Number of these cgroups that are shown, the largest; 0 to 1000. All others are one sum.
     pub most: usize,
-    /// Paths of cgroups that also have histograms of the duration of reclaim; at most 20 cgroups, the
-    /// first that reclaim. Each has 15 series per kind of reclaim (30 with fine `buckets`), and every
-    /// reclaim on the host then costs a map look-up.
+    /// Paths of cgroups that also have histograms of the duration of reclaim; at most 20 cgroups,
+    /// the first that reclaim. Each has 15 series per kind of reclaim (30 with fine `buckets`), and
+    /// every reclaim on the host then costs a map look-up.
     pub histograms: Vec<String>,
 }
 

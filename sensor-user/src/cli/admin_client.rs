@@ -1,4 +1,4 @@
-//! Asks the running daemon over its root-only socket.
+//! Requests to the running daemon over its root-only socket.
 
 use std::{
     io::{BufRead as _, BufReader, ErrorKind, Write as _},
@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::serve::admin_protocol::{Request, Response};
 
-/// Sends a request, and passes each line of the answer to `each` until the daemon closes the connection.
-/// An error of the daemon is an error, and so is no answer, except to a request for events.
+/// Sends a request, and passes each line of the answer to `each` until the daemon closes the
+/// connection. Fails if the daemon reports an error, or sends no answer to a request other than for
+/// events.
 pub fn call(
     path: &Path,
     request: &Request,

@@ -1,5 +1,6 @@
-//! Output of `memsensor check`: one line with performance data and an exit code, by the convention of Nagios
-//! plugins, which Consul and others follow; or 0 and 2 only, for keepalived. Pure.
+//! Output of `memsensor check`: one line with performance data and an exit code, by the convention
+//! of Nagios plugins, which Consul and others follow; or exit codes 0 and 2 only, for keepalived.
+//! Pure.
 
 use std::fmt::Write as _;
 
@@ -19,7 +20,7 @@ pub enum Code {
     Warning = 1,
     /// No traffic.
     Critical = 2,
-    /// Not known.
+    /// The state is unknown.
     Unknown = 3,
 }
 
@@ -41,22 +42,22 @@ fn code_of(state: Option<ReadinessState>) -> (Code, &'static str) {
     }
 }
 
-/// Line and code for the outcome of a request to `/readyz`. With `fail_on` the code is 0 or 2 only, and
-/// no answer is 2.
-pub fn outcome(answer: Result<Value>, fail_on: Option<FailOn>) -> (Code, String) {
-    let (code, line, takes) = match &answer {
+/// Line and code for the outcome of a request to `/readyz`. With `fail_on` the code is 0 or 2 only,
+/// and 2 without an answer.
+pub fn outcome(answer: &Result<Value>, fail_on: Option<FailOn>) -> (Code, String) {
+    let (code, line, takes_traffic) = match answer {
         Ok(readiness) => {
             let (code, line) = result(readiness);
             (code, line, fail_on.is_some_and(|fail_on| takes_traffic(readiness, fail_on)))
         }
         Err(e) => {
-            let why = format!("{e:#}").replace(['|', '\n'], " ");
-            (Code::Unknown, format!("MEMSENSOR UNKNOWN - {why}"), false)
+            let error = format!("{e:#}").replace(['|', '\n'], " ");
+            (Code::Unknown, format!("MEMSENSOR UNKNOWN - {error}"), false)
         }
     };
     match fail_on {
         None => (code, line),
-        Some(_) if takes => (Code::Ok, line),
+        Some(_) if takes_traffic => (Code::Ok, line),
         Some(_) => (Code::Critical, line),
     }
 }
@@ -138,7 +139,7 @@ mod tests {
     fn with_fail_on_there_are_two_codes() {
         let degraded = || Ok(json!({ "state": "degraded", "weight": 0.5 }));
         let no_answer = || Err(anyhow::anyhow!("timed out"));
-        let code = |answer, fail_on| outcome(answer, fail_on).0;
+        let code = |answer: Result<Value>, fail_on| outcome(&answer, fail_on).0;
         assert_eq!(code(degraded(), None), Code::Warning);
         assert_eq!(code(degraded(), Some(FailOn::Overloaded)), Code::Ok);
         assert_eq!(code(degraded(), Some(FailOn::Degraded)), Code::Critical);

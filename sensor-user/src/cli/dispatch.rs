@@ -1,4 +1,7 @@
-//! What each command does.
+//! Runs each command.
+//!
+//! Not here: options and help (`args`), and the text of output (`check`, `probes`, `show_event`,
+//! `top`).
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -28,7 +31,7 @@ use crate::{
     serve::admin_protocol::{Request, Response, Top},
 };
 
-/// Carries out a command.
+/// Runs a command.
 pub fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run { config, listen, agent_listen, allow_degraded } => {
@@ -48,7 +51,7 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         }
         Command::Check { scope, fail_on, url, timeout } => {
             let answer = readyz_client::readiness(&url, &scope, timeout);
-            let (code, line) = check::outcome(answer, fail_on);
+            let (code, line) = check::outcome(&answer, fail_on);
             print(&format!("{line}\n"))?;
             return Ok(ExitCode::from(code as u8));
         }
@@ -96,12 +99,12 @@ fn run_daemon(
 }
 
 fn probe(config: &Config, json: bool) -> Result<ExitCode> {
-    if let Some(why) = privilege::missing() {
-        return Err(anyhow!(why).context(Failure::Unsupported));
+    if let Some(missing) = privilege::missing() {
+        return Err(anyhow!(missing).context(Failure::Unsupported));
     }
     let loaded = load::load(&config.kernel()).context(Failure::Unsupported)?;
     let required = &config.probes.required;
-    // As the daemon does it, so that the memory shown is that of the daemon.
+    // Lock memory as the daemon does, so that the output has the daemon's memory.
     let mut hardening = Hardening::prepare();
     hardening.lock();
     if json {
@@ -137,7 +140,7 @@ fn event(socket: &Path, id: String, json: bool) -> Result<()> {
     call(socket, &Request::Event { id }, |line, response| {
         match response {
             Response::Event(_) if json => text = format!("{line}\n"),
-            Response::Event(event) => text = show_event::whole(&event),
+            Response::Event(event) => text = show_event::report(&event),
             _ => {}
         }
         Ok(())

@@ -16,8 +16,8 @@ pub fn init(daemon: bool) {
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(level));
     let log = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        // It would report a log without a reader by eprintln!, which panics for the same reason. The
-        // daemon must outlive its journal.
+        // If stderr is closed, tracing would report that with eprintln!, which then panics. The
+        // daemon must outlive the journal.
         .log_internal_errors(false);
     // journald adds the time itself, and shows escape sequences as they are.
     if std::env::var_os("JOURNAL_STREAM").is_some() {

@@ -1,8 +1,8 @@
 //! The command line.
 //!
 //! * [`args`]: commands and options, with their help.
-//! * [`dispatch`]: what each command does; [`exit`]: errors as one line and an exit code.
-//! * [`admin_client`], [`readyz_client`]: ask the running daemon.
+//! * [`dispatch`] runs a command; [`exit`]: errors as one line and an exit code.
+//! * [`admin_client`], [`readyz_client`]: requests to the running daemon.
 //! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands.
 //! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout; [`logging`].
 

@@ -1,4 +1,4 @@
-//! Output of `memsensor probes`: the table, and its JSON.
+//! Output of `memsensor probes`: a table, or JSON.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{daemon::hardening::Hardening, host::footprint::Footprint};
 use sensor_core::model::coverage::{Coverage, ProbeState};
 
-/// The table, with the cost, and what is in effect against memory pressure.
+/// A table of the probes, with their cost, and the hardening that is in effect.
 pub fn table(coverage: &Coverage, required: &[String], hardening: &Hardening) -> String {
     let mut table = Table::new();
     table

@@ -1,4 +1,4 @@
-//! Asks a daemon for readiness over HTTP, as a load balancer does: for `memsensor check`.
+//! Requests readiness from a daemon over HTTP, as a load balancer does: for `memsensor check`.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-/// A longer body is not an answer of memsensor.
+/// Longest body; those of memsensor are far shorter.
 const MAX_BODY: usize = 64 * 1024;
 
 /// The body of `/readyz` for a scope, with any status.
@@ -20,7 +20,7 @@ pub fn readiness(base: &str, scope: &str, timeout: Duration) -> Result<Value> {
     let uri: Uri = base.parse().with_context(|| format!("{base:?} is not a URL"))?;
     ensure!(uri.scheme_str().is_none_or(|s| s == "http"), "{base}: only http:// is supported");
     let host = uri.host().with_context(|| format!("{base:?} names no host"))?;
-    // An IPv6 address is in brackets in a URL, and nowhere else.
+    // Only a URL has brackets around an IPv6 address.
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = uri.port_u16().unwrap_or(9817);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -28,9 +28,9 @@ pub fn readiness(base: &str, scope: &str, timeout: Duration) -> Result<Value> {
         tokio::time::timeout(timeout, request(&host, port, scope))
             .await
             .with_context(|| format!("no answer from {host}:{port} within {timeout:?}"))?
-            .with_context(|| format!("ask {host}:{port}"))
+            .with_context(|| format!("request readiness from {host}:{port}"))
     });
-    // The lookup of a name runs on a thread of its own, which may outlive the timeout.
+    // A DNS lookup runs on a thread of its own, which may outlive the timeout.
     runtime.shutdown_background();
     answer
 }

@@ -7,7 +7,8 @@ use sensor_core::verdict::{policy::RULES, signals::Worse, state::Severity};
 /// All rules, each with its reason.
 pub fn toml() -> String {
     let mut text = String::from(
-        "# Rules of the verdict with their thresholds. A rule fires if all of its conditions hold.\n\
+        "# Rules of the verdict with their thresholds. A rule fires if all of its conditions \
+         hold.\n\
          # Copy only what you change; `enabled = false` disables a rule.\n",
     );
     for rule in RULES {

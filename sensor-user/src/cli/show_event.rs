@@ -1,4 +1,6 @@
 //! Events for a terminal: one line each, or one event with its report. Names are escaped.
+//!
+//! Not here: JSON, which is printed as the daemon sends it (`dispatch`).
 
 use std::fmt::Write as _;
 
@@ -43,7 +45,7 @@ fn task(task: &TaskInfo) -> String {
     format!("{} {} (uid {}, {workload}{cgroup})", task.pid, Printable(&task.comm), task.uid)
 }
 
-fn memory(memory: &VictimMemory) -> String {
+fn memory_text(memory: &VictimMemory) -> String {
     let VictimMemory { anon_bytes, file_bytes, shmem_bytes, swap_bytes, .. } = *memory;
     let [anon, file, shmem, swap] = [anon_bytes, file_bytes, shmem_bytes, swap_bytes].map(mib);
     format!("anon {anon} MiB, file {file} MiB, shmem {shmem} MiB, swap {swap} MiB")
@@ -58,13 +60,13 @@ fn allocation(context: &AllocContext) -> String {
 /// An event in one line.
 pub fn line(event: &Event) -> String {
     let text = match &event.kind {
-        EventKind::OomKill { oom_type, victim, trigger, memory: held, context, .. } => {
+        EventKind::OomKill { oom_type, victim, trigger, memory, context, .. } => {
             let context = context.as_ref().map(|context| format!(", {}", allocation(context)));
             format!(
                 "OOM kill ({}): {}, {}, oom_score_adj {}; triggered by {}{}",
                 oom_type.label(),
                 task(victim),
-                memory(held),
+                memory_text(memory),
                 victim.oom_score_adj,
                 task(trigger),
                 context.unwrap_or_default(),
@@ -81,19 +83,20 @@ pub fn line(event: &Event) -> String {
 }
 
 /// An event with its report.
-pub fn whole(event: &Event) -> String {
-    let mut text = format!("{}  {}\n", event.id, event.time);
-    text.push_str(&match &event.kind {
-        EventKind::OomKill {
-            oom_type,
-            victim,
-            trigger,
-            memory: held,
-            context,
-            memory_back_seconds,
-        } => {
+pub fn report(event: &Event) -> String {
+    let mut text = format!("{}  {}\n{}", event.id, event.time, details(&event.kind));
+    if let Some(report) = &event.report {
+        add_report(&mut text, report);
+    }
+    text
+}
+
+/// Lines about the kill itself.
+fn details(kind: &EventKind) -> String {
+    match kind {
+        EventKind::OomKill { oom_type, victim, trigger, memory, context, memory_back_seconds } => {
             let cause = match oom_type {
-                OomType::Global => "the machine ran out of memory",
+                OomType::Global => "the host ran out of memory",
                 OomType::Memcg => "a cgroup reached its limit",
             };
             let allocation = context.as_ref().map_or("not measured".to_owned(), allocation);
@@ -107,7 +110,7 @@ pub fn whole(event: &Event) -> String {
                  allocation   {allocation}\n\
                  memory free  {freed}\n",
                 task(victim),
-                memory(held),
+                memory_text(memory),
                 victim.oom_score_adj,
                 task(trigger),
             )
@@ -119,11 +122,7 @@ pub fn whole(event: &Event) -> String {
             let (sender, target) = (task(sender), task(target));
             format!("killed by a process\nsender       {sender}\nvictim       {target}\n")
         }
-    });
-    if let Some(report) = &event.report {
-        add_report(&mut text, report);
     }
-    text
 }
 
 fn add_report(text: &mut String, report: &OomReport) {
@@ -153,7 +152,7 @@ fn add_report(text: &mut String, report: &OomReport) {
 }
 
 fn stall_line(stalled: &StallWindow) -> String {
-    let part = |what: &str, seconds: Option<f64>| seconds.map(|s| format!("{what} {s:.2} s"));
+    let part = |name: &str, seconds: Option<f64>| seconds.map(|s| format!("{name} {s:.2} s"));
     let parts: Vec<_> = [
         part("some task waited", stalled.some_seconds),
         part("all waited", stalled.full_seconds),
@@ -172,13 +171,13 @@ fn table(header: &[&str]) -> comfy_table::Table {
 
 fn limits(cgroups: &[CgroupLimits]) -> comfy_table::Table {
     let mut table = table(&["MiB", "limit", "high", "swap", "kills", "cgroup"]);
-    let some = |bytes: Option<u64>| bytes.map_or_else(String::new, mib);
+    let mib = |bytes: Option<u64>| bytes.map_or_else(String::new, mib);
     for cgroup in cgroups {
         table.add_row([
-            some(cgroup.current_bytes),
-            some(cgroup.max_bytes),
-            some(cgroup.high_bytes),
-            some(cgroup.swap_bytes),
+            mib(cgroup.current_bytes),
+            mib(cgroup.max_bytes),
+            mib(cgroup.high_bytes),
+            mib(cgroup.swap_bytes),
             cgroup.oom_kills.map_or_else(String::new, |n| n.to_string()),
             cgroup.path.escape_debug().to_string(),
         ]);
@@ -288,7 +287,7 @@ mod tests {
         assert_eq!(json(&known)["context"], expected);
         let text = line(&known);
         assert!(text.ends_with(", order -1, gfp 0x100cca, constraint memcg"), "{text}");
-        assert!(whole(&known).contains("allocation   order -1, gfp 0x100cca"), "{text}");
+        assert!(report(&known).contains("allocation   order -1, gfp 0x100cca"), "{text}");
     }
 
     #[test]
@@ -305,7 +304,7 @@ mod tests {
         );
         let shown = line(&event);
         assert!(!shown.contains(|c: char| c.is_control()), "{shown:?}");
-        let shown = whole(&event);
+        let shown = report(&event);
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
         let json = serde_json::to_string(&event).expect("serialises");
         assert!(!json.contains(|c: char| c.is_control()), "{json:?}");

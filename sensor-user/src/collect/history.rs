@@ -1,7 +1,8 @@
-//! What one sample needs of the samples before it: rows at the beginning of two windows, and the highest
-//! value of each counter so far.
+//! Rows of earlier samples: the rows at the beginning of two windows, and the highest value of each
+//! counter.
 //!
-//! Not here: reading the maps (`kernel/read`), and the history of readings that the verdict keeps.
+//! Not here: reading the maps (`kernel/read`), and the verdict's history of readings
+//! (`verdict/signals` of the core).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,18 +12,18 @@ use sensor_ebpf::{
     spec::{ROW_WORDS, Row, Shape},
 };
 
-/// How far back the verdict looks for a word that moved, whatever the window of gauges is: what moved a
-/// minute ago is no evidence for now.
+/// Window of the verdict: a word that changed within it is evidence. It does not depend on the
+/// window of gauges, because a change a minute ago is no evidence for the present.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// Rows as published, and the rows that they are compared with.
+/// Published rows, and the rows that they are compared with.
 #[derive(Debug, Clone)]
 pub struct SettledRows {
-    /// Now.
+    /// Rows of this sample.
     pub rows: Arc<Vec<Row>>,
-    /// At the beginning of the gauges' window.
+    /// Rows at the beginning of the gauges' window.
     pub window_start: Arc<Vec<Row>>,
-    /// Ten seconds ago.
+    /// Rows ten seconds ago.
     pub recent_start: Arc<Vec<Row>>,
 }
 
@@ -35,20 +36,21 @@ pub struct RowHistory {
 }
 
 impl RowHistory {
-    /// Looks back over `window`, and over ten seconds; keeps one sample per `spacing`, and the last.
+    /// Covers `window`, and at least ten seconds; keeps one sample per `spacing`, and the last.
     pub fn new(window: Duration, spacing: Duration) -> Self {
         Self { window, spacing, past: VecDeque::new() }
     }
 
-    /// Turns rows as read into rows as published: adds stalls under way, and never lets a word fall.
+    /// Converts rows of the maps into published rows: adds stalls in progress, and lets no word
+    /// fall.
     ///
-    /// A stall under way is added to the ended stalls of its cause. Rows are read before the table of tasks
-    /// in flight, so a stall that ends in between is in neither, and the sum would fall for one sample if
-    /// it were not held.
+    /// A stall in progress is added to the ended stalls of its cause. Rows are read before the
+    /// table of tasks in flight. A stall that ends in between is in neither, so each word is at
+    /// least its last value: otherwise the sum would fall for one sample.
     pub fn settle(&mut self, now_ns: u64, mut rows: Vec<Row>, in_flight: &InFlight) -> SettledRows {
         for (row, probe) in rows.iter_mut().zip(probes::ALL) {
             for metric in probe.metrics {
-                add_under_way(row, metric.shape, in_flight);
+                add_in_progress(row, metric.shape, in_flight);
             }
         }
         if let Some((_, last)) = self.past.back() {
@@ -80,7 +82,7 @@ impl RowHistory {
     }
 }
 
-fn add_under_way(row: &mut Row, shape: Shape, in_flight: &InFlight) {
+fn add_in_progress(row: &mut Row, shape: Shape, in_flight: &InFlight) {
     match shape {
         Shape::Stall { at, kind: Some(kind), .. } => {
             row[at] = row[at].saturating_add(in_flight.exclusive_ns[kind as usize]);
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stall_under_way_counts_already() {
+    fn a_stall_in_progress_counts() {
         let mut history = RowHistory::new(Duration::from_secs(30), Duration::ZERO);
         let now = history.settle(1, rows(100), &in_flight(50)).rows;
         assert_eq!(now[Id::direct_reclaim as usize][stall_word()], 150);
@@ -132,13 +134,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_stall_never_runs_backwards(samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50)) {
+        fn a_stall_never_runs_backwards(
+            samples in prop::collection::vec((0u64..1000, 0u64..1000), 1..50),
+        ) {
             let mut history = RowHistory::new(Duration::from_secs(3), Duration::ZERO);
             let mut last = 0;
-            for (t, (ended, under_way)) in (1u64..).zip(samples) {
-                let now = history.settle(t * 1_000_000_000, rows(ended), &in_flight(under_way)).rows;
+            for (t, (ended, in_progress)) in (1u64..).zip(samples) {
+                let in_flight = in_flight(in_progress);
+                let now = history.settle(t * 1_000_000_000, rows(ended), &in_flight).rows;
                 let stall = now[Id::direct_reclaim as usize][stall_word()];
-                prop_assert!(stall >= last && stall >= ended + under_way);
+                prop_assert!(stall >= last && stall >= ended + in_progress);
                 last = stall;
             }
         }
@@ -160,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn each_window_looks_back_as_far_as_configured() {
+    fn each_window_has_the_configured_length() {
         let second = 1_000_000_000;
         for window in [3, 10, 60] {
             let mut history = RowHistory::new(Duration::from_secs(window), Duration::ZERO);

@@ -1,4 +1,5 @@
-//! The sensing loop: reads the kernel half and the host's files, evaluates each scope, publishes a sample.
+//! The sensing loop: reads the kernel half and the host's files, evaluates each scope, publishes a
+//! sample.
 //!
 //! * [`settings`]: how often, and which scopes.
 //! * [`sampler`]: the loop.

@@ -1,7 +1,7 @@
 //! The sensing loop: takes a sample at a fixed interval, or when the kernel reports pressure.
 //!
-//! It depends on nothing that serves: readers load the last published value and cannot delay it. Scans of
-//! processes come after the verdict, never before it.
+//! It depends on nothing that serves: readers load the last published value and cannot delay it.
+//! Scans of processes come after the verdict, never before it.
 
 use std::{
     collections::BTreeMap,
@@ -66,7 +66,7 @@ pub struct Shared {
     pub rescan: Arc<RescanRequest>,
 }
 
-/// Takes samples; owns the reader, and with it what is attached.
+/// Takes samples; owns the reader, and with it the attached programs.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Sampler {
     /// `None` on a host where nothing could be loaded: then snapshots have no counts.
@@ -83,12 +83,12 @@ pub struct Sampler {
     samples: u64,
 }
 
-/// What is read only every few samples.
+/// Clocks that are read only every few samples.
 #[derive(Debug, Default)]
 struct CgroupClocks {
     stalls: Arc<[(u64, ByCause)]>,
     reclaim: Arc<[CgroupReclaim]>,
-    /// When: CLOCK_MONOTONIC nanoseconds.
+    /// Time of the reading: CLOCK_MONOTONIC nanoseconds.
     read_ns: Option<u64>,
     /// Entries that the kernel half has evicted so far.
     evicted: u64,
@@ -129,8 +129,8 @@ impl Sampler {
         }
     }
 
-    /// Takes samples until shutdown. A failure is logged once per run of failures; the last sample then
-    /// becomes stale, which readiness reports.
+    /// Takes samples until shutdown. A failure is logged once per run of failures; the last sample
+    /// then becomes stale, which readiness reports.
     pub fn run(mut self) {
         // A client may ask for processes as soon as the first sample is published.
         self.scanner.scan(self.reader.as_mut(), monotonic_ns(), ScanPriority::Requested);
@@ -138,8 +138,8 @@ impl Sampler {
         while !self.shared.shutdown.is_requested() {
             let mut pressed = false;
             match self.sample() {
-                Ok(now) => {
-                    pressed = now;
+                Ok(is_pressed) => {
+                    pressed = is_pressed;
                     if failing {
                         info!("sampling works again");
                     }
@@ -155,8 +155,8 @@ impl Sampler {
         }
     }
 
-    /// Takes one sample, evaluates it, publishes it, then scans processes if that is due. Returns whether
-    /// there is pressure.
+    /// Takes one sample, evaluates it, publishes it, then scans processes if that is due. Returns
+    /// whether there is pressure.
     fn sample(&mut self) -> Result<bool> {
         let (taken_ns, counts) = self.count()?;
         let scope_stalls = counts.scope_stalls.clone();
@@ -188,8 +188,9 @@ impl Sampler {
         let Some(reader) = &self.reader else { return Ok((monotonic_ns(), Counts::default())) };
         // Rows before slots: see RowHistory::settle.
         let mut rows = reader.rows()?;
-        // Before the slots are read: a task that is seen in flight was so at this time, or entered later.
-        // Read afterwards, the time of a stall that has long ended would count until then.
+        // Read before the slots: a task in a slot was in flight at this time, or entered later.
+        // With a time read afterwards, a stall that has ended in the meantime would count until
+        // then.
         let taken_ns = monotonic_ns();
         let slots = reader.slots()?;
         if self.samples % SAMPLES_PER_CLOCK == 1 {
@@ -243,10 +244,10 @@ impl Sampler {
         let triggers = if pressed { &[] } else { self.scopes.triggers() };
         let Ok(timeout) = Timespec::try_from(self.interval(pressed)) else { return };
         let Shared { shutdown, rescan, .. } = &self.shared;
-        let ours = [shutdown.as_fd(), rescan.as_fd()];
-        let ours = ours.iter().map(|event| PollFd::new(event, PollFlags::IN));
+        let events = [shutdown.as_fd(), rescan.as_fd()];
+        let events = events.iter().map(|event| PollFd::new(event, PollFlags::IN));
         let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
-        let mut all: Vec<_> = ours.chain(triggers).collect();
+        let mut all: Vec<_> = events.chain(triggers).collect();
         // If interrupted, the next sample comes early.
         let _ = poll(&mut all, Some(&timeout));
     }

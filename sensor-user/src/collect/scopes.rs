@@ -1,5 +1,5 @@
-//! The scopes that have a verdict: the host, and the cgroups that the configuration names. Combines what
-//! files and probes report of each into a reading, and evaluates it.
+//! The scopes that have a verdict: the host, and the cgroups that the configuration names. Combines
+//! the values of files and probes into a reading of each, and evaluates it.
 //!
 //! Not here: the rules (`verdict` of the core), and when samples are taken (`sampler`).
 
@@ -39,7 +39,7 @@ use crate::{
     publish::oom_kills::OomKillCounts,
 };
 
-/// What evaluation needs of the configuration.
+/// Settings of the evaluation.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The rules.
@@ -70,9 +70,9 @@ pub struct Scopes {
     host: Evaluator,
     cgroups: Vec<CgroupScope>,
     kills: Arc<OomKillCounts>,
-    /// Wake the sampler when there is pressure anywhere: that of a cgroup is part of the host's. A trigger
-    /// on the cgroup itself would be dangerous: before 6.5, removing a cgroup whose trigger is polled frees
-    /// what the poller waits on (`psi_trigger_destroy`, kernel/sched/psi.c; 5.10 warns).
+    /// Wake the sampler when there is pressure anywhere: a cgroup's pressure is part of the host's.
+    /// Triggers on cgroups are unsafe: before 6.5, removing a cgroup whose trigger is polled frees
+    /// the wait queue of the poller (`psi_trigger_destroy`, kernel/sched/psi.c; 5.10 warns).
     triggers: Vec<File>,
 }
 
@@ -205,7 +205,8 @@ fn read_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         reading.stall_ns = Some(ns.fold(0, u64::saturating_add));
     }
     if measures(Id::oom_kill) {
-        // The first word counts kills of the whole machine. A cgroup at its own limit does not harm the host.
+        // The first word counts kills of the whole machine. A cgroup at its own limit does not harm
+        // the host.
         let row = &snapshot.rows[Id::oom_kill as usize];
         reading.oom_kills = Some(row[oom_kill::KILLS_WORD]);
     }
@@ -243,7 +244,7 @@ mod tests {
         let snapshot = Snapshot {
             taken_ns: 1,
             rows: rows(3),
-            // What moved in the window of gauges only is no evidence.
+            // A change in the window of gauges only is no evidence.
             window_start: rows(0),
             recent_start: rows(1),
             ..Snapshot::default()

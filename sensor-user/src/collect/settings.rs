@@ -16,7 +16,7 @@ pub struct Settings {
     pub interval: Duration,
     /// Between two samples under pressure.
     pub pressed_interval: Duration,
-    /// How far `_min` and `_max` gauges look back.
+    /// Window of `_min` and `_max` gauges.
     pub window: Duration,
     /// A sample older than this is stale.
     pub stale_after: Duration,
@@ -39,7 +39,7 @@ impl Settings {
         );
         ensure!(
             stale_after >= interval * 2,
-            "stale_after: {} is less than two intervals: every late sample would look stale",
+            "stale_after: {} is less than two intervals: every late sample would be stale",
             text(stale_after)
         );
         ensure!(
@@ -64,7 +64,8 @@ pub struct ScopeSettings {
     pub cgroup: String,
 }
 
-/// An error if there are too many scopes, a name is not valid or used twice, or a path is not absolute.
+/// An error if there are too many scopes, a name is not valid or used twice, or a path is not
+/// absolute.
 pub fn check_scopes(scopes: &[ScopeSettings]) -> Result<()> {
     let count = scopes.len();
     ensure!(count <= MAX_SCOPES, "scope: {count} scopes, at most {MAX_SCOPES}");

@@ -1,17 +1,18 @@
-//! The stall clock of a scope without PSI: one counter over its cgroup and those below, which come and go.
+//! The stall clock of a scope without PSI: one counter over its cgroup and the descendants, which
+//! are created and removed. Pure.
 
 use sensor_core::common::counter::rise_of_clock;
 use std::collections::BTreeMap;
 
-/// A cgroup that was not listed for this long was removed: cgroups are listed once a minute, and a listing may
-/// miss some.
+/// A cgroup that was not listed for this long was removed: cgroups are listed once a minute, and
+/// one listing may be incomplete.
 const REMOVED_AFTER_NS: u64 = 150_000_000_000;
 
 /// Nanoseconds that tasks stalled since the first update. Never falls.
 #[derive(Debug, Default)]
 pub struct StallCounter {
     sum_ns: u64,
-    /// By id. Bounded as a listing is: removed cgroups are dropped.
+    /// By id. As bounded as a listing: removed cgroups are dropped.
     cgroups: BTreeMap<u64, LastSeen>,
 }
 
@@ -22,8 +23,8 @@ struct LastSeen {
 }
 
 impl StallCounter {
-    /// Adds the rise of each cgroup's own clock; returns the sum. The first value of a cgroup is from before
-    /// and adds nothing, and a cgroup that is missing changes nothing.
+    /// Adds the rise of each cgroup's own clock; returns the sum. The first value of a cgroup is
+    /// from the time before it was listed and adds nothing. A missing cgroup changes nothing.
     pub fn update(&mut self, now_ns: u64, cgroups: impl IntoIterator<Item = (u64, u64)>) -> u64 {
         for (id, stall_ns) in cgroups {
             let last = self.cgroups.entry(id).or_insert(LastSeen { stall_ns, at_ns: now_ns });
@@ -44,27 +45,27 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     #[test]
-    fn it_goes_on_over_an_evicted_clock() {
+    fn an_evicted_clock_does_not_reset_the_counter() {
         let mut counter = StallCounter::default();
-        let seen = [100, 90, 110, 5, 30, 25, 40].map(|ns| counter.update(SECOND, [(1, ns)]));
-        assert_eq!(seen, [0, 0, 10, 15, 40, 40, 50]);
+        let sums = [100, 90, 110, 5, 30, 25, 40].map(|ns| counter.update(SECOND, [(1, ns)]));
+        assert_eq!(sums, [0, 0, 10, 15, 40, 40, 50]);
     }
 
     #[test]
-    fn cgroups_come_and_go() {
+    fn cgroups_are_added_and_removed() {
         let mut counter = StallCounter::default();
-        for (what, groups, sum) in [
-            ("two with a past", &[(1, 1000), (2, 500)][..], 0),
+        for (case, clocks, sum) in [
+            ("two with earlier stalls", &[(1, 1000), (2, 500)][..], 0),
             ("both stall", &[(1, 1010), (2, 505)], 15),
-            ("nothing could be listed", &[], 15),
-            ("it could again", &[(1, 1020), (2, 505)], 25),
-            ("a child is gone", &[(1, 1020)], 25),
-            ("the rest goes on", &[(1, 1030)], 35),
-            ("a new one with a backlog", &[(1, 1030), (3, 9000)], 35),
-            ("which goes on", &[(1, 1030), (3, 9001)], 36),
-            ("the child was only missed", &[(1, 1030), (2, 508), (3, 9001)], 39),
+            ("an empty listing", &[], 15),
+            ("a complete listing", &[(1, 1020), (2, 505)], 25),
+            ("a child is missing", &[(1, 1020)], 25),
+            ("the other stalls", &[(1, 1030)], 35),
+            ("a new cgroup with earlier stalls", &[(1, 1030), (3, 9000)], 35),
+            ("the new cgroup stalls", &[(1, 1030), (3, 9001)], 36),
+            ("the child is listed again", &[(1, 1030), (2, 508), (3, 9001)], 39),
         ] {
-            assert_eq!(counter.update(SECOND, groups.iter().copied()), sum, "{what}");
+            assert_eq!(counter.update(SECOND, clocks.iter().copied()), sum, "{case}");
         }
     }
 
@@ -79,17 +80,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_never_falls_and_counts_no_backlog(
-            looks in prop::collection::vec(prop::collection::btree_map(0u64..5, 0u64..1000, 0..5), 1..50)
+        fn it_never_falls_and_ignores_earlier_stalls(
+            samples in prop::collection::vec(
+                prop::collection::btree_map(0u64..5, 0u64..1000, 0..5),
+                1..50,
+            ),
         ) {
             let mut counter = StallCounter::default();
-            let (mut last, mut seen) = (0, BTreeMap::new());
-            for (at, groups) in (0..).zip(looks) {
-                let most: u64 = groups.iter().filter(|(id, _)| seen.contains_key(*id)).map(|(_, ns)| ns).sum();
-                let now = counter.update(at * SECOND, groups.clone());
-                prop_assert!(now >= last && now - last <= most, "{last} {now}");
+            let (mut last, mut known) = (0, BTreeMap::new());
+            for (at, clocks) in (0..).zip(samples) {
+                let risen = clocks.iter().filter(|(id, _)| known.contains_key(*id));
+                let max_rise: u64 = risen.map(|(_, ns)| ns).sum();
+                let now = counter.update(at * SECOND, clocks.clone());
+                prop_assert!(now >= last && now - last <= max_rise, "{last} {now}");
                 last = now;
-                seen.extend(groups);
+                known.extend(clocks);
             }
         }
     }

@@ -1,10 +1,13 @@
-//! What the kernel's log says of OOM kills: a second witness, and the only one of what an allocation asked
-//! for where the kernel allows no program at a function.
+//! OOM kills in the kernel log: a second source beside the probes, and the only source of the
+//! allocation on a kernel that allows no program at a function.
 //!
-//! A process can write to the log as well, and choose names that look like the kernel's lines. Its records
-//! have another facility (Documentation/ABI/testing/dev-kmsg), so they are not read; and names stand
-//! before what is taken from a line, so that the last match counts. The kernel limits how many kills it
-//! describes (`oom_rs`, mm/oom_kill.c: ten in five seconds): in a storm most are not in the log.
+//! Processes can write to the log too, and can have names that look like lines of the kernel.
+//! Records of processes have another facility (Documentation/ABI/testing/dev-kmsg) and are skipped.
+//! In a line, names stand before the parsed fields, so the last match counts. The kernel limits how
+//! many kills it logs (`oom_rs`, mm/oom_kill.c: ten in five seconds): in a burst, most kills are
+//! not in the log.
+//!
+//! Not here: comparing the log with a probe's event (`oom/report_builder`).
 
 use std::{
     collections::VecDeque,
@@ -16,81 +19,84 @@ use std::{
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
 
-/// Where the kernel shows its log, a record at a time.
+/// The kernel log; each read returns one record.
 const PATH: &str = "/dev/kmsg";
 
-/// A record is at most so long (CONSOLE_EXT_LOG_MAX, include/linux/printk.h).
-const RECORD: usize = 8192;
+/// Longest record in bytes (CONSOLE_EXT_LOG_MAX, include/linux/printk.h).
+const MAX_RECORD: usize = 8192;
 
-/// Records that are read at a time: more than the log holds by default.
-const MOST: usize = 20_000;
+/// Most records in one read of the log: more than the log holds by default.
+const MAX_RECORDS: usize = 20_000;
 
-/// Kills that are remembered until their event asks.
+/// Most kills that are kept until their event arrives.
 const KEEP: usize = 32;
 
-/// And so long at most, by the log's own clock: an event that was lost never asks.
+/// How long a kill is kept, by the log's own clock: its event may be lost.
 const KEEP_NS: u64 = 60_000_000_000;
 
-/// One kill as the log has it.
+/// One OOM kill in the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KmsgKill {
     /// The victim's process id.
     pub pid: u32,
-    /// When: nanoseconds since boot by the scheduler's clock. That is not CLOCK_MONOTONIC: nobody keeps it
-    /// right, so in weeks, or over a suspend, the two part by any amount.
+    /// Time in nanoseconds since boot, by the scheduler's clock. It is not adjusted as
+    /// CLOCK_MONOTONIC is: over weeks, or over a suspend, the two clocks drift apart without a
+    /// bound.
     pub time_ns: u64,
     /// `none`, `cpuset`, `memory_policy`, `memcg`.
     pub constraint: String,
-    /// The cgroup that was out of memory, where the line leaves no doubt.
+    /// The cgroup that was out of memory, if the line is unambiguous.
     pub memcg: Option<String>,
     /// Order and GFP flags (hexadecimal) of the allocation.
-    pub asked: Option<(i32, String)>,
+    pub allocation: Option<(i32, String)>,
 }
 
-/// The log, read from now on.
+/// The open log.
 #[derive(Debug)]
 pub struct KernelLog {
     file: File,
     record: Box<[u8]>,
-    told: Told,
+    pending: PendingKills,
 }
 
-/// What was read.
+/// Parsed kills whose events have not arrived.
 #[derive(Debug, Default)]
-struct Told {
-    /// Kills that no event has asked for, oldest first.
+struct PendingKills {
+    /// Oldest first.
     kills: VecDeque<KmsgKill>,
-    /// What the last call of the OOM killer asked for.
-    asked: Option<(i32, String)>,
+    /// Order and GFP flags of the last line `invoked oom-killer`.
+    allocation: Option<(i32, String)>,
 }
 
 impl KernelLog {
-    /// Needs CAP_SYSLOG where kernel.dmesg_restrict is set, and only here.
+    /// Opens the log at its end. Needs CAP_SYSLOG if kernel.dmesg_restrict is set; reading needs no
+    /// capability.
     pub fn open() -> Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new().read(true).custom_flags(flags).open(PATH);
         let mut file = file.with_context(|| format!("open {PATH}"))?;
         file.seek(SeekFrom::End(0)).with_context(|| format!("seek in {PATH}"))?;
-        Ok(Self { file, record: vec![0; RECORD].into(), told: Told::default() })
+        Ok(Self { file, record: vec![0; MAX_RECORD].into(), pending: PendingKills::default() })
     }
 
-    /// What the log says of a kill of that process, whose event has just come. Ask in the order of events,
-    /// and once: the kernel writes the line before the event (oom_kill_process, mm/oom_kill.c), so it is
-    /// there, and of several with one id it is the oldest.
+    /// Removes and returns the log's entry on the kill of that process. Call it once per event, in
+    /// the order of events: the kernel writes the line before the event (oom_kill_process,
+    /// mm/oom_kill.c), so the oldest entry with the process id belongs to the event.
     pub fn find(&mut self, pid: u32) -> Option<KmsgKill> {
-        self.catch_up();
-        self.told.claim(pid)
+        self.read_new_records();
+        self.pending.take(pid)
     }
 
-    fn catch_up(&mut self) {
-        for _ in 0..MOST {
+    fn read_new_records(&mut self) {
+        for _ in 0..MAX_RECORDS {
             match self.file.read(&mut self.record) {
                 Ok(0) => return,
                 Ok(n) => {
                     let record = String::from_utf8_lossy(&self.record[..n]).into_owned();
-                    self.told.take_in(&record);
+                    self.pending.add(&record);
                 }
-                // Records were overwritten before they were read (EPIPE): on with the oldest.
+                // EPIPE: records were overwritten before they were read. The next read returns the
+                // oldest.
                 Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) => {}
                 Err(_) => return,
             }
@@ -98,14 +104,15 @@ impl KernelLog {
     }
 }
 
-impl Told {
-    fn take_in(&mut self, record: &str) {
-        let Some((time_ns, message)) = parse(record) else { return };
-        if let Some(asked) = invoked(message) {
-            self.asked = Some(asked);
-        } else if let Some(mut kill) = killed(message) {
-            // The two lines are printed under one lock (oom_lock).
-            (kill.time_ns, kill.asked) = (time_ns, self.asked.take());
+impl PendingKills {
+    /// Parses a record.
+    fn add(&mut self, record: &str) {
+        let Some((time_ns, message)) = parse_record(record) else { return };
+        if let Some(allocation) = parse_invoked(message) {
+            self.allocation = Some(allocation);
+        } else if let Some(mut kill) = parse_kill(message) {
+            // The kernel prints both lines under one lock (oom_lock).
+            (kill.time_ns, kill.allocation) = (time_ns, self.allocation.take());
             if self.kills.len() == KEEP {
                 self.kills.pop_front();
             }
@@ -116,24 +123,26 @@ impl Told {
         }
     }
 
-    fn claim(&mut self, pid: u32) -> Option<KmsgKill> {
+    fn take(&mut self, pid: u32) -> Option<KmsgKill> {
         let at = self.kills.iter().position(|kill| kill.pid == pid)?;
         self.kills.remove(at)
     }
 }
 
-/// Time and message of a record `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;MESSAGE`, if the kernel wrote it.
-fn parse(record: &str) -> Option<(u64, &str)> {
+/// Time and message of a record `PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;MESSAGE`, if the kernel wrote
+/// it.
+fn parse_record(record: &str) -> Option<(u64, &str)> {
     let (prefix, rest) = record.split_once(';')?;
     let mut fields = prefix.split(',');
     let priority: u32 = fields.next()?.parse().ok()?;
     let micros: u64 = fields.nth(1)?.parse().ok()?;
-    // The lower three bits are the level, the others the facility: 0 is the kernel.
+    // The lower three bits are the level, the others the facility; 0 is the kernel.
     (priority >> 3 == 0).then_some((micros.saturating_mul(1000), rest.lines().next()?))
 }
 
-/// Order and flags of `COMM invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0`.
-fn invoked(message: &str) -> Option<(i32, String)> {
+/// Order and flags of `COMM invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0,
+/// oom_score_adj=0`.
+fn parse_invoked(message: &str) -> Option<(i32, String)> {
     let (_, rest) = message.rsplit_once(" invoked oom-killer: gfp_mask=")?;
     let flags = rest.split(['(', ',']).next()?;
     flags.strip_prefix("0x")?.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
@@ -141,19 +150,21 @@ fn invoked(message: &str) -> Option<(i32, String)> {
     Some((order, flags.to_owned()))
 }
 
-/// The cgroup of `...,cpuset=NAME,mems_allowed=0,oom_memcg=PATH,task_memcg=PATH,task=COMM`. What stands before
-/// it is one name, in which there is no slash; what comes behind may hold anything.
-fn constrained(rest: &str) -> Option<String> {
+/// The cgroup of `...,cpuset=NAME,mems_allowed=0,oom_memcg=PATH,task_memcg=PATH,task=COMM`. The
+/// only name before it is that of a cpuset, which has no slash; the names after it may contain
+/// anything.
+fn parse_oom_memcg(rest: &str) -> Option<String> {
     let (before, rest) = rest.split_once(",oom_memcg=/")?;
     let (memcg, task) = rest.split_once(",task_memcg=")?;
-    // A path may hold what separates it from the next.
-    let doubt = before.contains(",task_memcg=") || task.contains(",task_memcg=");
-    (!doubt).then(|| format!("/{}", plain(memcg)))
+    // A path may contain the separator between the two paths.
+    let ambiguous = before.contains(",task_memcg=") || task.contains(",task_memcg=");
+    (!ambiguous).then(|| format!("/{}", unescape(memcg)))
 }
 
-/// A name without the log's escapes: `\xHH` for what is not printable ASCII, and for a backslash
-/// (msg_add_ext_text, kernel/printk/printk.c). Only of a field: a name may hold what separates fields.
-fn plain(escaped: &str) -> String {
+/// Decodes the log's escapes: `\xHH` for a byte that is not printable ASCII, and for a backslash
+/// (msg_add_ext_text, kernel/printk/printk.c). Call it for one field: a name may contain
+/// separators.
+fn unescape(escaped: &str) -> String {
     let mut bytes = Vec::with_capacity(escaped.len());
     let mut rest = escaped.as_bytes();
     while let [first, ..] = rest {
@@ -168,14 +179,14 @@ fn plain(escaped: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// The kill of `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
-fn killed(message: &str) -> Option<KmsgKill> {
+/// Parses `oom-kill:constraint=CONSTRAINT_MEMCG,...,task=hog,pid=7,uid=0`.
+fn parse_kill(message: &str) -> Option<KmsgKill> {
     let rest = message.strip_prefix("oom-kill:constraint=CONSTRAINT_")?;
     let (constraint, rest) = rest.split_once(',')?;
     let (rest, _) = rest.rsplit_once(",uid=")?;
     let (rest, pid) = rest.rsplit_once(",pid=")?;
-    // Of any other kill the kernel names none (constrained_alloc, mm/oom_kill.c).
-    let memcg = (constraint == "MEMCG").then(|| constrained(rest)).flatten();
+    // Only with this constraint does the kernel name a cgroup (constrained_alloc, mm/oom_kill.c).
+    let memcg = (constraint == "MEMCG").then(|| parse_oom_memcg(rest)).flatten();
     Some(KmsgKill {
         pid: pid.parse().ok()?,
         constraint: constraint.to_lowercase(),
@@ -192,84 +203,93 @@ mod tests {
 
     const INVOKED: &str =
         "hog invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=2, oom_score_adj=-5";
-    const KILLED: &str = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,\
-                          oom_memcg=/a,task_memcg=/a/b,task=hog,pid=23988,uid=0";
+    const KILL: &str = "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,\
+                        mems_allowed=0,oom_memcg=/a,task_memcg=/a/b,task=hog,pid=23988,uid=0";
+
+    /// Messages that begin like the kernel's.
+    const MESSAGES: &str =
+        "(oom-kill:constraint=CONSTRAINT_|.{0,5} invoked oom-killer: gfp_mask=)\\PC{0,99}";
+
+    /// A line on the kill of a process.
+    fn line(pid: u32) -> String {
+        KILL.replace("pid=23988", &format!("pid={pid}"))
+    }
 
     #[test]
-    fn only_the_kernel_s_own_records_count() {
+    fn only_records_of_the_kernel_count() {
         assert_eq!(
-            parse("6,13988,4903632643,-;x y\n SUBSYSTEM=z\n"),
+            parse_record("6,13988,4903632643,-;x y\n SUBSYSTEM=z\n"),
             Some((4_903_632_643_000, "x y"))
         );
-        assert_eq!(parse("4,1,2,-,caller=T1;x"), Some((2000, "x")));
-        // As a process writes it: facility 1, user.
-        assert_eq!(parse("12,1,2,-;oom-kill:"), None);
+        assert_eq!(parse_record("4,1,2,-,caller=T1;x"), Some((2000, "x")));
+        // A record of a process has facility 1 (user).
+        assert_eq!(parse_record("12,1,2,-;oom-kill:"), None);
         for junk in ["", ";", "6;x", "x,1,2,-;y", "6,1,z,-;y", "6,1,2,-;"] {
-            assert_eq!(parse(junk), None, "{junk}");
+            assert_eq!(parse_record(junk), None, "{junk}");
         }
     }
 
     #[test]
-    fn the_kernel_s_lines_are_understood() {
-        assert_eq!(invoked(INVOKED), Some((2, "0xcc0".to_owned())));
-        let kill = killed(KILLED).expect("a kill");
+    fn lines_of_the_kernel_are_parsed() {
+        assert_eq!(parse_invoked(INVOKED), Some((2, "0xcc0".to_owned())));
+        let kill = parse_kill(KILL).expect("a kill");
         assert_eq!(
             (kill.pid, &*kill.constraint, kill.memcg.as_deref()),
             (23988, "memcg", Some("/a"))
         );
         let global = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,\
                       global_oom,task_memcg=/a,task=hog,pid=7,uid=0";
-        let kill = killed(global).expect("a kill");
+        let kill = parse_kill(global).expect("a kill");
         assert_eq!((kill.pid, &*kill.constraint, kill.memcg), (7, "none", None));
-        assert_eq!((invoked(KILLED), killed(INVOKED)), (None, None));
+        assert_eq!((parse_invoked(KILL), parse_kill(INVOKED)), (None, None));
     }
 
-    /// Whoever chooses a name for a process or a cgroup chooses what stands in the line.
+    /// A user can choose the names of processes and cgroups in a line.
     #[test]
-    fn names_that_look_like_the_line_change_nothing_of_it() {
-        let comm = KILLED.replace("task=hog", "task=,pid=1,uid=0");
-        let kill = killed(&comm).expect("a kill");
+    fn a_forged_name_changes_no_other_field() {
+        let comm = KILL.replace("task=hog", "task=,pid=1,uid=0");
+        let kill = parse_kill(&comm).expect("a kill");
         assert_eq!((kill.pid, kill.memcg.as_deref()), (23988, Some("/a")));
         let path =
-            KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b,task_memcg=/x,task=y,pid=1,uid=2");
-        let kill = killed(&path).expect("a kill");
-        assert_eq!((kill.pid, kill.memcg), (23988, None), "left in doubt");
-        let cpuset = KILLED.replace("cpuset=/", "cpuset=x,oom_memcg=y");
-        assert_eq!(killed(&cpuset).expect("a kill").memcg.as_deref(), Some("/a"));
+            KILL.replace("task_memcg=/a/b", "task_memcg=/a/b,task_memcg=/x,task=y,pid=1,uid=2");
+        let kill = parse_kill(&path).expect("a kill");
+        assert_eq!((kill.pid, kill.memcg), (23988, None), "ambiguous");
+        let cpuset = KILL.replace("cpuset=/", "cpuset=x,oom_memcg=y");
+        assert_eq!(parse_kill(&cpuset).expect("a kill").memcg.as_deref(), Some("/a"));
         let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
-        assert_eq!(invoked(&comm), Some((2, "0xcc0".to_owned())));
+        assert_eq!(parse_invoked(&comm), Some((2, "0xcc0".to_owned())));
     }
 
     #[test]
-    fn names_are_as_they_were_before_the_log_escaped_them() {
-        let of = |path: &str| {
-            killed(&KILLED.replace("oom_memcg=/a", &format!("oom_memcg={path}")))
-                .and_then(|k| k.memcg)
+    fn escaped_names_are_decoded() {
+        let memcg = |path: &str| {
+            let line = KILL.replace("oom_memcg=/a", &format!("oom_memcg={path}"));
+            parse_kill(&line).and_then(|kill| kill.memcg)
         };
-        for (path, wanted) in [
+        for (path, expected) in [
             (
                 "/system.slice/system-php\\x5cx2dfpm.slice/php-fpm@8.service",
                 "/system.slice/system-php\\x2dfpm.slice/php-fpm@8.service",
             ),
             ("/caf\\xc3\\xa9\\x0a", "/caf\u{e9}\n"),
             ("/\\xff\\xc3", "/\u{fffd}\u{fffd}"),
-            // Of a name, not of the log's.
+            // An escaped backslash belongs to the name.
             ("/a\\x5cx2ctask_memcg=/b", "/a\\x2ctask_memcg=/b"),
-            // As the log never has them.
+            // Sequences that the kernel never writes.
             ("/\\x+1\\xg0\\y\\x2", "/\\x+1\\xg0\\y\\x2"),
             ("/\u{e9}", "/\u{e9}"),
         ] {
-            assert_eq!(of(path).as_deref(), Some(wanted), "{path}");
+            assert_eq!(memcg(path).as_deref(), Some(expected), "{path}");
         }
-        // Fields are told apart before.
-        let forged = KILLED.replace("task_memcg=/a/b", "task_memcg=/a/b\\x2ctask_memcg=/z");
-        assert_eq!(killed(&forged).and_then(|k| k.memcg).as_deref(), Some("/a"));
+        // Fields are separated before they are decoded.
+        let forged = KILL.replace("task_memcg=/a/b", "task_memcg=/a/b\\x2ctask_memcg=/z");
+        assert_eq!(parse_kill(&forged).and_then(|kill| kill.memcg).as_deref(), Some("/a"));
     }
 
-    /// The kernel names the cgroup that was out of memory before that of the victim, and only if there is one.
+    /// The kernel writes `oom_memcg` before `task_memcg`, and only if a cgroup was out of memory.
     #[test]
-    fn the_victim_s_cgroup_does_not_say_what_was_out_of_memory() {
-        let named = "/a,oom_memcg=/y,task_memcg=/z";
+    fn the_victim_s_path_does_not_replace_the_oom_cgroup() {
+        let forged = "/a,oom_memcg=/y,task_memcg=/z";
         for (constraint, oom, memcg) in [
             ("NONE", "global_oom", None),
             ("CPUSET", "global_oom", None),
@@ -278,69 +298,69 @@ mod tests {
         ] {
             let line = |task: &str| {
                 format!(
-                    "oom-kill:constraint=CONSTRAINT_{constraint},nodemask=(null),cpuset=/,mems_allowed=0,\
-                     {oom},task_memcg={task},task=hog,pid=7,uid=0"
+                    "oom-kill:constraint=CONSTRAINT_{constraint},nodemask=(null),cpuset=/,\
+                     mems_allowed=0,{oom},task_memcg={task},task=hog,pid=7,uid=0"
                 )
             };
-            let of = |task| killed(&line(task)).expect("a kill").memcg;
-            assert_eq!(of(named).as_deref(), None, "{oom}");
-            assert_eq!(of("/a,oom_memcg=/y").as_deref(), memcg, "{oom}");
+            let found = |task| parse_kill(&line(task)).expect("a kill").memcg;
+            assert_eq!(found(forged).as_deref(), None, "{oom}");
+            assert_eq!(found("/a,oom_memcg=/y").as_deref(), memcg, "{oom}");
         }
     }
 
     #[test]
-    fn a_kill_is_found_by_its_event_whatever_the_clock_says() {
-        let kill = |pid: u32| KILLED.replace("pid=23988", &format!("pid={pid}"));
-        let mut told = Told::default();
-        // The log's clock is days from any other, and only compared with itself.
+    fn a_kill_is_found_by_process_id_in_order() {
+        let mut pending = PendingKills::default();
+        // The log's clock may be days apart from others; it is compared only with itself.
         for (seconds, message) in
-            [(900_000, INVOKED), (900_000, &kill(7)), (900_001, &kill(8)), (900_002, &kill(7))]
+            [(900_000, INVOKED), (900_000, &line(7)), (900_001, &line(8)), (900_002, &line(7))]
         {
-            told.take_in(&format!("6,1,{},-;{message}", seconds * 1_000_000_u64));
+            pending.add(&format!("6,1,{},-;{message}", seconds * 1_000_000_u64));
         }
-        let mut claim =
-            |pid| told.claim(pid).map(|k| (k.time_ns / 1_000_000_000, k.asked.is_some()));
-        assert_eq!(claim(9), None);
-        assert_eq!(claim(7), Some((900_000, true)), "the id's first kill");
-        assert_eq!(claim(7), Some((900_002, false)), "its second");
-        assert_eq!(claim(7), None, "each once");
-        // That of 8 was lost: it is not the next one's that has the id.
-        told.take_in("6,1,900062000000,-;anything");
-        assert_eq!(told.claim(8), None);
+        let mut take = |pid| {
+            let kill = pending.take(pid)?;
+            Some((kill.time_ns / 1_000_000_000, kill.allocation.is_some()))
+        };
+        assert_eq!(take(9), None);
+        assert_eq!(take(7), Some((900_000, true)), "the first kill of this id");
+        assert_eq!(take(7), Some((900_002, false)), "the second");
+        assert_eq!(take(7), None, "each is returned once");
+        // The event of 8 was lost: a minute later its kill is dropped, because the id may be
+        // reused.
+        pending.add("6,1,900062000000,-;anything");
+        assert_eq!(pending.take(8), None);
     }
 
     #[test]
-    fn what_nobody_asks_for_is_bounded() {
-        let mut told = Told::default();
+    fn pending_kills_are_bounded() {
+        let mut pending = PendingKills::default();
         for pid in 0..100 {
-            told.take_in(&format!(
-                "6,1,5,-;{}",
-                KILLED.replace("pid=23988", &format!("pid={pid}"))
-            ));
+            pending.add(&format!("6,1,5,-;{}", line(pid)));
         }
-        assert_eq!(
-            (told.kills.len(), told.claim(67), told.claim(68).is_some()),
-            (KEEP, None, true)
-        );
+        let len = pending.kills.len();
+        assert_eq!((len, pending.take(67), pending.take(68).is_some()), (KEEP, None, true));
     }
 
     proptest! {
         #[test]
-        fn no_record_is_too_much(record in "\\PC{0,200}", message in "(oom-kill:constraint=CONSTRAINT_|.{0,5} invoked oom-killer: gfp_mask=)\\PC{0,100}") {
-            parse(&record);
-            invoked(&message);
-            killed(&message);
-            plain(&message);
+        fn no_record_causes_a_panic(
+            record in "\\PC{0,200}",
+            message in MESSAGES,
+        ) {
+            parse_record(&record);
+            parse_invoked(&message);
+            parse_kill(&message);
+            unescape(&message);
         }
 
         #[test]
-        fn every_name_comes_through_the_log(name in "\\PC{0,40}") {
-            // As the kernel writes it.
-            let shown = |byte: u8| match byte {
+        fn every_name_is_decoded(name in "\\PC{0,40}") {
+            // The kernel's encoding.
+            let escape = |byte: u8| match byte {
                 b'\\' | ..b' ' | 127.. => format!("\\x{byte:02x}"),
                 _ => char::from(byte).to_string(),
             };
-            prop_assert_eq!(plain(&name.bytes().map(shown).collect::<String>()), name);
+            prop_assert_eq!(unescape(&name.bytes().map(escape).collect::<String>()), name);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use sensor_core::verdict::reading::Reading;
 
-/// The files, open. One that cannot be opened leaves its part of a reading empty.
+/// The open files. A file that cannot be opened leaves its part of a reading empty.
 #[derive(Debug)]
 pub struct HostMemory {
     vmstat: Option<ProcFile>,
@@ -21,10 +21,10 @@ pub struct HostMemory {
 }
 
 impl HostMemory {
-    /// Opens the files below `root`, which is / save for tests.
+    /// Opens the files below `root`, which is `/` except in tests.
     pub fn open(root: &Path) -> Self {
         let open = |path: &str| ProcFile::open(&root.join(path)).ok();
-        // With psi=0 the files are there and cannot be read.
+        // With psi=0 the files exist, but reading them fails.
         let readable = |path: &str| ProcFile::readable(&root.join(path));
         Self {
             vmstat: open("proc/vmstat"),
@@ -40,20 +40,20 @@ impl HostMemory {
         self.pressure.is_some()
     }
 
-    /// Fills in what the files tell now. One that cannot be read leaves its part empty: the others
-    /// must not go stale for it.
+    /// Reads all files into `reading`. A file that cannot be read leaves its part empty, so that
+    /// the other parts do not become stale.
     pub fn read(&mut self, reading: &mut Reading) {
         let page = rustix::param::page_size() as u64;
-        if let Some(text) = now(&mut self.vmstat) {
+        if let Some(text) = read(&mut self.vmstat) {
             parse_vmstat(text, page, reading);
         }
-        if let Some(text) = now(&mut self.meminfo) {
+        if let Some(text) = read(&mut self.meminfo) {
             parse_meminfo(text, reading);
         }
-        if let Some(text) = now(&mut self.zoneinfo) {
+        if let Some(text) = read(&mut self.zoneinfo) {
             reading.above_low_bytes = parse_zoneinfo(text, page);
         }
-        let totals = |text: &mut Option<ProcFile>| pressure::parse(now(text)?).ok();
+        let totals = |file: &mut Option<ProcFile>| pressure::parse(read(file)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
@@ -61,8 +61,8 @@ impl HostMemory {
     }
 }
 
-fn now(text: &mut Option<ProcFile>) -> Option<&str> {
-    text.as_mut()?.read().inspect_err(|e| debug!("{e:#}")).ok()
+fn read(file: &mut Option<ProcFile>) -> Option<&str> {
+    file.as_mut()?.read().inspect_err(|e| debug!("{e:#}")).ok()
 }
 
 fn sum(values: &[Option<u64>]) -> Option<u64> {
@@ -71,7 +71,7 @@ fn sum(values: &[Option<u64>]) -> Option<u64> {
 }
 
 fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
-    // Before 5.9 there is one kind of refault only.
+    // Kernels before 5.9 have only `workingset_refault`.
     let names = [
         "workingset_refault_anon",
         "workingset_refault_file",
@@ -83,25 +83,25 @@ fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
         "pgsteal_direct",
         "pgsteal_kswapd",
     ];
-    let found = numbers(text, names);
+    let values = numbers(text, names);
     let bytes = |pages: Option<u64>| pages.map(|n| n.saturating_mul(page));
-    reading.refaulted_bytes = bytes(sum(&found[..3]));
-    reading.swapped_in_bytes = bytes(found[3]);
-    reading.swapped_out_bytes = bytes(found[4]);
-    reading.scanned_pages = sum(&found[5..7]);
-    reading.reclaimed_pages = sum(&found[7..9]);
+    reading.refaulted_bytes = bytes(sum(&values[..3]));
+    reading.swapped_in_bytes = bytes(values[3]);
+    reading.swapped_out_bytes = bytes(values[4]);
+    reading.scanned_pages = sum(&values[5..7]);
+    reading.reclaimed_pages = sum(&values[7..9]);
 }
 
 fn parse_meminfo(text: &str, reading: &mut Reading) {
-    let found = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree"]);
-    let [total, available, unused, swap] = found.map(|kib| kib.map(|n| n.saturating_mul(1024)));
+    let values = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree"]);
+    let [total, available, unused, swap] = values.map(|kib| kib.map(|n| n.saturating_mul(1024)));
     reading.total_bytes = total;
     reading.available_bytes = available;
     reading.unused_bytes = unused;
     reading.swap_free_bytes = swap;
 }
 
-/// Free pages above the low watermarks, summed over the zones that have any.
+/// Bytes of free memory above the low watermarks, summed over all zones.
 fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
     let (mut above, mut seen) = (0i64, false);
     let mut free = 0i64;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vmstat_is_read_by_name_old_and_new() {
+    fn vmstat_has_one_or_two_refault_counters() {
         let mut reading = Reading::default();
         let text = "pswpin 1\npswpout 2\nworkingset_refault_anon 3\nworkingset_refault_file 4\n\
                     pgscan_kswapd 5\npgscan_direct 6\npgsteal_kswapd 7\npgsteal_direct 8\n";
@@ -140,17 +140,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_leaves_only_its_part_empty() {
+    fn an_unreadable_file_leaves_only_its_part_empty() {
         let dir = tempfile::tempdir().expect("a directory");
-        let put = |name: &str, text: &str| {
+        let write = |name: &str, text: &str| {
             let path = dir.path().join("proc").join(name);
             std::fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
             std::fs::write(path, text).expect("write");
         };
-        put("vmstat", "pswpin 1\n");
-        put("zoneinfo", &"x".repeat(10 << 20));
-        put("pressure/memory", "nonsense");
-        put(
+        write("vmstat", "pswpin 1\n");
+        write("zoneinfo", &"x".repeat(10 << 20));
+        write("pressure/memory", "nonsense");
+        write(
             "pressure/io",
             "some avg10=0 avg60=0 avg300=0 total=1\nfull avg10=0 avg60=0 avg300=0 total=2\n",
         );
@@ -180,8 +180,9 @@ mod tests {
     fn watermarks_are_summed_over_zones() {
         let zone = |free, low| {
             format!(
-                "Node 0, zone Normal\n  per-node stats\n      nr_free 1\n  pages free     {free}\n        \
-                 boost    0\n        min      10\n        low      {low}\n        high     40\n"
+                "Node 0, zone Normal\n  per-node stats\n      nr_free 1\n  \
+                 pages free     {free}\n        boost    0\n        min      10\n        \
+                 low      {low}\n        high     40\n"
             )
         };
         let text = [zone(100, 20), zone(5, 20)].concat();

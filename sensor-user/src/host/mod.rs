@@ -2,9 +2,9 @@
 //!
 //! * [`memory`], [`pressure`]: the host's memory and PSI.
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
-//! * [`proc_walk`]: processes from /proc; [`footprint`]: our own memory.
-//! * [`kmsg`]: OOM kills in the kernel's log; [`pods`]: names of Kubernetes pods.
-//! * [`proc_file`]: files that the kernel writes anew at each read.
+//! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory.
+//! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
+//! * [`proc_file`]: files that the kernel generates at each read.
 //!
 //! Not here: decisions, and anything of BPF.
 

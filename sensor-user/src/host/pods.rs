@@ -1,5 +1,5 @@
-//! The name of a Kubernetes pod by its uid, without asking an API: the kubelet keeps a pod's logs in
-//! `/var/log/pods/NAMESPACE_NAME_UID` (pkg/kubelet/kuberuntime/helpers.go).
+//! The name of a Kubernetes pod by its uid, without the Kubernetes API: the kubelet keeps a pod's
+//! logs in `/var/log/pods/NAMESPACE_NAME_UID` (pkg/kubelet/kuberuntime/helpers.go).
 
 use std::{
     collections::VecDeque,
@@ -7,28 +7,28 @@ use std::{
     time::Duration,
 };
 
-use sensor_core::common::text::sanitize;
+use sensor_core::common::{counter::nanos, text::sanitize};
 
-/// Where the kubelet keeps logs.
+/// The kubelet's directory of logs.
 const LOGS: &str = "/var/log/pods";
 
-/// Pods that are looked at; a node has a few hundred at most.
-const MOST: usize = 4096;
+/// Most directory entries in one search; a node has a few hundred pods at most.
+const MAX_ENTRIES: usize = 4096;
 
-/// Pods that are remembered.
+/// Most pods, and most uids without logs, in the cache.
 const KEEP: usize = 512;
 
-/// A pod that has no logs is not looked for again for so long: the kubelet makes their directory before it
-/// starts anything of the pod.
-const ABSENT: Duration = Duration::from_secs(5);
+/// Time until a uid without logs is searched again: the kubelet creates the directory before it
+/// starts a container of the pod.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// The names of pods. A hundred signals a second may ask for them, and a look reads a whole directory.
+/// A cache of pod names: up to a hundred signals a second need one, and a search reads a directory.
 #[derive(Debug)]
 pub struct Pods {
     logs: PathBuf,
-    /// By uid, which is of one pod for ever; oldest first.
+    /// Uid and name, oldest first. A uid is never reused.
     known: VecDeque<(String, String)>,
-    /// Uids that had no logs, and when.
+    /// Uids without logs, with the time of the search.
     absent: VecDeque<(String, u64)>,
 }
 
@@ -39,38 +39,40 @@ impl Default for Pods {
 }
 
 impl Pods {
-    /// `namespace/name`, if the kubelet has, or had, logs of it; `now` is CLOCK_MONOTONIC nanoseconds.
+    /// `namespace/name`, if the kubelet has or had logs of the pod; `now` is CLOCK_MONOTONIC
+    /// nanoseconds.
     pub fn name_of(&mut self, uid: &str, now: u64) -> Option<String> {
-        if let Some((_, name)) = self.known.iter().find(|(of, _)| of == uid) {
+        if let Some((_, name)) = self.known.iter().find(|(known, _)| known == uid) {
             return Some(name.clone());
         }
-        let absent = u64::try_from(ABSENT.as_nanos()).unwrap_or(u64::MAX);
-        self.absent.retain(|(_, then)| now < then.saturating_add(absent));
-        if self.absent.iter().any(|(of, _)| of == uid) {
+        self.absent.retain(|(_, searched)| now < searched.saturating_add(nanos(RETRY_AFTER)));
+        if self.absent.iter().any(|(absent, _)| absent == uid) {
             return None;
         }
-        let Some(name) = look(&self.logs, uid) else {
-            keep(&mut self.absent, (uid.to_owned(), now));
+        let Some(name) = search(&self.logs, uid) else {
+            push_bounded(&mut self.absent, (uid.to_owned(), now));
             return None;
         };
-        keep(&mut self.known, (uid.to_owned(), name.clone()));
+        push_bounded(&mut self.known, (uid.to_owned(), name.clone()));
         Some(name)
     }
 }
 
-fn keep<T>(all: &mut VecDeque<T>, one: T) {
-    if all.len() >= KEEP {
-        all.pop_front();
+/// Adds an item, and removes the oldest of more than [`KEEP`].
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T) {
+    if queue.len() >= KEEP {
+        queue.pop_front();
     }
-    all.push_back(one);
+    queue.push_back(item);
 }
 
-fn look(logs: &Path, uid: &str) -> Option<String> {
-    let entries = std::fs::read_dir(logs).ok()?.flatten().take(MOST);
+/// Searches the directory of a pod's logs.
+fn search(logs: &Path, uid: &str) -> Option<String> {
+    let entries = std::fs::read_dir(logs).ok()?.flatten().take(MAX_ENTRIES);
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).find_map(|dir| {
         let (namespace, rest) = dir.split_once('_')?;
-        let (name, of) = rest.rsplit_once('_')?;
-        (of == uid).then(|| sanitize(&format!("{namespace}/{name}")))
+        let (name, dir_uid) = rest.rsplit_once('_')?;
+        (dir_uid == uid).then(|| sanitize(&format!("{namespace}/{name}")))
     })
 }
 
@@ -84,30 +86,30 @@ mod tests {
         for name in ["default_web-7d4b_8ee5b3cd", "kube-system_etcd-node1_ffff", "junk", "a_b"] {
             std::fs::create_dir(dir.path().join(name)).expect("mkdir");
         }
-        assert_eq!(look(dir.path(), "8ee5b3cd").as_deref(), Some("default/web-7d4b"));
-        assert_eq!(look(dir.path(), "ffff").as_deref(), Some("kube-system/etcd-node1"));
-        assert_eq!(look(dir.path(), "b"), None);
-        assert_eq!(look(Path::new("/no/such/directory"), "b"), None);
+        assert_eq!(search(dir.path(), "8ee5b3cd").as_deref(), Some("default/web-7d4b"));
+        assert_eq!(search(dir.path(), "ffff").as_deref(), Some("kube-system/etcd-node1"));
+        assert_eq!(search(dir.path(), "b"), None);
+        assert_eq!(search(Path::new("/no/such/directory"), "b"), None);
     }
 
     #[test]
-    fn a_pod_is_looked_for_once_and_one_without_logs_now_and_then() {
+    fn a_known_pod_is_cached_and_an_unknown_one_searched_again() {
         let dir = tempfile::tempdir().expect("tempdir");
         let logs = |name: &str| dir.path().join(name);
         let mut pods = Pods { logs: dir.path().to_owned(), ..Pods::default() };
         std::fs::create_dir(logs("default_web_1")).expect("mkdir");
         assert_eq!(pods.name_of("1", 0).as_deref(), Some("default/web"));
         std::fs::remove_dir(logs("default_web_1")).expect("rmdir");
-        assert_eq!(pods.name_of("1", 1).as_deref(), Some("default/web"), "not looked for again");
-        let again = u64::try_from(ABSENT.as_nanos()).expect("short");
+        assert_eq!(pods.name_of("1", 1).as_deref(), Some("default/web"), "cached");
+        let retry_ns = nanos(RETRY_AFTER);
         assert_eq!(pods.name_of("2", 0), None);
         std::fs::create_dir(logs("default_db_2")).expect("mkdir");
-        assert_eq!(pods.name_of("2", again - 1), None, "too early");
-        assert_eq!(pods.name_of("2", again).as_deref(), Some("default/db"));
+        assert_eq!(pods.name_of("2", retry_ns - 1), None, "too early");
+        assert_eq!(pods.name_of("2", retry_ns).as_deref(), Some("default/db"));
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn the_cache_is_bounded() {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut pods = Pods { logs: dir.path().to_owned(), ..Pods::default() };
         for uid in 0..=KEEP {
@@ -118,6 +120,6 @@ mod tests {
             assert_eq!(pods.name_of(&format!("no{uid}"), 0), None);
         }
         assert_eq!((pods.known.len(), pods.absent.len()), (KEEP, KEEP));
-        assert_eq!((&*pods.known[0].0, &*pods.absent[0].0), ("1", "no1"), "the latest");
+        assert_eq!((&*pods.known[0].0, &*pods.absent[0].0), ("1", "no1"), "the oldest is removed");
     }
 }

@@ -1,6 +1,7 @@
-//! PSI: /proc/pressure and memory.pressure of cgroups (kernel/sched/psi.c), and triggers on the former.
+//! PSI: /proc/pressure and memory.pressure of cgroups (kernel/sched/psi.c), and triggers on
+//! /proc/pressure.
 //!
-//! Totals are read, not averages, which lag by two seconds.
+//! Reads totals instead of averages: averages lag by two seconds.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,22 +16,22 @@ use procfs::{FromBufRead as _, MemoryPressure};
 
 use sensor_core::verdict::reading::{BEFORE_SECONDS, Reading};
 
-/// Nanoseconds so far.
+/// Stalled time since boot, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PsiTotals {
     /// At least one task was stalled.
     pub some_ns: u64,
-    /// All non-idle tasks were.
+    /// All non-idle tasks were stalled.
     pub full_ns: u64,
-    /// The same [`BEFORE_SECONDS`] ago, as far as the kernel's averages tell.
+    /// Both totals [`BEFORE_SECONDS`] ago, estimated from the kernel's averages.
     pub before: [[u64; 2]; 2],
 }
 
-/// Reads a pressure file's text. Its totals are in microseconds.
+/// Parses the text of a pressure file. Its totals are in microseconds.
 pub fn parse(text: &str) -> Result<PsiTotals> {
     let pressure = MemoryPressure::from_buf_read(text.as_bytes())?;
     let (some_ns, full_ns) = (pressure.some.total * 1000, pressure.full.total * 1000);
-    // Percent with two digits after the point.
+    // The averages are percentages with two decimals.
     let ago = |total: u64, percent: f32, seconds: u64| {
         let share = f64::from(percent).clamp(0.0, 100.0) / 100.0;
         let ns = Duration::from_secs(seconds).mul_f64(share).as_nanos();
@@ -45,7 +46,7 @@ pub fn parse(text: &str) -> Result<PsiTotals> {
 }
 
 impl PsiTotals {
-    /// Puts them where they belong.
+    /// Stores the totals in a reading.
     pub fn fill(self, reading: &mut Reading) {
         reading.some_ns = Some(self.some_ns);
         reading.full_ns = Some(self.full_ns);
@@ -53,18 +54,20 @@ impl PsiTotals {
     }
 }
 
-/// What wakes us: a tenth of half a second in which some task waits for memory, or a fifth in which all
-/// tasks wait for I/O, which is how waits for a slow swap show. A kernel that does not let us have that
-/// (no CAP_SYS_RESOURCE) gives windows of two seconds only.
+/// Thresholds that wake the sampler: some task waits for memory for 10 % of half a second, or all
+/// tasks wait for I/O for 20 % of it, which detects waits for a slow swap device. Without
+/// CAP_SYS_RESOURCE the kernel accepts only windows of two seconds, hence the second trigger of
+/// each.
 const TRIGGERS: [(&str, [&[u8]; 2]); 2] = [
     ("memory", [b"some 50000 500000\0", b"some 100000 2000000\0"]),
     ("io", [b"full 100000 500000\0", b"full 200000 2000000\0"]),
 ];
 
-/// Asks the kernel to wake whoever polls these files for `PRI` when there is pressure. For /proc/pressure
-/// only: a trigger on a cgroup is dangerous before 6.5 (see `collect/scopes`).
+/// Opens files that the kernel marks ready for `PRI` when there is pressure. Only for
+/// /proc/pressure: before 6.5, polling a trigger of a removed cgroup accesses freed memory (see
+/// `collect/scopes`).
 pub fn triggers(dir: &Path) -> Vec<Result<File>> {
-    let ask = |path: &Path, trigger: &[u8]| -> Result<File> {
+    let open = |path: &Path, trigger: &[u8]| -> Result<File> {
         let mut options = OpenOptions::new();
         let nonblock = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits())?;
         let file = options.read(true).write(true).custom_flags(nonblock).open(path);
@@ -72,11 +75,11 @@ pub fn triggers(dir: &Path) -> Vec<Result<File>> {
         file.write_all(trigger).with_context(|| format!("set a trigger on {}", path.display()))?;
         Ok(file)
     };
-    let of = |(name, [short, long]): (&str, [&[u8]; 2])| {
+    let open_first = |(name, [short, long]): (&str, [&[u8]; 2])| {
         let path = dir.join(name);
-        ask(&path, short).or_else(|_| ask(&path, long))
+        open(&path, short).or_else(|_| open(&path, long))
     };
-    TRIGGERS.into_iter().map(of).collect()
+    TRIGGERS.into_iter().map(open_first).collect()
 }
 
 #[cfg(test)]

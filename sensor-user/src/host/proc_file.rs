@@ -1,14 +1,16 @@
-//! A file that the kernel writes anew at each read: opened once, read many times into one buffer, so
-//! that looking needs no descriptor, no path walk and, once it has grown, no memory.
+//! A file that the kernel generates at each read. It is opened once and read many times into one
+//! buffer: a read needs no new descriptor, no path lookup and, once the buffer has grown, no
+//! memory.
 
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Larger texts are refused: /proc/zoneinfo, the largest of them, has a few lines per zone and CPU.
+/// Larger files are an error: /proc/zoneinfo, the largest of them, has a few lines per zone and
+/// CPU.
 const MAX_BYTES: usize = 8 << 20;
 
-/// An open file of the kernel's.
+/// An open file of /proc or of a cgroup.
 #[derive(Debug)]
 pub struct ProcFile {
     file: File,
@@ -16,25 +18,25 @@ pub struct ProcFile {
 }
 
 impl ProcFile {
-    /// Opens it.
+    /// Opens the file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
         Ok(Self { file, buffer: vec![0; 8192] })
     }
 
-    /// Opens it if it can be read as well: some files are there, and refuse.
+    /// Opens the file if it can be read: with psi=0 pressure files exist, but reading them fails.
     pub fn readable(path: &Path) -> Option<Self> {
-        let mut text = Self::open(path).ok()?;
-        text.read().is_ok().then_some(text)
+        let mut file = Self::open(path).ok()?;
+        file.read().is_ok().then_some(file)
     }
 
-    /// What it says now.
+    /// Reads the present content.
     pub fn read(&mut self) -> Result<&str> {
         let mut len = 0;
         loop {
             if len == self.buffer.len() {
                 if len >= MAX_BYTES {
-                    bail!("a text of the kernel has more than {MAX_BYTES} bytes");
+                    bail!("the file has more than {MAX_BYTES} bytes");
                 }
                 self.buffer.resize(len * 2, 0);
             }
@@ -47,17 +49,17 @@ impl ProcFile {
     }
 }
 
-/// Values of lines such as `name 123`, in the order of `names`; `None` for a name that is not there.
+/// Values of lines such as `name 123`, in the order of `names`; `None` for a name without a line.
 pub fn numbers<const N: usize>(text: &str, names: [&str; N]) -> [Option<u64>; N] {
-    let mut found = [None; N];
+    let mut values = [None; N];
     for line in text.lines() {
         let mut words = line.split_ascii_whitespace();
         let (Some(name), Some(value)) = (words.next(), words.next()) else { continue };
         if let Some(at) = names.iter().position(|n| *n == name.trim_end_matches(':')) {
-            found[at] = value.parse().ok();
+            values[at] = value.parse().ok();
         }
     }
-    found
+    values
 }
 
 #[cfg(test)]
@@ -65,15 +67,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_longer_than_the_buffer_is_read_whole_and_anew() {
-        let file = tempfile::NamedTempFile::new().expect("a file");
-        let mut text = ProcFile::open(file.path()).expect("opens");
-        assert_eq!(text.read().expect("reads"), "");
+    fn a_file_longer_than_the_buffer_is_read_completely() {
+        let temp = tempfile::NamedTempFile::new().expect("a file");
+        let mut file = ProcFile::open(temp.path()).expect("opens");
+        assert_eq!(file.read().expect("reads"), "");
         let long = "line\n".repeat(10_000);
-        std::fs::write(file.path(), &long).expect("write");
-        assert_eq!(text.read().expect("reads"), long);
-        std::fs::write(file.path(), "short").expect("write");
-        assert_eq!(text.read().expect("reads"), "short");
+        std::fs::write(temp.path(), &long).expect("write");
+        assert_eq!(file.read().expect("reads"), long);
+        std::fs::write(temp.path(), "short").expect("write");
+        assert_eq!(file.read().expect("reads"), "short");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Processes from /proc, for kernels that do not let the iterator load
+//! Processes from /proc, for kernels that cannot load the iterator
 //! ([`sensor_ebpf::probes::processes`]).
 //!
-//! It costs several system calls and some forty microseconds per process. So the walk is done in steps, and
-//! on a host with more than [`MAX_PROCESSES`] processes only those with the lowest ids are read, which are
-//! the oldest only until ids are reused.
+//! Each process costs several system calls and about forty microseconds. Therefore a walk is done
+//! in steps, and on a host with more than [`MAX_PROCESSES`] processes only those with the lowest
+//! ids are read. They are the oldest only until ids are reused.
 
 use std::{
     collections::BTreeMap,
@@ -15,22 +15,22 @@ use anyhow::{Context as _, Result};
 use procfs::{ProcError, process::Process as Entry};
 use sensor_ebpf::event::{COMM, Process, Sizes, Task};
 
-/// Processes in one walk.
+/// Most processes in one walk.
 const MAX_PROCESSES: usize = 4096;
 
-/// A walk under way.
+/// A walk in progress.
 #[derive(Debug)]
 pub struct ProcWalk {
-    /// Processes that are still to be read, the last first.
+    /// Ids that are still to be read, the last first.
     pending: Vec<i32>,
-    /// Where the memory controller's hierarchy is mounted.
+    /// Mount point of the memory controller's hierarchy.
     root: PathBuf,
-    /// Ids of cgroups by path: most processes share theirs with others.
+    /// Ids of cgroups by path: most processes share a cgroup with others.
     cgroup_ids: BTreeMap<String, u64>,
 }
 
 impl ProcWalk {
-    /// Lists the processes. `root` is where the memory controller's hierarchy is mounted.
+    /// Lists the processes. `root` is the mount point of the memory controller's hierarchy.
     pub fn begin(root: &Path) -> Result<Self> {
         let all = procfs::process::all_processes().context("list /proc")?;
         let mut pending: Vec<_> =
@@ -39,12 +39,12 @@ impl ProcWalk {
         Ok(Self { pending, root: root.to_owned(), cgroup_ids: BTreeMap::new() })
     }
 
-    /// Reads up to `count` more processes, and passes each that has memory to `each`. Returns whether
-    /// these were the last.
+    /// Reads up to `count` more processes, and passes each that has memory to `each`. Returns
+    /// whether the walk is complete.
     pub fn step(&mut self, count: usize, mut each: impl FnMut(&Process)) -> bool {
         let rest = self.pending.len().saturating_sub(count);
         for pid in self.pending.split_off(rest).into_iter().rev() {
-            // A process that has ended meanwhile is left out.
+            // Skips a process that has ended in the meantime.
             if let Ok(Some(process)) = self.read(pid) {
                 each(&process);
             }
@@ -82,7 +82,7 @@ impl ProcWalk {
         }))
     }
 
-    /// The id of the cgroup that its memory is charged to.
+    /// The id of the cgroup that the process's memory is charged to.
     fn cgroup(&mut self, entry: &Entry) -> Option<u64> {
         let all = entry.cgroups().ok()?.0;
         let memory = all.iter().find(|c| c.controllers.iter().any(|name| name == "memory"));
@@ -106,13 +106,13 @@ mod tests {
     fn this_process_is_found_with_its_memory() {
         let root = mounts::memory_root().unwrap_or_default();
         let mut walk = ProcWalk::begin(&root).expect("/proc");
-        let mut found = None;
+        let mut own = None;
         while !walk.step(3, |process| {
             if process.task.tgid == std::process::id() {
-                found = Some(*process);
+                own = Some(*process);
             }
         }) {}
-        let process = found.expect("this process");
+        let process = own.expect("this process");
         let status = Entry::myself().and_then(|p| p.status()).expect("status");
         let kib = status.rssanon.expect("some");
         let bytes = process.sizes.anon_pages * procfs::page_size();

@@ -1,6 +1,7 @@
-//! Loads one program, attaches it, and says in one line why not.
+//! Loads and attaches one program. An error is one line with the reason.
 //!
-//! Not for: deciding what to attach (`resolve`), or what a failure means for the rest (`load`).
+//! Not here: which programs to attach (`btf/resolve` of the core), and what a failure means for the
+//! other programs (`probe`).
 
 use std::{cell::LazyCell, io::ErrorKind, path::Path};
 
@@ -12,14 +13,15 @@ use aya::{
 use sensor_ebpf::spec::{Hook, Program};
 use tracing::{debug, warn};
 
-/// The kernel's types as aya reads them. Only programs at functions need them: read when the first
-/// of these asks, and once. (aya's loader reads them as well, and keeps them to itself.)
+/// The kernel's types, parsed by aya: once, when the first program at a function needs them. (aya's
+/// loader parses them too, but does not expose them.)
 pub(super) type Types = LazyCell<Result<Btf, BtfError>>;
 
-/// There on kernels that can make events of kprobes.
-const KPROBES: &str = "/sys/bus/event_source/devices/kprobe";
+/// Exists on kernels with CONFIG_KPROBE_EVENTS.
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
 
-/// Loads and attaches a program: how many instructions the verifier walked, where the kernel says.
+/// Loads and attaches a program. Returns the number of instructions that the verifier processed, if
+/// the kernel reports it.
 pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Result<Option<u32>> {
     let name = program.name;
     let types = || types.as_ref().map_err(|e| anyhow!("read the kernel's BTF: {e}"));
@@ -44,7 +46,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Resul
         }
         Hook::Kprobe(function) => {
             ensure!(
-                Path::new(KPROBES).exists(),
+                Path::new(KPROBE_PMU).exists(),
                 "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
             );
             let loaded: &mut KProbe = loaded.try_into()?;
@@ -53,7 +55,7 @@ pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Resul
         }
         Hook::Iterator(kind) => {
             let loaded: &mut Iter = loaded.try_into()?;
-            // Attached anew for each pass, see `read`.
+            // Attached for each pass, see `read`.
             loaded.load(kind, types()?).map_err(load_error)?;
             Ok(())
         }
@@ -63,24 +65,25 @@ pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Resul
     Ok(loaded.info().ok().and_then(|info| info.verified_instruction_count()))
 }
 
-/// What follows the verifier's verdict in its log.
+/// Beginnings of lines that follow the verifier's reason in its log.
 const STATISTICS: [&str; 3] = ["processed ", "stack depth ", "verification time "];
 
-/// The verifier's log is long; its last line but the statistics says what it did not like.
+/// An error with the verifier's reason: the last line of its log before the statistics.
 pub(super) fn load_error(name: &str, error: &ProgramError) -> anyhow::Error {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
         debug!(program = name, "verifier: {verifier_log}");
         let log = verifier_log.to_string();
-        let tells = |l: &&str| !l.trim().is_empty() && !STATISTICS.iter().any(|s| l.starts_with(s));
-        let last = log.lines().rfind(tells);
-        let said = last.map(|l| format!(": {}", l.trim())).unwrap_or_default();
-        return anyhow!("load {name}: {io_error}{said}{}", super::privilege::hint(io_error));
+        let is_statistics = |line: &str| STATISTICS.iter().any(|begin| line.starts_with(begin));
+        let is_reason = |line: &&str| !line.trim().is_empty() && !is_statistics(line);
+        let reason = log.lines().rfind(is_reason);
+        let reason = reason.map(|line| format!(": {}", line.trim())).unwrap_or_default();
+        return anyhow!("load {name}: {io_error}{reason}{}", super::privilege::hint(io_error));
     }
     anyhow!("load {name}: {error}")
 }
 
 fn attach_error(program: &Program, error: ProgramError) -> anyhow::Error {
-    /// ENOTSUPP, which has no name outside of the kernel.
+    /// ENOTSUPP, which is not in the uapi headers.
     const UNSUPPORTED: i32 = 524;
     let hint = match &error {
         ProgramError::SyscallError(e) if e.io_error.raw_os_error() == Some(UNSUPPORTED) => {
@@ -89,7 +92,7 @@ fn attach_error(program: &Program, error: ProgramError) -> anyhow::Error {
         ProgramError::SyscallError(e)
             if e.call == "perf_event_open" && e.io_error.kind() == ErrorKind::PermissionDenied =>
         {
-            " (where kernel.perf_event_paranoid is above 2, kprobes want CAP_SYS_ADMIN)"
+            " (with kernel.perf_event_paranoid above 2, kprobes need CAP_SYS_ADMIN)"
         }
         _ => "",
     };
@@ -108,6 +111,6 @@ pub(super) fn detach(ebpf: &mut Ebpf, name: &str) {
         _ => return,
     };
     if let Err(e) = unloaded {
-        warn!(program = name, "could not be detached: {e}");
+        warn!(program = name, "cannot detach: {e}");
     }
 }

@@ -1,5 +1,5 @@
-//! Messages of the kernel half: why it dropped an event, and the like. Off by default; the counters of
-//! losses are complete, messages are not.
+//! Messages of the kernel half, for example why it dropped an event. Off by default. Messages are
+//! rate limited; the counters of losses are complete.
 
 use anyhow::{Context as _, Result};
 use aya::Ebpf;
@@ -7,7 +7,7 @@ use aya_log::EbpfLogger;
 
 use super::settings::BpfLog;
 
-/// Writes the kernel half's messages to our log.
+/// Writes the kernel half's messages to the daemon's log.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct DebugLog(EbpfLogger<&'static dyn log::Log>);
 

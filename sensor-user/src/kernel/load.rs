@@ -41,7 +41,7 @@ use crate::host::cgroup::mounts::memory_on_v1;
 /// The BPF object, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMSENSOR_BPF_OBJECT_PATH"));
 
-/// What is loaded. It stays attached until this is dropped.
+/// The loaded object. Its programs stay attached until this is dropped.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Loaded {
     /// Which probes are attached.
@@ -90,7 +90,7 @@ fn plan(settings: &Settings) -> Result<Plan> {
     if settings.probes.is_disabled(probes::victim_exit::PROBE.name) {
         plan.globals.insert("AWAIT_EXITS", 0);
     }
-    let tgid = whoami(settings, &plan).context("ask the kernel for our own process id")?;
+    let tgid = whoami(settings, &plan).context("read this process's id in the kernel")?;
     plan.globals.insert("SELF_TGID", tgid);
     Ok(plan)
 }
@@ -118,16 +118,16 @@ fn page_bytes() -> u32 {
     u32::try_from(rustix::param::page_size()).unwrap_or(4096)
 }
 
-/// Asks the kernel who we are: inside a pid namespace, getpid() is not what programs see.
+/// This process's id as BPF programs see it: inside a pid namespace, getpid() returns another.
 ///
-/// In an object of its own, for the answer becomes a global of the one that stays.
+/// Runs in an object of its own, because the id becomes a global of the object that stays.
 fn whoami(settings: &Settings, plan: &Plan) -> Result<u32> {
     let mut ebpf = open(settings, plan)?;
     let whoami: &mut RawTracePoint =
         ebpf.program_mut("whoami").context("the object has no program whoami")?.try_into()?;
     whoami.load().map_err(|e| attach::load_error("whoami", &e))?;
     let tgid = whoami.test_run(RawTracePointRunOptions::new())?.return_value;
-    anyhow::ensure!(tgid != 0, "the kernel says that we are process 0");
+    anyhow::ensure!(tgid != 0, "the kernel reports process id 0");
     Ok(tgid)
 }
 
@@ -165,7 +165,7 @@ fn map_bytes(map: &Map) -> u64 {
         .unwrap_or(0)
 }
 
-/// An error that lists all required probes that are missing, unless the operator accepts that.
+/// An error that lists all required probes that are missing; only a warning with `allow_degraded`.
 pub fn check_required(
     coverage: &Coverage,
     required: &[String],

@@ -1,6 +1,6 @@
-//! The edge to BPF: loading, attaching, reading maps. Only here is aya named.
+//! The edge to BPF: loading, attaching, reading maps. No other folder uses aya.
 //!
-//! * [`settings`]: what the configuration may change.
+//! * [`settings`]: the part of the configuration that the kernel half needs.
 //! * [`load`] loads the object and keeps it; [`probe`] attaches a probe, [`attach`] one program.
 //! * [`read`] reads the maps; [`debug_log`] the kernel half's messages.
 //! * [`privilege`] checks and drops capabilities.

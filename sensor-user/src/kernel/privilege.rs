@@ -1,4 +1,4 @@
-//! Capabilities: what loading needs, and getting rid of the rest afterwards.
+//! Checks the capabilities that loading needs, and drops them afterwards.
 //!
 //! Capabilities belong to threads, so they are dropped before any thread is started.
 
@@ -8,11 +8,11 @@ use rustix::thread::{
     set_no_new_privs,
 };
 
-/// What loading and attaching needs: maps and programs (CAP_BPF, kernel/bpf/syscall.c), tracing
-/// programs and kernel reads (CAP_PERFMON, the same). CAP_SYS_ADMIN stands for both.
+/// Capabilities for loading and attaching: CAP_BPF for maps and programs, CAP_PERFMON for tracing
+/// programs and kernel reads (kernel/bpf/syscall.c). CAP_SYS_ADMIN includes both.
 const NEEDED: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 
-/// Why we may not load, and what to do; `None` if we may.
+/// The missing capabilities, with a remedy; `None` if none is missing.
 pub fn missing() -> Option<String> {
     let have = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
     if have.contains(NEEDED) || have.contains(CapabilitySet::SYS_ADMIN) {
@@ -24,20 +24,21 @@ pub fn missing() -> Option<String> {
         .map(|(_, name)| *name)
         .collect();
     Some(format!(
-        "{} missing: start memsensor as root, or give its unit AmbientCapabilities=CAP_BPF CAP_PERFMON",
+        "{} missing: start memsensor as root, or give its unit \
+         AmbientCapabilities=CAP_BPF CAP_PERFMON",
         names.join(" and ")
     ))
 }
 
-/// What may be behind a refusal by the kernel, as a clause for an error message.
+/// A possible cause of an error of bpf(), as a clause for an error message.
 pub(super) fn hint(error: &std::io::Error) -> String {
     let is = |errno: rustix::io::Errno| error.raw_os_error() == Some(errno.raw_os_error());
-    // The verifier does not know the helpers that lockdown forbids, and calls that EINVAL.
+    // With lockdown the verifier does not know the forbidden helpers, and returns EINVAL.
     if !is(rustix::io::Errno::PERM) && !is(rustix::io::Errno::INVAL) {
         return String::new();
     }
-    if let Some(why) = missing() {
-        return format!(" ({why})");
+    if let Some(missing) = missing() {
+        return format!(" ({missing})");
     }
     let lockdown = std::fs::read_to_string("/sys/kernel/security/lockdown").unwrap_or_default();
     if lockdown.contains("[confidentiality]") {
@@ -51,15 +52,15 @@ pub(super) fn hint(error: &std::io::Error) -> String {
     String::new()
 }
 
-/// Drops everything that serving does not need; returns what was kept.
+/// Drops all capabilities that serving does not need; returns the names of those that were kept.
 ///
-/// `needs` is kept in any case. `works` reads a map. Since 5.19 that needs no capability for who holds the descriptor; before,
-/// with `kernel.unprivileged_bpf_disabled`, it needs CAP_BPF. Which it is here is tried, not
-/// guessed: first with nothing effective, and only if that fails with CAP_BPF.
+/// Keeps `needs`. `works` reads a map: since 5.19 a process that has the descriptor needs no
+/// capability for that; before, with `kernel.unprivileged_bpf_disabled`, it needs CAP_BPF. Which
+/// case applies is tested: CAP_BPF is kept only if reading fails without it.
 pub fn drop_all(needs: CapabilitySet, works: impl Fn() -> bool) -> Result<String> {
     set_no_new_privs(true).context("set no_new_privs")?;
     clear_ambient_capability_set().context("clear the ambient capabilities")?;
-    let permitted = capabilities(None).context("read our capabilities")?.permitted;
+    let permitted = capabilities(None).context("read the capabilities of this process")?.permitted;
     let set = |effective: CapabilitySet, permitted: CapabilitySet| {
         let inheritable = CapabilitySet::empty();
         set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
@@ -69,11 +70,11 @@ pub fn drop_all(needs: CapabilitySet, works: impl Fn() -> bool) -> Result<String
     set(keep, permitted)?;
     let mut names = Vec::new();
     if keep.contains(CapabilitySet::IPC_LOCK) {
-        names.push("CAP_IPC_LOCK (there is a limit on locked memory: LimitMEMLOCK=infinity)");
+        names.push("CAP_IPC_LOCK (locked memory is limited: set LimitMEMLOCK=infinity)");
     }
     if !works() && permitted.contains(CapabilitySet::BPF) {
         keep |= CapabilitySet::BPF;
-        names.push("CAP_BPF (this kernel wants it for reading maps)");
+        names.push("CAP_BPF (this kernel requires it for reading maps)");
     }
     set(keep, keep)?;
     Ok(if names.is_empty() { "none".to_owned() } else { names.join(", ") })

@@ -1,6 +1,7 @@
-//! Attaches the programs of one probe: all that it needs, or none.
+//! Attaches the programs of one probe: all required programs, or none.
 //!
-//! Not here: attaching one program (`attach`), and which programs this kernel allows (`btf/resolve`).
+//! Not here: attaching one program (`attach`), and which programs this kernel allows
+//! (`btf/resolve`).
 
 use aya::Ebpf;
 use sensor_core::{
@@ -81,9 +82,9 @@ fn attach_program(
     }
 }
 
-/// A program that is missing and that the others depend on, with its reason. A begin without its end
-/// counts half of something. Programs were also loaded with the assumption that a planned optional
-/// program with `present` would be attached.
+/// A program that is missing and that the others depend on, with its reason. A begin without its
+/// end counts half of something. Programs were also loaded with the assumption that a planned
+/// optional program with `present` would be attached.
 fn broken_dependency(
     probe: &Probe,
     plan: &[Result<(), String>],

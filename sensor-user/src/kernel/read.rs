@@ -1,6 +1,7 @@
-//! Reads what the kernel half counted: rows summed over CPUs, who is inside, events.
+//! Reads the kernel half's maps: rows summed over CPUs, tasks in flight, stall clocks, ring
+//! buffers.
 //!
-//! Maps are read as arrays of words; what a word means is in the probes' specs.
+//! Maps are read as arrays of words; the probes' specs define each word.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,10 +30,10 @@ use sensor_ebpf::{
     spec::{ROW_WORDS, Row},
 };
 
-/// The program that tells of processes.
-const TABLE: &str = probes::processes::PROBE.programs[0].name;
+/// The iterator over processes.
+const ITERATOR: &str = probes::processes::PROBE.programs[0].name;
 
-/// The kernel hands out at most so much of an iterator at a time (8 pages, kernel/bpf/bpf_iter.c).
+/// Most bytes that the kernel returns per read of an iterator (8 pages, kernel/bpf/bpf_iter.c).
 const PAGE_BYTES: usize = 32 << 10;
 
 /// The maps of the loaded object, and the object itself: dropping it detaches everything.
@@ -43,21 +44,21 @@ pub struct Reader {
     stalls: HashMap<MapData, u64, ByCause>,
     reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
     rings: Option<Rings>,
-    /// What the kernel says of each program, re-read from its beginning.
+    /// /proc/self/fdinfo of each program; each read starts at the beginning.
     infos: Vec<File>,
     ebpf: Ebpf,
-    /// What was read of a pass over the processes.
+    /// Buffer for a pass over the processes.
     page: Box<[u8]>,
-    /// While this is open, the kernel measures programs.
+    /// While this is open, the kernel measures the cost of programs.
     stats: Option<OwnedFd>,
 }
 
 /// The ring buffers.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Rings {
-    /// Rare events; wakes whoever polls it.
+    /// Rare events; each record wakes pollers.
     pub events: RingBuf<MapData>,
-    /// Cgroups that were made and removed; wakes nobody.
+    /// Cgroups that were created and removed; records do not wake pollers.
     pub cgroups: RingBuf<MapData>,
 }
 
@@ -105,7 +106,7 @@ impl Reader {
             .collect()
     }
 
-    /// Every slot of the table of who is inside, ended ones included.
+    /// Every used slot of the table of tasks in flight, including ended entries.
     pub fn slots(&self) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
         for i in 0..u32::try_from(CHUNKS)? {
@@ -124,9 +125,9 @@ impl Reader {
         Ok(slots)
     }
 
-    /// Nanoseconds that tasks of each of these cgroups spent stalled, stalls under way included, as far
-    /// as the kernel half remembers the cgroup. `slots` are those of `now`. One that could not be read
-    /// now is not in the answer.
+    /// Nanoseconds that tasks of each of these cgroups were stalled, including stalls in progress.
+    /// A cgroup that the kernel half has evicted starts at 0. `slots` are those of `now`. Omits
+    /// cgroups that cannot be read now.
     pub fn stalls_of(
         &self,
         cgroups: &BTreeSet<u64>,
@@ -137,30 +138,31 @@ impl Reader {
             return BTreeMap::new();
         }
         let unsettled = unsettled_stalls(slots, now);
-        let of = |cgroup: &u64| {
+        let stall = |cgroup: &u64| {
             let ended = match self.stalls.get(cgroup, 0) {
                 Ok(by_cause) => total_ns(&by_cause),
                 Err(MapError::KeyNotFound) => 0,
                 Err(_) => return None,
             };
-            let more = unsettled.get(cgroup).map_or(0, total_ns);
-            Some((*cgroup, ended.saturating_add(more)))
+            let in_progress = unsettled.get(cgroup).map_or(0, total_ns);
+            Some((*cgroup, ended.saturating_add(in_progress)))
         };
-        cgroups.iter().filter_map(of).collect()
+        cgroups.iter().filter_map(stall).collect()
     }
 
-    /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; none before 5.12, which does not
-    /// tell.
+    /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; `None` before 5.12, which
+    /// does not report them.
     pub fn recursion_misses(&self) -> Option<u64> {
-        self.infos.iter().filter_map(misses_in).reduce(u64::saturating_add)
+        self.infos.iter().filter_map(read_misses).reduce(u64::saturating_add)
     }
 
-    /// The stall clock of all cgroups that the kernel half remembers, in the order of their ids, stalls
-    /// under way included; and how many it remembers. `slots` are those of `now`, read before: what is
-    /// charged meanwhile is there twice rather than not at all (see [`sensor_core::common::counter::rise_of_clock`]).
+    /// The stall clocks of all cgroups in the kernel half's map, ordered by id, including stalls in
+    /// progress; and the number of entries in the map. `slots` are those of `now`, read before: a
+    /// stall that is charged in between counts twice instead of not at all (see
+    /// [`sensor_core::common::counter::rise_of_clock`]).
     pub fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
-        let ended: BTreeMap<u64, ByCause> = whole(self.stalls.iter(), "STALLS")?;
-        let remembered = ended.len();
+        let ended: BTreeMap<u64, ByCause> = collect_map(self.stalls.iter(), "STALLS")?;
+        let entries = ended.len();
         let mut clock = unsettled_stalls(slots, now);
         for (id, ended) in ended {
             let sums = clock.entry(id).or_default();
@@ -168,26 +170,27 @@ impl Reader {
                 *sum = sum.saturating_add(ns);
             }
         }
-        Ok((clock.into_iter().collect(), remembered))
+        Ok((clock.into_iter().collect(), entries))
     }
 
-    /// How long reclaim took in each cgroup that the kernel half remembers, where that is asked for.
+    /// Histograms of reclaim of all cgroups in the kernel half's map; empty unless they are
+    /// enabled.
     pub fn reclaim(&self) -> Result<Vec<CgroupReclaim>> {
-        let known: BTreeMap<[u64; 2], _> = whole(self.reclaim.iter(), "RECLAIM")?;
-        let of = |([cgroup, kind], words): ([u64; 2], _)| {
+        let entries: BTreeMap<[u64; 2], _> = collect_map(self.reclaim.iter(), "RECLAIM")?;
+        let reclaim = |([cgroup, kind], words): ([u64; 2], _)| {
             let kind = RECLAIM_KINDS.into_iter().map(|(k, _)| k).find(|k| *k as u64 == kind)?;
             Some(CgroupReclaim { cgroup, kind, words })
         };
-        Ok(known.into_iter().filter_map(of).collect())
+        Ok(entries.into_iter().filter_map(reclaim).collect())
     }
 
-    /// What the programs cost so far; empty while BPF statistics are off.
+    /// Run time and run count of each program; empty while BPF statistics are off.
     pub fn costs(&self) -> Vec<ProgramCost> {
         let programs = probes::ALL.iter().flat_map(|p| p.programs);
         programs
             .filter_map(|spec| {
                 let info = self.ebpf.program(spec.name)?.info().ok()?;
-                // Somebody else may have switched statistics on (kernel.bpf_stats_enabled).
+                // Statistics may be on for the whole host (kernel.bpf_stats_enabled).
                 (self.stats.is_some() || info.run_count() > 0).then(|| ProgramCost {
                     program: spec.name,
                     run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
@@ -197,31 +200,32 @@ impl Reader {
             .collect()
     }
 
-    /// Goes through the processes that have memory, as [`probes::processes`] tells of them. Each pass is
-    /// a descriptor of its own, for the kernel's cannot be rewound.
+    /// Calls `each` for every process that has memory (see [`probes::processes`]). Each pass needs
+    /// a new descriptor, because an iterator's cannot be rewound.
     pub fn processes(&mut self, mut each: impl FnMut(&Process)) -> Result<()> {
-        let program = self.ebpf.program_mut(TABLE).context("the object has no process table")?;
+        let program =
+            self.ebpf.program_mut(ITERATOR).context("the object has no process iterator")?;
         let program: &mut Iter = program.try_into()?;
         let link = program.attach().context("begin a pass over the processes")?;
         let mut file = program.take_link(link)?.into_file().context("open the processes")?;
         let mut filled = 0;
         loop {
             let free = self.page.get_mut(filled..).context("a record larger than the buffer")?;
-            let more = file.read(free).context("read the processes")?;
-            if more == 0 {
+            let len = file.read(free).context("read the processes")?;
+            if len == 0 {
                 break;
             }
-            filled += more;
-            let whole =
+            filled += len;
+            let records =
                 self.page.get(..filled).unwrap_or_default().chunks_exact(size_of::<Process>());
-            let rest = whole.remainder().len();
-            for record in whole {
+            let rest = records.remainder().len();
+            for record in records {
                 each(&bytemuck::pod_read_unaligned(record));
             }
             self.page.copy_within(filled - rest..filled, 0);
             filled = rest;
         }
-        anyhow::ensure!(filled == 0, "the kernel ended in the middle of a process");
+        anyhow::ensure!(filled == 0, "the kernel returned an incomplete process");
         Ok(())
     }
 
@@ -231,34 +235,35 @@ impl Reader {
     }
 }
 
-/// Entries of a map that are read at a time: a bound, not an expectation.
-const MOST_READ: usize = 65_536;
+/// Most entries that are read of a map; larger than every map.
+const MAX_ENTRIES: usize = 65_536;
 
-/// All of a map from which the kernel may drop an entry at any time. If that is the one that was just read
-/// the kernel begins anew (htab_map_get_next_key, kernel/bpf/hashtab.c), so each counts once. An error if
-/// it ends in the middle: what is left out would look forgotten.
-fn whole<K: Ord, V>(
+/// All entries of a map from which the kernel may evict an entry at any time. If it evicts the
+/// entry that was just read, the kernel starts again with the first (htab_map_get_next_key,
+/// kernel/bpf/hashtab.c): collecting by key counts each entry once. An incomplete read is an error,
+/// because missing entries would be taken for evicted ones.
+fn collect_map<K: Ord, V>(
     entries: impl Iterator<Item = Result<(K, V), MapError>>,
     name: &'static str,
 ) -> Result<BTreeMap<K, V>> {
-    let all: Result<_, _> = entries.take(MOST_READ).collect();
+    let all: Result<_, _> = entries.take(MAX_ENTRIES).collect();
     all.with_context(|| format!("read the map {name}"))
 }
 
-/// The kernel's text on a loaded program. Opened before capabilities are dropped, and once.
+/// Opens /proc/self/fdinfo of a loaded program, before capabilities are dropped.
 fn info_of(program: &Program) -> Option<File> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
     File::open(format!("/proc/self/fdinfo/{fd}")).ok()
 }
 
-fn misses_in(info: &File) -> Option<u64> {
-    // The text has some 300 bytes.
+fn read_misses(info: &File) -> Option<u64> {
+    // The text has about 300 bytes.
     let mut text = [0; 1024];
     let len = info.read_at(&mut text, 0).ok()?;
-    misses_of(std::str::from_utf8(text.get(..len)?).ok()?)
+    parse_misses(std::str::from_utf8(text.get(..len)?).ok()?)
 }
 
-fn misses_of(info: &str) -> Option<u64> {
+fn parse_misses(info: &str) -> Option<u64> {
     info.lines().find_map(|l| l.strip_prefix("recursion_misses:")?.trim().parse().ok())
 }
 
@@ -267,19 +272,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_map_is_read_whole_and_each_entry_once() {
-        let read = |entries: Vec<Result<(u64, u64), MapError>>| whole(entries.into_iter(), "X");
-        // The kernel began anew after the second.
+    fn a_map_is_read_completely_and_each_entry_counts_once() {
+        let read =
+            |entries: Vec<Result<(u64, u64), MapError>>| collect_map(entries.into_iter(), "X");
+        // The kernel starts again after the second entry.
         let twice = vec![Ok((7, 1)), Ok((8, 2)), Ok((7, 3)), Ok((9, 4))];
-        assert_eq!(read(twice).expect("whole"), BTreeMap::from([(7, 3), (8, 2), (9, 4)]));
-        let error = read(vec![Ok((7, 1)), Err(MapError::ElementNotFound)]).expect_err("half");
+        assert_eq!(read(twice).expect("complete"), BTreeMap::from([(7, 3), (8, 2), (9, 4)]));
+        let error = read(vec![Ok((7, 1)), Err(MapError::ElementNotFound)]).expect_err("incomplete");
         assert!(format!("{error:#}").starts_with("read the map X: "), "{error:#}");
-        let for_ever = std::iter::repeat_with(|| Ok((1, 1)));
-        assert_eq!(whole(for_ever, "X").expect("an end").len(), 1);
+        let endless = std::iter::repeat_with(|| Ok((1, 1)));
+        assert_eq!(collect_map(endless, "X").expect("bounded").len(), 1);
     }
 
     #[test]
-    fn what_a_kernel_does_not_tell_is_not_0() {
+    fn misses_that_a_kernel_does_not_report_are_not_0() {
         // bpf_prog_show_fdinfo of 5.10, and of 5.12 and later.
         let old = "pos:\t0\nflags:\t02000002\nprog_type:\t17\nrun_time_ns:\t0\nrun_cnt:\t0\n";
         for (more, misses) in [
@@ -287,7 +293,7 @@ mod tests {
             ("recursion_misses:\t0\n", Some(0)),
             ("recursion_misses:\t7\nverified_insns:\t92\n", Some(7)),
         ] {
-            assert_eq!(misses_of(&format!("{old}{more}")), misses, "{more:?}");
+            assert_eq!(parse_misses(&format!("{old}{more}")), misses, "{more:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the configuration may change about the kernel half.
+//! Settings of the kernel half.
 
 use std::collections::BTreeSet;
 
@@ -108,7 +108,7 @@ impl KillSenders {
     pub fn check(&self) -> Result<()> {
         let senders = || self.oom_daemons.iter().chain(&self.others);
         let (count, max) = (senders().count(), MAX_SENDERS - 1);
-        ensure!(count <= max, "kill_senders: {count} names, at most {max} have room");
+        ensure!(count <= max, "kill_senders: {count} names, at most {max} are allowed");
         let mut seen = BTreeSet::new();
         for name in senders() {
             ensure!(!name.is_empty(), "kill_senders: an empty name");

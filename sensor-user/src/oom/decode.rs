@@ -10,24 +10,24 @@ use sensor_core::{
     },
 };
 
-/// Decodes a record: its time in CLOCK_MONOTONIC nanoseconds, and the event. `boot` is the prefix of event
-/// ids. `None` if the record is of unknown kind or size.
+/// Decodes a record: its time in CLOCK_MONOTONIC nanoseconds, and the event. `boot` is the prefix
+/// of event ids. `None` if the record is of unknown kind or size.
 pub fn decode(record: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventKind)> {
     let tag = bytes::decode::<u32>(record)?;
     if tag == Tag::OomKill as u32 {
         let e: event::OomKill = bytes::decode(record)?;
-        let of = |pages: u64| pages.saturating_mul(page_bytes);
+        let bytes_of = |pages: u64| pages.saturating_mul(page_bytes);
         let kind = EventKind::OomKill {
             oom_type: if e.memcg == 0 { OomType::Global } else { OomType::Memcg },
             victim: task(&e.victim),
             trigger: task(&e.trigger),
             memory: VictimMemory {
-                anon_bytes: of(e.sizes.anon_pages),
-                file_bytes: of(e.sizes.file_pages),
-                shmem_bytes: of(e.sizes.shmem_pages),
-                swap_bytes: of(e.sizes.swap_pages),
+                anon_bytes: bytes_of(e.sizes.anon_pages),
+                file_bytes: bytes_of(e.sizes.file_pages),
+                shmem_bytes: bytes_of(e.sizes.shmem_pages),
+                swap_bytes: bytes_of(e.sizes.swap_pages),
                 page_tables_bytes: e.sizes.pgtables_bytes,
-                virtual_bytes: of(e.total_vm_pages),
+                virtual_bytes: bytes_of(e.total_vm_pages),
             },
             context: (e.has_context != 0).then(|| AllocContext {
                 order: e.order,
@@ -89,7 +89,7 @@ mod tests {
     }
 
     proptest! {
-        /// JSON may escape C0 controls itself; DEL, C1 and line separators must be gone.
+        /// JSON may escape C0 controls itself; DEL, C1 and line separators must be replaced.
         #[test]
         fn names_of_hostile_records_are_sanitized(
             tag in 0u32..6,
@@ -100,7 +100,8 @@ mod tests {
                 let json = serde_json::to_string(&kind).expect("serialises");
                 prop_assert!(!json.contains(|c: char| c.is_control()), "{json:?}");
                 for task in kind.tasks_mut() {
-                    let dirty = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
+                    let dirty =
+                        |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
                     prop_assert!(!task.comm.contains(dirty), "{:?}", task.comm);
                 }
             }

@@ -1,8 +1,10 @@
-//! The event thread: reads the kernel half's ring buffers, adds what only user space knows of each event,
-//! and puts it into the event log.
+//! The event thread: reads the kernel half's ring buffers, adds paths and a report to each event,
+//! and appends it to the event log.
 //!
-//! It reads files of cgroups and waits for a scan of processes; nothing that answers waits for it. Not here:
-//! what an event is (`model/event` of the core), and what its report consists of (`report_builder`).
+//! It reads files of cgroups and waits for a scan of processes; no thread that serves waits for it.
+//!
+//! Not here: what an event is (`model/event` of the core), and what its report consists of
+//! (`report_builder`).
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,8 +53,9 @@ const MAX_USAGE_AGE_NS: u64 = 1_000_000_000;
 /// How long an event, and those behind it, wait for a scan: the ring has room for a thousand.
 const SCAN_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// Shortest time between two SIGKILLs that get a report: four a second. A sender is known by a name that
-/// any process may take, and a report costs reads of files and a scan, while OOM kills wait behind it.
+/// Shortest time between two SIGKILLs that get a report: four a second. A sender is known by a name
+/// that any process may take, and a report costs reads of files and a scan, while OOM kills wait
+/// behind it.
 const SIGNAL_REPORT_GAP_NS: u64 = 250_000_000;
 
 /// What the event reader reads and writes.
@@ -64,7 +67,7 @@ pub struct Inputs {
     pub debug_log: Option<DebugLog>,
     /// The kernel's log; `None` where it may not be read.
     pub kernel_log: Option<KernelLog>,
-    /// Where the hierarchies are mounted; `None` without the memory controller.
+    /// Mount points of the hierarchies; `None` without the memory controller.
     pub mounts: Option<CgroupMounts>,
     /// Which probes are attached.
     pub coverage: Arc<Coverage>,
@@ -93,9 +96,9 @@ pub struct EventReader {
     page_bytes: u64,
     /// The last known cgroup id of each named scope; 0 before the first.
     scope_ids: Vec<u64>,
-    /// Paths that the kernel half could not report when the tree was walked last.
+    /// Paths that the kernel half could not report, at the time of the last walk.
     paths_lost: u64,
-    /// When a SIGKILL got a report last; 0 is never.
+    /// Time of the last SIGKILL with a report; 0 before the first.
     signal_report_ns: u64,
 }
 
@@ -134,12 +137,12 @@ impl EventReader {
         let _ = poll(&mut events, Some(&timeout));
     }
 
-    /// Reads which cgroups were made and removed.
+    /// Applies records of created and removed cgroups.
     fn update_cgroup_paths(&mut self) {
         let mut cache = path_cache::lock(&self.inputs.paths);
         while let Some(record) = self.inputs.rings.cgroups.next() {
             if !cache.apply(&record) {
-                warn!("a record on a cgroup of unknown kind or size: {} bytes", record.len());
+                warn!("skipped a cgroup record of unknown kind or size: {} bytes", record.len());
             }
         }
     }
@@ -149,7 +152,7 @@ impl EventReader {
         let Some(sample) = &*self.inputs.sample.load() else { return };
         let losses = sample.snapshot.rows.get(loss::ROW as usize);
         let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
-        // More cgroups were made than the ring has room for.
+        // More cgroups were created than fit into the ring.
         if lost > self.paths_lost
             && path_cache::walk(&self.inputs.paths, monotonic_ns(), WALK_FOR_EVENT)
         {
@@ -172,7 +175,7 @@ impl EventReader {
             if decoded.is_some() {
                 return decoded;
             }
-            warn!("an event of unknown kind or size: {} bytes", record.len());
+            warn!("skipped an event record of unknown kind or size: {} bytes", record.len());
         }
     }
 
@@ -180,8 +183,8 @@ impl EventReader {
         let coverage = Arc::clone(&self.inputs.coverage);
         let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
         while let Some((time_ns, mut kind)) = self.next() {
-            // A cgroup is made before anything happens in it, perhaps while the last event waited for a
-            // scan: so paths come first.
+            // Update paths first: the cgroup may have been created while the last event waited for
+            // a scan.
             self.update_cgroup_paths();
             kind.name_constraint(constraints);
             let now = monotonic_ns();
@@ -198,19 +201,20 @@ impl EventReader {
     }
 
     fn count_kill(&mut self, victim: &TaskInfo) {
-        // Ids of cgroups that were made since the last wait.
+        // Ids of cgroups that were created since the last wait.
         self.read_sample();
         let id = victim.cgroup_id;
         let in_scope = |index: usize| self.scope_ids.get(index) == Some(&id);
         self.inputs.kills.count(victim.cgroup.as_ref(), in_scope);
     }
 
-    /// The kernel log's line on an OOM kill; adds the allocation from there if no probe measured it.
+    /// The kernel log's line on an OOM kill; adds the allocation from there if no probe measured
+    /// it.
     fn find_logged(&mut self, kind: &mut EventKind) -> Option<KmsgKill> {
         let EventKind::OomKill { victim, context, .. } = kind else { return None };
         let logged = self.inputs.kernel_log.as_mut()?.find(victim.pid)?;
         if context.is_none()
-            && let Some((order, gfp_flags)) = logged.asked.clone()
+            && let Some((order, gfp_flags)) = logged.allocation.clone()
         {
             let constraint = logged.constraint.clone();
             *context = Some(AllocContext { order, gfp_flags, constraint, from_log: true });
@@ -249,8 +253,9 @@ impl EventReader {
         Some(report_builder::build(kind, sources))
     }
 
-    /// A recent scan of processes. On a calm host the last one may be ten seconds old, and a leak younger
-    /// than that. The sensing thread scans after its next verdict; this thread waits for it.
+    /// A recent scan of processes. On a calm host the last one may be ten seconds old, and a leak
+    /// younger than that. The sensing thread scans after its next verdict; this thread waits for
+    /// it.
     fn recent_usage(&self, time_ns: u64) -> Option<Arc<MemoryUsage>> {
         let recent =
             |usage: &MemoryUsage| usage.taken_ns.saturating_add(MAX_USAGE_AGE_NS) >= time_ns;

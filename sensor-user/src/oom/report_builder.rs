@@ -1,5 +1,5 @@
-//! Puts the report on a kill together, and lists contradictions between its sources, which are shown and
-//! not resolved. Pure.
+//! Puts the report on a kill together, and lists contradictions between its sources, which are
+//! shown and not resolved. Pure.
 //!
 //! Not here: reading the sources (`event_reader`).
 
@@ -25,7 +25,7 @@ const GROWERS: usize = 5;
 /// An OOM daemon that marks the cgroup before it kills.
 const OOMD: &str = "systemd-oomd";
 
-/// What is known of an event, by source.
+/// Data about an event, by source.
 #[derive(Debug, Default)]
 pub(super) struct Sources<'a> {
     /// When it happened: CLOCK_MONOTONIC nanoseconds.
@@ -81,8 +81,8 @@ fn with_usage(report: OomReport, usage: &MemoryUsage, time_ns: u64) -> OomReport
 }
 
 fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> {
-    grew.retain(|one| grown(one) > 0);
-    grew.sort_by_key(|one| std::cmp::Reverse(grown(one)));
+    grew.retain(|item| grown(item) > 0);
+    grew.sort_by_key(|item| std::cmp::Reverse(grown(item)));
     grew.into_iter().take(GROWERS).cloned().collect()
 }
 
@@ -90,24 +90,25 @@ fn most_grown<T: Clone>(mut grew: Vec<&T>, grown: impl Fn(&T) -> i64) -> Vec<T> 
 fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
     let EventKind::OomKill { oom_type, context, .. } = kind else { return None };
     let memcg = *oom_type == OomType::Memcg;
-    // The path may be left in doubt.
+    // The path may be ambiguous, and then missing.
     let in_log = logged.memcg.is_some() || logged.constraint == "memcg";
     if in_log != memcg {
         return Some(format!(
-            "the kernel's log names constraint {:?} and cgroup {:?}, but the probes saw a kill of type {}",
+            "the kernel log has constraint {:?} and cgroup {:?}, but the probes recorded a kill of \
+             type {}",
             logged.constraint,
             logged.memcg,
             oom_type.label(),
         ));
     }
     let AllocContext { order, gfp_flags, constraint, .. } = context.as_ref()?;
-    let (logged_order, logged_flags) = logged.asked.as_ref()?;
+    let (logged_order, logged_flags) = logged.allocation.as_ref()?;
     let same =
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
     (!same).then(|| {
         format!(
-            "measured were order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel's log has \
-             {logged_order}, {logged_flags}, {}",
+            "the probes measured order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel \
+             log has {logged_order}, {logged_flags}, {}",
             logged.constraint,
         )
     })
@@ -116,14 +117,14 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
 /// The cgroup with the largest share of its limit in use.
 fn nearest_limit(cgroups: &[CgroupLimits]) -> Option<String> {
     let share = |used: Option<u64>, limit: Option<u64>| Some(used? as f64 / limit?.max(1) as f64);
-    let full = |level: &CgroupLimits| {
-        let memory = share(level.current_bytes, level.max_bytes);
-        let swap = share(level.swap_bytes, level.swap_max_bytes);
+    let fullness = |limits: &CgroupLimits| {
+        let memory = share(limits.current_bytes, limits.max_bytes);
+        let swap = share(limits.swap_bytes, limits.swap_max_bytes);
         memory.into_iter().chain(swap).reduce(f64::max)
     };
-    let limited = cgroups.iter().filter_map(|level| Some((level, full(level)?)));
+    let limited = cgroups.iter().filter_map(|limits| Some((limits, fullness(limits)?)));
     let fullest = limited.reduce(|a, b| if b.1 > a.1 { b } else { a });
-    fullest.map(|(level, _)| level.path.clone())
+    fullest.map(|(limits, _)| limits.path.clone())
 }
 
 fn contradictions(
@@ -193,11 +194,11 @@ mod tests {
         kill.has_context = u32::from(constraint.is_some());
         kill.victim.tgid = 7;
         kill.victim.comm[..3].copy_from_slice(b"php");
-        let (_, mut what) = decode(bytemuck::bytes_of(&kill), 4096, "b").expect("decodes");
+        let (_, mut event) = decode(bytemuck::bytes_of(&kill), 4096, "b").expect("decodes");
         if let Some(constraint) = constraint {
-            what.name_constraint(&[Some(constraint.to_owned())]);
+            event.name_constraint(&[Some(constraint.to_owned())]);
         }
-        what
+        event
     }
 
     fn report(
@@ -229,7 +230,7 @@ mod tests {
         let free = CgroupLimits::default();
         let as_known = usage(vec![process(7, "php", 0)]);
         let other = usage(vec![process(7, "init", 0)]);
-        for (what, cgroups, who, wanted) in [
+        for (kind, cgroups, usage, expected) in [
             (kill(true, None), vec![free.clone(), limited.clone()], Some(&as_known), vec![]),
             (kill(false, Some("none")), vec![free.clone()], None, vec![]),
             (kill(true, Some("memcg")), vec![], None, vec![]),
@@ -243,11 +244,10 @@ mod tests {
             (kill(false, Some("memcg")), vec![], None, vec!["no cgroup as out of memory"]),
             (kill(false, Some("cpuset")), vec![], Some(&other), vec!["its id was reused"]),
         ] {
-            let found = report(&what, 4_000_000_000, cgroups, None, who);
-            let found = found.contradictions;
-            assert_eq!(found.len(), wanted.len(), "{found:?}");
-            for (found, wanted) in found.iter().zip(wanted) {
-                assert!(found.contains(wanted), "{found}");
+            let contradictions = report(&kind, 4_000_000_000, cgroups, None, usage).contradictions;
+            assert_eq!(contradictions.len(), expected.len(), "{contradictions:?}");
+            for (contradiction, part) in contradictions.iter().zip(expected) {
+                assert!(contradiction.contains(part), "{contradiction}");
             }
         }
         // In a scan after the kill the id may be reused.
@@ -270,8 +270,8 @@ mod tests {
             (b"systemd-oomd", vec![], 0),
             (b"earlyoom", vec![CgroupLimits::default()], 0),
         ] {
-            let told = report(&signal(comm), 0, cgroups, None, None);
-            assert_eq!(told.contradictions.len(), contradictions, "{:?}", told.contradictions);
+            let found = report(&signal(comm), 0, cgroups, None, None).contradictions;
+            assert_eq!(found.len(), contradictions, "{found:?}");
         }
     }
 
@@ -280,18 +280,18 @@ mod tests {
         let logged = |constraint: &str, memcg: Option<&str>, order| KmsgKill {
             constraint: constraint.to_owned(),
             memcg: memcg.map(str::to_owned),
-            asked: Some((order, "0x0".to_owned())),
+            allocation: Some((order, "0x0".to_owned())),
             ..KmsgKill::default()
         };
-        let against = |what: &EventKind, logged: &KmsgKill| {
-            let told = report(what, 0, vec![], Some(logged), None);
-            (told.contradictions.len(), told.oom_cgroup)
+        let against = |kind: &EventKind, logged: &KmsgKill| {
+            let report = report(kind, 0, vec![], Some(logged), None);
+            (report.contradictions.len(), report.oom_cgroup)
         };
         let memcg = logged("memcg", Some("/a"), 0);
         assert_eq!(against(&kill(true, Some("memcg")), &memcg), (0, Some("/a".to_owned())));
         assert_eq!(against(&kill(true, None), &memcg).0, 0);
-        assert_eq!(against(&kill(false, None), &memcg).0, 1, "another scope");
-        assert_eq!(against(&kill(true, None), &logged("none", None, 0)).0, 1, "another scope");
+        assert_eq!(against(&kill(false, None), &memcg).0, 1, "another type");
+        assert_eq!(against(&kill(true, None), &logged("none", None, 0)).0, 1, "another type");
         assert_eq!(against(&kill(false, Some("none")), &logged("none", None, 0)), (0, None));
         assert_eq!(
             against(&kill(false, Some("none")), &logged("none", None, 3)).0,
@@ -299,35 +299,35 @@ mod tests {
             "another order"
         );
         assert_eq!(against(&kill(false, Some("none")), &logged("cpuset", None, 0)).0, 1);
-        // A path that leaves doubt.
+        // An ambiguous path.
         assert_eq!(against(&kill(true, None), &logged("memcg", None, 0)).0, 0);
     }
 
     #[test]
     fn largest_and_growing_processes_are_separate_lists() {
         let all = (1..=20).map(|i| process(i, "x", i64::from(i) - 10)).collect();
-        let told = report(&kill(true, None), 5_500_000_000, vec![], None, Some(&usage(all)));
-        assert_eq!(told.usage_age_seconds, Some(2.5));
+        let full = report(&kill(true, None), 5_500_000_000, vec![], None, Some(&usage(all)));
+        assert_eq!(full.usage_age_seconds, Some(2.5));
         let pids = |all: &[ProcessUsage]| all.iter().map(|p| p.pid).collect::<Vec<_>>();
-        assert_eq!(pids(&told.largest), (1..=10).collect::<Vec<_>>(), "as they are sorted");
-        assert_eq!(pids(&told.top_growers), [20, 19, 18, 17, 16]);
+        assert_eq!(pids(&full.largest), (1..=10).collect::<Vec<_>>(), "in the order of the scan");
+        assert_eq!(pids(&full.top_growers), [20, 19, 18, 17, 16]);
         let none = usage(vec![process(1, "x", 0), process(2, "x", -5)]);
-        let told = report(&kill(true, None), 0, vec![], None, Some(&none));
-        assert_eq!(told.top_growers, []);
+        let no_growth = report(&kill(true, None), 0, vec![], None, Some(&none));
+        assert_eq!(no_growth.top_growers, []);
     }
 
     #[test]
     fn only_processes_in_the_oom_cgroup_are_listed() {
-        let level = |path: &str, current: u64, max: Option<u64>| CgroupLimits {
+        let limits = |path: &str, current: u64, max: Option<u64>| CgroupLimits {
             path: path.into(),
             current_bytes: Some(current),
             max_bytes: max,
             ..CgroupLimits::default()
         };
         let cgroups = vec![
-            level("/a/b/c", 50, None),
-            level("/a/b", 60, Some(100)),
-            level("/a", 198, Some(200)),
+            limits("/a/b/c", 50, None),
+            limits("/a/b", 60, Some(100)),
+            limits("/a", 198, Some(200)),
         ];
         let placed = |pid, path: &str| ProcessUsage {
             cgroup_path: Some(path.into()),
@@ -336,13 +336,13 @@ mod tests {
         let processes =
             vec![placed(1, "/a/b/c"), placed(2, "/a"), placed(3, "/ab"), process(4, "x", 9)];
         let usage = usage(processes);
-        let told = |memcg| {
-            let told = report(&kill(memcg, None), 0, cgroups.clone(), None, Some(&usage));
-            let pids: Vec<_> = told.largest.iter().map(|p| p.pid).collect();
-            assert_eq!(told.top_growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
-            (told.oom_cgroup, pids)
+        let listed = |memcg| {
+            let report = report(&kill(memcg, None), 0, cgroups.clone(), None, Some(&usage));
+            let pids: Vec<_> = report.largest.iter().map(|p| p.pid).collect();
+            assert_eq!(report.top_growers.iter().map(|p| p.pid).collect::<Vec<_>>(), pids);
+            (report.oom_cgroup, pids)
         };
-        assert_eq!(told(true), (Some("/a".to_owned()), vec![1, 2]));
-        assert_eq!(told(false), (None, vec![1, 2, 3, 4]));
+        assert_eq!(listed(true), (Some("/a".to_owned()), vec![1, 2]));
+        assert_eq!(listed(false), (None, vec![1, 2, 3, 4]));
     }
 }

@@ -15,8 +15,8 @@ use sensor_core::{
 };
 use tokio::sync::broadcast;
 
-/// Events kept, of OOM kills and of others apart: a flood of others, which any process can cause, must
-/// not push out a kill. The oldest of a kind goes first.
+/// Events kept, of OOM kills and of others apart: a flood of others, which any process can cause,
+/// must not push out a kill. The oldest of a kind goes first.
 const KEEP: usize = 1024;
 
 /// The latest events of each kind that keep their report: some five KiB each.

@@ -1,7 +1,8 @@
-//! How late the daemon's own loops are: the sensing loop and the serving loop. A sensor that was late
-//! reports it once it runs again.
+//! How late the daemon's own loops are: the sensing loop and the serving loop. A sensor that was
+//! late reports it once it runs again.
 //!
-//! Not here: refusing old samples (`serve/readiness`), which must not depend on a loop that may hang.
+//! Not here: refusing old samples (`serve/readiness`), which must not depend on a loop that may
+//! hang.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -81,21 +82,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn late_is_later_than_allowed() {
+    fn only_lag_beyond_the_allowed_counts_as_a_miss() {
         const MS: u64 = 1_000_000;
-        let deadlines = LoopLags::new(Duration::from_secs(1));
+        let lags = LoopLags::new(Duration::from_secs(1));
         for (now, due) in [(100, 100), (150, 100), (90, 100)] {
-            deadlines.serve.tick(now * MS, due * MS);
+            lags.serve.tick(now * MS, due * MS);
         }
-        assert_eq!(deadlines.serve.misses(), 0);
-        deadlines.serve.tick(301 * MS, 250 * MS);
-        deadlines.serve.tick(310 * MS, 309 * MS);
-        assert_eq!(deadlines.serve.misses(), 1);
-        assert_eq!(deadlines.serve.longest(), Duration::from_millis(51));
-        assert!(!deadlines.alive_since(1), "the other loop has not run");
-        deadlines.sense.tick(320 * MS, 0);
-        assert_eq!(deadlines.sense.misses(), 0);
-        assert!(deadlines.alive_since(310 * MS));
-        assert!(!deadlines.alive_since(311 * MS), "neither has run since");
+        assert_eq!(lags.serve.misses(), 0);
+        lags.serve.tick(301 * MS, 250 * MS);
+        lags.serve.tick(310 * MS, 309 * MS);
+        assert_eq!(lags.serve.misses(), 1);
+        assert_eq!(lags.serve.longest(), Duration::from_millis(51));
+        assert!(!lags.alive_since(1), "the other loop has not run");
+        lags.sense.tick(320 * MS, 0);
+        assert_eq!(lags.sense.misses(), 0);
+        assert!(lags.alive_since(310 * MS));
+        assert!(!lags.alive_since(311 * MS), "neither has run since");
     }
 }

@@ -42,8 +42,8 @@ impl OomKillCounts {
         Self { scopes: paths.into_iter().map(scope).collect(), by_path: Mutex::default() }
     }
 
-    /// Counts a kill. A cgroup that was removed may have no known path; then `in_scope` decides by its
-    /// id whether it was that of the scope with this index.
+    /// Counts a kill. A cgroup that was removed may have no known path; then `in_scope` decides by
+    /// its id whether it was that of the scope with this index.
     pub fn count(&self, path: Option<&Arc<str>>, in_scope: impl Fn(usize) -> bool) {
         for (i, scope) in self.scopes.iter().enumerate() {
             let counts = match path {

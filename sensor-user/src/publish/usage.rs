@@ -48,20 +48,20 @@ impl PublishedUsage {
 mod tests {
     use super::*;
 
-    fn usage(taken_ns: u64) -> Option<Arc<MemoryUsage>> {
-        Some(Arc::new(MemoryUsage { taken_ns, ..MemoryUsage::default() }))
+    fn usage(taken_ns: u64) -> Arc<MemoryUsage> {
+        Arc::new(MemoryUsage { taken_ns, ..MemoryUsage::default() })
     }
 
     #[test]
     fn a_waiter_gets_the_scan_that_it_waits_for() {
         let published = Arc::new(PublishedUsage::default());
-        published.store(usage(1));
+        published.store(Some(usage(1)));
         let waiter = Arc::clone(&published);
         let waiter = std::thread::spawn(move || {
             waiter.wait_for(|usage| usage.taken_ns >= 3, Duration::from_mins(1))
         });
-        published.store(usage(2));
-        published.store(usage(3));
+        published.store(Some(usage(2)));
+        published.store(Some(usage(3)));
         assert_eq!(waiter.join().expect("no panic").map(|usage| usage.taken_ns), Some(3));
     }
 
@@ -70,7 +70,7 @@ mod tests {
         let published = PublishedUsage::default();
         let none = published.wait_for(|_| true, Duration::ZERO);
         assert_eq!(none, None);
-        published.store(usage(1));
+        published.store(Some(usage(1)));
         let old = published.wait_for(|usage| usage.taken_ns >= 3, Duration::ZERO);
         assert_eq!(old.map(|usage| usage.taken_ns), Some(1));
     }

@@ -1,7 +1,8 @@
-//! The root-only Unix socket of `memsensor events`, `event`, `explain`, `top`, `drain` and `undrain`.
+//! The root-only Unix socket of `memsensor events`, `event`, `explain`, `top`, `drain` and
+//! `undrain`.
 //!
-//! `{"ask":"events","follow":true}` returns the kept events, oldest first, and then new ones until the client
-//! closes the connection.
+//! `{"ask":"events","follow":true}` returns the kept events, oldest first, and then new ones until
+//! the client closes the connection.
 
 use std::{
     os::unix::{
@@ -53,16 +54,16 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         std::fs::create_dir_all(dir).with_context(context)?;
     }
     if StdUnixStream::connect(path).is_ok() {
-        let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);
-        return Err(taken).with_context(|| {
+        let in_use = std::io::Error::from(std::io::ErrorKind::AddrInUse);
+        return Err(in_use).with_context(|| {
             format!(
                 "{}: another memsensor listens there; stop it or set another socket",
                 path.display()
             )
         });
     }
-    if let Ok(found) = std::fs::symlink_metadata(path) {
-        ensure!(found.file_type().is_socket(), "{} exists and is not a socket", path.display());
+    if let Ok(metadata) = std::fs::symlink_metadata(path) {
+        ensure!(metadata.file_type().is_socket(), "{} exists and is not a socket", path.display());
         std::fs::remove_file(path).with_context(context)?;
     }
     let listener = UnixListener::bind(path).with_context(context)?;
@@ -137,8 +138,8 @@ fn event(id: &str, state: &AppState) -> Result<Arc<Event>> {
         let last = kept.into_iter().rfind(|event| is_kill(event));
         return last.context("no kill since the daemon started");
     }
-    let found = kept.into_iter().find(|event| event.id == id);
-    found.with_context(|| {
+    let event = kept.into_iter().find(|event| event.id == id);
+    event.with_context(|| {
         format!("no event {id:?} is kept (any more); `memsensor events` lists those that are")
     })
 }
@@ -180,9 +181,9 @@ async fn drain(reason: &str, seconds: Option<f64>, state: &AppState) -> Result<R
 }
 
 async fn undrain(state: &AppState) -> Result<Response> {
-    let held = state.drain.end();
+    let was_drained = state.drain.end();
     Arc::clone(&state.drain).save().await?;
-    let done = if held { "no longer drained" } else { "it was not drained" };
+    let done = if was_drained { "no longer drained" } else { "it was not drained" };
     Ok(Response::Done { done: done.to_owned() })
 }
 

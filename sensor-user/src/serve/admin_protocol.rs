@@ -1,5 +1,5 @@
-//! Messages on the root-only socket: one JSON line asks, JSON lines answer. The daemon (`admin`) and the
-//! commands (`cli/admin_client`) share them.
+//! Messages on the root-only socket: a request is one JSON line, an answer one or more. The daemon
+//! (`admin`) and the commands (`cli/admin_client`) share them.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -46,11 +46,11 @@ pub enum Request {
 }
 
 impl Request {
-    /// How long a client waits for each line of the answer; `None` is for ever.
+    /// How long a client waits for each line of the answer; `None` is no limit.
     pub fn timeout(&self) -> Option<Duration> {
         match self {
             Self::Events { follow: true } => None,
-            // It is written to the disk first.
+            // The daemon writes the drain to the disk before it answers.
             Self::Drain { .. } | Self::Undrain => Some(Duration::from_mins(1)),
             _ => Some(Duration::from_secs(10)),
         }
@@ -104,8 +104,8 @@ pub struct Top {
     pub host: HostSummary,
     /// Age of the scan.
     pub seen_seconds_ago: f64,
-    /// When the cgroups' `stall_seconds` were read, which is not at every answer: seconds of
-    /// CLOCK_MONOTONIC. Absent if they were not read yet.
+    /// Time at which the cgroups' `stall_seconds` were read, which may be the same in several
+    /// answers: seconds of CLOCK_MONOTONIC. Absent before the first reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall_clock_seconds: Option<f64>,
     /// The scan.

@@ -1,12 +1,12 @@
 //! HAProxy's agent-check: one line with the full state, on TCP.
 //!
-//! HAProxy takes what a line does not mention as unchanged, and ignores an agent that it cannot reach. So
-//! every line has the whole answer, and a balancer needs an HTTP `check` beside it. The answer is whether
-//! the server is up, and its weight: not `ready`, `drain` or `maint`, which an operator sets at HAProxy and
-//! which the next agent-check would overrule.
+//! HAProxy keeps every setting that a line does not mention, and ignores an agent that it cannot
+//! reach. Therefore every line has the complete state, and a backend needs an HTTP `check` too. A
+//! line has up or down and the weight. It never has `ready`, `drain` or `maint`: an operator sets
+//! those in HAProxy, and the next agent-check would overwrite them.
 //!
-//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` with a [`FailOn`]; without it the
-//! answer is for the host.
+//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` for a scope with a
+//! [`FailOn`]; without `agent-send` the answer is for the host.
 
 use std::{io::Write as _, time::Duration};
 
@@ -24,12 +24,14 @@ use super::state::{
     clients::{Protocol, ReadinessQuery},
 };
 
-/// A client that does not read its line within this is dropped; HAProxy's default is 2 s.
+/// A client that has not read its line after this time is dropped; HAProxy's default timeout is 2
+/// s.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long a question is waited for. HAProxy sends it with the connection, or not at all; closing with
+/// Time for a question to arrive. HAProxy sends it when it connects, or not at all. Closing with
 /// unread bytes would reset the connection and lose the answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(100);
-/// The same where there are scopes: without its question a client would get the host's answer.
+/// Time for a question if scopes are configured: a client whose question is late gets the host's
+/// answer.
 const SCOPE_QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest answer.
@@ -37,12 +39,12 @@ const MAX_LINE: usize = 64;
 /// Longest question.
 const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=overloaded\r\n".len();
 
-/// HAProxy takes an empty line as no change.
+/// An empty line changes nothing in HAProxy.
 const NO_CHANGE: &[u8] = b"\n";
 
 /// The answer for a state, written into `buffer`.
 pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
-    // HAProxy takes a weight below one percent as none.
+    // HAProxy treats a weight below one percent as 0.
     let percent = (health.weight * 100.0).round().clamp(1.0, 100.0);
     let mut rest = &mut buffer[..];
     let written = if health.takes_traffic() {
@@ -52,8 +54,8 @@ pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
             ReadinessState::Unknown | ReadinessState::Stale | ReadinessState::Starting => {
                 writeln!(rest, "down#memsensor-{}", health.state.label())
             }
-            // No new requests. Requests under way are finished, and a session with a cookie for this
-            // server still reaches it.
+            // No new requests. Requests in progress are finished, and a session with a cookie for
+            // this server still reaches it.
             _ => writeln!(rest, "up 0%"),
         }
     };
@@ -64,7 +66,8 @@ pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     &buffer[..MAX_LINE - left]
 }
 
-/// Reads a question: one line, or what has arrived when the timeout ends. A line may arrive in parts.
+/// Reads a question: one line, or what has arrived when the timeout ends. A line may arrive in
+/// parts.
 async fn read_question<'a>(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &'a mut [u8; MAX_QUESTION],
@@ -109,7 +112,7 @@ pub async fn answer(mut stream: TcpStream, state: AppState) {
         let health = state.health(scope).with_fail_on(fail_on);
         stream.write_all(line(health, &mut [0; MAX_LINE])).await?;
         stream.shutdown().await?;
-        // Recorded only now: a client that closed the connection before has not read the answer.
+        // Record it last: a client that closed the connection earlier has not read the answer.
         if let Some(addr) = peer {
             let query = ReadinessQuery { addr, scope, fail_on, protocol: Protocol::Agent };
             state.record_client(query, health);
@@ -142,9 +145,9 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_question_may_arrive_in_parts() {
-        for (parts, hangs_up, asked) in [
+        for (parts, hangs_up, expected) in [
             (&["web\n"][..], false, "web"),
             (&["web", "2?fail_on=", "drained\r\n"], false, "web2?fail_on=drained\r"),
             (&["web\nmore"], false, "web"),
@@ -161,18 +164,18 @@ mod tests {
                 }
                 (!hangs_up).then_some(client)
             };
-            // However long a busy machine takes. Only what has no end is waited for in vain, and all of
-            // that is there at once.
-            let ends = hangs_up || parts.iter().any(|part| part.contains('\n'));
-            let patience = if ends { Duration::from_mins(1) } else { Duration::from_millis(50) };
+            let start = tokio::time::Instant::now();
             let mut buffer = [0; MAX_QUESTION];
-            let (_open, found) =
-                tokio::join!(write, read_question(&mut server, &mut buffer, patience));
-            assert_eq!(std::str::from_utf8(found), Ok(asked), "{parts:?}");
+            let read = read_question(&mut server, &mut buffer, QUESTION_TIMEOUT);
+            let (_open, question) = tokio::join!(write, read);
+            assert_eq!(std::str::from_utf8(question), Ok(expected), "{parts:?}");
+            // Only a question without an end takes the whole timeout.
+            let has_end = hangs_up || parts.iter().any(|part| part.contains('\n'));
+            assert_eq!(start.elapsed() < QUESTION_TIMEOUT, has_end, "{parts:?}");
         }
         let endless = [b'a'; MAX_QUESTION + 1];
         let mut buffer = [0; MAX_QUESTION];
-        let found = read_question(&mut &endless[..], &mut buffer, Duration::from_mins(1)).await;
-        assert_eq!(found.len(), MAX_QUESTION);
+        let question = read_question(&mut &endless[..], &mut buffer, QUESTION_TIMEOUT).await;
+        assert_eq!(question.len(), MAX_QUESTION);
     }
 }

@@ -4,7 +4,6 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
-    body::Body,
     extract::{Path, Query, State as Shared},
     http::{
         HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
@@ -41,9 +40,9 @@ use sensor_core::model::{
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// How long an answer may still take after shutdown began.
+/// Time for answers in progress after shutdown begins.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
-/// Bytes of a request's head; a scraper's is a few hundred.
+/// Longest head of a request in bytes; a scraper's has a few hundred.
 const MAX_HEAD: usize = 16 * 1024;
 
 #[derive(Debug, Clone)]
@@ -65,7 +64,7 @@ pub fn router(state: AppState) -> Router {
         .with_state(Routes { state, renderer: Arc::default() })
 }
 
-/// Serves one connection: one request, within the deadline, or until everything stops.
+/// Serves one request on a connection, within the deadline, or until `stop`.
 pub async fn serve(
     stream: TcpStream,
     router: Router,
@@ -73,17 +72,18 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
-    let routes = TowerToHyperService::new(router);
+    let app = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        routes.call(request)
+        app.call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_timeout)
-        // One answer per connection: otherwise a client that never reads could keep sending requests.
+        // One answer per connection: otherwise a client that never reads could keep sending
+        // requests.
         .keep_alive(false)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service);
@@ -99,13 +99,21 @@ pub async fn serve(
         () = deadline => return,
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    // An answer under way may be finished.
+    // An answer in progress may be finished.
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response {
     (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+}
+
+/// A value as a line of JSON that must not be cached.
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    let mut body = serde_json::to_string(value).unwrap_or_default();
+    body.push('\n');
+    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
+    (status, headers, body).into_response()
 }
 
 async fn index() -> Response {
@@ -132,7 +140,8 @@ async fn metrics(Shared(routes): Shared<Routes>, headers: HeaderMap) -> Response
     ([(CONTENT_TYPE, CLASSIC)], classic::from_open_metrics(&body)).into_response()
 }
 
-/// Whether the client accepts OpenMetrics: clients that do prefer it (Prometheus, the Datadog Agent).
+/// Whether the client accepts OpenMetrics: clients that do prefer it (Prometheus, the Datadog
+/// Agent).
 fn wants_open_metrics(headers: &HeaderMap) -> bool {
     headers
         .get_all(ACCEPT)
@@ -149,15 +158,15 @@ struct ReadyzParams {
     fail_on: FailOn,
 }
 
-/// `?id=` of one event, or `?after=` the id of one.
+/// `?id=` and `?after=`, each with the id of an event.
 #[derive(Debug, Default, Deserialize)]
 struct EventParams {
     id: Option<String>,
     after: Option<String>,
 }
 
-/// Events in one answer.
-const MOST_EVENTS: usize = 100;
+/// Most events in one answer.
+const MAX_EVENTS: usize = 100;
 
 async fn events(Shared(routes): Shared<Routes>, Query(params): Query<EventParams>) -> Response {
     let mut kept = routes.state.published.events.events();
@@ -167,28 +176,24 @@ async fn events(Shared(routes): Shared<Routes>, Query(params): Query<EventParams
             return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
         }
     } else {
-        page(&mut kept, params.after.as_deref());
+        keep_page(&mut kept, params.after.as_deref());
         // With reports the answer could have half a megabyte.
         for event in &mut kept {
             Arc::make_mut(event).report = None;
         }
     }
-    let latest = &kept;
-    let mut body = serde_json::to_string(&Events { events: latest }).unwrap_or_default();
-    body.push('\n');
-    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-    (headers, body).into_response()
+    json(StatusCode::OK, &Events { events: &kept })
 }
 
-/// Leaves the first events after one, for a client that asks until there are none; or the latest, if that one is
-/// not kept any more or is of another boot.
-fn page(kept: &mut Vec<Arc<Event>>, after: Option<&str>) {
+/// Keeps the first events after the one with that id, for a client that requests page after page;
+/// or the latest events, if that event is no longer kept or is of another boot.
+fn keep_page(kept: &mut Vec<Arc<Event>>, after: Option<&str>) {
     match after.and_then(|id| kept.iter().position(|event| event.id == id)) {
         Some(at) => {
             kept.drain(..=at);
-            kept.truncate(MOST_EVENTS);
+            kept.truncate(MAX_EVENTS);
         }
-        None => drop(kept.drain(..kept.len().saturating_sub(MOST_EVENTS))),
+        None => drop(kept.drain(..kept.len().saturating_sub(MAX_EVENTS))),
     }
 }
 
@@ -198,33 +203,33 @@ struct Events<'a> {
     events: &'a [Arc<Event>],
 }
 
-/// Envoy sends a host with this header less traffic.
+/// Envoy sends less traffic to a host that responds with this header.
 const ENVOY_DEGRADED: HeaderName = HeaderName::from_static("x-envoy-degraded");
 
 /// The client's address.
 #[derive(Debug, Clone, Copy)]
 struct Peer(IpAddr);
 
-type From = Option<Extension<Peer>>;
+type Client = Option<Extension<Peer>>;
 
 async fn readyz(
     Shared(routes): Shared<Routes>,
-    from: From,
+    client: Client,
     Query(params): Query<ReadyzParams>,
 ) -> Response {
-    ready(&routes.state, "", &params, from)
+    ready(&routes.state, "", &params, client)
 }
 
 async fn readyz_of(
     Shared(routes): Shared<Routes>,
-    from: From,
+    client: Client,
     Path(scope): Path<String>,
     Query(params): Query<ReadyzParams>,
 ) -> Response {
-    ready(&routes.state, &scope, &params, from)
+    ready(&routes.state, &scope, &params, client)
 }
 
-fn ready(state: &AppState, scope: &str, params: &ReadyzParams, from: From) -> Response {
+fn ready(state: &AppState, scope: &str, params: &ReadyzParams, client: Client) -> Response {
     let Some(scope) = state.scope_index(scope) else {
         state.count_unknown_scope();
         return text(StatusCode::NOT_FOUND, "no such scope; see the configuration's [[scope]]\n");
@@ -232,17 +237,14 @@ fn ready(state: &AppState, scope: &str, params: &ReadyzParams, from: From) -> Re
     let report = state.readiness_report(scope);
     let degraded = report.state == ReadinessState::Degraded;
     let health = report.health().with_fail_on(params.fail_on);
-    if let Some(Extension(Peer(addr))) = from {
+    if let Some(Extension(Peer(addr))) = client {
         let fail_on = params.fail_on;
         let query = ReadinessQuery { addr, scope, fail_on, protocol: Protocol::Http };
         state.record_client(query, health);
     }
-    let fit = health.takes_traffic();
-    let status = if fit { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut body = serde_json::to_string(&report).unwrap_or_default();
-    body.push('\n');
-    let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-    let mut response = (status, headers, Body::from(body)).into_response();
+    let takes_traffic = health.takes_traffic();
+    let status = if takes_traffic { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut response = json(status, &report);
     if degraded {
         response.headers_mut().insert(ENVOY_DEGRADED, HeaderValue::from_static("true"));
     }

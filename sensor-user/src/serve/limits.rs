@@ -1,7 +1,7 @@
 //! Accepts connections within a bound, until shutdown.
 //!
-//! A connection beyond the bound waits in the kernel's backlog, except one per listener. Each protocol sets a
-//! deadline for its connections.
+//! A connection beyond the bound waits in the kernel's backlog, except one per listener. Each
+//! protocol sets a deadline for its connections.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -12,27 +12,27 @@ use tokio::{
 };
 use tracing::debug;
 
-/// Connections that a listener takes in a [`TURN`]; more wait in the backlog. A hundred balancers that ask
-/// four times a second are fewer. We run before everybody else on the host: a flood must not make us
-/// take a processor for ourselves.
-const PER_TURN: u32 = 50;
-/// See [`PER_TURN`].
-const TURN: Duration = Duration::from_millis(100);
+/// Most connections that a listener accepts per [`PERIOD`]; more wait in the backlog. A hundred
+/// balancers that ask four times a second are fewer. The daemon has real-time priority: without a
+/// limit, a flood of connections would take a processor from all other processes.
+const MAX_PER_PERIOD: u32 = 50;
+/// See [`MAX_PER_PERIOD`].
+const PERIOD: Duration = Duration::from_millis(100);
 
-/// Spreads connections over time.
-struct Pace {
-    turn: Instant,
-    taken: u32,
+/// Limits the rate of connections.
+struct RateLimit {
+    period_start: Instant,
+    accepted: u32,
 }
 
-impl Pace {
-    /// Counts one at `now`; returns until when the next has to wait, if it has to.
-    fn take(&mut self, now: Instant) -> Option<Instant> {
-        if now >= self.turn + TURN {
-            (self.turn, self.taken) = (now, 0);
+impl RateLimit {
+    /// Counts a connection at `now`. Returns the time of the next period if the limit is reached.
+    fn count(&mut self, now: Instant) -> Option<Instant> {
+        if now >= self.period_start + PERIOD {
+            (self.period_start, self.accepted) = (now, 0);
         }
-        self.taken += 1;
-        (self.taken >= PER_TURN).then(|| self.turn + TURN)
+        self.accepted += 1;
+        (self.accepted >= MAX_PER_PERIOD).then(|| self.period_start + PERIOD)
     }
 }
 
@@ -40,7 +40,7 @@ impl Pace {
 pub trait Accept: Send + 'static {
     /// An accepted connection.
     type Stream: Send + 'static;
-    /// Waits for the next one.
+    /// Waits for the next connection.
     fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
 }
 
@@ -68,9 +68,9 @@ pub async fn accept_loop<L, F>(
     L: Accept,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut pace = Pace { turn: Instant::now(), taken: 0 };
+    let mut rate_limit = RateLimit { period_start: Instant::now(), accepted: 0 };
     loop {
-        // The permit comes second: listeners share them, and an idle one must not hold any.
+        // The permit comes second: listeners share permits, and an idle listener must not hold one.
         let next = async {
             let accepted = listener.accept().await;
             (accepted, Arc::clone(&permits).acquire_owned().await)
@@ -86,12 +86,12 @@ pub async fn accept_loop<L, F>(
                     served.await;
                     drop(permit);
                 });
-                if let Some(turn) = pace.take(Instant::now()) {
-                    tokio::time::sleep_until(turn).await;
+                if let Some(next_period) = rate_limit.count(Instant::now()) {
+                    tokio::time::sleep_until(next_period).await;
                 }
             }
             Err(e) => {
-                // Out of descriptors, most likely: wait for some to be closed rather than spin.
+                // Most likely there are no free descriptors: wait until some are closed.
                 debug!("accept: {e}");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -104,17 +104,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_has_room_for_so_many() {
+    fn connections_per_period_are_limited() {
         let start = Instant::now();
-        let mut pace = Pace { turn: start, taken: 0 };
-        for turn in 0..3 {
-            let now = start + turn * TURN;
-            for n in 1..PER_TURN {
-                assert_eq!(pace.take(now + Duration::from_micros(n.into())), None);
+        let mut rate_limit = RateLimit { period_start: start, accepted: 0 };
+        for period in 0..3 {
+            let now = start + period * PERIOD;
+            for n in 1..MAX_PER_PERIOD {
+                assert_eq!(rate_limit.count(now + Duration::from_micros(n.into())), None);
             }
-            // A turn begins with its first connection.
-            let first = if turn == 0 { now } else { now + Duration::from_micros(1) };
-            assert_eq!(pace.take(now + TURN / 2), Some(first + TURN));
+            // A period begins with its first connection.
+            let first = if period == 0 { now } else { now + Duration::from_micros(1) };
+            assert_eq!(rate_limit.count(now + PERIOD / 2), Some(first + PERIOD));
         }
     }
 }

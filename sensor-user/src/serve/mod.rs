@@ -1,11 +1,11 @@
-//! What other programs read. All answers come from what was published; nothing here reads the kernel or
-//! delays the sensing loop.
+//! Servers for Prometheus, load balancers and the commands. All answers come from published data;
+//! nothing here reads the kernel or delays the sensing loop.
 //!
-//! * [`state`]: what all servers share; readiness, the operator's drain, the clients that ask.
+//! * [`state`]: shared by all servers: readiness, the operator's drain, the clients that ask.
 //! * [`metrics`] renders `/metrics`.
 //! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections.
-//! * [`admin`] is the root-only socket of `memsensor events`, `explain`, `drain`, `top`, with the messages
-//!   of [`admin_protocol`].
+//! * [`admin`] is the root-only socket of `memsensor events`, `explain`, `drain`, `top`, with the
+//!   messages of [`admin_protocol`].
 
 pub mod admin;
 pub mod admin_protocol;

@@ -1,8 +1,9 @@
-//! The sizes of one process or cgroup over a minute, ten minutes and an hour, in a few points each. Pure.
+//! The sizes of one process or cgroup over a minute, ten minutes and an hour, at a few points each.
+//! Pure.
 //!
-//! Not here: which of them are kept (`tracker`).
+//! Not here: which processes and cgroups are kept (`tracker`).
 
-/// Spans of time that growth is reported for, in seconds.
+/// Time spans of growth, in seconds.
 const HORIZONS: [u32; 3] = [60, 600, 3600];
 
 /// Points kept for each span.
@@ -19,21 +20,21 @@ pub(super) struct SizeHistory {
 impl SizeHistory {
     /// `born` is when the size was 0, if that is known.
     pub(super) fn new(now: u32, born: Option<u32>) -> Self {
-        let mut track =
+        let mut history =
             Self { points: [[(0, 0); POINTS + 1]; HORIZONS.len()], filled: [0; HORIZONS.len()] };
         for (i, horizon) in HORIZONS.iter().enumerate() {
             if let Some(born) = born.filter(|born| now.saturating_sub(*born) <= *horizon) {
-                track.points[i][0] = (born, 0);
-                track.filled[i] = 1;
+                history.points[i][0] = (born, 0);
+                history.filled[i] = 1;
             }
         }
-        track
+        history
     }
 
-    /// Adds the present size. Returns the growth over each span, or since the first size if that is later,
-    /// and the seconds that the growth over the shortest span covers.
+    /// Adds the present size. Returns the growth over each span, or since the first known size if
+    /// that is later, and the seconds that the growth over the shortest span covers.
     pub(super) fn record(&mut self, now: u32, size: u64) -> ([i64; HORIZONS.len()], u32) {
-        // With pages of 4 KiB up to 16 TiB.
+        // u32 is enough for 16 TiB in pages of 4 KiB.
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let mut grown = [0; HORIZONS.len()];
         let mut covered = [0; HORIZONS.len()];

@@ -1,7 +1,8 @@
-//! Which processes and cgroups have the memory, and which have grown.
+//! Processes and cgroups by size and growth.
 //!
 //! * [`scanner`]: when processes are read, and how.
-//! * [`tracker`] follows them from scan to scan; [`growth`] keeps the sizes of one of them.
+//! * [`tracker`] follows them from scan to scan; [`growth`] keeps the sizes of one process or
+//!   cgroup.
 
 mod growth;
 pub mod scanner;

@@ -1,5 +1,5 @@
-//! When processes are scanned, and how: by the kernel's iterator, or from /proc where the kernel does not
-//! allow that.
+//! When processes are scanned, and how: by the BPF iterator, or from /proc if the kernel cannot
+//! load it.
 //!
 //! Not here: sizes and growth (`tracker`).
 
@@ -65,9 +65,9 @@ pub struct ProcessScanner {
 enum Source {
     /// The probe is disabled.
     None,
-    /// The kernel's iterator.
+    /// The BPF iterator.
     Iterator,
-    /// A walk over /proc, which may be under way.
+    /// A walk over /proc, which may be in progress.
     Proc(Option<(ProcWalk, ScanBatch)>),
 }
 
@@ -83,7 +83,7 @@ impl ProcessScanner {
         Self { tracker, published, begun_ns: None, source, paths, calm: None }
     }
 
-    /// Scans, if it is time to. A walk over /proc goes on by one step.
+    /// Scans if a scan is due. Continues a walk over /proc by one step.
     pub fn scan(&mut self, reader: Option<&mut Reader>, now: u64, priority: ScanPriority) {
         if priority == ScanPriority::Calm {
             self.calm = Some(boot_seconds());
@@ -120,15 +120,16 @@ impl ProcessScanner {
         let mut usage = self.tracker.update(batch, seconds);
         let calm = self.calm.map(|calm| seconds.saturating_sub(calm));
         usage.mark_new(calm.filter(|_| priority != ScanPriority::Calm));
-        // A thread that holds the lock may have to wait for a processor: then the paths of the last scan
-        // are used.
+        // A thread that holds the lock may have to wait for a processor: then the paths of the last
+        // scan are used.
         if let Ok(cache) = self.paths.try_lock() {
             usage.fill_paths(|id| cache.path(id));
         } else if let Some(last) = self.published.load() {
             let paths = last.paths();
             usage.fill_paths(|id| paths.get(&id).map(|path| Arc::clone(path)));
         }
-        // A walk is as old as its beginning: a process that was started since may be missing.
+        // The age of a walk is counted from its beginning: a process that was started later may be
+        // missing.
         let taken_ns = self.begun_ns.unwrap_or(now);
         let usage_from_proc = matches!(self.source, Source::Proc(_));
         self.published.store(Some(Arc::new(MemoryUsage { taken_ns, usage_from_proc, ..usage })));
@@ -148,13 +149,12 @@ fn iterate(reader: Option<&mut Reader>) -> Result<ScanBatch> {
 }
 
 fn walk_step(walk: &mut Option<(ProcWalk, ScanBatch)>) -> Result<Option<ScanBatch>> {
-    let (under_way, batch) = match walk {
-        Some(walk) => walk,
-        None => {
-            let root = mounts::memory_root().unwrap_or_default();
-            walk.insert((ProcWalk::begin(&root)?, ScanBatch::default()))
-        }
+    let (proc_walk, batch) = if let Some(walk) = walk {
+        walk
+    } else {
+        let root = mounts::memory_root().unwrap_or_default();
+        walk.insert((ProcWalk::begin(&root)?, ScanBatch::default()))
     };
-    let is_last = under_way.step(PROC_STEP, |process| batch.add(process));
+    let is_last = proc_walk.step(PROC_STEP, |process| batch.add(process));
     Ok(if is_last { walk.take().map(|(_, batch)| batch) } else { None })
 }

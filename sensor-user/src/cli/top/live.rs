@@ -1,4 +1,4 @@
-//! Runs the live screen: asks the daemon once a second, and draws.
+//! Runs the live screen: requests data from the daemon once a second, and draws.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +11,14 @@ use crate::serve::admin_protocol::Top;
 /// Time between two requests.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs until a key quits. `ask` asks the daemon. Its first failure ends the screen; later ones are shown on
-/// it, because the daemon may be restarted.
-pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
+/// Runs until a key quits. `fetch` requests data from the daemon. A first failure is an error;
+/// later failures are shown on the screen, because the daemon may restart.
+pub fn run(by: By, mut fetch: impl FnMut() -> Result<Top>) -> Result<()> {
     let mut screen = Screen::new(by);
-    let mut top = ask()?;
+    let mut top = fetch()?;
     screen.update(&mut top);
     let mut terminal = ratatui::try_init()?;
-    let ended = (|| {
+    let result = (|| {
         let (mut error, mut due) = (None, Instant::now() + INTERVAL);
         loop {
             let size = terminal.size()?;
@@ -40,9 +40,9 @@ pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
             if screen.paused {
                 continue;
             }
-            match ask() {
-                Ok(answer) => {
-                    (top, error) = (answer, None);
+            match fetch() {
+                Ok(new_top) => {
+                    (top, error) = (new_top, None);
                     screen.update(&mut top);
                 }
                 Err(e) => error = Some(format!("{e:#}")),
@@ -50,5 +50,5 @@ pub fn run(by: By, mut ask: impl FnMut() -> Result<Top>) -> Result<()> {
         }
     })();
     ratatui::try_restore()?;
-    ended
+    result
 }

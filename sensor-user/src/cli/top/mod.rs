@@ -1,7 +1,7 @@
 //! `memsensor top`: processes and cgroups by size and growth. Names in it are escaped.
 //!
 //! * [`sort`]: the orders; [`tables`]: output once.
-//! * [`live`] runs the live screen; [`screen`] is what keys do and what is drawn.
+//! * [`live`] runs the live screen; [`screen`] handles keys and draws.
 
 pub mod live;
 mod screen;

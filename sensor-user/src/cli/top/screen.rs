@@ -1,5 +1,7 @@
-//! The live screen of `memsensor top`: what keys do, and what is drawn. Needs no terminal, so tests cover all
-//! of it.
+//! The live screen of `memsensor top`: handles keys and draws. Needs no terminal, so tests cover
+//! all of it.
+//!
+//! Not here: the terminal and its event loop (`live`).
 
 use std::collections::BTreeMap;
 
@@ -26,7 +28,7 @@ use crate::{
     serve::admin_protocol::{HostSummary, Top},
 };
 
-/// What is listed.
+/// The list on the screen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum View {
     /// Processes.
@@ -36,18 +38,19 @@ pub(super) enum View {
     Cgroups,
 }
 
-/// What is shown, and how.
+/// State of the screen.
 #[derive(Debug)]
 pub(super) struct Screen {
     pub(super) view: View,
     pub(super) by: By,
-    /// The first row that is shown.
-    pub(super) from: usize,
+    /// The first visible row.
+    pub(super) first_row: usize,
     pub(super) paused: bool,
     help: bool,
-    /// When the stall clock was last read, and the seconds that each cgroup had been stalled by then.
+    /// Time of the last reading of the stall clock, and the stalled seconds of each cgroup at that
+    /// time.
     clock: Option<(f64, BTreeMap<u64, f64>)>,
-    /// Tasks of each cgroup that were stalled, on average between that reading and the one before.
+    /// Average number of stalled tasks of each cgroup between the last two readings.
     stalled: BTreeMap<u64, f64>,
 }
 
@@ -66,7 +69,7 @@ q Esc     quit
 a cgroup in reclaim, compaction or throttling, averaged between the last two readings, which are ten
 samples apart; cgroups below are not included.";
 
-/// Columns that can be sorted by, in their order.
+/// Columns that can be sorted by, from left to right.
 const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];
 
 impl Screen {
@@ -74,7 +77,7 @@ impl Screen {
         Self {
             view: View::default(),
             by,
-            from: 0,
+            first_row: 0,
             paused: false,
             help: false,
             clock: None,
@@ -108,45 +111,46 @@ impl Screen {
             KeyCode::Char('<') => self.sort(ORDER[at.saturating_sub(1)]),
             KeyCode::Char('>') => self.sort(ORDER[(at + 1).min(ORDER.len() - 1)]),
             KeyCode::Char(' ') => self.paused = !self.paused,
-            KeyCode::Up | KeyCode::Char('k') => self.from = self.from.saturating_sub(1),
-            KeyCode::Down | KeyCode::Char('j') => self.from = self.from.saturating_add(1),
-            KeyCode::PageUp => self.from = self.from.saturating_sub(page),
-            KeyCode::PageDown => self.from = self.from.saturating_add(page),
-            KeyCode::Home | KeyCode::Char('g') => self.from = 0,
-            KeyCode::End | KeyCode::Char('G') => self.from = usize::MAX,
+            KeyCode::Up | KeyCode::Char('k') => self.first_row = self.first_row.saturating_sub(1),
+            KeyCode::Down | KeyCode::Char('j') => self.first_row = self.first_row.saturating_add(1),
+            KeyCode::PageUp => self.first_row = self.first_row.saturating_sub(page),
+            KeyCode::PageDown => self.first_row = self.first_row.saturating_add(page),
+            KeyCode::Home | KeyCode::Char('g') => self.first_row = 0,
+            KeyCode::End | KeyCode::Char('G') => self.first_row = usize::MAX,
             _ => {}
         }
         true
     }
 
     fn show(&mut self, view: View) {
-        (self.view, self.from) = (view, 0);
+        (self.view, self.first_row) = (view, 0);
     }
 
     fn sort(&mut self, by: By) {
-        (self.by, self.from) = (by, 0);
+        (self.by, self.first_row) = (by, 0);
     }
 
-    /// Takes an answer of the daemon.
+    /// Applies an answer of the daemon.
     pub(super) fn update(&mut self, top: &mut Top) {
         if let Some(now) = top.stall_clock_seconds {
-            self.read_clock(now, top.usage.cgroups.iter().map(|g| (g.cgroup, g.stall_seconds)));
+            self.read_clock(now, top.usage.cgroups.iter().map(|c| (c.cgroup, c.stall_seconds)));
         }
         self.order(top);
     }
 
-    /// The daemon reads the stall clock less often than it is asked: a difference is over the time between
-    /// two readings, not between two answers.
+    /// Computes rates from two readings of the stall clock. The daemon reads the clock less often
+    /// than the screen requests it: a rate is over the time between two readings, not between two
+    /// answers.
     fn read_clock(&mut self, now: f64, seconds: impl Iterator<Item = (u64, f64)>) {
         match &mut self.clock {
-            // The same reading again, perhaps with cgroups that were not listed before.
+            // The same reading, perhaps with cgroups that were not in the last answer.
             Some((then, known)) if now <= *then => known.extend(seconds),
             clock => {
                 let seconds: BTreeMap<_, _> = seconds.collect();
                 if let Some((then, before)) = clock.replace((now, seconds.clone())) {
                     let rate = |(id, seconds): (u64, f64)| {
-                        let since = before.get(&id).map_or(0.0, |was| (seconds - was).max(0.0));
-                        (id, since / (now - then))
+                        let rise = before.get(&id).map_or(0.0, |old| (seconds - old).max(0.0));
+                        (id, rise / (now - then))
                     };
                     self.stalled = seconds.into_iter().map(rate).collect();
                 }
@@ -158,7 +162,7 @@ impl Screen {
         self.stalled.get(&cgroup).copied().unwrap_or(0.0)
     }
 
-    /// Sorts what is listed.
+    /// Sorts processes and cgroups.
     pub(super) fn order(&self, top: &mut Top) {
         if self.by == By::Stall {
             let stalled = |id: u64| self.stalled(id);
@@ -169,7 +173,7 @@ impl Screen {
         }
     }
 
-    /// Rows of the list that fit.
+    /// Rows of the list that fit into a terminal of this height.
     pub(super) fn page(height: u16) -> usize {
         usize::from(height.saturating_sub(5))
     }
@@ -235,14 +239,14 @@ impl Screen {
         let (processes, cgroups) = (&top.usage.processes, &top.usage.cgroups);
         let count = if self.view == View::Processes { processes.len() } else { cgroups.len() };
         let room = usize::from(area.height.saturating_sub(1));
-        self.from = self.from.min(count.saturating_sub(room));
+        self.first_row = self.first_row.min(count.saturating_sub(room));
         let table = if self.view == View::Processes {
-            let rows = processes.iter().skip(self.from).take(room).map(process_row);
+            let rows = processes.iter().skip(self.first_row).take(room).map(process_row);
             let header = ["own MiB", "swap", "file", "1 min", "10 min", "1 h", "pid", "age", "adj"];
             let widths = [9, 8, 8, 9, 9, 9, 8, 8, 5];
             table(rows.collect(), &header, &widths, &["name", "cgroup"], &[18])
         } else {
-            let rows = cgroups.iter().skip(self.from).take(room);
+            let rows = cgroups.iter().skip(self.first_row).take(room);
             let rows = rows.map(|cgroup| cgroup_row(cgroup, self.stalled(cgroup.cgroup)));
             let header = ["own MiB", "swap", "1 min", "10 min", "1 h", "stalled", "processes"];
             table(rows.collect(), &header, &[9, 8, 9, 9, 9, 8, 9], &["cgroup"], &[])
@@ -256,8 +260,8 @@ fn number(text: String) -> Cell<'static> {
 }
 
 fn process_row(process: &ProcessUsage) -> Row<'static> {
-    let [numbers @ .., name, place] = process_cells(process);
-    Row::new(numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(place)]))
+    let [numbers @ .., name, cgroup] = process_cells(process);
+    Row::new(numbers.map(number).into_iter().chain([Cell::from(name), Cell::from(cgroup)]))
 }
 
 fn cgroup_row(cgroup: &CgroupUsage, stalled: f64) -> Row<'static> {
@@ -280,7 +284,7 @@ fn cgroup_row(cgroup: &CgroupUsage, stalled: f64) -> Row<'static> {
     )
 }
 
-/// Columns of numbers, then of names; the last has what room there is.
+/// A table with columns of numbers, then of names; the last column has the remaining width.
 fn table(
     rows: Vec<Row<'static>>,
     numbers: &[&'static str],
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn it_shows_the_verdict_and_who_has_the_memory() {
+    fn it_shows_the_verdict_processes_and_cgroups() {
         let mut top = top();
         let mut screen = Screen::new(By::Memory);
         screen.update(&mut top);
@@ -352,10 +356,10 @@ mod tests {
             &[KeyCode::Char('<'), KeyCode::Char('<'), KeyCode::Char('<'), KeyCode::Char('<')],
         );
         assert_eq!(screen.by, By::Memory);
-        // No further than there are rows: all fit.
+        // The list does not scroll if all rows fit.
         press(&mut screen, &[KeyCode::End, KeyCode::Down]);
         drawn(&mut screen, &top);
-        assert_eq!(screen.from, 0);
+        assert_eq!(screen.first_row, 0);
         press(&mut screen, &[KeyCode::Char(' '), KeyCode::Tab]);
         assert!(screen.paused && screen.view == View::Cgroups);
         assert!(drawn(&mut screen, &top).contains("Space continues"));
@@ -363,33 +367,33 @@ mod tests {
     }
 
     #[test]
-    fn stalls_are_told_between_two_readings_of_their_clock() {
+    fn stalls_are_rates_between_two_readings() {
         let mut top = top();
         let mut screen = Screen::new(By::Stall);
-        for (why, clock, stall_seconds, stalled) in [
+        for (case, clock, stall_seconds, stalled) in [
             ("not read yet", None, 0.0, 0.0),
-            ("nobody knows since when", Some(10.0), 100.0, 0.0),
-            ("asked again before it was read again", Some(10.0), 100.0, 0.0),
+            ("the first reading", Some(10.0), 100.0, 0.0),
+            ("the same reading", Some(10.0), 100.0, 0.0),
             ("ten seconds later", Some(20.0), 115.0, 1.5),
-            ("the same reading: the last rate holds", Some(20.0), 115.0, 1.5),
-            ("and still", Some(20.0), 115.0, 1.5),
-            ("a daemon that is just starting", None, 0.0, 1.5),
-            ("under pressure it is read each second", Some(21.0), 117.5, 2.5),
+            ("the same reading keeps the last rate", Some(20.0), 115.0, 1.5),
+            ("and again", Some(20.0), 115.0, 1.5),
+            ("a restarted daemon without a reading", None, 0.0, 1.5),
+            ("a second later, under pressure", Some(21.0), 117.5, 2.5),
             ("no stall since", Some(22.0), 117.5, 0.0),
-            ("another daemon counts from 0", Some(32.0), 3.0, 0.0),
-            ("one of its readings on", Some(42.0), 8.0, 0.5),
+            ("a restarted daemon counts from 0", Some(32.0), 3.0, 0.0),
+            ("its second reading", Some(42.0), 8.0, 0.5),
         ] {
             top.stall_clock_seconds = clock;
             top.usage.cgroups[0].stall_seconds = stall_seconds;
             screen.update(&mut top);
-            assert!((screen.stalled(1) - stalled).abs() < 1e-9, "{why}: {}", screen.stalled(1));
+            assert!((screen.stalled(1) - stalled).abs() < 1e-9, "{case}: {}", screen.stalled(1));
         }
         press(&mut screen, &[KeyCode::Char('S')]);
         assert!(drawn(&mut screen, &top).contains("0.50"));
     }
 
     #[test]
-    fn who_comes_into_the_list_between_two_readings_is_compared_with_the_first() {
+    fn a_cgroup_listed_late_is_compared_with_the_same_reading() {
         let mut screen = Screen::new(By::Stall);
         screen.read_clock(10.0, [(1, 1.0)].into_iter());
         screen.read_clock(10.0, [(2, 7.0)].into_iter());
@@ -400,11 +404,13 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_of_any_size_will_do() {
+    fn any_terminal_size_is_drawn() {
         let (top, mut screen) = (top(), Screen::new(By::Memory));
         for (width, height) in [(1, 1), (20, 2), (40, 5), (300, 100)] {
             let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");
-            terminal.draw(|frame| screen.draw(frame, &top, Some("lost it"))).expect("draws");
+            terminal
+                .draw(|frame| screen.draw(frame, &top, Some("connection lost")))
+                .expect("draws");
         }
     }
 }

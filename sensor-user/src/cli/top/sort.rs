@@ -22,7 +22,7 @@ pub enum By {
 }
 
 impl By {
-    /// For the head of the screen.
+    /// Name in the head of the screen.
     pub(super) fn label(self) -> &'static str {
         match self {
             Self::Memory => "own memory",
@@ -49,9 +49,9 @@ pub(super) fn sort(top: &mut Top, by: By) {
     let (processes, cgroups) = (&mut top.usage.processes, &mut top.usage.cgroups);
     if by == By::Stall {
         let stalled: BTreeMap<_, _> = cgroups.iter().map(|c| (c.cgroup, c.stall_seconds)).collect();
-        let of = |cgroup: u64| stalled.get(&cgroup).copied().unwrap_or(0.0);
-        cgroups.sort_by(|a, b| of(b.cgroup).total_cmp(&of(a.cgroup)));
-        processes.sort_by(|a, b| of(b.cgroup).total_cmp(&of(a.cgroup)));
+        let stall = |cgroup: u64| stalled.get(&cgroup).copied().unwrap_or(0.0);
+        cgroups.sort_by(|a, b| stall(b.cgroup).total_cmp(&stall(a.cgroup)));
+        processes.sort_by(|a, b| stall(b.cgroup).total_cmp(&stall(a.cgroup)));
         return;
     }
     processes.sort_by_key(|p| Reverse(by.key(p.own_bytes, p.growth)));
@@ -126,7 +126,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_answer_survives_json() {
+    fn an_answer_round_trips_through_json() {
         let json = serde_json::to_string(&top()).expect("JSON");
         let parsed: Top = serde_json::from_str(&json).expect("the same");
         assert_eq!(parsed, top());

@@ -16,8 +16,9 @@ pub fn text(top: &Top) -> String {
         format!("; the host was last calm {} ago, * marks processes started since", age(ago))
     });
     format!(
-        "{} processes in {} cgroups, {seen_seconds_ago:.1} s ago{source}{calm}. Own memory is anonymous \
-         and shared memory, in memory or in swap; 1 min, 10 min, 1 h: growth in that time.\n{}\n{}\n",
+        "{} processes in {} cgroups, {seen_seconds_ago:.1} s ago{source}{calm}. Own memory is \
+         anonymous and shared memory, in memory or in swap; 1 min, 10 min, 1 h: growth in that \
+         time.\n{}\n{}\n",
         usage.seen,
         usage.cgroups_seen,
         cgroups(&usage.cgroups),

@@ -9,13 +9,13 @@ use crate::host::proc_file::numbers;
 pub struct FileNames {
     /// Memory charged to the cgroup.
     pub usage: &'static str,
-    /// Its limit.
+    /// The limit of `usage`.
     pub limit: &'static str,
     /// The limit above which tasks that allocate must reclaim; v2 only.
     pub high: Option<&'static str>,
     /// Memory in swap; on v1 memory and swap together.
     pub swap_usage: &'static str,
-    /// The limit of that.
+    /// The limit of `swap_usage`.
     pub swap_limit: &'static str,
     /// The file with the line `oom_kill`.
     pub oom_kills: &'static str,
@@ -40,7 +40,7 @@ const V2: FileNames = FileNames {
 };
 
 impl FileNames {
-    /// Those of v1 or v2.
+    /// File names of v1 or v2.
     pub const fn of(v1: bool) -> Self {
         if v1 { V1 } else { V2 }
     }
@@ -51,7 +51,7 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|n| *n < i64::MAX.cast_unsigned() / 2)
 }
 
-/// A memory.stat: sizes in bytes, events in pages. Cgroups below are included.
+/// A memory.stat: sizes in bytes, events in pages. Includes descendant cgroups.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct MemoryStat {
     /// Page cache, tmpfs included.
@@ -72,7 +72,7 @@ pub struct MemoryStat {
     pub reclaimed: Option<u64>,
 }
 
-/// Lines of v1's memory.stat; those with `total_` include cgroups below.
+/// Lines of v1's memory.stat; lines with `total_` include descendants.
 const V1_STAT: [&str; 9] = [
     "total_cache",
     "total_shmem",
@@ -85,7 +85,7 @@ const V1_STAT: [&str; 9] = [
     "",
 ];
 
-/// Lines of v2's memory.stat; all include cgroups below.
+/// Lines of v2's memory.stat; all include descendants.
 const V2_STAT: [&str; 9] = [
     "file",
     "shmem",

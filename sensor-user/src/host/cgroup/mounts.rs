@@ -1,4 +1,4 @@
-//! Where the hierarchies are mounted that memory is charged to, and which cgroups there are.
+//! Mount points of the cgroup hierarchies, and a list of all cgroups.
 //!
 //! A cgroup's id, as the kernel half reports it, is the inode number of its directory.
 
@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use walkdir::DirEntryExt as _;
 
-/// Directories in one walk: a bound, not an expectation.
+/// Most directories in one walk; usual hosts have far fewer.
 const MAX_WALK: usize = 50_000;
 
 /// Whether the memory controller is on a v1 hierarchy of this host.
@@ -18,7 +18,7 @@ pub fn memory_on_v1() -> bool {
     fs::read_to_string("/proc/cgroups").is_ok_and(|text| parse_memory_on_v1(&text))
 }
 
-/// From /proc/cgroups: a hierarchy id other than 0 means v1.
+/// Parses /proc/cgroups: a hierarchy id other than 0 means v1.
 fn parse_memory_on_v1(cgroups: &str) -> bool {
     cgroups.lines().any(|line| {
         let mut words = line.split_whitespace();
@@ -26,13 +26,13 @@ fn parse_memory_on_v1(cgroups: &str) -> bool {
     })
 }
 
-/// Where the hierarchy that memory is charged to is mounted.
+/// Mount point of the memory controller's hierarchy.
 pub fn memory_root() -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     parse_memory_root(&mounts, memory_on_v1())
 }
 
-/// Where the v2 hierarchy is mounted.
+/// Mount point of the v2 hierarchy.
 pub fn unified_root() -> Option<PathBuf> {
     parse_memory_root(&fs::read_to_string("/proc/self/mounts").ok()?, false)
 }
@@ -40,17 +40,17 @@ pub fn unified_root() -> Option<PathBuf> {
 fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [_, at, kind, options, ..] = words[..] else { return None };
-        let wanted = if v1 {
+        let [_, mount_point, kind, options, ..] = words[..] else { return None };
+        let matches = if v1 {
             kind == "cgroup" && options.split(',').any(|o| o == "memory")
         } else {
             kind == "cgroup2"
         };
-        wanted.then(|| PathBuf::from(at))
+        matches.then(|| PathBuf::from(mount_point))
     })
 }
 
-/// Where the hierarchies of this host are mounted that have files about memory.
+/// Mount points of the hierarchies that have files about memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupMounts {
     /// The memory controller.
@@ -62,7 +62,7 @@ pub struct CgroupMounts {
 }
 
 impl CgroupMounts {
-    /// Finds them. An error if no hierarchy has the memory controller.
+    /// Reads the mount points. An error if no hierarchy has the memory controller.
     pub fn find() -> Result<Self> {
         let memory = memory_root().context("no hierarchy with the memory controller")?;
         Ok(Self { memory, v1: memory_on_v1(), unified: unified_root() })
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hierarchy_of_the_memory_controller_is_found() {
+    fn a_hierarchy_id_means_the_controller_is_on_v1() {
         let v1 = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t3\t9\t1\nmemory\t9\t60\t1\n";
         let v2 = "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t60\t1\n";
         assert!(parse_memory_on_v1(v1));
@@ -115,10 +115,10 @@ mod tests {
         fs::create_dir_all(&deep).expect("mkdir");
         let id = fs::metadata(&deep).expect("stat").ino();
         let root = fs::metadata(dir.path()).expect("stat").ino();
-        let found: BTreeMap<_, _> = all_below(dir.path()).collect();
-        assert_eq!(found.len(), 3);
+        let paths: BTreeMap<_, _> = all_below(dir.path()).collect();
+        assert_eq!(paths.len(), 3);
         assert_eq!(
-            (found[&root].as_str(), found[&id].as_str()),
+            (paths[&root].as_str(), paths[&id].as_str()),
             ("/", "/system.slice/nginx.service")
         );
     }

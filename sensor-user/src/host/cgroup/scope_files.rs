@@ -1,5 +1,7 @@
-//! The open files of one scope's cgroup, on v1 or v2, read at every sample. When the cgroup is made anew, as
-//! for a service that is restarted, they are opened again.
+//! The open files of one scope's cgroup, on v1 or v2, read at every sample. If the cgroup is
+//! removed and created again, as when a service restarts, the files are opened again.
+//!
+//! Not here: files that are opened for one reading (`stats`).
 
 use std::path::{Path, PathBuf};
 
@@ -17,10 +19,11 @@ use crate::host::{
     proc_file::{ProcFile, numbers},
 };
 
-/// A cgroup by its path below the roots, e.g. `/system.slice/nginx.service`.
+/// Files of one cgroup. Its path is relative to the mount points, e.g.
+/// `/system.slice/nginx.service`.
 #[derive(Debug)]
 pub struct ScopeFiles {
-    roots: CgroupMounts,
+    mounts: CgroupMounts,
     path: PathBuf,
     files: Option<OpenFiles>,
     kills: FileCounter,
@@ -28,44 +31,45 @@ pub struct ScopeFiles {
 
 #[derive(Debug)]
 struct OpenFiles {
-    /// The inodes of the group's directory and of those below it.
+    /// Inodes of the cgroup's directory and of its descendants.
     ids: Vec<u64>,
     opened_ns: u64,
     own: LimitFiles,
-    /// Groups above it that have a limit: it ends there as well.
-    above: Vec<LimitFiles>,
+    /// Ancestors that have a limit: their limits bound the cgroup too.
+    ancestors: Vec<LimitFiles>,
     kills: Option<ProcFile>,
     pressure: Option<ProcFile>,
     io_pressure: Option<ProcFile>,
 }
 
-/// Files are opened anew after this: a group above may have got a limit, and there may be others below.
+/// Files are opened again after this time: an ancestor's limit or the set of descendants may have
+/// changed.
 const REOPEN_NS: u64 = 60_000_000_000;
-/// Groups below that are known by their ids: a bound, not an expectation.
-const MAX_BELOW: usize = 256;
+/// Most ids that are listed of a cgroup and its descendants.
+const MAX_IDS: usize = 256;
 
 impl ScopeFiles {
-    /// Does not look yet: the group need not be there.
-    pub fn new(roots: CgroupMounts, path: &str) -> Self {
+    /// Opens no file yet: the cgroup need not exist.
+    pub fn new(mounts: CgroupMounts, path: &str) -> Self {
         let path = path.trim_start_matches('/').into();
-        Self { roots, path, files: None, kills: FileCounter::default() }
+        Self { mounts, path, files: None, kills: FileCounter::default() }
     }
 
-    /// The ids by which the kernel half knows the group and those below it, its own first; none if it is
-    /// not there.
+    /// Ids of the cgroup and its descendants as the kernel half reports them, the cgroup's own
+    /// first; empty if the cgroup does not exist.
     pub fn ids(&self) -> &[u64] {
         self.files.as_ref().map_or(&[], |files| &files.ids)
     }
 
-    /// Whether it is there and does not tell who stalls.
+    /// Whether the cgroup exists but has no PSI.
     pub fn lacks_psi(&self) -> bool {
         self.files.as_ref().is_some_and(|files| files.pressure.is_none())
     }
 
-    /// Fills in what the files tell now. An error if the group is not there.
+    /// Reads all files into `reading`. An error if the cgroup does not exist.
     ///
-    /// `host` is the reading of the host at the same moment: what the group may still take ends
-    /// where the host's does. Kills are counted from the first look on.
+    /// `host` is the reading of the host at the same moment: memory that is available to the cgroup
+    /// cannot exceed the host's. Kills are counted from the first read on.
     pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<()> {
         let now = reading.at_ns;
         let fresh = |files: &OpenFiles| now < files.opened_ns.saturating_add(REOPEN_NS);
@@ -73,66 +77,66 @@ impl ScopeFiles {
             Some(files) => files,
             None => self.open(now)?,
         };
-        let mut found = *reading;
-        let read = match files.read(self.roots.v1, &mut found, host) {
-            // It is gone, or was made anew since.
+        let mut new_reading = *reading;
+        let result = match files.read(self.mounts.v1, &mut new_reading, host) {
+            // The cgroup was removed, and may have been created again.
             Err(_) => {
                 files = self.open(now)?;
-                files.read(self.roots.v1, &mut found, host)
+                files.read(self.mounts.v1, &mut new_reading, host)
             }
             ok => ok,
         };
-        read.with_context(|| format!("read the cgroup /{}", self.path.display()))?;
+        result.with_context(|| format!("read the cgroup /{}", self.path.display()))?;
         self.files = Some(files);
-        found.oom_kills = found.oom_kills.map(|kills| self.kills.update(kills));
-        *reading = found;
+        new_reading.oom_kills = new_reading.oom_kills.map(|kills| self.kills.update(kills));
+        *reading = new_reading;
         Ok(())
     }
 
     fn open(&self, now_ns: u64) -> Result<OpenFiles> {
-        let dir = self.roots.memory.join(&self.path);
-        let v1 = self.roots.v1;
+        let CgroupMounts { memory, v1, unified } = &self.mounts;
+        let (dir, v1) = (memory.join(&self.path), *v1);
         let own = LimitFiles::open(&dir, v1)?;
-        let above = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
-        let above =
-            above.filter_map(|path| LimitFiles::open(&self.roots.memory.join(path), v1).ok());
-        let is_limited = |level: &mut LimitFiles| matches!(level.limit(), Ok(Some(_)));
-        let above = above.filter_map(|mut level| is_limited(&mut level).then_some(level)).collect();
-        // With psi=0 the file is there and cannot be read.
-        let unified = self.roots.unified.as_ref().map(|root| root.join(&self.path));
+        let paths = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+        let ancestors = paths.filter_map(|path| LimitFiles::open(&memory.join(path), v1).ok());
+        let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
+        let ancestors =
+            ancestors.filter_map(|mut files| has_limit(&mut files).then_some(files)).collect();
+        // With psi=0 the file exists, but reading it fails.
+        let unified = unified.as_ref().map(|root| root.join(&self.path));
         let psi = |name: &str| ProcFile::readable(&unified.as_ref()?.join(name));
         let (pressure, io_pressure) = (psi("memory.pressure"), psi("io.pressure"));
         let ids = walkdir::WalkDir::new(&dir)
             .into_iter()
             .filter_entry(|entry| entry.file_type().is_dir())
             .filter_map(|entry| Some(entry.ok()?.ino()))
-            .take(MAX_BELOW);
-        let ids = ids.collect();
+            .take(MAX_IDS)
+            .collect();
         let kills = ProcFile::open(&dir.join(FileNames::of(v1).oom_kills)).ok();
-        Ok(OpenFiles { ids, opened_ns: now_ns, own, above, kills, pressure, io_pressure })
+        Ok(OpenFiles { ids, opened_ns: now_ns, own, ancestors, kills, pressure, io_pressure })
     }
 }
 
 impl OpenFiles {
     fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<()> {
         let stat = MemoryStat::parse(self.own.stat.read()?, v1);
-        let mut room = self.own.room(v1, &stat)?;
-        for level in &mut self.above {
-            let stat = MemoryStat::parse(level.stat.read()?, v1);
-            room = room.within(level.room(v1, &stat)?);
+        let mut headroom = self.own.headroom(v1, &stat)?;
+        for ancestor in &mut self.ancestors {
+            let stat = MemoryStat::parse(ancestor.stat.read()?, v1);
+            headroom = headroom.min(ancestor.headroom(v1, &stat)?);
         }
-        let on_host = Room {
+        let host_headroom = Headroom {
             total: host.total_bytes,
-            free: host.available_bytes,
+            available: host.available_bytes,
             unused: host.unused_bytes,
             swap_free: host.swap_free_bytes,
         };
-        let room = room.within(on_host);
-        reading.total_bytes = room.total;
-        reading.available_bytes = room.free;
-        reading.unused_bytes = room.unused;
-        // Without any on the host, what the group might have of it is nothing.
-        reading.swap_free_bytes = host.swap_free_bytes.and(room.swap_free);
+        let headroom = headroom.min(host_headroom);
+        reading.total_bytes = headroom.total;
+        reading.available_bytes = headroom.available;
+        reading.unused_bytes = headroom.unused;
+        // Without swap on the host, the cgroup's limit of swap has no meaning.
+        reading.swap_free_bytes = host.swap_free_bytes.and(headroom.swap_free);
         let page = rustix::param::page_size() as u64;
         reading.refaulted_bytes = stat.refaulted.map(|pages| pages.saturating_mul(page));
         reading.swapped_in_bytes = stat.swapped_in.map(|pages| pages.saturating_mul(page));
@@ -151,7 +155,7 @@ impl OpenFiles {
     }
 }
 
-/// One group's limits and how far they are used.
+/// The files of one cgroup's limits and usage.
 #[derive(Debug)]
 struct LimitFiles {
     usage: ProcFile,
@@ -161,23 +165,23 @@ struct LimitFiles {
     stat: ProcFile,
 }
 
-/// What may still be taken, in bytes; `None` is no limit.
+/// Memory that can still be allocated, in bytes; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Room {
+struct Headroom {
     total: Option<u64>,
-    /// With what can be dropped.
-    free: Option<u64>,
+    /// `unused` and reclaimable cache.
+    available: Option<u64>,
     unused: Option<u64>,
     swap_free: Option<u64>,
 }
 
-impl Room {
-    /// Both at once: the smaller of each.
-    fn within(self, other: Self) -> Self {
+impl Headroom {
+    /// The smaller value of each field.
+    fn min(self, other: Self) -> Self {
         let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
         Self {
             total: least(self.total, other.total),
-            free: least(self.free, other.free),
+            available: least(self.available, other.available),
             unused: least(self.unused, other.unused),
             swap_free: least(self.swap_free, other.swap_free),
         }
@@ -186,19 +190,18 @@ impl Room {
 
 impl LimitFiles {
     fn open(dir: &Path, v1: bool) -> Result<Self> {
-        let must = |name: &str| ProcFile::open(&dir.join(name));
-        let may = |name: &str| must(name).ok();
-        let stat = must("memory.stat")?;
+        let open = |name: &str| ProcFile::open(&dir.join(name));
+        let stat = open("memory.stat")?;
         let names = FileNames::of(v1);
         Ok(Self {
-            usage: must(names.usage)?,
-            // Above `high` tasks that allocate must reclaim first: for them it is a limit.
+            usage: open(names.usage)?,
+            // Above `high`, tasks must reclaim before they allocate: it acts as a limit.
             limits: std::iter::once(names.limit)
                 .chain(names.high)
-                .map(must)
+                .map(open)
                 .collect::<Result<_>>()?,
-            swap_usage: may(names.swap_usage),
-            swap_limit: may(names.swap_limit),
+            swap_usage: open(names.swap_usage).ok(),
+            swap_limit: open(names.swap_limit).ok(),
             stat,
         })
     }
@@ -211,22 +214,22 @@ impl LimitFiles {
         Ok(least)
     }
 
-    fn room(&mut self, v1: bool, stat: &MemoryStat) -> Result<Room> {
-        let usage = parse_bytes(self.usage.read()?).context("no number")?;
+    fn headroom(&mut self, v1: bool, stat: &MemoryStat) -> Result<Headroom> {
+        let usage = parse_bytes(self.usage.read()?).context("the usage is not a number")?;
         let total = self.limit()?;
-        // Clean page cache and slab can go; tmpfs is counted as page cache and cannot.
+        // Page cache and slab can be reclaimed; tmpfs counts as page cache but cannot.
         let cache = stat.file.saturating_sub(stat.shmem).saturating_add(stat.slab);
         let unused = total.map(|total| total.saturating_sub(usage));
-        let free = unused.map(|unused| unused.saturating_add(cache.min(usage)));
+        let available = unused.map(|unused| unused.saturating_add(cache.min(usage)));
         let mut swap_free = None;
         if let (Some(swapped), Some(limit)) = (&mut self.swap_usage, &mut self.swap_limit)
             && let Some(limit) = parse_bytes(limit.read()?)
         {
-            let left = limit.saturating_sub(parse_bytes(swapped.read()?).unwrap_or(0));
+            let free = limit.saturating_sub(parse_bytes(swapped.read()?).unwrap_or(0));
             // v1 limits memory and swap together.
-            swap_free = Some(if v1 { left.saturating_sub(unused.unwrap_or(0)) } else { left });
+            swap_free = Some(if v1 { free.saturating_sub(unused.unwrap_or(0)) } else { free });
         }
-        Ok(Room { total, free, unused, swap_free })
+        Ok(Headroom { total, available, unused, swap_free })
     }
 }
 
@@ -258,15 +261,16 @@ mod tests {
         no_progress: None,
     };
 
-    fn group(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, ScopeFiles) {
+    /// The cgroup `/a/web` with these files.
+    fn scope_files(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, ScopeFiles) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("a/web")).expect("mkdir");
         for (name, text) in files {
             fs::write(dir.path().join("a/web").join(name), text).expect("write");
         }
         let root = dir.path().to_path_buf();
-        let roots = CgroupMounts { memory: root.clone(), v1, unified: Some(root) };
-        (dir, ScopeFiles::new(roots, "/a/web"))
+        let mounts = CgroupMounts { memory: root.clone(), v1, unified: Some(root) };
+        (dir, ScopeFiles::new(mounts, "/a/web"))
     }
 
     const MIB: u64 = 1 << 20;
@@ -281,7 +285,7 @@ mod tests {
         );
         let pressure =
             "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n";
-        let (_dir, mut group) = group(
+        let (_dir, mut scope) = scope_files(
             false,
             &[
                 ("memory.current", &(80 * MIB).to_string()),
@@ -295,13 +299,13 @@ mod tests {
             ],
         );
         let mut reading = Reading::default();
-        group.read(&mut reading, &HOST).expect("reads");
+        scope.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.total_bytes, Some(100 * MIB));
-        assert_eq!(reading.available_bytes, Some(40 * MIB), "20 free, 20 of cache that can go");
+        assert_eq!(reading.available_bytes, Some(40 * MIB), "20 free, 20 of reclaimable cache");
         assert_eq!(reading.unused_bytes, Some(20 * MIB));
         assert_eq!(reading.swap_free_bytes, Some(64 * MIB), "the host's");
         assert_eq!(reading.full_ns, Some(5000));
-        assert_eq!(reading.oom_kills, Some(0), "what was before us is not ours");
+        assert_eq!(reading.oom_kills, Some(0), "earlier kills do not count");
         assert_eq!(reading.refaulted_bytes, Some(5 * rustix::param::page_size() as u64));
         assert_eq!((reading.scanned_pages, reading.reclaimed_pages), (Some(100), Some(50)));
     }
@@ -313,7 +317,7 @@ mod tests {
             15 * MIB,
             5 * MIB
         );
-        let (dir, mut group) = group(
+        let (dir, mut scope) = scope_files(
             true,
             &[
                 ("memory.usage_in_bytes", &(80 * MIB).to_string()),
@@ -325,33 +329,33 @@ mod tests {
             ],
         );
         let mut reading = Reading::default();
-        group.read(&mut reading, &HOST).expect("reads");
+        scope.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.swap_free_bytes, Some(10 * MIB), "30 of both, 20 of them memory");
         assert_eq!(reading.oom_kills, Some(0));
         assert_eq!(
             reading.available_bytes,
             Some(30 * MIB),
-            "20 free, 10 of cache below it as well"
+            "20 free, 10 of cache including descendants"
         );
         assert_eq!(reading.full_ns, None, "PSI cannot be read");
-        let put = |name: &str, text: &str| {
+        let write = |name: &str, text: &str| {
             fs::write(dir.path().join("a/web").join(name), text).expect("write");
         };
         for (counter, so_far) in [(6, 2), (6, 2), (0, 2), (1, 3), (2, 4)] {
-            put("memory.oom_control", &format!("under_oom 0\noom_kill {counter}\n"));
-            group.read(&mut reading, &HOST).expect("reads");
-            assert_eq!(reading.oom_kills, Some(so_far), "a group made anew begins at 0");
+            write("memory.oom_control", &format!("under_oom 0\noom_kill {counter}\n"));
+            scope.read(&mut reading, &HOST).expect("reads");
+            assert_eq!(reading.oom_kills, Some(so_far), "a new cgroup starts at 0");
         }
-        put("memory.limit_in_bytes", "9223372036854771712");
-        put("memory.memsw.limit_in_bytes", "9223372036854771712");
-        group.read(&mut reading, &HOST).expect("reads");
+        write("memory.limit_in_bytes", "9223372036854771712");
+        write("memory.memsw.limit_in_bytes", "9223372036854771712");
+        scope.read(&mut reading, &HOST).expect("reads");
         assert_eq!(reading.total_bytes, HOST.total_bytes, "no limit but the host's size");
         assert_eq!(reading.swap_free_bytes, HOST.swap_free_bytes);
     }
 
     #[test]
-    fn a_group_ends_where_those_above_it_do() {
-        let level = |dir: &str, max: &str, high: &str, current: u64, swap: &str| {
+    fn limits_of_ancestors_bound_a_cgroup() {
+        let files_of = |dir: &str, max: &str, high: &str, current: u64, swap: &str| {
             [
                 (format!("{dir}memory.max"), max.to_owned()),
                 (format!("{dir}memory.high"), high.to_owned()),
@@ -362,31 +366,31 @@ mod tests {
             ]
         };
         let mib = |n: u64| (n * MIB).to_string();
-        for (what, own, above, total, available, swap) in [
+        for (limit, own, parent, total, available, swap) in [
             ("none", ["max", "max", "max"], ["max", "max", "max"], 1024, 512, 64),
             ("its own", [&mib(200), "max", &mib(9)], ["max", "max", "max"], 200, 120, 9),
             ("high", [&mib(200), &mib(100), "max"], ["max", "max", "max"], 100, 20, 64),
-            ("above", [&mib(200), "max", "max"], [&mib(150), "max", &mib(5)], 150, 30, 5),
+            ("the parent's", [&mib(200), "max", "max"], [&mib(150), "max", &mib(5)], 150, 30, 5),
         ] {
             let files = [
-                level("", own[0], own[1], 80, own[2]),
-                level("../", above[0], above[1], 120, above[2]),
+                files_of("", own[0], own[1], 80, own[2]),
+                files_of("../", parent[0], parent[1], 120, parent[2]),
             ]
             .concat();
             let files: Vec<_> = files.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect();
-            let (_dir, mut group) = group(false, &files);
+            let (_dir, mut scope) = scope_files(false, &files);
             let mut reading = Reading::default();
-            group.read(&mut reading, &HOST).expect("reads");
-            let found = [reading.total_bytes, reading.available_bytes, reading.swap_free_bytes];
+            scope.read(&mut reading, &HOST).expect("reads");
+            let headroom = [reading.total_bytes, reading.available_bytes, reading.swap_free_bytes];
             let expected = [total, available, swap].map(|n| Some(n * MIB));
-            assert_eq!(found, expected, "limit: {what}");
+            assert_eq!(headroom, expected, "limit: {limit}");
         }
     }
 
     #[test]
-    fn a_group_that_is_not_there_is_an_error_that_names_it() {
-        let (_dir, mut group) = group(false, &[]);
-        let error = group.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
+    fn a_missing_cgroup_is_an_error_with_its_path() {
+        let (_dir, mut scope) = scope_files(false, &[]);
+        let error = scope.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
         assert!(format!("{error:#}").contains("a/web/memory."), "{error:#}");
     }
 }

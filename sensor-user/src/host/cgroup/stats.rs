@@ -1,5 +1,6 @@
-//! Files of cgroups that are opened for one reading: limits of a cgroup and all above it at the moment of
-//! a kill, and the files of cgroups that have metrics. Both are rare, and there may be hundreds.
+//! Files of cgroups that are opened for one reading: limits of a cgroup and its ancestors at the
+//! moment of a kill, and the files of cgroups that have metrics. Readings are rare and cgroups may
+//! be hundreds, so no file stays open.
 
 use std::{fs, path::Path};
 
@@ -11,14 +12,14 @@ use super::{
 };
 use crate::host::{pressure, proc_file::numbers};
 
-/// Cgroups above one: a bound, not an expectation.
+/// Most levels of a path that are read.
 const MAX_DEPTH: usize = 32;
 
-/// Limits and usage of the cgroup with that path and of all above it, its own first, without those that
-/// no longer exist and without the root, which has no limits.
+/// Limits and usage of the cgroup with that path and of its ancestors, its own first. Skips cgroups
+/// that no longer exist, and the root, which has no limits.
 pub fn limits_above(mounts: &CgroupMounts, path: &str) -> Vec<CgroupLimits> {
-    let above = Path::new(path).ancestors().filter(|path| path.parent().is_some());
-    above.take(MAX_DEPTH).filter_map(|path| limits(mounts, path)).collect()
+    let paths = Path::new(path).ancestors().filter(|path| path.parent().is_some());
+    paths.take(MAX_DEPTH).filter_map(|path| limits(mounts, path)).collect()
 }
 
 fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
@@ -49,23 +50,25 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     })
 }
 
-/// The cgroup with that path or, if it has no memory controller, the nearest above that has one: memory is
-/// charged to that. On v2 a cgroup need not have it, for example those that a service makes for itself.
+/// The cgroup that the memory of a cgroup is charged to: the cgroup itself or, if it has no memory
+/// controller, the nearest ancestor that has one. On v2 a cgroup may lack the controller, for
+/// example one that a service creates for itself.
 pub fn charged<'a>(mounts: &CgroupMounts, path: &'a str) -> &'a str {
-    let is_there =
+    let exists =
         |at: &str, name: &str| mounts.memory.join(at.trim_start_matches('/')).join(name).exists();
     let mut at = path;
-    // One that no longer exists is reported under its own path.
-    while !mounts.v1 && !is_there(at, "memory.current") && is_there(at, "") {
+    // A removed cgroup is reported under its own path.
+    while !mounts.v1 && !exists(at, "memory.current") && exists(at, "") {
         match at.rsplit_once('/') {
-            Some((above, _)) if !above.is_empty() => at = above,
+            Some((parent, _)) if !parent.is_empty() => at = parent,
             _ => return path,
         }
     }
     at
 }
 
-/// The files of the cgroup with that path, cgroups below it included; all `None` if it does not exist.
+/// Reads the files of the cgroup with that path, which include its descendants; all `None` if the
+/// cgroup does not exist.
 pub fn read_stats(mounts: &CgroupMounts, path: &str) -> CgroupStats {
     let below = path.trim_start_matches('/');
     let dir = mounts.memory.join(below);
@@ -79,21 +82,21 @@ pub fn read_stats(mounts: &CgroupMounts, path: &str) -> CgroupStats {
         Some([totals.some_ns, totals.full_ns])
     };
     let refaulted = MemoryStat::parse(&stat, mounts.v1).refaulted;
-    let found = CgroupStats {
+    let common = CgroupStats {
         refaulted_bytes: refaulted.map(|pages| pages.saturating_mul(page)),
         pressure_ns: psi(),
         ..CgroupStats::default()
     };
     if mounts.v1 {
         let [swap] = numbers(&stat, ["total_swap"]);
-        // With a limit on memory and swap together, either may be the one that is hit.
+        // v1 limits memory, and memory and swap together; either limit may be hit.
         let hits = ["memory.failcnt", "memory.memsw.failcnt"].into_iter().filter_map(number);
         return CgroupStats {
             memory_bytes: number("memory.usage_in_bytes"),
             limit_bytes: number("memory.limit_in_bytes"),
             swap_bytes: swap,
             limit_hits: hits.reduce(u64::saturating_add),
-            ..found
+            ..common
         };
     }
     let [hits] = numbers(&text(&dir, "memory.events").unwrap_or_default(), ["max"]);
@@ -102,7 +105,7 @@ pub fn read_stats(mounts: &CgroupMounts, path: &str) -> CgroupStats {
         limit_bytes: number("memory.max"),
         swap_bytes: number("memory.swap.current"),
         limit_hits: hits,
-        ..found
+        ..common
     }
 }
 
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn each_group_tells_its_own_limits() {
+    fn each_level_has_its_own_limits() {
         let dir = tempfile::tempdir().expect("tempdir");
         let events = "low 0\nhigh 5\nmax 7\noom 3\noom_kill 2\n";
         write(
@@ -133,52 +136,52 @@ mod tests {
             "a.slice",
             &[("memory.current", "500\n"), ("memory.max", "max\n"), ("memory.high", "600\n")],
         );
-        let all = [
+        let files = [
             ("memory.current", "300\n"),
             ("memory.max", "400\n"),
             ("memory.swap.current", "9\n"),
             ("memory.swap.max", "0\n"),
             ("memory.events", events),
         ];
-        write(dir.path(), "a.slice/b.service", &all);
-        let chain = limits_above(&mounts(dir.path(), false), "/a.slice/b.service");
-        let [own, above] = &chain[..] else { panic!("{chain:?}") };
+        write(dir.path(), "a.slice/b.service", &files);
+        let limits = limits_above(&mounts(dir.path(), false), "/a.slice/b.service");
+        let [own, parent] = &limits[..] else { panic!("{limits:?}") };
         assert_eq!((own.path.as_str(), own.current_bytes), ("/a.slice/b.service", Some(300)));
         assert_eq!((own.max_bytes, own.high_bytes, own.oom_kills), (Some(400), None, Some(2)));
         assert_eq!((own.swap_bytes, own.swap_max_bytes), (Some(9), Some(0)));
-        assert_eq!((above.max_bytes, above.high_bytes), (None, Some(600)));
+        assert_eq!((parent.max_bytes, parent.high_bytes), (None, Some(600)));
     }
 
     #[test]
-    fn memory_is_charged_to_the_nearest_group_with_the_controller() {
+    fn memory_is_charged_to_the_nearest_cgroup_with_the_controller() {
         let dir = tempfile::tempdir().expect("tempdir");
         let current = [("memory.current", "1\n")];
         write(dir.path(), "a.slice/b.service", &current);
         write(dir.path(), "a.slice/b.service/own/deep", &[]);
         write(dir.path(), "a.slice/b.service/with", &current);
         write(dir.path(), "off/below", &[]);
-        for (path, wanted) in [
+        for (path, expected) in [
             ("/a.slice/b.service", "/a.slice/b.service"),
             ("/a.slice/b.service/own/deep", "/a.slice/b.service"),
             ("/a.slice/b.service/with", "/a.slice/b.service/with"),
-            ("/a.slice/b.service/gone", "/a.slice/b.service/gone"),
+            ("/a.slice/b.service/removed", "/a.slice/b.service/removed"),
             ("/off/below", "/off/below"),
             ("/", "/"),
         ] {
-            assert_eq!(charged(&mounts(dir.path(), false), path), wanted);
+            assert_eq!(charged(&mounts(dir.path(), false), path), expected);
             assert_eq!(charged(&mounts(dir.path(), true), path), path, "v1");
         }
     }
 
     #[test]
-    fn a_group_that_is_gone_leaves_those_above() {
+    fn limits_of_ancestors_are_read_after_a_removal() {
         let dir = tempfile::tempdir().expect("tempdir");
         let files =
             [("memory.usage_in_bytes", "5"), ("memory.limit_in_bytes", "9223372036854771712")];
         write(dir.path(), "a", &files);
-        let chain = limits_above(&mounts(dir.path(), true), "/a/gone");
-        assert_eq!(chain.len(), 1);
-        assert_eq!((chain[0].current_bytes, chain[0].max_bytes), (Some(5), None));
-        assert_eq!(super::limits_above(&mounts(dir.path(), true), "/"), []);
+        let limits = limits_above(&mounts(dir.path(), true), "/a/removed");
+        assert_eq!(limits.len(), 1);
+        assert_eq!((limits[0].current_bytes, limits[0].max_bytes), (Some(5), None));
+        assert_eq!(limits_above(&mounts(dir.path(), true), "/"), []);
     }
 }

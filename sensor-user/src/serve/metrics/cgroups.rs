@@ -1,5 +1,5 @@
-//! Metrics per cgroup, and of processes that grow. A counter of a cgroup appears with its first count:
-//! most cgroups never stall, and a host has hundreds of them.
+//! Metrics per cgroup, and of processes that grow. A counter of a cgroup appears with its first
+//! count: most cgroups never stall, and a host has hundreds of them.
 
 use std::{collections::BTreeMap, fmt::Error};
 
@@ -23,8 +23,8 @@ use crate::serve::state::settings::Buckets;
 /// The `cgroup` label of all cgroups that are not shown.
 const OTHER: &str = "other";
 
-/// A name that a user chose, as a label. The format escapes quotes and line breaks only; other control
-/// characters would reach terminals.
+/// A name that a user chose, as a label. The format escapes quotes and line breaks only; other
+/// control characters would reach terminals.
 fn safe_label(name: &str) -> String {
     name.replace(|c: char| c.is_control() || is_line_end(c), "\u{fffd}")
 }
@@ -290,8 +290,8 @@ mod tests {
         let report = CgroupReport { shown: vec![shown("/a", counters)], ..CgroupReport::default() };
         let name = "memsensor_cgroup_reclaim_seconds";
         let all = samples(report, Vec::new());
-        let found: Vec<_> = all.iter().filter(|s| s.starts_with(name)).collect();
-        assert_eq!(found.len(), 15, "{found:?}");
+        let series: Vec<_> = all.iter().filter(|s| s.starts_with(name)).collect();
+        assert_eq!(series.len(), 15, "{series:?}");
         for sample in [
             r#"_sum{cgroup="/a",kind="memcg"} 1.6"#,
             r#"_count{cgroup="/a",kind="memcg"} 2"#,
@@ -299,7 +299,7 @@ mod tests {
             r#"_bucket{le="1.0",cgroup="/a",kind="memcg"} 2"#,
             r#"_bucket{le="+Inf",cgroup="/a",kind="memcg"} 2"#,
         ] {
-            assert!(found.contains(&&format!("{name}{sample}")), "{sample}: {found:#?}");
+            assert!(series.contains(&&format!("{name}{sample}")), "{sample}: {series:#?}");
         }
     }
 
@@ -323,7 +323,7 @@ mod tests {
         let processes = vec![
             process("slow", 60, 60),
             process("worker", 60, 6000),
-            process("not long known", 10, 5000),
+            process("recently seen", 10, 5000),
             process("shrinks", 60, -9000),
             process("seen once", 0, 9000),
             process("worker", 60, 600),
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(
             samples(CgroupReport::default(), processes)[1..],
             [
-                format!("{name}{{comm=\"not long known\",cgroup=\"\"}} 500.0"),
+                format!("{name}{{comm=\"recently seen\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),
             ]
         );

@@ -1,10 +1,10 @@
 //! The classic Prometheus text format (0.0.4), from OpenMetrics text.
 //!
-//! prometheus-client writes OpenMetrics only. The samples are the same; what differs is metadata:
-//! classic has no UNIT and EOF lines, names a counter with its `_total` and knows no `info`.
-//! Pure: text in, text out.
+//! prometheus-client writes OpenMetrics only. Samples are the same in both formats; metadata
+//! differs: the classic format has no UNIT and EOF lines, names a counter with its `_total` and has
+//! no type `info`. Pure.
 
-/// Turns OpenMetrics text as prometheus-client writes it into classic text.
+/// Converts OpenMetrics text as prometheus-client writes it to classic text.
 pub fn from_open_metrics(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut help = None;
@@ -35,7 +35,7 @@ pub fn from_open_metrics(text: &str) -> String {
     out
 }
 
-/// A sample up to its exemplar, if it has one. What looks like one within a label's value is none.
+/// A sample without its exemplar. A `#` within a label's value begins no exemplar.
 fn without_exemplar(line: &str) -> &str {
     let (mut quoted, mut escaped) = (false, false);
     let begin = line.bytes().position(|byte| {
@@ -56,8 +56,8 @@ mod tests {
 
     #[test]
     fn metadata_changes_and_samples_do_not() {
-        let open = "# HELP a_seconds Some time\n# TYPE a_seconds counter\n# UNIT a_seconds seconds\n\
-                    a_seconds_total{x=\"# EOF\"} 1.5\n\
+        let open = "# HELP a_seconds Some time\n# TYPE a_seconds counter\n\
+                    # UNIT a_seconds seconds\na_seconds_total{x=\"# EOF\"} 1.5\n\
                     # HELP b Build\n# TYPE b info\nb_info{v=\"1\"} 1\n\
                     # HELP c Now\n# TYPE c gauge\nc 3\n# EOF\n";
         let classic = "# HELP a_seconds_total Some time\n# TYPE a_seconds_total counter\n\
@@ -68,9 +68,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exemplar_goes_and_what_looks_like_one_stays() {
+    fn exemplars_are_removed_and_label_values_stay() {
         let open = "a_total{x=\"\\\\\\\" # {y=1} 2\"} 3 # {event_id=\"b-1\"} 1.0 1700000000.5\n\
-                    b_total 1 # {event_id=\"b-1\"} 1\n# HELP c #1\n# TYPE c gauge\nc{x=\" # {\"} 1\n";
+                    b_total 1 # {event_id=\"b-1\"} 1\n\
+                    # HELP c #1\n# TYPE c gauge\nc{x=\" # {\"} 1\n";
         let classic = "a_total{x=\"\\\\\\\" # {y=1} 2\"} 3\n\
                        b_total 1\n# HELP c #1\n# TYPE c gauge\nc{x=\" # {\"} 1\n";
         assert_eq!(from_open_metrics(open), classic);

@@ -70,7 +70,8 @@ mod tests {
             let below = |buckets: &[(f64, u64)], bound: f64| {
                 buckets.iter().filter(|(b, _)| *b <= bound).map(|(_, n)| n).sum::<u64>()
             };
-            let [coarse, fine] = [Buckets::Coarse, Buckets::Fine].map(|resolution| buckets(resolution, &counts));
+            let resolutions = [Buckets::Coarse, Buckets::Fine];
+            let [coarse, fine] = resolutions.map(|resolution| buckets(resolution, &counts));
             for (bound, _) in &coarse {
                 prop_assert_eq!(below(&coarse, *bound), below(&fine, *bound), "{}", bound);
             }

@@ -1,7 +1,7 @@
-//! `/metrics`: what was published, as OpenMetrics.
+//! `/metrics`: published data as OpenMetrics.
 //!
-//! A value that was not measured is absent, never 0: a probe that is not attached has no metrics, and
-//! `memsensor_probe_info` reports why.
+//! A value that was not measured is absent, never 0: a probe that is not attached has no metrics,
+//! and `memsensor_probe_info` reports why.
 //!
 //! * [`render`] puts the parts together; [`classic`] turns the text into the older format.
 //! * `probes`: metrics of the probes, generic over their specs; `scopes`, `cgroups`, `sensor` (the

@@ -1,5 +1,5 @@
-//! Metrics of the probes, generic over their specs: names, labels and shapes are written in each probe's
-//! `PROBE` only.
+//! Metrics of the probes, generic over their specs: names, labels and shapes are written in each
+//! probe's `PROBE` only.
 
 use std::{fmt::Error, sync::Arc, time::SystemTime};
 
@@ -24,7 +24,7 @@ use crate::{publish::event_log::EventLog, serve::state::settings::Buckets};
 /// The prefix of every name.
 pub const PREFIX: &str = "memsensor_";
 
-/// What the metrics of the probes are made of.
+/// Data for the metrics of the probes.
 pub(super) struct ProbeMetrics<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) coverage: &'a Coverage,

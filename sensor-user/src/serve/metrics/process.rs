@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use crate::host::footprint::Footprint;
 
-/// Writes them, and how much of it is locked; what cannot be read is left out.
+/// Writes these metrics, and the locked memory. Skips values that cannot be read.
 pub(super) fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let Ok(process) = Process::myself() else { return Ok(()) };
     let Ok(stat) = process.stat() else { return Ok(()) };

@@ -16,7 +16,7 @@ use sensor_core::model::{coverage::Coverage, snapshot::Snapshot};
 use super::encode::{Labels, counter, flag, gauge};
 use crate::{publish::loop_lag::LoopLags, serve::state::app::AppState};
 
-/// Writes them. `last_seconds` is how long the last rendering took.
+/// Writes all of these metrics. `last_seconds` is the duration of the last rendering.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
     state: &AppState,
@@ -171,15 +171,15 @@ mod tests {
     #[test]
     fn undetectable_losses_are_absent() {
         let row = std::array::from_fn::<_, ROW_WORDS, _>(|i| i as u64);
-        let found = |coverage: &Coverage, reports_skipped| {
+        let reasons = |coverage: &Coverage, reports_skipped| {
             losses(&row, coverage, reports_skipped).map(|(reason, _)| reason).collect::<Vec<_>>()
         };
         let mut all = Coverage::none("not yet");
-        assert_eq!(found(&all, false), [""; 0]);
+        assert_eq!(reasons(&all, false), [""; 0]);
         all.probes.iter_mut().for_each(|probe| probe.state = Attached);
         let reported: Vec<_> = losses(&row, &all, true).collect();
         let expected: Vec<_> = loss::REASONS.into_iter().zip(0..).collect();
-        assert_eq!(reported, expected, "each with its own word");
+        assert_eq!(reported, expected, "each reason has its own word");
 
         for (without, absent) in [
             (&[][..], &[][..]),
@@ -202,13 +202,13 @@ mod tests {
                 for probe in coverage.probes.iter_mut().filter(|p| without.contains(&p.name)) {
                     probe.state = state;
                 }
-                let reported = found(&coverage, true);
+                let reported = reasons(&coverage, true);
                 let missing: Vec<_> =
                     loss::REASONS.into_iter().filter(|reason| !reported.contains(reason)).collect();
                 let expected = if state == Partial { &[] } else { absent };
                 assert_eq!(missing, expected, "{without:?} {state:?}");
             }
         }
-        assert!(!found(&all, false).contains(&"recursion"), "a kernel before 5.12");
+        assert!(!reasons(&all, false).contains(&"recursion"), "a kernel before 5.12");
     }
 }

@@ -1,4 +1,4 @@
-//! Handles to everything that an answer is made of.
+//! Handles to all data that answers are made of.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
@@ -17,7 +17,7 @@ use crate::publish::{
     sample::PublishedSample, usage::PublishedUsage,
 };
 
-/// What collectors publish.
+/// Handles to published data.
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The last sample.
@@ -34,16 +34,16 @@ pub struct Published {
     pub lags: Arc<LoopLags>,
 }
 
-/// What all servers share; cheap to clone.
+/// State that all servers share; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct AppState {
-    /// What collectors publish.
+    /// Handles to published data.
     pub published: Published,
     /// Names of the scopes, the host first.
     pub scopes: Arc<[String]>,
     /// The rules, for explanations.
     pub policy: Arc<Policy>,
-    /// What readiness depends on.
+    /// Settings of readiness.
     pub readiness: Readiness,
     /// Which series `/metrics` has.
     pub metrics: Metrics,

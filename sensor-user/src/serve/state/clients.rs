@@ -10,8 +10,8 @@ use std::{
 use sensor_core::model::readiness::FailOn;
 use serde::{Deserialize, Serialize};
 
-/// A question of a client. A balancer may ask for several scopes, and a person from the same address: the
-/// answer to one question is not known to the others.
+/// A question of a client. One address may ask several: a balancer for several scopes, a person on
+/// the same host. Each must be answered, because the answer to one is not known to the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadinessQuery {
     /// The client's address.
@@ -33,9 +33,9 @@ pub enum Protocol {
     Agent,
 }
 
-/// Questions that are remembered; the one that was asked longest ago goes first.
+/// Most questions that are kept; the one that was asked longest ago is dropped first.
 const MAX_QUERIES: usize = 256;
-/// A client that was silent for longer is not waited for.
+/// `drain --wait` does not wait for a client that was silent for longer.
 const ACTIVE_NS: u64 = 60_000_000_000;
 
 /// Recent questions.
@@ -59,7 +59,7 @@ pub struct DrainAcks {
     pub acknowledged: Vec<IpAddr>,
     /// Clients that have not repeated all of their questions since.
     pub pending: Vec<IpAddr>,
-    /// How long the daemon has been listening: it does not know of clients before that.
+    /// How long the daemon has been listening. Earlier clients are unknown.
     pub listening_seconds: f64,
 }
 
@@ -78,8 +78,8 @@ impl ClientTracker {
         Self { answered: Mutex::new([None; MAX_QUERIES]), since_ns }
     }
 
-    /// Records an answer, and whether it reported the drain. Does not allocate; the lock is never held for
-    /// longer than this.
+    /// Records an answer, and whether it reported the drain. Does not allocate; the lock is never
+    /// held for longer than this.
     pub fn record(&self, query: ReadinessQuery, now_ns: u64, drained: bool) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let known = answered.iter().position(|a| a.is_some_and(|a| a.query == query));

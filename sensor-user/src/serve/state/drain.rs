@@ -28,14 +28,14 @@ pub struct Drain {
     pub reason: String,
     /// The boot in which it was ordered.
     boot: String,
-    /// When it ends by itself: CLOCK_BOOTTIME nanoseconds, a clock that cannot be set and that goes on
-    /// during suspend.
+    /// When it ends by itself: CLOCK_BOOTTIME nanoseconds, a clock that cannot be set and that goes
+    /// on during suspend.
     #[serde(skip_serializing_if = "Option::is_none")]
     until_ns: Option<u64>,
 }
 
 impl Drain {
-    fn holds(&self, now_ns: u64) -> bool {
+    fn is_active(&self, now_ns: u64) -> bool {
         self.until_ns.is_none_or(|until| now_ns < until)
     }
 }
@@ -45,7 +45,8 @@ impl Drain {
 pub struct OperatorDrain {
     drain: ArcSwapOption<Drain>,
     boot: String,
-    /// Locked for each write, which writes what holds by then: the last write is always up to date.
+    /// Locked for each write. A write reads the drain after it has the lock, so the last write is
+    /// up to date.
     file: Mutex<StateFile>,
 }
 
@@ -53,8 +54,8 @@ impl OperatorDrain {
     /// Starts with the drain that the file holds.
     pub fn load(file: StateFile) -> Self {
         let boot = boot_id();
-        let left = file.read().filter(|drain: &Drain| drain.boot == boot);
-        let drain = ArcSwapOption::new(left.map(Arc::new));
+        let saved = file.read().filter(|drain: &Drain| drain.boot == boot);
+        let drain = ArcSwapOption::new(saved.map(Arc::new));
         let this = Self { drain, boot, file: Mutex::new(file) };
         if let Some(drain) = this.drain().as_deref().and_then(Option::as_ref) {
             info!("still drained by an operator: {}", drain.reason);
@@ -62,27 +63,28 @@ impl OperatorDrain {
         this
     }
 
-    /// The drain that holds now. Does not allocate.
+    /// The drain in effect. Does not allocate.
     pub fn drain(&self) -> Option<arc_swap::Guard<Option<Arc<Drain>>>> {
         self.drain_at(since_boot_ns())
     }
 
     fn drain_at(&self, now_ns: u64) -> Option<arc_swap::Guard<Option<Arc<Drain>>>> {
         let drain = self.drain.load();
-        drain.as_ref()?.holds(now_ns).then_some(drain)
+        drain.as_ref()?.is_active(now_ns).then_some(drain)
     }
 
-    /// Whether a drain holds now. Does not allocate.
+    /// Whether a drain is in effect. Does not allocate.
     pub fn is_drained(&self) -> bool {
         self.drain().is_some()
     }
 
-    /// The reason of the drain that holds now.
+    /// The reason of the drain in effect.
     pub fn reason(&self) -> Option<String> {
         self.drain().and_then(|drain| Some(drain.as_ref()?.reason.clone()))
     }
 
-    /// Begins a drain, or replaces the one that holds. It holds at once, even if it cannot be saved.
+    /// Begins a drain, or replaces the one in effect. It takes effect at once, even if it cannot be
+    /// saved.
     pub fn begin(&self, reason: &str, lasts: Option<Duration>) {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
         let reason = reason.chars().map(plain).take(MAX_REASON).collect();
@@ -92,28 +94,28 @@ impl OperatorDrain {
         self.drain.store(Some(Arc::new(drain)));
     }
 
-    /// Ends the drain; returns whether one held.
+    /// Ends the drain; returns whether one was in effect.
     pub fn end(&self) -> bool {
-        let held = self.drain().is_some();
+        let was_drained = self.is_drained();
         self.drain.store(None);
-        if held {
+        if was_drained {
             info!("no longer drained by an operator");
         }
-        held
+        was_drained
     }
 
-    /// Saves what holds now for a restart. On a thread of its own: the disk of a thrashing host may be slow,
-    /// and the serving thread must not wait for it.
+    /// Saves the drain for a restart of the daemon. Runs on a thread of its own: the disk of a
+    /// thrashing host may be slow, and the serving thread must not wait for it.
     pub async fn save(self: Arc<Self>) -> Result<()> {
         let write = move || {
             let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             match self.drain.load().as_deref() {
-                Some(drain) => file
-                    .write(drain)
-                    .context("the drain holds, but will not survive a restart of the daemon"),
+                Some(drain) => file.write(drain).context(
+                    "the drain is in effect, but will not survive a restart of the daemon",
+                ),
                 None => file
                     .remove()
-                    .context("the drain is ended, but would be back after a restart of the daemon"),
+                    .context("the drain is ended, but a restart of the daemon would restore it"),
             }
         };
         tokio::task::spawn_blocking(write).await.context("write the drain")?
@@ -151,17 +153,17 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let drain = Arc::new(OperatorDrain::load(file(&dir)));
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let hangs = drain.file.lock().expect("not locked yet");
+        let slow_write = drain.file.lock().expect("not locked yet");
         let (one, two) = runtime.block_on(async {
             drain.begin("one", None);
             let one = tokio::spawn(Arc::clone(&drain).save());
-            // The only serving thread goes on.
+            // The only serving thread is not blocked.
             tokio::task::yield_now().await;
             assert!(drain.is_drained() && !one.is_finished());
             drain.begin("two", None);
             (one, tokio::spawn(Arc::clone(&drain).save()))
         });
-        drop(hangs);
+        drop(slow_write);
         for write in [one, two] {
             runtime.block_on(write).expect("no panic").expect("saved");
         }
@@ -176,14 +178,14 @@ mod tests {
         let drain = OperatorDrain::load(file(&dir));
         let before_ns = since_boot_ns();
         drain.begin("r", Some(Duration::from_mins(30)));
-        let held_at = |seconds: u64| drain.drain_at(before_ns + seconds * second).is_some();
-        assert!(held_at(0) && held_at(1799) && !held_at(1801));
+        let is_drained_at = |seconds: u64| drain.drain_at(before_ns + seconds * second).is_some();
+        assert!(is_drained_at(0) && is_drained_at(1799) && !is_drained_at(1801));
         drain.begin("r", None);
         assert!(drain.drain_at(u64::MAX).is_some(), "without a time until undrain");
-        for (boot, holds) in [(boot_id(), true), ("another".into(), false)] {
+        for (boot, is_drained) in [(boot_id(), true), ("another".into(), false)] {
             let saved = Drain { reason: "r".into(), boot, until_ns: None };
             file(&dir).write(&saved).expect("written");
-            assert_eq!(OperatorDrain::load(file(&dir)).is_drained(), holds);
+            assert_eq!(OperatorDrain::load(file(&dir)).is_drained(), is_drained);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What all servers share. Cheap to clone.
+//! State that all servers share.
 //!
-//! * [`app`]: handles to what is published, and to everything below.
+//! * [`app`]: handles to published data, and to all of the following.
 //! * [`readiness`]: state and weight of a scope, and why.
 //! * [`drain`]: the operator's drain; [`clients`]: which clients know of it.
-//! * [`settings`]: what the configuration may change.
+//! * [`settings`]: settings of serving.
 
 pub mod app;
 pub mod clients;

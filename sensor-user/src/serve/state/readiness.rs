@@ -1,6 +1,6 @@
 //! Readiness: state and weight of a scope, and why.
 //!
-//! Not here: how a protocol writes it down (`http`, `agent_check`).
+//! Not here: its encoding in a protocol (`http`, `agent_check`).
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -72,7 +72,7 @@ impl AppState {
         self.health_in(self.published.sample.load().as_deref(), scope, monotonic_ns())
     }
 
-    /// Records what a client was answered.
+    /// Records the answer to a client.
     pub fn record_client(&self, query: ReadinessQuery, health: TrafficHealth) {
         let drained = health.state == ReadinessState::Drained;
         self.clients.record(query, monotonic_ns(), drained);
@@ -109,7 +109,7 @@ impl AppState {
             ReadinessState::Ready => Vec::new(),
             ReadinessState::Degraded | ReadinessState::Overloaded => {
                 let rules = verdict.map_or(&[][..], |v| &v.verdict.evidence.rules);
-                // Rules that only hold matter only where none fires.
+                // Rules that only hold are reasons only if no rule fires.
                 let fires = rules.iter().any(|result| result.fires);
                 let active = rules.iter().filter(|result| result.fires == fires);
                 let names: Vec<_> = active.map(|result| result.rule.to_owned()).collect();
@@ -136,7 +136,7 @@ fn health(
     settings: settings::Readiness,
 ) -> TrafficHealth {
     let no_traffic = |state| TrafficHealth { state, weight: 0.0 };
-    // A drain holds in every other state, and it is all that a fallback pool asks for.
+    // A drain takes precedence over every other state: a fallback pool depends on it alone.
     if drained {
         return no_traffic(ReadinessState::Drained);
     }
@@ -149,7 +149,7 @@ fn health(
         return no_traffic(ReadinessState::Starting);
     };
     let position = verdict.verdict.position;
-    // A state that is known to be bad does not get better because it cannot be measured any more.
+    // A bad state stays when stalls can no longer be measured.
     if verdict.unknown_reason.is_some() && position.state == VerdictState::Ready {
         let weight = if settings.on_unknown == OnUnknown::Pass { 1.0 } else { 0.0 };
         return TrafficHealth { state: ReadinessState::Unknown, weight };
@@ -199,9 +199,9 @@ mod tests {
         let position = &mut sample.scopes[0].verdict.position;
         (position.state, position.weight) = (VerdictState::Overloaded, 0.0);
         for on_unknown in [OnUnknown::Pass, OnUnknown::Fail] {
-            let found = health(Some(&sample), 0, false, SECOND, settings(on_unknown));
+            let health = health(Some(&sample), 0, false, SECOND, settings(on_unknown));
             let expected = TrafficHealth { state: ReadinessState::Overloaded, weight: 0.0 };
-            assert_eq!(found, expected);
+            assert_eq!(health, expected);
         }
     }
 
@@ -220,10 +220,10 @@ mod tests {
             (Some(&unknown), 1, false, OnUnknown::Fail, ReadinessState::Unknown, 0.0),
             (Some(&unknown), 7, false, OnUnknown::Pass, ReadinessState::Stale, 0.0),
         ] {
-            let found = health(sample, 0, drained, now_s * SECOND, settings(on_unknown));
-            assert_eq!(found, TrafficHealth { state, weight }, "{now_s} {drained} {on_unknown:?}");
+            let health = health(sample, 0, drained, now_s * SECOND, settings(on_unknown));
+            assert_eq!(health, TrafficHealth { state, weight }, "{now_s} {drained} {on_unknown:?}");
             // A fallback pool serves with every host that is not drained.
-            assert_eq!(found.with_fail_on(FailOn::Drained).takes_traffic(), !drained, "{state:?}");
+            assert_eq!(health.with_fail_on(FailOn::Drained).takes_traffic(), !drained, "{state:?}");
         }
     }
 }
