@@ -14,27 +14,31 @@ use crate::common::counter::nanos;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Weight of a degraded scope, above 0 and at most 1. Half of the traffic is what a host that is
-    /// slightly too small can serve.
+    /// Weight of a degraded scope. Range: above 0, at most 1. A host that is slightly too small can
+    /// serve about half of its traffic. Lower it if degraded hosts still become overloaded.
     pub degraded_weight: f64,
-    /// How much the weight falls in a second, above 0 and at most 1. At 0.25 it takes two seconds from
-    /// full to half, so that caches and connection pools of the other hosts can follow.
+    /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At 0.25
+    /// the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the other
+    /// hosts can follow. An overloaded scope has weight 0 at once, whatever this is.
     pub fall_per_second: f64,
-    /// How much the weight rises in a second, above 0 and at most 1. At 0.05 it takes twenty seconds
-    /// from none to full: evicted memory must be read again while the load grows.
+    /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
+    /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
+    /// for services that warm up slowly.
     pub rise_per_second: f64,
-    /// How long a scope must be calm before an overloaded one gets traffic again, or a degraded one
-    /// more.
+    /// Time without evidence of pressure after which an overloaded scope gets traffic again, or a
+    /// degraded one more traffic. Raise it if hosts return too soon and are overloaded again.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after: Duration,
-    /// Each relapse doubles `recover_after`, up to this.
+    /// Highest waiting time: each relapse doubles `recover_after`, up to this. Range: at least
+    /// `recover_after`.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after_max: Duration,
-    /// A scope that is overloaded again within this time has a relapse.
+    /// Time after the end of an overload within which another one is a relapse. Set it to `0s` to wait
+    /// `recover_after` every time.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub relapse_within: Duration,
 }
 
