@@ -11,28 +11,41 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use sensor_core::{
+    common::state_file::StateFile,
+    model::{
+        cgroup_report::{CgroupCounters, CgroupReport, CgroupStats, ShownCgroup},
+        counters::ProgramCost,
+        coverage::{AttachState, Coverage, ProbeState, ProgramState},
+        event::Event,
+        memory_usage::{Growth, MemoryUsage, ProcessUsage},
+        readiness::OnUnknown,
+        snapshot::{Sample, Snapshot},
+        workload::WorkloadId,
+    },
+    verdict::{
+        evaluator::Evaluator,
+        reading::Reading,
+        scope::{HOST, ScopeVerdict},
+        weight::Settings,
+    },
+};
 use sensor_ebpf::{
     loss, probes,
     spec::{Probe, Program, Row},
 };
+use sensor_tests::support::repository::repository;
 use sensor_user::{
-    cgroups::{Found, Report, Shown, Totals},
-    config::OnBlind,
-    deadlines::Deadlines,
-    events::{Event, Log},
-    identity::Identity,
-    kernel::{
-        load::{Coverage, ProbeState, ProgramState, State},
-        read::{Cost, Inside},
-    },
-    scopes::{HOST, Judged},
+    publish::{event_log::EventLog, loop_lag::LoopLags, usage::PublishedUsage},
     serve::{
-        askers::Askers, histogram::Buckets, maintenance::Maintenance, metrics::Renderer,
-        state::State as AppState,
+        metrics::render::Renderer,
+        state::{
+            app::{AppState, Published},
+            clients::ClientTracker,
+            drain::OperatorDrain,
+            settings,
+        },
     },
-    snapshot::Snapshot,
-    verdict::{judge::Judge, pace::Settings, reading::Reading},
-    who::{Growth, Holder, Who},
 };
 
 /// Holds the tables of probes and of metrics.
@@ -45,10 +58,6 @@ const DOCUMENTS: [&str; 4] =
     ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "dashboards/README.md"];
 const RULE_DIRECTORIES: [&str; 4] =
     ["docs", "docs/runbooks", "dashboards/rules", "dashboards/rules/tests"];
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
-}
 
 fn read(file: &str) -> String {
     std::fs::read_to_string(repository().join(file)).expect(file)
@@ -72,44 +81,43 @@ fn exposition() -> String {
 }
 
 fn complete_state() -> AppState {
-    AppState {
-        published: Arc::new(ArcSwapOption::from_pointee(complete_snapshot())),
-        coverage: Arc::new(complete_coverage()),
+    let usage = PublishedUsage::default();
+    usage.store(Some(Arc::new(memory_usage())));
+    let published = Published {
+        sample: Arc::new(ArcSwapOption::from_pointee(complete_sample())),
+        usage: Arc::new(usage),
         cgroups: Arc::new(ArcSwapOption::from_pointee(cgroup_report())),
-        buckets: Buckets::default(),
-        growing_processes: 5,
-        events: Arc::new(Log::new("")),
-        maintenance: Arc::new(Maintenance::beside(Path::new("/nonexistent/socket"))),
-        policy: Arc::default(),
+        events: Arc::new(EventLog::new("")),
+        coverage: Arc::new(complete_coverage()),
+        lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+    };
+    let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
+    let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
+    AppState {
+        published,
         scopes: [HOST.to_owned()].into(),
-        stale_after: Duration::from_secs(5),
-        on_blind: OnBlind::Pass,
-        askers: Arc::new(Askers::new(0)),
+        policy: Arc::default(),
+        readiness: settings::Readiness { stale_after, on_unknown },
+        metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
+        drain: Arc::new(OperatorDrain::load(no_file)),
+        clients: Arc::new(ClientTracker::new(0)),
         unknown_scopes: Arc::default(),
-        deadlines: Arc::new(Deadlines::new(Duration::from_secs(1))),
     }
 }
 
 /// Every counter of every probe is 1.
-fn complete_snapshot() -> Snapshot {
+fn complete_sample() -> Sample {
     let rows: Arc<Vec<Row>> =
         Arc::new(vec![[1; sensor_ebpf::spec::ROW_WORDS]; probes::ALL.len() + 1]);
-    Snapshot {
-        taken_ns: 0,
-        taken_unix: 0.0,
+    let snapshot = Snapshot {
         rows: Arc::clone(&rows),
         window_start: Arc::clone(&rows),
         recent_start: rows,
-        tells_skipped: true,
-        inside: Inside::default(),
-        costs: vec![Cost { program: "mark_victim", run_ns: 1, runs: 1 }],
-        stalls: BTreeMap::new(),
-        stall_clock: Arc::default(),
-        stall_clock_ns: None,
-        reclaim: Arc::default(),
-        scopes: vec![host_verdict()],
-        who: Some(Arc::new(memory_usage())),
-    }
+        reports_skipped: true,
+        costs: vec![ProgramCost { program: "mark_victim", run_ns: 1, runs: 1 }],
+        ..Snapshot::default()
+    };
+    Sample { snapshot, scopes: vec![host_verdict()] }
 }
 
 fn complete_coverage() -> Coverage {
@@ -131,30 +139,30 @@ fn attached(probe: &Probe) -> ProbeState {
     };
     ProbeState {
         name: probe.name,
-        state: State::Attached,
+        state: AttachState::Attached,
         reason: String::new(),
         programs: probe.programs.iter().map(program).collect(),
     }
 }
 
 /// One process, which grows.
-fn memory_usage() -> Who {
+fn memory_usage() -> MemoryUsage {
     let growth = Growth { minute_bytes: 1, ..Growth::default() };
-    let process = Holder { growth, minute_seconds: 1, ..Holder::default() };
-    Who { processes: vec![process], ..Who::default() }
+    let process = ProcessUsage { growth, minute_seconds: 1, ..ProcessUsage::default() };
+    MemoryUsage { processes: vec![process], ..MemoryUsage::default() }
 }
 
 /// One cgroup, with a value for every metric.
-fn cgroup_report() -> Report {
+fn cgroup_report() -> CgroupReport {
     let some = |text: &str| Some(text.to_owned());
-    let identity = Identity {
+    let workload = WorkloadId {
         unit: some("a.service"),
         container: some("b"),
         runtime: some("docker"),
         pod: some("c"),
         pod_name: None,
     };
-    let found = Found {
+    let stats = CgroupStats {
         memory_bytes: Some(1),
         limit_bytes: Some(1),
         swap_bytes: Some(1),
@@ -162,15 +170,16 @@ fn cgroup_report() -> Report {
         limit_hits: Some(1),
         pressure_ns: Some([1, 1]),
     };
-    let mut totals = Totals { stall_ns: [1; 4], oom_kills: 1, reclaim: Some(Box::default()) };
-    totals.reclaim.iter_mut().for_each(|histograms| histograms[0][0] = 1);
-    let shown = Shown { path: "/a".into(), identity, totals, found };
-    Report { shown: vec![shown], ..Report::default() }
+    let mut counters =
+        CgroupCounters { stall_ns: [1; 4], oom_kills: 1, reclaim: Some(Box::default()) };
+    counters.reclaim.iter_mut().for_each(|histograms| histograms[0][0] = 1);
+    let shown = ShownCgroup { path: "/a".into(), workload, counters, stats };
+    CgroupReport { shown: vec![shown], ..CgroupReport::default() }
 }
 
 /// The verdict of a host with every signal, whose memory is exhausted within a minute.
-fn host_verdict() -> Judged {
-    let mut judge = Judge::new(Arc::default(), Settings::default());
+fn host_verdict() -> ScopeVerdict {
+    let mut evaluator = Evaluator::new(Arc::default(), Settings::default());
     let reading = |second: u64| Reading {
         at_ns: second * 1_000_000_000,
         some_ns: Some(0),
@@ -192,8 +201,14 @@ fn host_verdict() -> Judged {
         priority: Some(12),
         no_progress: Some(0),
     };
-    let verdict = (1..60).map(|second| judge.judge(reading(second))).last().expect("some");
-    Judged { scope: HOST.into(), reading: reading(60), verdict, blind: None }
+    let verdict = (1..60).map(|second| evaluator.evaluate(reading(second))).last().expect("some");
+    ScopeVerdict {
+        scope: HOST.into(),
+        cgroup_id: None,
+        reading: reading(60),
+        verdict,
+        unknown_reason: None,
+    }
 }
 
 struct Family {

@@ -9,6 +9,8 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use sensor_tests::support::repository::repository;
+
 /// Most lines of README.md: a page that a stranger reads to the end.
 const README_LINES: usize = 150;
 
@@ -16,10 +18,6 @@ const README_LINES: usize = 150;
 const DOCUMENTS: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/fixtures/README.md"];
 const DIRECTORIES: [&str; 2] = ["docs", "dashboards"];
-
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the repository")
-}
 
 /// Files below a directory, relative to `root`.
 fn files(root: &Path, directory: &str) -> Vec<PathBuf> {

@@ -13,13 +13,13 @@ use std::{
     path::PathBuf,
 };
 
+use sensor_core::btf::{
+    reader::{Btf, Type},
+    resolve::{Host, Plan, plan},
+};
 use sensor_ebpf::{
     probes,
     spec::{Field, Hook, NO_ARG},
-};
-use sensor_user::kernel::{
-    btf::{Btf, Type},
-    resolve::{Host, Plan, plan},
 };
 
 /// The columns of every table below.

@@ -19,7 +19,7 @@ use sensor_tests::support::{
     repository::{RECORDED_METRICS, repository, yaml_files},
 };
 // The only use of the product in this file.
-use sensor_user::cli::Cli;
+use sensor_user::cli::args::Cli;
 use serde_json::Value;
 
 const RUNBOOKS_URL: &str = "https://runbooks.example/memsensor/";

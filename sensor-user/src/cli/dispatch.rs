@@ -8,7 +8,6 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use sensor_core::btf::resolve::Host;
 
 use super::{
     admin_client::{call, call_one},
@@ -25,7 +24,6 @@ use super::{
 };
 use crate::{
     daemon::{config::Config, failure::Failure, hardening::Hardening, run},
-    host::cgroup::mounts::memory_on_v1,
     kernel::{load, privilege},
     serve::admin_protocol::{Request, Response, Top},
 };
@@ -101,8 +99,7 @@ fn probe(config: &Config, json: bool) -> Result<ExitCode> {
     if let Some(why) = privilege::missing() {
         return Err(anyhow!(why).context(Failure::Unsupported));
     }
-    let host = Host { memory_on_v1: memory_on_v1() };
-    let loaded = load::load(&config.kernel(), host).context(Failure::Unsupported)?;
+    let loaded = load::load(&config.kernel()).context(Failure::Unsupported)?;
     let required = &config.probes.required;
     // As the daemon does it, so that the memory shown is that of the daemon.
     let mut hardening = Hardening::prepare();

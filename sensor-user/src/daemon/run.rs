@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use sensor_core::{
-    btf::resolve::Host,
     common::{clock::monotonic_ns, counter::nanos},
     model::coverage::Coverage,
 };
@@ -26,7 +25,6 @@ use super::{
     threads::Threads,
 };
 use crate::{
-    host::cgroup::mounts::memory_on_v1,
     kernel::{
         load::{self, Loaded},
         privilege,
@@ -60,7 +58,7 @@ pub fn run(config: &Config) -> Result<()> {
 fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
     let attempt = match privilege::missing() {
         Some(why) => Err(anyhow::anyhow!(why)),
-        None => load::load(&config.kernel(), Host { memory_on_v1: memory_on_v1() }),
+        None => load::load(&config.kernel()),
     };
     match attempt {
         Ok(Loaded { coverage, reader, debug_log }) => {

@@ -36,6 +36,7 @@ use super::{
     read::Reader,
     settings::{BpfLog, KillSenders, Settings},
 };
+use crate::host::cgroup::mounts::memory_on_v1;
 
 /// The BPF object, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMSENSOR_BPF_OBJECT_PATH"));
@@ -54,8 +55,8 @@ pub struct Loaded {
 /// Loads and attaches all probes that this kernel allows.
 ///
 /// Fails only if nothing at all can be loaded.
-pub fn load(settings: &Settings, host: Host) -> Result<Loaded> {
-    let plan = plan(settings, host)?;
+pub fn load(settings: &Settings) -> Result<Loaded> {
+    let plan = plan(settings)?;
     let mut ebpf = open(settings, &plan)?;
     let senders = write_senders(&mut ebpf, &settings.kill_senders)?;
     let stats = settings.bpf_stats.then(|| enable_stats(Stats::RunTime)).transpose();
@@ -79,10 +80,11 @@ pub fn load(settings: &Settings, host: Host) -> Result<Loaded> {
 }
 
 /// What can be attached on this kernel, and the values of the object's globals.
-fn plan(settings: &Settings, host: Host) -> Result<Plan> {
+fn plan(settings: &Settings) -> Result<Plan> {
     let vmlinux = std::fs::read(VMLINUX)
         .map_err(|e| format!("{VMLINUX}: {e} (a kernel with CONFIG_DEBUG_INFO_BTF has it)"))
         .and_then(|data| Btf::parse(data).map_err(|e| format!("{VMLINUX}: {e}")));
+    let host = Host { memory_on_v1: memory_on_v1() };
     let mut plan = resolve::plan(vmlinux.as_ref().map_err(String::as_str), host);
     drop(vmlinux);
     if settings.probes.is_disabled(probes::victim_exit::PROBE.name) {

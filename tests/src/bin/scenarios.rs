@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use sensor_core::verdict::policy::Policy;
 use sensor_tests::lab::scenarios::{
     catalogue::{self, Half, Scenario},
     harm, load, probe,
@@ -15,7 +16,6 @@ use sensor_tests::lab::scenarios::{
     replay, run,
     table::{self, Outcome},
 };
-use sensor_user::verdict::policy::Policy;
 
 const USAGE: &str =
     "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR | --replay DIR]";

@@ -11,8 +11,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use sensor_user::{
-    events::{Event, What},
+use sensor_core::{
+    model::event::{Event, EventKind},
     verdict::policy::RULES,
 };
 
@@ -216,11 +216,15 @@ impl Daemon {
     }
 
     /// Waits until `n` events pass the filter, and returns them.
-    pub fn wait_for_events(&self, n: usize, filter: impl Fn(&What) -> bool) -> Result<Vec<Event>> {
+    pub fn wait_for_events(
+        &self,
+        n: usize,
+        filter: impl Fn(&EventKind) -> bool,
+    ) -> Result<Vec<Event>> {
         let end = Instant::now() + PATIENCE;
         loop {
             let mut events = self.events()?;
-            events.retain(|e| filter(&e.what));
+            events.retain(|e| filter(&e.kind));
             if events.len() >= n {
                 return Ok(events);
             }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use sensor_user::host::cgroup;
+use sensor_user::host::cgroup::mounts;
 
 /// One mebibyte.
 pub const MIB: u64 = 1 << 20;
@@ -41,8 +41,8 @@ impl Scope {
 
     /// Makes a group named after the test with a limit in bytes; it may swap.
     pub fn with_swap(name: &str, limit: u64) -> Result<Self> {
-        let v1 = cgroup::memory_on_v1();
-        let root = cgroup::memory_root().context("no hierarchy with the memory controller")?;
+        let v1 = mounts::memory_on_v1();
+        let root = mounts::memory_root().context("no hierarchy with the memory controller")?;
         let name = format!("memsensor-test-{}-{name}", std::process::id());
         let mut scope = Self {
             groups: vec![root.join(&name)],
@@ -50,7 +50,7 @@ impl Scope {
             path: name.clone().into(),
             v1,
         };
-        if v1 && let Some(unified) = cgroup::unified_root() {
+        if v1 && let Some(unified) = mounts::unified_root() {
             scope.groups.push(unified.join(&name));
         }
         if !v1 {
@@ -85,7 +85,7 @@ impl Scope {
     }
 
     fn has_memory_or_psi(&self, group: &Path) -> bool {
-        group == self.memory() || cgroup::unified_root().is_some_and(|root| group.starts_with(root))
+        group == self.memory() || mounts::unified_root().is_some_and(|root| group.starts_with(root))
     }
 
     fn make(&self) -> Result<()> {

@@ -11,6 +11,13 @@ use aya::{
     programs::{RawTracePoint, RawTracePointRunOptions, TestRun as _},
 };
 use aya_log::EbpfLogger;
+use sensor_core::{
+    btf::{
+        reader::{self, Btf},
+        resolve::{self, Host, Plan},
+    },
+    model::{counters::InFlight, event::EventKind},
+};
 use sensor_ebpf::{
     hist,
     inflight::{CHUNK_WORDS, CHUNKS, Slot, WAYS, owner, place},
@@ -21,14 +28,11 @@ use sensor_ebpf::{
     stall_kind::{Cause, KINDS, Kind},
 };
 use sensor_user::{
-    config::{BpfLog, Config},
-    events::{self, What},
     kernel::{
-        btf::{self, Btf},
         load,
-        read::Inside,
-        resolve::{self, Host, Plan},
+        settings::{BpfLog, Settings},
     },
+    oom::decode,
 };
 
 /// The object with all programs loaded and none attached.
@@ -57,10 +61,10 @@ impl log::Log for Messages {
     fn flush(&self) {}
 }
 
-/// What the resolver passes to the programs on this kernel.
+/// EventKind the resolver passes to the programs on this kernel.
 pub(crate) fn plan() -> (Btf, Plan) {
-    let btf = Btf::parse(std::fs::read(btf::VMLINUX).expect("BTF")).expect("BTF parses");
-    let host = Host { memory_on_v1: sensor_user::host::cgroup::memory_on_v1() };
+    let btf = Btf::parse(std::fs::read(reader::VMLINUX).expect("BTF")).expect("BTF parses");
+    let host = Host { memory_on_v1: sensor_user::host::cgroup::mounts::memory_on_v1() };
     let plan = resolve::plan(Ok(&btf), host);
     (btf, plan)
 }
@@ -71,15 +75,15 @@ impl Bench {
     }
 
     pub(crate) fn with_globals(overrides: &[(&'static str, u32)]) -> Self {
-        Self::configured(&Config::default(), overrides)
+        Self::configured(&Settings::default(), overrides)
     }
 
     /// With the debug log on.
     pub(crate) fn with_log() -> Self {
-        Self::configured(&Config { bpf_log: BpfLog::Warn, ..Config::default() }, &[])
+        Self::configured(&Settings { bpf_log: BpfLog::Warn, ..Settings::default() }, &[])
     }
 
-    pub(crate) fn configured(config: &Config, overrides: &[(&'static str, u32)]) -> Self {
+    pub(crate) fn configured(config: &Settings, overrides: &[(&'static str, u32)]) -> Self {
         let (btf, mut plan) = plan();
         for (global, index) in made_up(&btf) {
             plan.globals.entry(global).or_insert(index);
@@ -135,7 +139,7 @@ impl Bench {
         self.row(id as u32)
     }
 
-    /// What was lost, by reason.
+    /// EventKind was lost, by reason.
     pub(crate) fn lost(&self) -> BTreeMap<&'static str, u64> {
         let row = self.row(loss::ROW);
         loss::REASONS.iter().copied().zip(row).filter(|(_, n)| *n > 0).collect()
@@ -178,7 +182,7 @@ impl Bench {
     }
 
     pub(crate) fn inside(&self) -> [u32; KINDS] {
-        Inside::of(&self.slots(), now()).tasks
+        InFlight::of(&self.slots(), now()).tasks
     }
 
     pub(crate) fn stalls(&self) -> BTreeMap<u64, [u64; Cause::COUNT]> {
@@ -194,10 +198,10 @@ impl Bench {
         stalls
     }
 
-    pub(crate) fn events(&mut self) -> Vec<What> {
+    pub(crate) fn events(&mut self) -> Vec<EventKind> {
         let mut all = Vec::new();
         while let Some(record) = self.events.next() {
-            all.push(events::decode(&record, 4096, "b").expect("decodes").1);
+            all.push(decode::decode(&record, 4096, "b").expect("decodes").1);
         }
         all
     }
@@ -235,7 +239,7 @@ pub(crate) fn histogram(row: &Row, at: usize) -> (u64, u64) {
 }
 
 pub(crate) fn now() -> u64 {
-    sensor_user::host::clock::monotonic_ns()
+    sensor_core::common::clock::monotonic_ns()
 }
 
 /// Id of this thread.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
+use sensor_core::model::event::{AllocContext, EventKind, OomType};
 use sensor_ebpf::{
     probe_id::Id,
     probes::oom_kill::KILLS_WORD,
     spec::{NO_ARG, SENDER_WITH_EVENT},
 };
-use sensor_user::events::{Context, Scope, What};
 
 use crate::bench::{Bench, at, histogram, now, run_on, stay_on_this_cpu, tid};
 
@@ -74,7 +74,7 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
     let events = bench.events();
     assert_eq!(events.len(), 3);
     for event in events {
-        let What::OomKill { trigger, .. } = event else { panic!("{event:?}") };
+        let EventKind::OomKill { trigger, .. } = event else { panic!("{event:?}") };
         assert_eq!((trigger.pid, trigger.tid), (std::process::id(), tid()));
     }
 }
@@ -94,24 +94,24 @@ fn a_kill_has_the_context_of_its_own_oom_call_only() {
     let mut bench = Bench::new();
     let kill = |bench: &mut Bench| {
         oom_kill(bench);
-        let What::OomKill { context, scope, .. } = bench.events().remove(0) else {
+        let EventKind::OomKill { context, oom_type, .. } = bench.events().remove(0) else {
             panic!("a kill")
         };
-        (context, scope)
+        (context, oom_type)
     };
-    let (global, memcg) = ((None, Scope::Global), (None, Scope::Memcg));
+    let (global, memcg) = ((None, OomType::Global), (None, OomType::Memcg));
     assert_eq!(kill(&mut bench), global, "no context");
     direct_reclaim(&bench);
-    let context = Context {
+    let context = AllocContext {
         order: 2,
         gfp_flags: "0xcc0".to_owned(),
         constraint: "3".to_owned(),
         from_log: false,
     };
     set_context(&mut bench, now(), tid(), false);
-    assert_eq!(kill(&mut bench), (Some(context.clone()), Scope::Global));
+    assert_eq!(kill(&mut bench), (Some(context.clone()), OomType::Global));
     set_context(&mut bench, now(), tid(), true);
-    let known = (Some(context), Scope::Memcg);
+    let known = (Some(context), OomType::Memcg);
     assert_eq!(kill(&mut bench), known, "the context decides, not the reclaim before it");
     assert_eq!(kill(&mut bench), known, "the next kill of a group, by the same call");
     direct_reclaim(&bench);
@@ -262,7 +262,7 @@ fn a_kill_by_a_known_sender_is_an_event() {
     kill_signal(&bench, 9, 0, 0);
     assert_eq!((signals(&bench, 0), signals(&bench, 5)), (0, 1));
     let events = bench.events();
-    let [What::KillSignal { sender, target }] = &events[..] else { panic!("{events:?}") };
+    let [EventKind::KillSignal { sender, target }] = &events[..] else { panic!("{events:?}") };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(bench.lost(), BTreeMap::new());
 }

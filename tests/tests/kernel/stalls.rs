@@ -7,7 +7,7 @@ use sensor_ebpf::{
     probe_id::Id,
     stall_kind::{KINDS, Kind},
 };
-use sensor_user::config::Config;
+use sensor_user::kernel::settings::Settings;
 
 use crate::bench::{Bench, at, histogram, now};
 
@@ -193,9 +193,8 @@ fn the_stalls_of_a_cgroup_are_one_entry() {
 
 #[test]
 fn a_cgroup_has_histograms_if_the_configuration_asks() {
-    let mut config = Config::default();
-    config.cgroups.histograms = vec!["/web".to_owned()];
-    let bench = Bench::configured(&config, &[]);
+    let settings = Settings { cgroup_histograms: true, ..Settings::default() };
+    let bench = Bench::configured(&settings, &[]);
     for _ in 0..3 {
         bench.run("direct_begin", &[]);
         bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);

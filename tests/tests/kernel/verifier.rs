@@ -13,9 +13,9 @@ use sensor_ebpf::{
     probes,
     spec::{Hook, Program},
 };
-use sensor_user::{
-    config::{BpfLog, Config},
-    kernel::load,
+use sensor_user::kernel::{
+    load,
+    settings::{BpfLog, Settings},
 };
 
 use crate::bench;
@@ -29,7 +29,7 @@ type Planned = Vec<(&'static Program, Result<(), String>)>;
 /// The object as in service on this kernel.
 fn open(bpf_log: BpfLog) -> (Ebpf, Planned) {
     let (_, plan) = bench::plan();
-    let config = Config { bpf_log, ..Config::default() };
+    let config = Settings { bpf_log, ..Settings::default() };
     let ebpf = load::open(&config, &plan).expect("open");
     let programs = probes::ALL.iter().flat_map(|probe| probe.programs);
     (ebpf, programs.zip(plan.programs.into_iter().flatten()).collect())

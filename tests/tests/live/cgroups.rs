@@ -239,8 +239,8 @@ fn metrics_of_ten_thousand_cgroups_are_bounded() {
         let path = format!("{}/g{at}", many.0.path());
         crate::wait_until("the kill has its path", || {
             let events = daemon.events().expect("events");
-            let kills = events.iter().filter(|e| is_kill(&e.what));
-            kills.map(|e| as_kill(&e.what).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))
+            let kills = events.iter().filter(|e| is_kill(&e.kind));
+            kills.map(|e| as_kill(&e.kind).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))
         });
     }
 }

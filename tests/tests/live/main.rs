@@ -34,12 +34,12 @@ use std::{
     time::Duration,
 };
 
+use sensor_core::model::event::{EventKind, OomType, TaskInfo};
 use sensor_tests::support::{
     counts::vmstat,
     daemon::{PATIENCE, delta},
     scope::{Scope, program},
 };
-use sensor_user::events::{Process, Scope as OomScope, What};
 
 const OOM_KILLS: [&str; 2] =
     ["memsensor_oom_kills_total{type=\"global\"}", "memsensor_oom_kills_total{type=\"memcg\"}"];
@@ -64,13 +64,13 @@ fn oom_kills_of_vmstat() -> f64 {
     vmstat().expect("vmstat")["oom_kill"] as f64
 }
 
-fn is_kill(what: &What) -> bool {
-    matches!(what, What::OomKill { .. })
+fn is_kill(what: &EventKind) -> bool {
+    matches!(what, EventKind::OomKill { .. })
 }
 
-fn as_kill(what: &What) -> (OomScope, &Process, &Process) {
-    let What::OomKill { scope, victim, trigger, .. } = what else { panic!("{what:?}") };
-    (*scope, victim, trigger)
+fn as_kill(what: &EventKind) -> (OomType, &TaskInfo, &TaskInfo) {
+    let EventKind::OomKill { oom_type, victim, trigger, .. } = what else { panic!("{what:?}") };
+    (*oom_type, victim, trigger)
 }
 
 /// A program that is killed on drop, so that the next test can use its ports.

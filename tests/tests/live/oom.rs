@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, process::Stdio};
 
+use sensor_core::model::event::{EventKind, OomType};
 use sensor_tests::support::{
     daemon::{Daemon, PATIENCE, delta},
     scope::{MIB, Scope},
 };
-use sensor_user::events::{Scope as OomScope, What};
 
 use crate::{
     OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, skipped,
@@ -26,21 +26,22 @@ fn an_oom_kill_is_in_metrics_and_events() {
     assert_eq!(delta(&before, &after, OOM_KILLS[0]).expect("global"), 0.0);
     assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), 1.0);
     assert_eq!(events.len(), 1);
-    let (oom, victim, trigger) = as_kill(&events[0].what);
-    assert_eq!(oom, OomScope::Memcg);
+    let (oom, victim, trigger) = as_kill(&events[0].kind);
+    assert_eq!(oom, OomType::Memcg);
     for process in [victim, trigger] {
         assert_eq!((process.pid, process.comm.as_str(), process.uid), (pid, "hog", 0));
         assert_eq!(process.cgroup_id, scope.id().expect("id"));
         assert_eq!(process.cgroup.as_deref(), Some(scope.path().as_str()));
         assert_eq!(process.oom_score_adj, 321);
     }
-    let What::OomKill { memory, .. } = &events[0].what else { panic!() };
+    let EventKind::OomKill { memory, .. } = &events[0].kind else { panic!() };
     assert!(memory.anon_bytes > 24 * MIB && memory.anon_bytes <= 32 * MIB, "{memory:?}");
     assert!(memory.virtual_bytes >= 64 * MIB, "{memory:?}");
     assert!(memory.page_tables_bytes > 0 && memory.page_tables_bytes < MIB, "{memory:?}");
     // The time until its memory was freed is in the histogram.
-    let exits = daemon.wait_for_events(1, |w| matches!(w, What::VictimExit { .. })).expect("exit");
-    let What::VictimExit { pid: ended, seconds, .. } = exits[0].what else { panic!() };
+    let exits =
+        daemon.wait_for_events(1, |w| matches!(w, EventKind::VictimExit { .. })).expect("exit");
+    let EventKind::VictimExit { pid: ended, seconds, .. } = exits[0].kind else { panic!() };
     assert_eq!(ended, pid);
     assert!(seconds > 0.0 && seconds < PATIENCE.as_secs_f64());
     let exits = delta(&before, &after, "memsensor_oom_victim_exit_seconds_count").expect("count");
@@ -68,7 +69,7 @@ fn the_victim_is_not_the_trigger() {
     assert_eq!(oom_kills_of_vmstat() - kernel_before, kills as f64, "trigger: {status}");
     let events = daemon.wait_for_events(kills, is_kill).expect("the kill");
     assert_eq!(events.len(), kills);
-    let (_, found_victim, found_trigger) = as_kill(&events[0].what);
+    let (_, found_victim, found_trigger) = as_kill(&events[0].kind);
     assert_eq!((found_victim.pid, found_victim.comm.as_str()), (victim.id(), "big"));
     assert_eq!((found_trigger.pid, found_trigger.comm.as_str()), (trigger.id(), "small"));
     assert_eq!((found_victim.oom_score_adj, found_trigger.oom_score_adj), (1000, 0));
@@ -104,7 +105,7 @@ fn parallel_kills_are_each_counted_once() {
     let events = daemon.wait_for_events(SCOPES * ROUNDS - missing, is_kill).expect("kills");
     let found: BTreeMap<_, _> = events
         .iter()
-        .map(|event| as_kill(&event.what).1)
+        .map(|event| as_kill(&event.kind).1)
         .map(|victim| (victim.pid, victim.cgroup.as_deref().unwrap_or_default().to_owned()))
         .collect();
     assert!(found.iter().all(|(pid, path)| expected.get(pid) == Some(path)), "{found:?}");
@@ -132,9 +133,9 @@ fn kills_of_forking_and_threaded_victims_agree_with_vmstat() {
     let skipped = skipped(&before, &after);
     assert!(counted <= kernel && counted + skipped >= kernel, "{counted} of {kernel}, {skipped}");
     let events = daemon.events().expect("events");
-    let victims: Vec<_> = events.iter().filter(|e| is_kill(&e.what)).collect();
+    let victims: Vec<_> = events.iter().filter(|e| is_kill(&e.kind)).collect();
     assert_eq!(victims.len() as f64, counted, "an event for each");
-    let of_threaded = victims.iter().filter(|e| as_kill(&e.what).1.pid == threaded).count();
+    let of_threaded = victims.iter().filter(|e| as_kill(&e.kind).1.pid == threaded).count();
     assert!(
         of_threaded == 1 || skipped > 0.0,
         "{of_threaded} kills of one process with 16 threads"

@@ -11,16 +11,16 @@ use sensor_tests::support::{
     daemon::Daemon,
     scope::{MIB, Scope, program},
 };
+
 use sensor_user::{
-    config::Config,
-    kernel::{load, read::Reader},
-    top::Top,
+    kernel::{load, read::Reader, settings::Settings},
+    serve::admin_protocol::Top,
 };
 
 use crate::{Running, hog, wait_for_line};
 
 fn reader() -> Reader {
-    load::load(&Config::default()).expect("load").reader
+    load::load(&Settings::default()).expect("load").reader
 }
 
 fn table(reader: &mut Reader) -> BTreeMap<u32, Process> {
@@ -230,12 +230,12 @@ fn the_fastest_growing_process_comes_first() {
         serde_json::from_str(&output).ok()
     };
     crate::wait_until("the large process is listed", || {
-        first("memory").is_some_and(|top| top.who.processes.iter().any(|p| p.pid == held.id()))
+        first("memory").is_some_and(|top| top.usage.processes.iter().any(|p| p.pid == held.id()))
     });
     let args = ["--comm-hex", "1b5b33316d", "leak", "100", "50"];
     let mut leak = hog(&scope, &args).spawn().expect("start hog");
     // Both are younger than a minute; so may other processes of this machine be.
-    let place = |top: &Top, pid| top.who.processes.iter().position(|p| p.pid == pid);
+    let place = |top: &Top, pid| top.usage.processes.iter().position(|p| p.pid == pid);
     let comes_first = |top: &Top| {
         place(top, leak.id()).zip(place(top, held.id())).is_some_and(|(leak, held)| leak < held)
     };
@@ -244,7 +244,7 @@ fn the_fastest_growing_process_comes_first() {
         found = first("minute").filter(comes_first);
         found.is_some()
     });
-    let usage = found.expect("found").who;
+    let usage = found.expect("found").usage;
     let leaked = 50 * MIB.cast_signed();
     let process = usage.processes.iter().find(|p| p.pid == leak.id()).expect("the leak");
     assert!(process.growth.minute_bytes >= leaked, "{process:?}");
@@ -294,8 +294,8 @@ fn without_the_iterator_usage_comes_from_proc() {
     });
     assert!(daemon.stop().success());
     std::fs::remove_dir_all(dir).expect("remove");
-    let usage = output.expect("reported").who;
-    assert!(usage.from_proc, "{usage:?}");
+    let usage = output.expect("reported").usage;
+    assert!(usage.usage_from_proc, "{usage:?}");
     let own = usage.processes.iter().find(|p| p.pid == std::process::id()).expect("this test");
     assert!(own.own_bytes > 0 && own.cgroup_path.is_some(), "{own:?}");
 }

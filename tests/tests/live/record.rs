@@ -3,11 +3,11 @@
 use std::{collections::BTreeSet, fs, process::Stdio, time::Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use sensor_core::model::event::{Event, EventKind};
 use sensor_tests::support::{
     daemon::{Daemon, delta},
     scope::{MIB, Scope},
 };
-use sensor_user::events::{Event, What};
 
 use crate::{
     OOM_KILLS, as_kill, assert_no_losses, hog, is_kill, killed, oom_kills_of_vmstat, wait_for_line,
@@ -44,9 +44,9 @@ fn a_kill_in_a_removed_cgroup_has_its_path() {
     let before = daemon.metrics().expect("metrics");
     let (id, path) = killed_while_stopped(&daemon, "short-lived.service");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
-    let (_, victim, trigger) = as_kill(&events[0].what);
+    let (_, victim, trigger) = as_kill(&events[0].kind);
     assert_eq!((victim.cgroup_id, victim.cgroup.as_deref()), (id, Some(path.as_str())));
-    assert_eq!(victim.identity.unit.as_deref(), Some(path.trim_start_matches('/')));
+    assert_eq!(victim.workload.unit.as_deref(), Some(path.trim_start_matches('/')));
     assert_eq!(trigger.cgroup, victim.cgroup);
     let after = daemon.metrics().expect("metrics");
     for series in ["memsensor_cgroups_created_total", "memsensor_cgroups_removed_total"] {
@@ -61,14 +61,14 @@ fn without_the_probe_a_removed_cgroup_has_no_path() {
     let daemon = Daemon::start("[probes]\ndisabled = [\"cgroups\"]\n").expect("daemon");
     let (id, _) = killed_while_stopped(&daemon, "unseen.service");
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
-    let (_, victim, _) = as_kill(&events[0].what);
+    let (_, victim, _) = as_kill(&events[0].kind);
     assert_eq!((victim.cgroup_id, &victim.cgroup), (id, &None));
     // An existing cgroup is found by a walk.
     let scope = Scope::new("seen.service", 16 * MIB).expect("scope");
     std::thread::sleep(std::time::Duration::from_millis(1100));
     killed(&scope, &["anon", "32"]);
     let events = daemon.wait_for_events(2, is_kill).expect("the kill");
-    assert_eq!(as_kill(&events[1].what).1.cgroup.as_deref(), Some(scope.path().as_str()));
+    assert_eq!(as_kill(&events[1].kind).1.cgroup.as_deref(), Some(scope.path().as_str()));
 }
 
 /// The victim is not the process that leaks: the leak is protected by its score, the victim is not.
@@ -89,16 +89,16 @@ fn the_report_names_the_leaking_process() {
     let (pid, agent_pid) = (victim.id(), leak.id());
     crate::wait_until("its memory is freed", || {
         let event = show_event(&daemon, &[&events[0].id]);
-        matches!(event.what, What::OomKill { memory_back_seconds: Some(s), .. } if s > 0.0)
+        matches!(event.kind, EventKind::OomKill { memory_back_seconds: Some(s), .. } if s > 0.0)
     });
     // While the victim's memory is being freed, the kernel may also kill the leaking process.
     let event = show_event(&daemon, &[&events[0].id]);
     let text = daemon.ask(&["event", &event.id]).expect("event").0;
     leak.kill().expect("kill");
     leak.wait().expect("wait");
-    let (_, found, trigger) = as_kill(&event.what);
+    let (_, found, trigger) = as_kill(&event.kind);
     assert_eq!((found.pid, trigger.pid), (pid, agent_pid));
-    let report = event.circumstances.expect("its report");
+    let report = event.report.expect("its report");
     // The victim's cgroup has no limit, its parent has one.
     let paths: Vec<_> = report.cgroups.iter().map(|l| l.path.clone()).collect();
     assert_eq!(paths[..2], [service.path(), scope.path()]);
@@ -108,10 +108,11 @@ fn the_report_names_the_leaking_process() {
     let stalled = report.stalled.expect("stalls of the minute before");
     assert!(stalled.within_seconds > 0.0 && stalled.within_seconds <= 61.0, "{stalled:?}");
     // It started after the last scan of the calm phase.
-    let leaked = report.growers.iter().find(|p| p.pid == agent_pid).expect("the leaking process");
+    let leaked =
+        report.top_growers.iter().find(|p| p.pid == agent_pid).expect("the leaking process");
     assert!(leaked.growth.ten_minutes_bytes > 10 * MIB.cast_signed(), "{leaked:?}");
     assert_eq!(leaked.cgroup_path.as_deref(), Some(agent.path().as_str()));
-    assert_eq!(leaked.identity.unit.as_deref(), Some("agent.service"));
+    assert_eq!(leaked.workload.unit.as_deref(), Some("agent.service"));
     assert!(report.largest.iter().any(|p| p.pid == agent_pid), "{:?}", report.largest);
     for part in [&*event.id, "web", "agent", "160.0", "grew most", "memory back  after"] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
@@ -219,14 +220,14 @@ fn every_kill_of_a_storm_has_an_event() {
     assert_eq!((killed, pids.len()), (KILLS as f64, KILLS), "in {took:?}");
     let events = daemon.wait_for_events(KILLS, is_kill).expect("the kills");
     let after = daemon.metrics().expect("metrics");
-    let found: BTreeSet<_> = events.iter().map(|e| as_kill(&e.what).1.pid).collect();
+    let found: BTreeSet<_> = events.iter().map(|e| as_kill(&e.kind).1.pid).collect();
     assert_eq!((events.len(), found), (KILLS, pids), "in {took:?}");
     assert_eq!(delta(&before, &after, OOM_KILLS[1]).expect("memcg"), KILLS as f64);
     assert_no_losses(&before, &after);
     let paths: BTreeSet<_> = scopes.iter().map(Scope::path).collect();
     let reported: BTreeSet<_> = events
         .iter()
-        .filter_map(|e| as_kill(&e.what).1.cgroup.as_deref().map(str::to_owned))
+        .filter_map(|e| as_kill(&e.kind).1.cgroup.as_deref().map(str::to_owned))
         .collect();
     assert_eq!(reported, paths);
     assert_pages_are_complete(&daemon, &events[0]);
@@ -282,7 +283,7 @@ fn a_reused_process_id_names_the_process_of_its_time() {
     assert!(same, "no process got the id of another in 50 attempts");
     crate::wait_until("both have events", || {
         let events = daemon.events().expect("events");
-        let kills = events.iter().filter(|e| is_kill(&e.what)).map(|e| as_kill(&e.what).1.clone());
+        let kills = events.iter().filter(|e| is_kill(&e.kind)).map(|e| as_kill(&e.kind).1.clone());
         let names: Vec<_> = kills.filter(|v| v.pid == first).map(|v| v.comm).collect();
         names.ends_with(&["first".to_owned(), "second".to_owned()])
     });
@@ -302,13 +303,13 @@ fn the_kernel_log_completes_the_report() {
     killed(&scope, &["anon", "32"]);
     daemon.wait_for_events(1, is_kill).expect("the kill");
     let event = show_event(&daemon, &[]);
-    let What::OomKill { context, .. } = &event.what else { panic!("{event:?}") };
+    let EventKind::OomKill { context, .. } = &event.kind else { panic!("{event:?}") };
     let context = context.as_ref().expect("known");
     assert_eq!((context.order, context.constraint.as_str()), (0, "memcg"), "{context:?}");
     assert_eq!(context.from_log, !measured, "{context:?}");
     assert!(context.gfp_flags.starts_with("0x"), "{context:?}");
-    let report = event.circumstances.expect("its report");
-    assert_eq!(report.ran_out, Some(scope.path()));
+    let report = event.report.expect("its report");
+    assert_eq!(report.oom_cgroup, Some(scope.path()));
     assert!(report.contradictions.is_empty(), "{:?}", report.contradictions);
 }
 
@@ -318,7 +319,7 @@ fn marks_of_systemd_oomd_are_reported() {
     let daemon = Daemon::start("").expect("daemon");
     let scope = Scope::new("marked", 16 * MIB).expect("scope");
     // systemd-oomd supports only v2.
-    let marked = sensor_user::host::cgroup::unified_root().is_some();
+    let marked = sensor_user::host::cgroup::mounts::unified_root().is_some();
     for (name, value) in [("user.oomd_ooms", b"2"), ("user.oomd_kill", b"7")] {
         let flags = rustix::fs::XattrFlags::empty();
         let set = rustix::fs::setxattr(scope.unified(), name, value, flags);
@@ -326,7 +327,7 @@ fn marks_of_systemd_oomd_are_reported() {
     }
     killed(&scope, &["anon", "32"]);
     let id = daemon.wait_for_events(1, is_kill).expect("the kill")[0].id.clone();
-    let report = show_event(&daemon, &[&id]).circumstances.expect("its report");
+    let report = show_event(&daemon, &[&id]).report.expect("its report");
     let marks = (report.cgroups[0].oomd_ooms, report.cgroups[0].oomd_kills);
     assert_eq!(marks, (marked.then_some(2), marked.then_some(7)));
 }

@@ -2,11 +2,11 @@
 
 use std::process::{Child, Command, Stdio};
 
+use sensor_core::model::event::EventKind;
 use sensor_tests::support::{
     daemon::{Daemon, delta},
     scope::{MIB, Scope, program},
 };
-use sensor_user::events::What;
 
 use crate::{killed, running_kernel, unified::Unified, wait_for_line};
 
@@ -31,8 +31,9 @@ fn a_kill_by_an_oom_daemon_is_an_event() {
         assert!(killer.expect("killer").success());
         target.wait().expect("wait");
     }
-    let events = daemon.wait_for_events(1, |w| matches!(w, What::KillSignal { .. })).expect("kill");
-    let What::KillSignal { sender, target } = &events[0].what else { panic!() };
+    let events =
+        daemon.wait_for_events(1, |w| matches!(w, EventKind::KillSignal { .. })).expect("kill");
+    let EventKind::KillSignal { sender, target } = &events[0].kind else { panic!() };
     assert_eq!((sender.comm.as_str(), target.comm.as_str()), ("earlyoom", "sleep"));
     assert_eq!(target.pid, targets[0].id());
     let after = daemon.metrics().expect("metrics");

@@ -66,7 +66,7 @@ struct Root {
 
 impl Root {
     fn find() -> Self {
-        sensor_user::host::cgroup::unified_root()
+        sensor_user::host::cgroup::mounts::unified_root()
             .map_or_else(Self::mount, |path| Self { path, ours: false })
     }
 

@@ -27,7 +27,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use sensor_user::kernel::btf::Btf;
+use sensor_core::btf::reader::Btf;
 
 use self::{
     raw::{

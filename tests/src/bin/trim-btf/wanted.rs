@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
+use sensor_core::btf::{reader::Btf, resolve};
 use sensor_ebpf::{
     probes,
     spec::{Field, Hook, Label},
 };
-use sensor_user::kernel::{btf::Btf, resolve};
 
 use crate::raw::{ENUM, ENUM64, FUNC, Full, STRUCT, Type};
 

@@ -9,10 +9,8 @@ use aya::{
     Ebpf,
     sys::{Stats, enable_stats},
 };
-use sensor_user::{
-    config::Config,
-    kernel::{load, resolve::Plan},
-};
+use sensor_core::btf::resolve::Plan;
+use sensor_user::kernel::{load, settings::Settings};
 
 use super::{RunStats, arena::Arena, medians::median, open, plan, program, work::Load};
 
@@ -73,8 +71,8 @@ pub fn run(arena: &Arena, load: Load, rounds: u32, passes: u32) -> Result<Vec<Co
 type Round = Vec<(&'static str, RunStats)>;
 
 fn with_memsensor(arena: &Arena, load: Load, passes: u32) -> Result<Round> {
-    let config = Config { bpf_stats: true, ..Config::default() };
-    let mut loaded = load::load(&config)?;
+    let settings = Settings { bpf_stats: true, ..Settings::default() };
+    let mut loaded = load::load(&settings)?;
     let mut totals = || -> Result<Round> {
         let of = |(name, _)| {
             let program = loaded.reader.program(name);

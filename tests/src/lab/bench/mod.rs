@@ -21,26 +21,25 @@ pub mod work;
 
 use anyhow::{Result, anyhow};
 use aya::{Ebpf, programs::RawTracePoint};
+use sensor_core::btf::{
+    reader::{self, Btf},
+    resolve::{self, Host, Plan},
+};
 use sensor_user::{
-    config::Config,
-    host::cgroup,
-    kernel::{
-        btf::{self, Btf},
-        load,
-        resolve::{self, Host, Plan},
-    },
+    host::cgroup::mounts::memory_on_v1,
+    kernel::{load, settings::Settings},
 };
 
 /// What memsensor would configure its programs with on this host.
 pub fn plan() -> Result<Plan> {
-    let data = std::fs::read(btf::VMLINUX).map_err(|e| anyhow!("{}: {e}", btf::VMLINUX))?;
-    let btf = Btf::parse(data).map_err(|e| anyhow!("{}: {e}", btf::VMLINUX))?;
-    Ok(resolve::plan(Ok(&btf), Host { memory_on_v1: cgroup::memory_on_v1() }))
+    let data = std::fs::read(reader::VMLINUX).map_err(|e| anyhow!("{}: {e}", reader::VMLINUX))?;
+    let btf = Btf::parse(data).map_err(|e| anyhow!("{}: {e}", reader::VMLINUX))?;
+    Ok(resolve::plan(Ok(&btf), Host { memory_on_v1: memory_on_v1() }))
 }
 
 /// The object with its maps, before any program is loaded.
 pub fn open(plan: &Plan) -> Result<Ebpf> {
-    load::open(&Config::default(), plan)
+    load::open(&Settings::default(), plan)
 }
 
 /// A program of the object.

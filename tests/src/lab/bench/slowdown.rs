@@ -4,7 +4,7 @@
 //! Only the BPF programs run, without the sampler; BPF statistics are off, as in production.
 
 use anyhow::Result;
-use sensor_user::{config::Config, kernel::load};
+use sensor_user::kernel::{load, settings::Settings};
 
 use super::{
     arena::Arena,
@@ -42,7 +42,7 @@ impl Slowdown {
 /// Runs so many pairs.
 pub fn run(arena: &Arena, load: Load, pairs: u32, passes: u32) -> Result<Slowdown> {
     let one = |attached: bool| -> Result<f64> {
-        let loaded = load::load(&Config::default())?;
+        let loaded = load::load(&Settings::default())?;
         // Loaded and dropped in both cases, so that the machine does the same work before.
         let _attached = attached.then_some(loaded);
         Ok(arena.thrash(load, passes)?.as_secs_f64())

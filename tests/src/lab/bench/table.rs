@@ -9,9 +9,8 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 use sensor_user::{
-    config::Config,
-    kernel::load,
-    who::{Memory, Pass},
+    kernel::{load, settings::Settings},
+    usage::tracker::{ScanBatch, UsageTracker},
 };
 
 use super::medians::median;
@@ -46,9 +45,9 @@ impl Drop for Crowd {
 
 /// The table as Markdown, with medians of so many rounds.
 pub fn run(rounds: u32) -> Result<String> {
-    let mut reader = load::load(&Config::default())?.reader;
+    let mut reader = load::load(&Settings::default())?.reader;
     let mut crowd = Crowd(Vec::new());
-    let mut memory = Memory::new(procfs::page_size());
+    let mut tracker = UsageTracker::new(procfs::page_size());
     let mut text = String::from(
         "| processes | scan, ms of CPU | with growth per process, ms \
          | /proc/PID/stat and statm, ms | ratio |\n\
@@ -64,9 +63,9 @@ pub fn run(rounds: u32) -> Result<String> {
             ensure!(seen >= processes, "{seen} of {processes} processes were scanned");
             second += 1;
             whole.push(cpu_ms(|| {
-                let mut pass = Pass::default();
+                let mut pass = ScanBatch::default();
                 reader.processes(|process| pass.add(process))?;
-                memory.update(pass, second);
+                tracker.update(pass, second);
                 Ok(())
             })?);
             walks.push(cpu_ms(|| walk(processes))?);

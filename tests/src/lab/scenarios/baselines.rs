@@ -72,7 +72,7 @@ impl Baseline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sensor_user::verdict::reading::Reading;
+    use sensor_core::verdict::reading::Reading;
 
     fn sample(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> CgroupSample {
         let reading = Reading {

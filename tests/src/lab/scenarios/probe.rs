@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rustix::thread::ClockId;
-use sensor_user::host::clock::monotonic_ns;
+use sensor_core::common::clock::monotonic_ns;
 
 use super::{
     SECOND,

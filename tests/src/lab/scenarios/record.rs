@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, path::Path};
 
 use anyhow::{Context as _, Result};
-use sensor_user::verdict::reading::Reading;
+use sensor_core::verdict::reading::Reading;
 use serde_json::{Value, json};
 
 use super::{harm::Phases, probe::Request};

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use sensor_user::verdict::{State, judge::Judge, pace::Settings, policy::Policy, signals::Signal};
+use sensor_core::verdict::{
+    evaluator::Evaluator, policy::Policy, signals::Signal, state::VerdictState, weight::Settings,
+};
 
 use super::record::{CgroupSample, WeightChange};
 
@@ -15,16 +17,17 @@ const PRESSURE: f64 = 0.02;
 /// The changes of the weight that a daemon would have reported. Without PSI triggers, so the first
 /// one may be up to a second later than the daemon's.
 pub fn weight_changes(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
-    let mut judge = Judge::new(Arc::clone(policy), Settings::default());
+    let mut judge = Evaluator::new(Arc::clone(policy), Settings::default());
     let mut changes: Vec<WeightChange> = Vec::new();
     let mut next = 0;
     for sample in samples.iter().filter(|sample| sample.reading.total_bytes.is_some()) {
         if sample.at_ns() < next {
             continue;
         }
-        let verdict = judge.judge(sample.reading);
+        let verdict = judge.evaluate(sample.reading);
         let some = verdict.signals.get(Signal::Some1s).is_some_and(|share| share >= PRESSURE);
-        let wait = if verdict.position.state != State::Ready || some { PRESSED } else { CALM };
+        let wait =
+            if verdict.position.state != VerdictState::Ready || some { PRESSED } else { CALM };
         next = sample.at_ns() + u64::try_from(wait.as_nanos()).unwrap_or(0);
         let weight = percent(verdict.position.weight);
         if changes.last().is_none_or(|last| last.weight != weight) {
@@ -44,7 +47,7 @@ fn percent(weight: f64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sensor_user::verdict::reading::Reading;
+    use sensor_core::verdict::reading::Reading;
 
     /// Twenty samples a second for 20 s; from the tenth second on all tasks stall for half the
     /// time.

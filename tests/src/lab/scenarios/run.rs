@@ -13,13 +13,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use procfs::{FromBufRead as _, MemoryPressure};
-use sensor_user::{
-    host::{
-        clock::monotonic_ns,
-        memcg::{Group, Roots},
-        memory::Memory,
-    },
-    verdict::reading::Reading,
+use sensor_core::{common::clock::monotonic_ns, verdict::reading::Reading};
+use sensor_user::host::{
+    cgroup::{mounts::CgroupMounts, scope_files::ScopeFiles},
+    memory::HostMemory,
 };
 
 use super::{
@@ -251,13 +248,13 @@ impl Drop for Testbed {
 }
 
 fn sample(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
-    let roots = Roots::find()?;
+    let roots = CgroupMounts::find()?;
     let unified = roots.unified.clone().context("no v2 hierarchy, so no PSI of a cgroup")?;
     let dir = unified.join(path.trim_start_matches('/'));
     let mut pressure = Psi::open(dir.join("memory.pressure"))?;
     let mut io = Psi::open(dir.join("io.pressure"))?;
-    let mut host = Memory::open(Path::new("/"));
-    let mut group = Group::new(roots, path);
+    let mut host = HostMemory::open(Path::new("/"));
+    let mut group = ScopeFiles::new(roots, path);
     let mut samples = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let at_ns = monotonic_ns();

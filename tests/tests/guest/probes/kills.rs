@@ -2,12 +2,12 @@
 
 use std::process::Stdio;
 
+use sensor_core::model::event::{EventKind, OomType};
 use sensor_tests::support::counts::Record;
 use sensor_tests::support::{
     daemon::{Daemon, PATIENCE},
     scope::{MIB, Scope, program},
 };
-use sensor_user::events::{Scope as OomScope, What};
 
 use super::{field, is_missing};
 use crate::{cell, hog, pressure::out_of_memory, watch::Watch};
@@ -19,7 +19,7 @@ fn oom_kill() {
         return;
     }
     let kills = |daemon: &Daemon, n| {
-        daemon.wait_for_events(n, |w| matches!(w, What::OomKill { .. })).expect("kills")
+        daemon.wait_for_events(n, |w| matches!(w, EventKind::OomKill { .. })).expect("kills")
     };
     let watch = Watch::start(&["oom:mark_victim"]);
     let global = out_of_memory();
@@ -33,10 +33,11 @@ fn oom_kill() {
     assert_eq!(events.len(), 2, "{events:#?}");
     assert_eq!(observed.vmstat("oom_kill"), 2.0);
     for (event, pid, wanted, adj, label, constraint) in [
-        (&events[0], global, OomScope::Global, 1000, "type=\"global\"", "none"),
-        (&events[1], limited.id(), OomScope::Memcg, 500, "type=\"memcg\"", "memcg"),
+        (&events[0], global, OomType::Global, 1000, "type=\"global\"", "none"),
+        (&events[1], limited.id(), OomType::Memcg, 500, "type=\"memcg\"", "memcg"),
     ] {
-        let What::OomKill { scope: found, victim, memory, context, .. } = &event.what else {
+        let EventKind::OomKill { oom_type: found, victim, memory, context, .. } = &event.kind
+        else {
             panic!()
         };
         // Single pages, of any zone: all kernels here allow programs at functions.
@@ -47,7 +48,7 @@ fn oom_kill() {
         assert!(memory.anon_bytes > 16 * MIB, "{memory:?}");
         assert_eq!(observed.went_up("memsensor_oom_kills_total", &[label]), 1.0, "{label}");
     }
-    let What::OomKill { victim, trigger, .. } = &events[1].what else { panic!() };
+    let EventKind::OomKill { victim, trigger, .. } = &events[1].kind else { panic!() };
     assert_eq!(victim.cgroup_id, scope.id().expect("id"));
     assert_eq!((trigger.pid, trigger.cgroup_id), (victim.pid, victim.cgroup_id));
     let marked = observed.records("mark_victim").into_iter().map(field("pid"));
@@ -67,10 +68,10 @@ fn victim_exit() {
     }
     let watch = Watch::start(&["oom:mark_victim", "sched:sched_process_exit"]);
     let pid = out_of_memory();
-    let is_exit = |w: &What| matches!(w, What::VictimExit { .. });
+    let is_exit = |w: &EventKind| matches!(w, EventKind::VictimExit { .. });
     let exits = watch.daemon.wait_for_events(1, is_exit).expect("exit");
     let (_, observed) = watch.stop();
-    let What::VictimExit { pid: ended, seconds, .. } = exits[0].what else { panic!() };
+    let EventKind::VictimExit { pid: ended, seconds, .. } = exits[0].kind else { panic!() };
     assert_eq!((exits.len(), ended), (1, pid));
     assert_eq!(observed.went_up("memsensor_oom_victim_exit_seconds_count", &[]), 1.0);
     // Its memory is freed after the mark and before the parent is notified; the exit is near.
@@ -100,12 +101,12 @@ fn kill_signal() {
     let status = victim.wait().expect("wait");
     earlyoom.kill().expect("stop earlyoom");
     earlyoom.wait().expect("wait");
-    let is_kill = |w: &What| matches!(w, What::KillSignal { .. });
+    let is_kill = |w: &EventKind| matches!(w, EventKind::KillSignal { .. });
     let kills = watch.daemon.wait_for_events(1, is_kill).expect("the kill");
     let (_, observed) = watch.stop();
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     assert_eq!(signal, Some(9), "earlyoom did not kill: {status}");
-    let What::KillSignal { sender, target } = &kills[0].what else { panic!() };
+    let EventKind::KillSignal { sender, target } = &kills[0].kind else { panic!() };
     assert_eq!((sender.pid, sender.comm.as_str()), (earlyoom.id(), "earlyoom"));
     assert_eq!((target.pid, target.comm.as_str()), (victim.id(), "hog"));
     let of = |r: &Record| {

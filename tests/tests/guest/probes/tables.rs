@@ -6,12 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sensor_core::model::event::EventKind;
 use sensor_tests::support::{
     counts::Record,
     daemon::{Daemon, PATIENCE},
     scope::{MIB, Scope, program},
 };
-use sensor_user::{events::What, top::Top};
+use sensor_user::serve::admin_protocol::Top;
 
 use super::{field, is_missing};
 use crate::{cell, watch::Watch};
@@ -29,10 +30,10 @@ fn processes() {
     let (found, count) = loop {
         let (output, _) = daemon.ask(&["top", "--json", "--most", "100"]).expect("top");
         let top: Top = serde_json::from_str(&output).expect("JSON");
-        assert!(!top.who.from_proc, "{output}");
-        let found = top.who.processes.into_iter().find(|p| p.pid == hog.id());
+        assert!(!top.usage.usage_from_proc, "{output}");
+        let found = top.usage.processes.into_iter().find(|p| p.pid == hog.id());
         match found.filter(|p| p.own_bytes >= 28 * MIB) {
-            Some(found) => break (found, top.who.seen),
+            Some(found) => break (found, top.usage.seen),
             None => assert!(Instant::now() < end, "never complete: {output}"),
         }
         std::thread::sleep(Duration::from_millis(500));
@@ -62,7 +63,7 @@ fn cgroups() {
             limited.args(["--adj", "500", "anon", "32"]).status().expect("hog");
         }
     }
-    let kills = watch.daemon.wait_for_events(1, |w| matches!(w, What::OomKill { .. }));
+    let kills = watch.daemon.wait_for_events(1, |w| matches!(w, EventKind::OomKill { .. }));
     let (_, observed) = watch.stop();
     let table = fs::read_to_string("/proc/cgroups").expect("/proc/cgroups");
     // 7.3 lists only controllers on a v1 hierarchy.
@@ -74,7 +75,7 @@ fn cgroups() {
     let removed =
         observed.assert_between("memsensor_cgroups_removed_total", &[], "cgroup_rmdir", ours);
     assert!(made >= 20.0 && removed >= 20.0, "{made} made, {removed} removed");
-    let What::OomKill { victim, .. } = &kills.expect("the kill")[0].what else { panic!() };
+    let EventKind::OomKill { victim, .. } = &kills.expect("the kill")[0].kind else { panic!() };
     let path = victim.cgroup.as_deref().unwrap_or_default();
     assert!(path.ends_with("-named19"), "{path:?}");
     cell("cgroups", "verified", &format!("{made} made, {removed} removed, and the path of a kill"));

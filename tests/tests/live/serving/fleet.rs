@@ -52,7 +52,7 @@ fn the_sample_limit_is_above_the_series_of_any_host() {
     let text = shipped();
     let (_, rest) = text.split_once("sample_limit: ").expect("sample_limit");
     let limit: usize = rest.lines().next().expect("a line").parse().expect("a number");
-    let settings = sensor_user::cgroups::Settings::default();
+    let settings = sensor_user::cgroups::settings::Settings::default();
     // All series of a cgroup; stalls have four causes. Sixty more with histograms.
     let of_one = cgroups::names().len() + 3;
     let most = exposition(&daemon).series() + GROWING + (settings.most + 1) * of_one + 20 * 60;

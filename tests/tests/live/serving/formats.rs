@@ -22,7 +22,7 @@ fn a_hostile_name_keeps_output_well_formed() {
     let scope = Scope::new("hostile \"name\"\u{9b}", 16 * MIB).expect("scope");
     killed(&scope, &["--comm-hex", HOSTILE, "anon", "32"]);
     let events = daemon.wait_for_events(1, is_kill).expect("the kill");
-    let (_, victim, _) = as_kill(&events[0].what);
+    let (_, victim, _) = as_kill(&events[0].kind);
     assert_eq!(victim.comm, "\u{1b}[2J\"\\\n\u{fffd}\u{fffd}");
     let memsensor = program("memsensor").expect("memsensor");
     for extra in [&[][..], &["--json"]] {

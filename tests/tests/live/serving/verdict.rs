@@ -25,7 +25,7 @@ pub(super) fn judging(scope: &Scope) -> Daemon {
 
 /// The same on the default ports of an address of this machine.
 pub(super) fn judging_at(ip: &str, scope: &Scope) -> Daemon {
-    let rules = sensor_user::verdict::policy::RULES.iter();
+    let rules = sensor_core::verdict::policy::RULES.iter();
     let off = rules
         .filter(|r| !["oom_kill", "out_of_memory"].contains(&r.name))
         .map(|r| format!("rules.{}.enabled = false\n", r.name));
