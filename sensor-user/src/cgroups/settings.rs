@@ -20,7 +20,7 @@ pub struct Settings {
     /// Paths of the cgroups with metrics of their own. A process counts for the deepest cgroup at or
     /// above its own that matches and, on cgroup v2, has the memory controller. The default covers
     /// services, pods, and containers of systemd's cgroup drivers. Narrow it to what you want to see
-    /// in Prometheus; an empty list shows none.
+    /// in Prometheus; an empty list leaves only the sum of all.
     pub paths: Vec<String>,
     /// Number of these cgroups that are shown: the largest. Range: 0 to 1000. All others are one sum,
     /// `cgroup="other"`. memsensor reads about six files of each every few seconds. Lower it to limit

@@ -61,11 +61,11 @@ pub struct ScopeSettings {
     /// Name of the scope: in `/readyz/NAME`, HAProxy's `agent-send`, `memsensor check --scope NAME` and
     /// the label `scope`. 1 to 64 ASCII letters, digits, `-`, `_` and `.`; each name once, and not
     /// `host`.
-    #[cfg_attr(feature = "schema", schemars(example = "web"))]
+    #[cfg_attr(feature = "schema", schemars(example = &"web"))]
     pub name: String,
     /// Path of the cgroup below the root of the cgroup hierarchy, without `..`. It need not exist when
     /// memsensor starts. While it does not, the state of the scope is `unknown`.
-    #[cfg_attr(feature = "schema", schemars(example = "/system.slice/nginx.service"))]
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "path"), example = &"/system.slice/nginx.service"))]
     pub cgroup: String,
 }
 

@@ -53,6 +53,7 @@ pub struct Config {
     /// Path of the Unix socket that `memsensor events`, `event`, `explain`, `top`, `drain` and
     /// `undrain` use; only root can connect. State files (the drain, the last verdict) are in the same
     /// directory. If you change it, pass `--socket` to these commands.
+    #[cfg_attr(feature = "schema", schemars(extend("format" = "path")))]
     pub socket: String,
     /// Time between two samples. Range: 50ms to 1m. A sample costs well under a millisecond; a
     /// longer interval saves little and delays the verdict.
@@ -65,9 +66,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub pressed_interval: Duration,
-    /// Age of the last sample from which on readiness fails with the state `stale`. Range: at least
-    /// two `interval`s. A longer time tolerates a host that freezes for longer before load balancers
-    /// remove it.
+    /// Readiness fails with the state `stale` when the last sample is older than this. Range: at least
+    /// two `interval`s. With a longer time, load balancers keep a host that freezes in service for
+    /// longer.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub stale_after: Duration,
@@ -78,8 +79,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub window: Duration,
-    /// Readiness of a scope whose stalls cannot be measured, because there is neither PSI nor a probe
-    /// or its cgroup does not exist. Use `fail` only if a host without a verdict must get no traffic.
+    /// Readiness of a scope whose stalls cannot be measured, because there is neither PSI nor a
+    /// probe, or because its cgroup does not exist. Use `fail` only if a host without a verdict must get no traffic.
     pub on_unknown: OnUnknown,
     /// Start even if a required probe cannot be attached, no BPF program can be loaded, or `socket`
     /// cannot be created. memsensor then serves what it can still measure. For hosts whose kernel or
@@ -105,10 +106,10 @@ pub struct Config {
     /// How fast state and weight follow the rules. The weight is the share of its usual traffic that a
     /// scope should get, 0 to 1.
     pub verdict: weight::Settings,
-    /// Changes of the verdict's rules. A table has the name of a rule, and in it new thresholds of the
-    /// rule's signals, or `enabled = false` to disable the rule. A threshold is a number, at least 0.
-    /// All other thresholds keep their defaults. `memsensor config rules` prints all rules with their
-    /// reasons, signals and thresholds.
+    /// Changes of the verdict's rules. A table has the name of a rule. It sets new thresholds of the
+    /// rule's signals, or disables the rule with `enabled = false`. A threshold is a number, at least
+    /// 0. All other thresholds keep their defaults. `memsensor config rules` prints all rules with
+    /// their reasons, signals and thresholds.
     #[cfg_attr(
         feature = "schema",
         schemars(
@@ -125,7 +126,7 @@ pub struct Config {
     pub buckets: Buckets,
     /// Number of processes with a metric of their growth: those that grow fastest. Range: 0 to 100.
     /// Each is a series, and the set changes over time: raise it only if your Prometheus can take the
-    /// churn. `memsensor top` shows more processes, whatever this is.
+    /// churn. It does not limit `memsensor top`.
     pub growing_processes: usize,
     /// Which cgroups have metrics of their own. A `*` in a path is any name or a part of one, and does
     /// not match `/`. Each list has at most 64 paths.

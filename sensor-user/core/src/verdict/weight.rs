@@ -19,19 +19,19 @@ pub struct Settings {
     pub degraded_weight: f64,
     /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At 0.25
     /// the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the other
-    /// hosts can follow. An overloaded scope has weight 0 at once, whatever this is.
+    /// hosts can follow. The weight of an overloaded scope is 0 at once.
     pub fall_per_second: f64,
     /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
     /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
     /// for services that warm up slowly.
     pub rise_per_second: f64,
-    /// Time without evidence of pressure after which an overloaded scope gets traffic again, or a
-    /// degraded one more traffic. Raise it if hosts return too soon and are overloaded again.
+    /// Time without evidence of pressure after which an overloaded scope gets traffic again and a
+    /// degraded scope gets more. Raise it if hosts return too soon and are overloaded again.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after: Duration,
     /// Highest waiting time: each relapse doubles `recover_after`, up to this. Range: at least
-    /// `recover_after`.
+    /// `recover_after`. Lower it if a host that relapsed several times must return sooner.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after_max: Duration,
