@@ -6,6 +6,7 @@ use clap::{
     Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use humantime::parse_duration;
 use sensor_core::model::readiness::FailOn;
 
 use super::top::sort::By;
@@ -86,13 +87,15 @@ pub enum Command {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Address of the HTTP server; repeat the option for more [default: `listen` of the configuration]
+        /// Address of the HTTP server; repeat the option for more [default: `listen` of the
+        /// configuration]
         #[arg(long, value_name = "ADDR")]
         listen: Vec<SocketAddr>,
         /// Address for HAProxy's agent-check [default: `agent_listen` of the configuration]
         #[arg(long, value_name = "ADDR")]
         agent_listen: Option<SocketAddr>,
-        /// Start even if required probes cannot be attached, as `allow_degraded` in the configuration
+        /// Start even if required probes cannot be attached, as `allow_degraded` in the
+        /// configuration
         #[arg(long)]
         allow_degraded: bool,
     },
@@ -133,8 +136,8 @@ pub enum Command {
     },
     /// Show processes and cgroups by memory, growth or stalls
     ///
-    /// On a terminal it is a live screen (press h for its keys), otherwise tables that are printed once. The
-    /// data come from the running daemon.
+    /// On a terminal it is a live screen (press h for its keys), otherwise tables that are printed
+    /// once. The data come from the running daemon.
     #[command(after_help = TOP_EXAMPLES)]
     Top {
         /// Print tables once, also on a terminal
@@ -153,7 +156,8 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Explain the verdict: the rules with values and thresholds, and the changes that would alter it
+    /// Explain the verdict: the rules with values and thresholds, and the changes that would alter
+    /// it
     Explain {
         /// Name of a scope [default: the host]
         #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -178,7 +182,7 @@ pub enum Command {
         #[arg(long, default_value = "http://127.0.0.1:9817")]
         url: String,
         /// Longest time to wait for a response, e.g. 500ms or 2s
-        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
         timeout: Duration,
     },
     /// Drain this host: load balancers send it no new traffic
@@ -190,13 +194,20 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         reason: String,
         /// End the drain after this time, e.g. 10m [default: until `undrain`]
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
         lasts: Option<Duration>,
         /// Wait until every load balancer that polled within the last minute has received the drain
         ///
-        /// Waits for at most TIME [default: 60s]. After that the exit code is 1, and the drain stays. If the
-        /// daemon was started less than a minute ago, it waits for at least one load balancer.
-        #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
+        /// Waits for at most TIME [default: 60s]. After that the exit code is 1, and the drain
+        /// stays. If the daemon was started less than a minute ago, it waits for at least one load
+        /// balancer.
+        #[arg(
+            long,
+            value_name = "TIME",
+            num_args = 0..=1,
+            default_missing_value = "60s",
+            value_parser = parse_duration
+        )]
         wait: Option<Duration>,
         /// The daemon's socket.
         #[command(flatten)]

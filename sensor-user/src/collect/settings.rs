@@ -58,18 +58,22 @@ impl Settings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScopeSettings {
-    /// Name of the scope: in `/readyz/NAME`, HAProxy's `agent-send`, `memsensor check --scope NAME` and
-    /// the label `scope`. 1 to 64 ASCII letters, digits, `-`, `_` and `.`; each name once, and not
-    /// `host`.
+    /// Name of the scope: in `/readyz/NAME`, HAProxy's `agent-send`, `memsensor check --scope NAME`
+    /// and the label `scope`. 1 to 64 ASCII letters, digits, `-`, `_` and `.`; each name once, and
+    /// not `host`.
     #[cfg_attr(feature = "schema", schemars(example = &"web"))]
     pub name: String,
-    /// Path of the cgroup below the root of the cgroup hierarchy, without `..`. It need not exist when
-    /// memsensor starts. While it does not, the state of the scope is `unknown`.
-    #[cfg_attr(feature = "schema", schemars(extend("format" = "path"), example = &"/system.slice/nginx.service"))]
+    /// Path of the cgroup below the root of the cgroup hierarchy, without `..`. It need not exist
+    /// when memsensor starts. While it does not, the state of the scope is `unknown`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("format" = "path"), example = &"/system.slice/nginx.service")
+    )]
     pub cgroup: String,
 }
 
-/// An error if there are too many scopes, a name is not valid or used twice, or a path is not absolute.
+/// An error if there are too many scopes, a name is not valid or used twice, or a path is not
+/// absolute.
 pub fn check_scopes(scopes: &[ScopeSettings]) -> Result<()> {
     let count = scopes.len();
     ensure!(count <= MAX_SCOPES, "scope: {count} scopes, at most {MAX_SCOPES}");

@@ -1,7 +1,7 @@
 //! The configuration: composes the settings of all modules.
 //!
-//! Every setting is optional. An unknown key, a wrong type or a value out of range is an error that names
-//! file, line and key.
+//! Every setting is optional. An unknown key, a wrong type or a value out of range is an error that
+//! names file, line and key.
 //!
 //! Not here: what a setting does; each module has its own settings and checks them.
 
@@ -38,21 +38,21 @@ use crate::{
 pub struct Config {
     /// Addresses of the HTTP server, which serves `/metrics`, `/readyz`, `/livez` and
     /// `/api/v1/events`; at least one. Any client that can connect can read the names of processes
-    /// and cgroups. Listen on `127.0.0.1` or a management address where a firewall does not restrict
-    /// the port.
+    /// and cgroups. Listen on `127.0.0.1` or a management address where a firewall does not
+    /// restrict the port.
     #[cfg_attr(
         feature = "schema",
         schemars(with = "Vec<String>", extend("items" = {"type": "string", "format": "address"}))
     )]
     pub listen: Vec<SocketAddr>,
-    /// Address that answers HAProxy's agent-check; `""` disables it. It must not be one of `listen`.
-    /// Disable it where no HAProxy queries this host.
+    /// Address that answers HAProxy's agent-check; `""` disables it. It must not be one of
+    /// `listen`. Disable it where no HAProxy queries this host.
     #[serde(with = "optional_address")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "address")))]
     pub agent_listen: Option<SocketAddr>,
     /// Path of the Unix socket that `memsensor events`, `event`, `explain`, `top`, `drain` and
-    /// `undrain` use; only root can connect. State files (the drain, the last verdict) are in the same
-    /// directory. If you change it, pass `--socket` to these commands.
+    /// `undrain` use; only root can connect. State files (the drain, the last verdict) are in the
+    /// same directory. If you change it, pass `--socket` to these commands.
     #[cfg_attr(feature = "schema", schemars(extend("format" = "path")))]
     pub socket: String,
     /// Time between two samples. Range: 50ms to 1m. A sample costs well under a millisecond; a
@@ -61,41 +61,42 @@ pub struct Config {
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub interval: Duration,
     /// Time between two samples while memory is under pressure. Range: 20ms to 1m. A value above
-    /// `interval` has no effect. The kernel wakes memsensor when pressure begins, so a long `interval`
-    /// does not delay the first of these samples.
+    /// `interval` has no effect. The kernel wakes memsensor when pressure begins, so a long
+    /// `interval` does not delay the first of these samples.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub pressed_interval: Duration,
-    /// Readiness fails with the state `stale` when the last sample is older than this. Range: at least
-    /// two `interval`s. With a longer time, load balancers keep a host that freezes in service for
-    /// longer.
+    /// Readiness fails with the state `stale` when the last sample is older than this. Range: at
+    /// least two `interval`s. With a longer time, load balancers keep a host that freezes in
+    /// service for longer.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub stale_after: Duration,
     /// Time over which the metrics that end in `_min` and `_max` hold the lowest and highest value.
-    /// Range: `interval` to 1h, and at most 600 `interval`s. Set it to two scrape intervals, so that
-    /// no scrape misses a peak: the default suits a scrape every 15 s. Each sample in it takes 13 KiB
-    /// of memory.
+    /// Range: `interval` to 1h, and at most 600 `interval`s. Set it to two scrape intervals, so
+    /// that no scrape misses a peak: the default suits a scrape every 15 s. Each sample in it takes
+    /// 13 KiB of memory.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub window: Duration,
     /// Readiness of a scope whose stalls cannot be measured, because there is neither PSI nor a
-    /// probe, or because its cgroup does not exist. Use `fail` only if a host without a verdict must get no traffic.
+    /// probe, or because its cgroup does not exist. Use `fail` only if a host without a verdict
+    /// must get no traffic.
     pub on_unknown: OnUnknown,
     /// Start even if a required probe cannot be attached, no BPF program can be loaded, or `socket`
-    /// cannot be created. memsensor then serves what it can still measure. For hosts whose kernel or
-    /// sandbox lacks BTF or privileges.
+    /// cannot be created. memsensor then serves what it can still measure. For hosts whose kernel
+    /// or sandbox lacks BTF or privileges.
     pub allow_degraded: bool,
     /// Let the kernel measure run time and runs of memsensor's BPF programs, for
-    /// `memsensor_bpf_run_seconds_total` and `memsensor_bpf_runs_total`. Each run then reads the clock
-    /// twice. Set it while you measure the overhead.
+    /// `memsensor_bpf_run_seconds_total` and `memsensor_bpf_runs_total`. Each run then reads the
+    /// clock twice. Set it while you measure the overhead.
     pub bpf_stats: bool,
-    /// Lowest level of the messages that memsensor's BPF programs write to its log. The messages are
-    /// rate limited; `memsensor_events_lost_total` counts all losses. Set it to `warn` to see why an
-    /// event was lost.
+    /// Lowest level of the messages that memsensor's BPF programs write to its log. The messages
+    /// are rate limited; `memsensor_events_lost_total` counts all losses. Set it to `warn` to see
+    /// why an event was lost.
     pub bpf_log: BpfLog,
-    /// Which probes memsensor attaches. `memsensor probes` prints all probes, and which of them this
-    /// host supports.
+    /// Which probes memsensor attaches. `memsensor probes` prints all probes, and which of them
+    /// this host supports.
     pub probes: Probes,
     /// Limits of the HTTP server.
     pub http: Http,
@@ -103,13 +104,13 @@ pub struct Config {
     /// sender is the name of the thread that sends the signal, at most 15 bytes. The kills of all
     /// other senders count for `other`. Both lists together have at most 31 names.
     pub kill_senders: KillSenders,
-    /// How fast state and weight follow the rules. The weight is the share of its usual traffic that a
-    /// scope should get, 0 to 1.
+    /// How fast state and weight follow the rules. The weight is the share of its usual traffic
+    /// that a scope should get, 0 to 1.
     pub verdict: weight::Settings,
-    /// Changes of the verdict's rules. A table has the name of a rule. It sets new thresholds of the
-    /// rule's signals, or disables the rule with `enabled = false`. A threshold is a number, at least
-    /// 0. All other thresholds keep their defaults. `memsensor config rules` prints all rules with
-    /// their reasons, signals and thresholds.
+    /// Changes of the verdict's rules. A table has the name of a rule. It sets new thresholds of
+    /// the rule's signals, or disables the rule with `enabled = false`. A threshold is a number, at
+    /// least 0. All other thresholds keep their defaults. `memsensor config rules` prints all rules
+    /// with their reasons, signals and thresholds.
     #[cfg_attr(
         feature = "schema",
         schemars(
@@ -121,19 +122,19 @@ pub struct Config {
         )
     )]
     pub rules: Changes,
-    /// Resolution of histograms in `/metrics`. Use `fine` to tell apart durations that differ by less
-    /// than a factor of four.
+    /// Resolution of histograms in `/metrics`. Use `fine` to tell apart durations that differ by
+    /// less than a factor of four.
     pub buckets: Buckets,
     /// Number of processes with a metric of their growth: those that grow fastest. Range: 0 to 100.
-    /// Each is a series, and the set changes over time: raise it only if your Prometheus can take the
-    /// churn. It does not limit `memsensor top`.
+    /// Each is a series, and the set changes over time: raise it only if your Prometheus can take
+    /// the churn. It does not limit `memsensor top`.
     pub growing_processes: usize,
-    /// Which cgroups have metrics of their own. A `*` in a path is any name or a part of one, and does
-    /// not match `/`. Each list has at most 64 paths.
+    /// Which cgroups have metrics of their own. A `*` in a path is any name or a part of one, and
+    /// does not match `/`. Each list has at most 64 paths.
     pub cgroups: cgroups::settings::Settings,
-    /// A cgroup with a verdict of its own, beside the host's: from its own limit, PSI and OOM kills.
-    /// One `[[scope]]` per cgroup, at most 32. Use it where load balancers send traffic to a service
-    /// that has a memory limit.
+    /// A cgroup with a verdict of its own, beside the host's: from its own limit, PSI and OOM
+    /// kills. One `[[scope]]` per cgroup, at most 32. Use it where load balancers send traffic to a
+    /// service that has a memory limit.
     pub scope: Vec<ScopeSettings>,
 }
 

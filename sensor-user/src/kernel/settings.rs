@@ -49,8 +49,8 @@ pub struct Probes {
     /// set. The default probes detect OOM kills and the stalls before them. Add the probes whose
     /// metrics your alerts use.
     pub required: Vec<String>,
-    /// Probes that memsensor does not attach; none of them may be in `required`. Disable a probe whose
-    /// cost on this host is too high; its metrics are then absent.
+    /// Probes that memsensor does not attach; none of them may be in `required`. Disable a probe
+    /// whose cost on this host is too high; its metrics are then absent.
     pub disabled: Vec<String>,
 }
 
@@ -88,11 +88,11 @@ impl Probes {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct KillSenders {
-    /// Senders that are user-space OOM killers: memsensor also records each of their kills as an event.
-    /// Add the OOM killer that your hosts use.
+    /// Senders that are user-space OOM killers: memsensor also records each of their kills as an
+    /// event. Add the OOM killer that your hosts use.
     pub oom_daemons: Vec<String>,
-    /// Senders whose kills are only counted. Add a supervisor or container runtime of your own. A name
-    /// in `oom_daemons` must not be here too.
+    /// Senders whose kills are only counted. Add a supervisor or container runtime of your own. A
+    /// name in `oom_daemons` must not be here too.
     pub others: Vec<String>,
 }
 

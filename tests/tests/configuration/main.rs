@@ -1,6 +1,6 @@
-//! `docs/configuration.md` and the output of `memsensor config defaults` contain every setting with the
-//! doc comment of its field, and the ranges in these comments are those that the checks enforce.
-//! `UPDATE_README=1 cargo test -p sensor-tests --test configuration` writes both files.
+//! `docs/configuration.md` and the output of `memsensor config defaults` contain every setting with
+//! the doc comment of its field, and the ranges in these comments are those that the checks
+//! enforce. `UPDATE_README=1 cargo test -p sensor-tests --test configuration` writes both files.
 //!
 //! Not here: what a wrong setting reports (the unit tests of `sensor_user::daemon::config`).
 
@@ -8,7 +8,7 @@ mod reference;
 
 use std::collections::BTreeSet;
 
-use reference::{Schema, Setting, Table, commented_defaults, page};
+use reference::{Schema, Table, commented_defaults, page};
 use sensor_tests::support::repository::repository;
 use sensor_user::daemon::config::Config;
 use serde_json::Value;
@@ -35,7 +35,8 @@ fn assert_up_to_date(file: &str, generated: &str) {
     } else {
         assert!(
             read(file) == generated,
-            "{file} is not up to date: UPDATE_README=1 cargo test -p sensor-tests --test configuration"
+            "{file} is not up to date: \
+             UPDATE_README=1 cargo test -p sensor-tests --test configuration"
         );
     }
 }
@@ -280,6 +281,14 @@ fn strings(count: usize, prefix: &str) -> String {
     format!("[{}]", strings.join(", "))
 }
 
+/// The doc comment of a table or setting.
+fn meaning_of<'a>(tables: &'a [Table], name: &str) -> &'a str {
+    let table = tables.iter().find(|table| table.header == name).map(|table| &table.meaning);
+    let mut settings = tables.iter().flat_map(|table| &table.settings);
+    let setting = || settings.find(|setting| setting.path == name).map(|s| &s.meaning);
+    table.or_else(setting).expect(name)
+}
+
 fn scopes(count: usize) -> String {
     let scope = |i| format!("[[scope]]\nname = \"s{i}\"\ncgroup = \"/s{i}\"\n");
     (0..count).map(scope).collect()
@@ -288,13 +297,6 @@ fn scopes(count: usize) -> String {
 #[test]
 fn the_documented_lengths_are_those_that_are_checked() {
     let tables = all_tables();
-    let table = |header: &str| -> &Table {
-        tables.iter().find(|table| table.header == header).expect("a table")
-    };
-    let setting = |table: &'static str, path: &str| -> &Setting {
-        let table = tables.iter().find(|t| t.header == table).expect("a table");
-        table.settings.iter().find(|setting| setting.path == path).expect("a setting")
-    };
     let name =
         |length: usize| format!("[[scope]]\nname = \"{}\"\ncgroup = \"/a\"", "n".repeat(length));
     let senders = |count| {
@@ -303,23 +305,26 @@ fn the_documented_lengths_are_those_that_are_checked() {
     let sender = |length| format!("kill_senders.others = [\"{}\"]", "n".repeat(length));
     let paths = |count| format!("cgroups.paths = {}", strings(count, "/p"));
     let histograms = |count| format!("cgroups.histograms = {}", strings(count, "/p"));
-    for (meaning, documented, accepted, rejected) in [
+    for (key, documented, accepted, rejected) in [
         (
-            &setting("", "listen").meaning,
+            "listen",
             "at least one",
             String::from("listen = ['[::1]:1']"),
             String::from("listen = []"),
         ),
-        (&table("[[scope]]").meaning, "at most 32", scopes(32), scopes(33)),
-        (&setting("[[scope]]", "scope.name").meaning, "1 to 64", name(64), name(65)),
-        (&setting("[[scope]]", "scope.name").meaning, "1 to 64", name(1), name(0)),
-        (&table("[kill_senders]").meaning, "at most 31 names", senders(31), senders(32)),
-        (&table("[kill_senders]").meaning, "at most 15 bytes", sender(15), sender(16)),
-        (&table("[cgroups]").meaning, "at most 64 paths", paths(64), paths(65)),
-        (&table("[cgroups]").meaning, "at most 64 paths", histograms(64), histograms(65)),
+        ("[[scope]]", "at most 32", scopes(32), scopes(33)),
+        ("scope.name", "1 to 64", name(64), name(65)),
+        ("scope.name", "1 to 64", name(1), name(0)),
+        ("[kill_senders]", "at most 31 names", senders(31), senders(32)),
+        ("[kill_senders]", "at most 15 bytes", sender(15), sender(16)),
+        ("[cgroups]", "at most 64 paths", paths(64), paths(65)),
+        ("[cgroups]", "at most 64 paths", histograms(64), histograms(65)),
     ] {
-        assert!(meaning.contains(documented), "{documented:?}: {meaning}");
+        let meaning = meaning_of(&tables, key);
+        assert!(meaning.contains(documented), "{key}: {documented:?} is not in {meaning:?}");
         Config::parse(&accepted).expect(&accepted);
-        Config::parse(&rejected).expect_err(&rejected);
+        let error = format!("{:#}", Config::parse(&rejected).expect_err(&rejected));
+        let table = key.trim_matches(['[', ']']).split('.').next().expect("a key");
+        assert!(error.starts_with(table), "{rejected:?}: {error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Generates the reference of the settings from the doc comments of their fields: a page, and the defaults
-//! as commented TOML.
+//! Generates the reference of the settings from the doc comments of their fields: a page, and the
+//! defaults as commented TOML.
 
 use std::fmt::Write as _;
 
@@ -202,7 +202,8 @@ fn kind_of_items(schema: &Value, path: &str) -> Result<String, String> {
 /// `key = value` lines.
 fn toml_text(object: &Value) -> String {
     let object = object.as_object().expect("an object");
-    object.iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+    let lines: Vec<_> = object.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    lines.concat()
 }
 
 /// Breaks a text into lines of at most `width` characters, all but the first after `indent`.

@@ -17,9 +17,9 @@ pub struct Settings {
     /// Weight of a degraded scope. Range: above 0, at most 1. A host that is slightly too small can
     /// serve about half of its traffic. Lower it if degraded hosts still become overloaded.
     pub degraded_weight: f64,
-    /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At 0.25
-    /// the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the other
-    /// hosts can follow. The weight of an overloaded scope is 0 at once.
+    /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At
+    /// 0.25 the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the
+    /// other hosts can follow. The weight of an overloaded scope is 0 at once.
     pub fall_per_second: f64,
     /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
     /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
@@ -35,8 +35,8 @@ pub struct Settings {
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after_max: Duration,
-    /// Time after the end of an overload within which another one is a relapse. Set it to `0s` to wait
-    /// `recover_after` every time.
+    /// Time after the end of an overload within which another one is a relapse. Set it to `0s` to
+    /// wait `recover_after` every time.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub relapse_within: Duration,

@@ -23,18 +23,18 @@ pub struct Readiness {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Number of connections that are open at a time, over all addresses of `listen`. Range: 1 to 512.
-    /// Further connections wait in the kernel's backlog. An open connection takes about 20 KiB. Raise
-    /// it if many load balancers and scrapers poll this host at the same moment.
+    /// Number of connections that are open at a time, over all addresses of `listen`. Range: 1 to
+    /// 512. Further connections wait in the kernel's backlog. An open connection takes about 20
+    /// KiB. Raise it if many load balancers and scrapers poll this host at the same moment.
     pub max_connections: usize,
     /// Time within which a client must send the head of its request. Range: 100ms to 10m. Raise it
     /// for clients behind a slow network.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub head_timeout: Duration,
-    /// Time after which a connection is closed, even if the response is not complete. Range: 100ms to
-    /// 10m. The default is Prometheus's default scrape timeout; set it to the timeout of your slowest
-    /// client.
+    /// Time after which a connection is closed, even if the response is not complete. Range: 100ms
+    /// to 10m. The default is Prometheus's default scrape timeout; set it to the timeout of your
+    /// slowest client.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub deadline: Duration,
