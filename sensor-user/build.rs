@@ -22,13 +22,15 @@ const OBJECT_VAR: &str = "MEMSENSOR_BPF_OBJECT";
 
 /// The sources of the binary, relative to the workspace. A change in any of them reruns this script
 /// (half a second if the object is up to date); otherwise "-dirty" could be outdated.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 9] = [
     "Cargo.lock",
     "Cargo.toml",
     "sensor-ebpf/Cargo.toml",
     "sensor-ebpf/src",
     "sensor-user/Cargo.toml",
     "sensor-user/build.rs",
+    "sensor-user/core/Cargo.toml",
+    "sensor-user/core/src",
     "sensor-user/src",
 ];
 

@@ -142,6 +142,9 @@ fn configuration(check_mode: CheckMode) -> Result<String> {
         substitute(&mut text, OPEN_REQUESTS, ROUNDROBIN)?;
     }
     let lines = text.lines().filter_map(|line| {
+        if line.trim_start().starts_with('#') {
+            return Some(line);
+        }
         let is_check =
             ["option httpchk", "default-server"].iter().any(|w| line.trim().starts_with(w));
         let line = if is_check && check_mode == CheckMode::Unchecked { "" } else { line };
