@@ -16,27 +16,31 @@ use crate::common::counter::nanos;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Weight of a degraded scope, above 0 and at most 1. A host that is slightly too small can
-    /// serve half of its traffic.
+    /// Weight of a degraded scope. Range: above 0, at most 1. A host that is slightly too small can
+    /// serve about half of its traffic. Lower it if degraded hosts still become overloaded.
     pub degraded_weight: f64,
-    /// Fall of the weight per second, above 0 and at most 1. At 0.25 it takes two seconds from full
-    /// to half weight, so that caches and connection pools of the other hosts can adapt.
+    /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At
+    /// 0.25 the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the
+    /// other hosts can follow. The weight of an overloaded scope is 0 at once.
     pub fall_per_second: f64,
-    /// Rise of the weight per second, above 0 and at most 1. At 0.05 it takes twenty seconds from
-    /// zero to full weight: evicted memory must be read again while the load grows.
+    /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
+    /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
+    /// for services that warm up slowly.
     pub rise_per_second: f64,
-    /// How long no rule may hold before an overloaded scope gets traffic again, or a degraded one
-    /// gets more.
+    /// Time without evidence of pressure after which an overloaded scope gets traffic again and a
+    /// degraded scope gets more. Raise it if hosts return too soon and are overloaded again.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after: Duration,
-    /// Upper limit of `recover_after`, which each relapse doubles.
+    /// Highest waiting time: each relapse doubles `recover_after`, up to this. Range: at least
+    /// `recover_after`. Lower it if a host that relapsed several times must return sooner.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after_max: Duration,
-    /// A scope that is overloaded again within this time has a relapse.
+    /// Time after the end of an overload within which another one is a relapse. Set it to `0s` to
+    /// wait `recover_after` every time.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub relapse_within: Duration,
 }
 
