@@ -1,8 +1,8 @@
-//! The pure part of memsensor's user half: what the data is, what the verdict makes of it, and how a
-//! kernel's type information becomes a plan for attaching.
+//! The pure part of memsensor's user half: the data model, the verdict, and the plan that says
+//! which programs a kernel can attach.
 //!
 //! * [`common`]: clocks, text from untrusted sources, counters, small state files.
-//! * [`btf`]: the kernel's type information, and the plan that follows from it.
+//! * [`btf`]: the kernel's type information, and the plan for attaching.
 //! * [`verdict`]: readings in, verdicts out.
 //! * [`model`]: the data that flows from collectors to servers.
 //!

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use super::patterns::Patterns;
 
-/// Cgroups with metrics: some six files of each are read every few seconds.
+/// Highest number of cgroups with metrics: about six files of each are read every few seconds.
 const MAX_CGROUPS: usize = 1000;
-/// Patterns: each path is compared with each.
+/// Highest number of patterns in a list: each path is compared with each.
 const MAX_PATTERNS: usize = 64;
-/// Cgroups with histograms.
+/// Highest number of cgroups with histograms.
 pub const MAX_HISTOGRAMS: usize = 20;
 
 /// Which cgroups have metrics of their own.
@@ -17,15 +17,19 @@ pub const MAX_HISTOGRAMS: usize = 20;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Paths of cgroups with metrics of their own; `*` is any name or part of one. A process counts
-    /// for the deepest cgroup above it that matches and, on v2, has the memory controller. The
-    /// default covers services, pods, and the containers of systemd's cgroup drivers.
+    /// Paths of the cgroups with metrics of their own. A process counts for the deepest cgroup at
+    /// or above its own that matches and, on cgroup v2, has the memory controller. The default
+    /// covers services, pods, and containers of systemd's cgroup drivers. Narrow it to what you
+    /// want to see in Prometheus; an empty list leaves only the sum of all.
     pub paths: Vec<String>,
-    /// Number of these cgroups that are shown, the largest; 0 to 1000. All others are one sum.
+    /// Number of these cgroups that are shown: the largest. Range: 0 to 1000. All others are one
+    /// sum, `cgroup="other"`. memsensor reads about six files of each every few seconds. Lower it
+    /// to limit the number of series.
     pub most: usize,
-    /// Paths of cgroups that also have histograms of the duration of reclaim; at most 20 cgroups,
-    /// the first that reclaim. Each has 15 series per kind of reclaim (30 with fine `buckets`), and
-    /// every reclaim on the host then costs a map look-up.
+    /// Paths of the cgroups that also have histograms of the duration of reclaim: at most 20, the
+    /// first that reclaim. All others are one histogram, `cgroup="other"`. Each has 15 series per
+    /// kind of reclaim (30 if `buckets` is `fine`), and every reclaim on the host costs one more
+    /// map lookup. Use it for services whose latency you track.
     pub histograms: Vec<String>,
 }
 

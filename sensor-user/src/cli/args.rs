@@ -6,32 +6,54 @@ use clap::{
     Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+use humantime::parse_duration;
 use sensor_core::model::readiness::FailOn;
 
 use super::top::sort::By;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0  success, or stopped by a signal
+  0  success, or the daemon was stopped by a signal
   1  failure; for `probes`: a required probe cannot be attached
-  2  a mistake in the command line or the configuration
-  3  the kernel or the privileges do not allow what is needed
+  2  mistake in the command line or the configuration
+  3  the kernel does not support the probes, or privileges are missing
   4  an address or the socket is in use
-`check` has its own codes: 0 full traffic, 1 less, 2 none, 3 unknown.
+`check` has exit codes of its own, see `memsensor check --help`.
 
-RUST_LOG sets the log level, e.g. RUST_LOG=debug or RUST_LOG=memsensor=debug (default: info).";
+The environment variable RUST_LOG sets the log level: error, warn, info (default), debug or trace.";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  memsensor run
+  memsensor run --config /etc/memsensor/config.toml
+  memsensor run --listen 127.0.0.1:9817 --listen '[::1]:9817'
+
+`memsensor config defaults` prints all settings with their meaning.";
 
 const CHECK_CODES: &str = "\
-Exit codes, by the convention of Nagios and Consul:
-  0  ready: full traffic
-  1  degraded: less traffic
-  2  overloaded, drained by an operator, or the last sample is too old: no traffic
-  3  no answer, or the state is unknown
+Exit codes, as Nagios and Consul expect them:
+  0  OK: ready, full traffic
+  1  WARNING: degraded, less traffic
+  2  CRITICAL: overloaded, drained, stale (the last sample is too old) or starting, no traffic
+  3  UNKNOWN: no response, or stalls cannot be measured
 With --fail-on, for tools that only distinguish success and failure (keepalived's vrrp_script):
   0  the scope should get traffic
-  2  it should not, or there was no answer";
+  2  no response, or the scope is in a state that STATE selects:
+       drained     only a drain by an operator
+       overloaded  every state without traffic
+       degraded    every state with less than full traffic";
 
-/// Memory pressure and OOM kills of a Linux host, for Prometheus and load balancers
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  memsensor drain --reason 'kernel update' --for 10m --wait
+  memsensor drain --reason 'bad DIMM'";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  memsensor top
+  memsensor top --once --rows 5 --by ten-minutes";
+
+/// Report memory pressure and OOM kills of a Linux host to Prometheus and load balancers
 #[derive(Debug, Parser)]
 #[command(name = "memsensor", version, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
@@ -43,7 +65,7 @@ pub struct Cli {
 /// The configuration file.
 #[derive(Debug, clap::Args)]
 pub struct ConfigArg {
-    /// Configuration file (TOML); default settings without one
+    /// Configuration file (TOML); without one, every setting has its default
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
 }
@@ -51,7 +73,7 @@ pub struct ConfigArg {
 /// The daemon's socket.
 #[derive(Debug, clap::Args)]
 pub struct SocketArg {
-    /// Socket of the daemon
+    /// Unix socket of the running daemon
     #[arg(long, value_name = "PATH", default_value = "/run/memsensor/memsensor.sock")]
     pub socket: PathBuf,
 }
@@ -59,125 +81,145 @@ pub struct SocketArg {
 /// All commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Load the probes and serve metrics and readiness until stopped
+    /// Run the daemon: load the probes, and serve metrics and readiness until a signal stops it
+    #[command(after_help = RUN_EXAMPLES)]
     Run {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Serve HTTP here instead; may be given several times
+        /// Address of the HTTP server; repeat the option for more [default: `listen` of the
+        /// configuration]
         #[arg(long, value_name = "ADDR")]
         listen: Vec<SocketAddr>,
-        /// Answer HAProxy's agent-check here
+        /// Address for HAProxy's agent-check [default: `agent_listen` of the configuration]
         #[arg(long, value_name = "ADDR")]
         agent_listen: Option<SocketAddr>,
-        /// Start even if required probes cannot be attached
+        /// Start even if required probes cannot be attached, as `allow_degraded` in the
+        /// configuration
         #[arg(long)]
         allow_degraded: bool,
     },
-    /// Show for each probe whether it can be attached on this host, or why not (attaches them briefly)
+    /// Show which probes can be attached on this host, and the reason for each that cannot
+    ///
+    /// Attaches the probes for a moment. That needs root, or CAP_BPF and CAP_PERFMON.
     Probes {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// JSON instead of a table
+        /// Print JSON instead of a table
         #[arg(long)]
         json: bool,
     },
-    /// Show OOM kills and kills by user-space OOM daemons that the running daemon recorded
+    /// List the OOM kills, and kills by user-space OOM daemons, that the running daemon recorded
     Events {
-        /// Keep running and show new events as they happen
+        /// Keep running, and print new events as they happen
         #[arg(long, short)]
         follow: bool,
-        /// One JSON object per line
+        /// Print one JSON object per line
         #[arg(long)]
         json: bool,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show one kill with its report: cgroup limits, largest and growing processes, stalls
+    /// Show the report of one kill: cgroup limits, largest and growing processes, stalls
     Event {
-        /// Id of the event, as shown by `events` [default: the last kill]
-        #[arg(default_value = "")]
+        /// Id of the event, as printed by `events` [default: the last kill]
+        #[arg(default_value = "", hide_default_value = true)]
         id: String,
-        /// JSON instead of text
+        /// Print JSON instead of text
         #[arg(long)]
         json: bool,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Show processes and cgroups by memory and growth, from the running daemon: live on a terminal (h shows
-    /// the keys), otherwise once
+    /// Show processes and cgroups by memory, growth or stalls
+    ///
+    /// On a terminal it is a live screen (press h for its keys), otherwise tables that are printed
+    /// once. The data come from the running daemon.
+    #[command(after_help = TOP_EXAMPLES)]
     Top {
-        /// Print tables once
+        /// Print tables once, also on a terminal
         #[arg(long)]
         once: bool,
-        /// Rows per table (with --once)
+        /// Number of rows per printed table
         #[arg(long, short = 'n', value_name = "N", default_value_t = 15)]
         rows: usize,
         /// Sort key
         #[arg(long, value_name = "BY", default_value = "memory")]
         by: By,
-        /// JSON instead of tables
+        /// Print JSON instead of tables
         #[arg(long)]
         json: bool,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Explain the verdict: rules with their values and thresholds, and what would change it
+    /// Explain the verdict: the rules with values and thresholds, and the changes that would alter
+    /// it
     Explain {
         /// Name of a scope [default: the host]
-        #[arg(long, value_name = "NAME", default_value = "")]
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         scope: String,
-        /// JSON instead of text
+        /// Print JSON instead of text
         #[arg(long)]
         json: bool,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Report readiness as one line and an exit code: for Nagios, Consul, keepalived
+    /// Report readiness as one line and an exit code, for Nagios, Consul and keepalived
     #[command(after_help = CHECK_CODES)]
     Check {
         /// Name of a scope [default: the host]
-        #[arg(long, value_name = "NAME", default_value = "")]
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
         scope: String,
-        /// Use only 0 and 2 as exit codes: 2 from this state on
+        /// Exit only with 0 or 2, and with 2 from this state on
         #[arg(long, value_name = "STATE", value_parser = fail_on_parser())]
         fail_on: Option<FailOn>,
-        /// URL of the daemon
+        /// URL of the daemon's HTTP server
         #[arg(long, default_value = "http://127.0.0.1:9817")]
         url: String,
-        /// Timeout; no response is UNKNOWN (exit code 3, or 2 with --fail-on)
-        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+        /// Longest time to wait for a response, e.g. 500ms or 2s
+        #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
         timeout: Duration,
     },
     /// Drain this host: load balancers send it no new traffic
+    ///
+    /// The drain survives a restart of the daemon, but not a reboot. `memsensor undrain` ends it.
+    #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
-        /// Reason, shown with the state
-        #[arg(long)]
+        /// Reason of the drain, which `/readyz` and `explain` show
+        #[arg(long, value_name = "TEXT")]
         reason: String,
         /// End the drain after this time, e.g. 10m [default: until `undrain`]
-        #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+        #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
         lasts: Option<Duration>,
-        /// Wait until all load balancers that asked in the last minute know of the drain. After this time the
-        /// exit code is 1, and the drain stays. A daemon that was started less than a minute ago waits for
-        /// the first client
-        #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "60s", value_parser = humantime::parse_duration)]
+        /// Wait until every load balancer that polled within the last minute has received the drain
+        ///
+        /// Waits for at most TIME [default: 60s]. After that the exit code is 1, and the drain
+        /// stays. If the daemon was started less than a minute ago, it waits for at least one load
+        /// balancer.
+        #[arg(
+            long,
+            value_name = "TIME",
+            num_args = 0..=1,
+            default_missing_value = "60s",
+            value_parser = parse_duration
+        )]
         wait: Option<Duration>,
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// End a `drain`
+    /// End a drain: the host gets traffic again, as its verdict allows
     Undrain {
         /// The daemon's socket.
         #[command(flatten)]
         socket: SocketArg,
     },
-    /// Check configuration files, print defaults
+    /// Check a configuration file, or print all settings or rules
     Config {
         /// The command.
         #[command(subcommand)]
@@ -188,14 +230,14 @@ pub enum Command {
 /// Commands on configuration files.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Check a file and report mistakes
+    /// Check a configuration file, and report the first mistake with its key or line
     Check {
-        /// The file to check
+        /// Configuration file (TOML)
         file: PathBuf,
     },
-    /// Print every setting with its default
+    /// Print every setting with its meaning and default, as a configuration file
     Defaults,
-    /// Print the rules of the verdict with their thresholds, as configuration
+    /// Print the rules of the verdict with their reasons and thresholds, as a configuration file
     Rules,
 }
 

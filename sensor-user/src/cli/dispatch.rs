@@ -74,7 +74,7 @@ fn configuration(command: &ConfigCommand) -> Result<()> {
             Config::read(file).context(Misconfigured)?;
             print(&format!("{}: valid\n", file.display()))
         }
-        ConfigCommand::Defaults => print(&Config::default().to_toml()?),
+        ConfigCommand::Defaults => print(include_str!("defaults.toml")),
         ConfigCommand::Rules => print(&rules::toml()),
     }
 }

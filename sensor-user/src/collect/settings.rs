@@ -6,19 +6,19 @@ use anyhow::{Result, ensure};
 use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME};
 use serde::{Deserialize, Serialize};
 
-/// Scopes beside the host: each is read at every sample.
+/// Highest number of scopes beside the host: each is read at every sample.
 const MAX_SCOPES: usize = 32;
 
 /// Times of the sensing loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Between two samples.
+    /// Time between two samples.
     pub interval: Duration,
-    /// Between two samples under pressure.
+    /// Time between two samples under pressure.
     pub pressed_interval: Duration,
-    /// Window of `_min` and `_max` gauges.
+    /// Time over which `_min` and `_max` gauges hold the lowest and highest value.
     pub window: Duration,
-    /// A sample older than this is stale.
+    /// Age of the last sample from which on readiness fails.
     pub stale_after: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Settings {
         );
         ensure!(
             stale_after >= interval * 2,
-            "stale_after: {} is less than two intervals: every late sample would be stale",
+            "stale_after: {} is less than two intervals: every late sample would look stale",
             text(stale_after)
         );
         ensure!(
@@ -58,9 +58,17 @@ impl Settings {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ScopeSettings {
-    /// Name in `/readyz/NAME`, `agent-send` and the label `scope`: letters, digits, `-`, `_`, `.`.
+    /// Name of the scope: in `/readyz/NAME`, HAProxy's `agent-send`, `memsensor check --scope NAME`
+    /// and the label `scope`. 1 to 64 ASCII letters, digits, `-`, `_` and `.`; each name once, and
+    /// not `host`.
+    #[cfg_attr(feature = "schema", schemars(example = &"web"))]
     pub name: String,
-    /// Path in the cgroup hierarchy, e.g. `/system.slice/nginx.service`.
+    /// Path of the cgroup below the root of the cgroup hierarchy, without `..`. It need not exist
+    /// when memsensor starts. While it does not, the state of the scope is `unknown`.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("format" = "path"), example = &"/system.slice/nginx.service")
+    )]
     pub cgroup: String,
 }
 

@@ -1,4 +1,4 @@
-//! Settings of the kernel half.
+//! Settings of the kernel half. Not here: how probes are loaded.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// Which probes are required, and which are disabled.
     pub probes: Probes,
-    /// Senders of SIGKILL with a label of their own.
+    /// Senders of SIGKILL with a label value of their own.
     pub kill_senders: KillSenders,
-    /// Whether the kernel measures the cost of our programs.
+    /// Whether the kernel measures the run time of our programs.
     pub bpf_stats: bool,
     /// Level of the kernel half's debug log.
     pub bpf_log: BpfLog,
@@ -27,16 +27,16 @@ pub struct Settings {
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum BpfLog {
-    /// No messages; the code for them is removed when the programs are loaded.
+    /// No messages, at no cost: the verifier removes the code from the programs.
     #[default]
     Off = 0,
-    /// Errors.
+    /// Only errors.
     Error = 1,
-    /// Errors and warnings.
+    /// Errors and warnings; all messages about losses are warnings.
     Warn = 2,
-    /// Information too.
+    /// Errors, warnings and information.
     Info = 3,
-    /// Everything.
+    /// All messages.
     Debug = 4,
 }
 
@@ -45,10 +45,12 @@ pub enum BpfLog {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Probes {
-    /// Probes without which memsensor refuses to start (see `allow_degraded`). The default is what
-    /// detects OOM kills and the stalls before them.
+    /// Probes that must be attached; otherwise memsensor does not start, unless `allow_degraded` is
+    /// set. The default probes detect OOM kills and the stalls before them. Add the probes whose
+    /// metrics your alerts use.
     pub required: Vec<String>,
-    /// Probes that are not attached.
+    /// Probes that memsensor does not attach; none of them may be in `required`. Disable a probe
+    /// whose cost on this host is too high; its metrics are then absent.
     pub disabled: Vec<String>,
 }
 
@@ -81,14 +83,16 @@ impl Probes {
     }
 }
 
-/// Senders of SIGKILL that get a label of their own, by thread name (at most 15 bytes).
+/// Senders of SIGKILL that have a label value of their own, by thread name (at most 15 bytes).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct KillSenders {
-    /// User-space OOM killers: each of their kills is an event too.
+    /// Senders that are user-space OOM killers: memsensor also records each of their kills as an
+    /// event. Add the OOM killer that your hosts use.
     pub oom_daemons: Vec<String>,
-    /// Senders whose kills are only counted.
+    /// Senders whose kills are only counted. Add a supervisor or container runtime of your own. A
+    /// name in `oom_daemons` must not be here too.
     pub others: Vec<String>,
 }
 
@@ -108,7 +112,7 @@ impl KillSenders {
     pub fn check(&self) -> Result<()> {
         let senders = || self.oom_daemons.iter().chain(&self.others);
         let (count, max) = (senders().count(), MAX_SENDERS - 1);
-        ensure!(count <= max, "kill_senders: {count} names, at most {max} are allowed");
+        ensure!(count <= max, "kill_senders: {count} names, at most {max} have room");
         let mut seen = BTreeSet::new();
         for name in senders() {
             ensure!(!name.is_empty(), "kill_senders: an empty name");

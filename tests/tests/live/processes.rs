@@ -265,7 +265,7 @@ fn top_fails_with_a_reason_without_the_probe() {
     let daemon = Daemon::start("[probes]\ndisabled = [\"processes\"]\n").expect("daemon");
     let (output, code) = daemon.ask(&["top"]).expect("top");
     assert_ne!(code, Some(0), "{output}");
-    assert!(output.contains("switched off in the configuration"), "{output}");
+    assert!(output.contains("disabled in the configuration"), "{output}");
 }
 
 /// Without the BPF iterator usage comes from /proc, and the output says so.

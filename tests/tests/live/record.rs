@@ -114,7 +114,7 @@ fn the_report_names_the_leaking_process() {
     assert_eq!(leaked.cgroup_path.as_deref(), Some(agent.path().as_str()));
     assert_eq!(leaked.workload.unit.as_deref(), Some("agent.service"));
     assert!(report.largest.iter().any(|p| p.pid == agent_pid), "{:?}", report.largest);
-    for part in [&*event.id, "web", "agent", "160.0", "grew most", "memory back  after"] {
+    for part in [&*event.id, "web", "agent", "160.0", "grew most", "memory free  after"] {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
     assert!(text.lines().count() <= 50, "longer than a screen:\n{text}");

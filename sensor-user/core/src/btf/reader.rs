@@ -1,25 +1,28 @@
-//! A reader of BTF, the kernel's type information: prototypes, structure members, enums.
+//! A parser of BTF, the kernel's type information: prototypes, structure members, enums.
 //!
-//! Only what the resolver asks for. Pure: bytes in, answers out. The format is described in
-//! Documentation/bpf/btf.rst; aya parses it too, but keeps member offsets to itself.
+//! It reads only what [`super::resolve`] needs. Pure: bytes in, values out. The format is described
+//! in Documentation/bpf/btf.rst.
 //!
-//! Not for: BTF of modules, writing BTF, relocations.
+//! Why not a crate: aya-obj parses BTF but does not export member offsets (`pub(crate)`), btf-rs is
+//! LGPL, which deny.toml refuses, and btfparse has very few users.
+//!
+//! Not here: BTF of modules, writing BTF, relocations.
 
 use std::collections::BTreeMap;
 
-/// Where a running kernel shows its BTF.
+/// File with the BTF of the running kernel.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
-/// How deep typedefs, qualifiers and anonymous members may nest before we call the data broken.
-const DEPTH: u32 = 32;
+/// Deepest nesting of typedefs, qualifiers and anonymous members; deeper data counts as corrupt.
+const MAX_DEPTH: u32 = 32;
 
 /// Why BTF could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// Not BTF, or not of this byte order or version.
+    /// Not BTF, or of another byte order or version.
     NotBtf,
-    /// Ends in the middle of something, or points outside of itself.
+    /// Truncated, or with an offset outside of the data.
     Corrupt,
 }
 
@@ -27,30 +30,30 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::NotBtf => "not BTF of this machine's byte order",
-            Self::Corrupt => "BTF is cut short or points outside of itself",
+            Self::Corrupt => "BTF is truncated or has an offset outside of the data",
         })
     }
 }
 
 impl std::error::Error for Error {}
 
-/// A function's parameter.
+/// A parameter of a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Param {
-    /// Its name in the source.
+    /// Name in the source code.
     pub name: String,
-    /// Its type, qualifiers and typedefs removed.
+    /// Type, without qualifiers and typedefs.
     pub ty: Type,
 }
 
-/// A type, as far as the resolver distinguishes them.
+/// A type, in the detail that the resolver needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Type {
     /// Integer, bool or enum.
     Int,
     /// Pointer to the named structure or integer.
     PtrTo(String),
-    /// Anything else.
+    /// Any other type.
     Other,
 }
 
@@ -81,7 +84,7 @@ struct Header {
     vlen: usize,
     /// Size in bytes, or the id of the type referred to.
     size_or_type: u32,
-    /// Where what follows the header is.
+    /// Offset of the data after the header.
     body: usize,
 }
 
@@ -96,7 +99,7 @@ pub struct Btf {
 }
 
 impl Btf {
-    /// Parses BTF as found in [`VMLINUX`].
+    /// Parses the content of a file like [`VMLINUX`].
     pub fn parse(data: Vec<u8>) -> Result<Self, Error> {
         let u16_at = |at: usize| {
             data.get(at..at + 2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes)
@@ -125,8 +128,9 @@ impl Btf {
     /// Parameters of a tracepoint, without the leading `void *__data`; `None` if the kernel has no
     /// such tracepoint or does not name its parameters.
     ///
-    /// `btf_trace_<event>` typedefs have no names; the functions that call probes have:
-    /// `__traceiter_<event>` (5.10), `__probestub_<event>` (6.4), `__bpf_trace_<class>` (before).
+    /// The typedefs `btf_trace_<event>` do not name parameters. The functions that call the probes
+    /// do: `__traceiter_<event>` (5.10), `__probestub_<event>` (6.4), `__bpf_trace_<class>`
+    /// (before).
     pub fn tracepoint(&self, event: &str) -> Option<Vec<Param>> {
         ["__traceiter_", "__probestub_", "__bpf_trace_"].iter().find_map(|prefix| {
             let (_, func) = self.find(Kind::Func, &format!("{prefix}{event}"))?;
@@ -137,27 +141,27 @@ impl Btf {
         })
     }
 
-    /// Parameters of a function; `None` if the kernel has no such function. BTF lists those that can
-    /// be traced: what the compiler inlined is not among them.
+    /// Parameters of a function; `None` if BTF has no such function. BTF lists functions that can
+    /// be traced, so it lacks those that the compiler inlined.
     pub fn function(&self, name: &str) -> Option<Vec<Param>> {
         let (_, func) = self.find(Kind::Func, name)?;
         let proto = self.get(func.size_or_type)?;
         (0..proto.vlen).map(|i| self.param(proto, i)).collect()
     }
 
-    /// Offset in bytes of what `path` names:
+    /// Offset in bytes of a path:
     ///
-    /// * `struct.member`, also of anonymous members inside;
-    /// * `struct.member[ENUMERATOR]`: that element of an array, or of the array that is the
-    ///   member's first array (`mm_rss_stat.count`); and of a `percpu_counter` its `count`.
+    /// * `struct.member`, where the member may be inside of anonymous members;
+    /// * `struct.member[ENUMERATOR]`: an element of the member, which is an array, or of the first
+    ///   array in it (`mm_rss_stat.count`). If the element is a `percpu_counter`, its `count`.
     pub fn offset(&self, path: &str) -> Option<u32> {
         let (name, rest) = path.split_once('.')?;
         let (id, _) = self.find(Kind::Struct, name)?;
         let Some((member, index)) = rest.strip_suffix(']').and_then(|r| r.split_once('[')) else {
-            return self.member(id, rest, DEPTH).map(|(offset, _)| offset);
+            return self.member(id, rest, MAX_DEPTH).map(|(offset, _)| offset);
         };
         let index = u32::try_from(self.enumerator(index)?).ok()?;
-        let (mut offset, mut ty) = self.member(id, member, DEPTH)?;
+        let (mut offset, mut ty) = self.member(id, member, MAX_DEPTH)?;
         if self.get(self.plain(ty)?)?.kind == Kind::Struct {
             let (inner, array) = self.first_array(self.plain(ty)?)?;
             (offset, ty) = (offset.checked_add(inner)?, array);
@@ -168,30 +172,29 @@ impl Btf {
         }
         let element = self.plain(self.word(array.body)?)?;
         let within = match self.get(element)? {
-            // percpu_counter, or atomic_long_t; of anything else we don't know what is the value.
+            // percpu_counter or atomic_long_t; where other structures keep a value is unknown.
             e if e.kind == Kind::Struct => {
-                let count = self.member(element, "count", DEPTH);
-                count.or_else(|| self.member(element, "counter", DEPTH))?.0
+                let count = self.member(element, "count", MAX_DEPTH);
+                count.or_else(|| self.member(element, "counter", MAX_DEPTH))?.0
             }
             _ => 0,
         };
-        let from_start = index.checked_mul(self.size(element, DEPTH)?)?.checked_add(within)?;
+        let from_start = index.checked_mul(self.size(element, MAX_DEPTH)?)?.checked_add(within)?;
         offset.checked_add(from_start)
     }
 
-    /// Value of an enumerator, whichever enum it is in.
+    /// Value of an enumerator of any enum.
     pub fn enumerator(&self, name: &str) -> Option<i64> {
         self.headers()
             .filter(|(_, h)| matches!(h.kind, Kind::Enum | Kind::Enum64))
             .find_map(|(_, h)| self.enumerators(h).find(|(n, _)| *n == name).map(|(_, v)| v))
     }
 
-    /// Names by value of an enum type.
+    /// Names of the enumerators of an enum, by value.
     pub fn enum_names(&self, name: &str) -> BTreeMap<i64, &str> {
-        let found = self
-            .headers()
-            .find(|(_, h)| matches!(h.kind, Kind::Enum | Kind::Enum64) && self.name(*h) == name);
-        found
+        let is_enum = |h: Header| matches!(h.kind, Kind::Enum | Kind::Enum64);
+        self.headers()
+            .find(|(_, h)| is_enum(*h) && self.name(*h) == name)
             .map_or_else(BTreeMap::new, |(_, h)| self.enumerators(h).map(|(n, v)| (v, n)).collect())
     }
 
@@ -261,9 +264,9 @@ impl Btf {
         u32_at(&self.data, at).ok()
     }
 
-    /// The type behind typedefs and qualifiers.
+    /// The type without typedefs and qualifiers.
     fn plain(&self, mut id: u32) -> Option<u32> {
-        for _ in 0..DEPTH {
+        for _ in 0..MAX_DEPTH {
             match self.get(id)? {
                 h if h.kind == Kind::Alias => id = h.size_or_type,
                 _ => return Some(id),
@@ -275,7 +278,7 @@ impl Btf {
     fn param(&self, proto: Header, i: usize) -> Option<Param> {
         let at = proto.body + i * 8;
         let name = self.string(self.word(at)?).to_owned();
-        // No type: `...`.
+        // A variadic parameter (`...`) has no type.
         let plain = self.plain(self.word(at + 4)?).and_then(|id| self.get(id));
         let ty = match plain.map(|h| h.kind) {
             Some(Kind::Int | Kind::Enum | Kind::Enum64) => Type::Int,
@@ -295,7 +298,7 @@ impl Btf {
         Some(Param { name, ty })
     }
 
-    /// (name offset, type, offset in bits, bitfield) of a member.
+    /// Name, type, offset in bits and "is a bitfield" of each member.
     fn members(&self, h: Header) -> impl Iterator<Item = (&str, u32, u32, bool)> {
         (0..h.vlen).filter_map(move |i| {
             let at = h.body + i * 12;
@@ -306,7 +309,7 @@ impl Btf {
         })
     }
 
-    /// Offset in bytes and type of a member, looked for inside anonymous members as well.
+    /// Offset in bytes and type of a member, which may be inside of anonymous members.
     fn member(&self, id: u32, name: &str, depth: u32) -> Option<(u32, u32)> {
         let h = self.get(id)?;
         if depth == 0 || !matches!(h.kind, Kind::Struct | Kind::Union) {
@@ -385,14 +388,14 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn what_is_not_btf_is_refused() {
+    fn other_data_than_btf_is_rejected() {
         for data in [vec![], vec![0; 24], b"\x9f\xeb\x02\0aaaaaaaaaaaaaaaaaaaa".to_vec()] {
-            assert_eq!(Btf::parse(data).expect_err("refused"), Error::NotBtf);
+            assert_eq!(Btf::parse(data).expect_err("rejected"), Error::NotBtf);
         }
     }
 
     proptest! {
-        /// Bytes after a valid magic must give an answer or an error, never a panic.
+        /// Any bytes after a valid magic give a value or an error, never a panic.
         #[test]
         fn hostile_bytes_never_panic(mut data in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut bytes = vec![0x9f, 0xeb, 1, 0, 24, 0, 0, 0];

@@ -1,8 +1,10 @@
-//! From the kernel's BTF to a plan: which programs can be attached, what each must be told, and for
-//! those that cannot, why not. Pure.
+//! Makes the plan for a kernel from its BTF: which programs can be attached, the values of their
+//! globals, and the reason for each program that cannot be attached. Pure.
 //!
-//! Argument indices and member offsets are only ever taken from BTF, after name and type were
-//! checked. What is not found is a reason, never a guess.
+//! Argument indices and member offsets come from BTF only, after name and type were checked. A
+//! program whose arguments or members are not found is not attached; no offset is ever guessed.
+//!
+//! Not here: loading and attaching (the daemon's `kernel`).
 
 use std::collections::BTreeMap;
 
@@ -13,33 +15,34 @@ use sensor_ebpf::{
 
 use super::reader::{Btf, Param, Type};
 
-/// Members that are only read where the memory controller is on cgroup v1.
+/// Members that are read only if the memory controller is on cgroup v1.
 const ONLY_V1: [&str; 2] = ["css_set.subsys[memory_cgrp_id]", "cgroup_subsys_state.cgroup"];
 
-/// Tells that programs may ask for the current task as a typed pointer (5.11).
+/// If BTF has it, programs can get the current task as a typed pointer (5.11).
 pub const TASK_BTF_HELPER: &str = "BPF_FUNC_get_current_task_btf";
 
-/// Where resident sizes are counted before 6.2: an array of a typedef, which the verifier of these
-/// kernels does not see through (kernel/bpf/btf.c, btf_struct_walk: "is not a struct").
+/// The counters of resident sizes before 6.2. They are an array of a typedef, which the verifier of
+/// these kernels does not resolve (kernel/bpf/btf.c, btf_struct_walk: "is not a struct").
 const UNTYPED_RSS: &str = "mm_rss_stat.count";
 
-/// Tells that a task may sleep in a function whose fexit program is being detached (5.12, and 5.10
-/// since 5.10.27). Before that the kernel frees the code that the task will return to.
+/// If BTF has it, an fexit program can be detached while a task sleeps in its function (5.12, and
+/// 5.10 since 5.10.27). Earlier kernels free the code that the task will return to.
 pub const SAFE_FEXIT: &str = "bpf_tramp_image.pcref";
 
-/// What the resolver must know of a host beside its BTF.
+/// Facts about a host that the plan depends on, other than its BTF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
-    /// The memory controller is on a cgroup v1 hierarchy.
+    /// Whether the memory controller is on a cgroup v1 hierarchy.
     pub memory_on_v1: bool,
 }
 
-/// What to attach, and what to tell the programs.
+/// The programs to attach, and the values of their globals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// Values of the object's globals.
     pub globals: BTreeMap<&'static str, u32>,
-    /// For each probe of [`probes::ALL`], each of its programs: attach it, or why not.
+    /// For each probe of [`probes::ALL`], each of its programs: `Ok` to attach it, or the reason
+    /// against it.
     pub programs: Vec<Vec<Result<(), String>>>,
     /// Label values of kernel enums, by enum type.
     pub enums: BTreeMap<&'static str, Vec<Option<String>>>,
@@ -57,13 +60,13 @@ pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
         let mut states = Vec::new();
         for program in probe.programs {
             let state = btf
-                .map_err(|why| format!("no BTF: {why}"))
+                .map_err(|reason| format!("no BTF: {reason}"))
                 .and_then(|btf| resolve(btf, host, program))
                 .map(|values| globals.extend(values));
             states.push(state);
         }
-        give_up_if_required_is_missing(probe, &mut states);
-        // Only now: a program that was given up is not there for the others either.
+        exclude_incomplete(probe, &mut states);
+        // After the exclusions: a program that is excluded is not present for the others.
         for (program, state) in probe.programs.iter().zip(&states) {
             if let Need::Optional { present: Some(global), .. } = program.need {
                 globals.insert(global, u32::from(state.is_ok()));
@@ -71,14 +74,15 @@ pub fn plan(btf: Result<&Btf, &str>, host: Host) -> Plan {
         }
         programs.push(states);
     }
-    let exits_are_seen = programs[probes::Id::victim_exit as usize].iter().any(Result::is_ok);
-    globals.insert("AWAIT_EXITS", u32::from(exits_are_seen));
+    let has_victim_exit = programs[probes::Id::victim_exit as usize].iter().any(Result::is_ok);
+    globals.insert("AWAIT_EXITS", u32::from(has_victim_exit));
     let enums = btf.map(enum_labels).unwrap_or_default();
     Plan { globals, programs, enums }
 }
 
-/// A probe without one of its required programs would count half of something.
-fn give_up_if_required_is_missing(probe: &Probe, states: &mut [Result<(), String>]) {
+/// Excludes programs that would count only half of the events: all of a probe without one of its
+/// required programs, and optional ones without their partner.
+fn exclude_incomplete(probe: &Probe, states: &mut [Result<(), String>]) {
     let missing = probe
         .programs
         .iter()
@@ -97,21 +101,21 @@ fn give_up_if_required_is_missing(probe: &Probe, states: &mut [Result<(), String
     }
 }
 
-/// Optional programs that feed the same metrics (a begin and its end) go together: the one that
-/// `i` lacks, if it has such a partner and that `is_missing`.
+/// The missing partner of program `i`, if there is one: optional programs that feed the same
+/// metrics (one for the begin, one for the end) are useful only together.
 pub fn half_of(
     probe: &Probe,
     i: usize,
     is_missing: impl Fn(usize) -> bool,
 ) -> Option<&'static str> {
-    let fed = |j: usize| match probe.programs[j].need {
+    let metrics = |j: usize| match probe.programs[j].need {
         Need::Optional { metrics, .. } => metrics,
         Need::Required => &[],
     };
-    if fed(i).is_empty() || is_missing(i) {
+    if metrics(i).is_empty() || is_missing(i) {
         return None;
     }
-    let partner = |j: &usize| *j != i && fed(*j) == fed(i) && is_missing(*j);
+    let partner = |j: &usize| *j != i && metrics(*j) == metrics(i) && is_missing(*j);
     (0..probe.programs.len()).find(partner).map(|j| probe.programs[j].name)
 }
 
@@ -121,18 +125,19 @@ fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str
         let i = params.iter().position(|p| p.name == arg.param && matches(&p.ty, arg.ty))?;
         Some((arg.global, u32::try_from(i).ok()?))
     };
-    let refuse = |wanted: &[Arg]| {
-        let wanted: Vec<_> = wanted.iter().map(|a| a.param).collect();
-        let has: Vec<_> = params.iter().map(|p| p.name.as_str()).collect();
-        format!("{} has no {} (it has: {})", program.event, wanted.join(" or "), has.join(", "))
+    let missing = |args: &[Arg]| {
+        let names: Vec<_> = args.iter().map(|arg| arg.param).collect();
+        let params: Vec<_> = params.iter().map(|param| param.name.as_str()).collect();
+        let (names, params) = (names.join(" or "), params.join(", "));
+        format!("{} has no {names} (it has: {params})", program.event)
     };
     let mut values = Vec::new();
     for arg in program.args {
-        values.push(find(arg).ok_or_else(|| refuse(&[*arg]))?);
+        values.push(find(arg).ok_or_else(|| missing(&[*arg]))?);
     }
     let alternatives: Vec<_> = program.one_of.iter().filter_map(find).collect();
     if alternatives.is_empty() && !program.one_of.is_empty() {
-        return Err(refuse(program.one_of));
+        return Err(missing(program.one_of));
     }
     values.extend(alternatives);
     for field in program.fields {
@@ -147,7 +152,7 @@ fn resolve(btf: &Btf, host: Host, program: &Program) -> Result<Vec<(&'static str
     Ok(values)
 }
 
-/// Parameters of what the program attaches to, or why it cannot.
+/// Parameters of the tracepoint or function of a program, or why it cannot be attached.
 fn params(btf: &Btf, program: &Program) -> Result<Vec<Param>, String> {
     let params = match program.hook() {
         Hook::Tracepoint(event) => btf
@@ -156,7 +161,7 @@ fn params(btf: &Btf, program: &Program) -> Result<Vec<Param>, String> {
         Hook::Fentry(name) | Hook::Fexit(name) | Hook::Kprobe(name) => {
             btf.function(name).ok_or_else(|| format!("this kernel has no function {name}"))?
         }
-        // It has one argument, which has one layout. Loading tells whether there is such a one.
+        // An iterator has one argument with one layout. Loading fails if the kernel lacks it.
         Hook::Iterator(_) => Vec::new(),
     };
     if matches!(program.hook(), Hook::Fexit(_)) && btf.offset(SAFE_FEXIT).is_none() {
@@ -165,8 +170,8 @@ fn params(btf: &Btf, program: &Program) -> Result<Vec<Param>, String> {
     Ok(params)
 }
 
-fn matches(ty: &Type, wanted: ArgType) -> bool {
-    match wanted {
+fn matches(ty: &Type, expected: ArgType) -> bool {
+    match expected {
         ArgType::Int => *ty == Type::Int,
         ArgType::Ptr(name) => matches!(ty, Type::PtrTo(n) if n == name),
     }

@@ -1,32 +1,32 @@
-//! The kernel half's clock (CLOCK_MONOTONIC), what its times are on the wall, and a clock for what is
-//! kept over a restart of the daemon.
+//! Clocks: that of the kernel half (CLOCK_MONOTONIC), its times as wall time, and one for times
+//! that are saved over a restart of the daemon (CLOCK_BOOTTIME with the id of the boot).
 
 use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nanoseconds of CLOCK_MONOTONIC: what `bpf_ktime_get_ns` returns.
+/// Nanoseconds of CLOCK_MONOTONIC, the clock of `bpf_ktime_get_ns`.
 pub fn monotonic_ns() -> u64 {
     nanos(ClockId::Monotonic)
 }
 
-/// Nanoseconds of CLOCK_BOOTTIME, in which time asleep counts; nobody can set it.
+/// Nanoseconds of CLOCK_BOOTTIME. It includes the time of suspension and cannot be set.
 pub fn since_boot_ns() -> u64 {
     nanos(ClockId::Boottime)
 }
 
-/// Which boot [`since_boot_ns`] is of: empty if the kernel does not tell.
+/// Id of the boot that [`since_boot_ns`] counts from; empty if the kernel does not report it.
 pub fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
 }
 
 fn nanos(clock: ClockId) -> u64 {
-    let t = clock_gettime(clock);
-    t.tv_sec.cast_unsigned() * 1_000_000_000 + t.tv_nsec.cast_unsigned()
+    let time = clock_gettime(clock);
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
-/// Wall time of a CLOCK_MONOTONIC time, by today's offset between the two.
+/// Wall time of a CLOCK_MONOTONIC time, by the present offset between the two clocks.
 pub fn wall(monotonic_ns: u64, now_ns: u64, now: SystemTime) -> SystemTime {
     now - Duration::from_nanos(now_ns.saturating_sub(monotonic_ns))
 }

@@ -1,11 +1,11 @@
-//! Counters of which a reader sees only the present value: how far they rose since the last reading,
-//! by the three ways in which they can fall.
+//! Counters of which a reader sees only the present value: how far they rose since the last
+//! reading, by the three ways in which they can fall.
 //!
 //! | counter | it falls when | policy |
 //! |---|---|---|
-//! | stall clock of a cgroup | the kernel half evicted it, or a stall is being charged | [`rise_of_clock`] |
-//! | histogram of a cgroup | the kernel half evicted it | [`rise_of_words`] |
-//! | file of a cgroup | the cgroup was made anew | [`FileCounter`] |
+//! | stall clock of a cgroup | it was evicted, or a stall is being charged | [`rise_of_clock`] |
+//! | histogram of a cgroup | it was evicted | [`rise_of_words`] |
+//! | file of a cgroup | the cgroup was created again | [`FileCounter`] |
 //!
 //! [`MergedCounter`] counts what two sources report of the same events.
 
@@ -18,9 +18,9 @@ pub fn nanos(duration: Duration) -> u64 {
 
 /// How far a stall clock rose above the highest value that was read, which it replaces.
 ///
-/// While a stall is being charged it may be missing or counted twice, so a value that is slightly lower
-/// is ignored until the clock passes the highest one again. A value below half was evicted and started
-/// again at 0.
+/// While a stall is being charged it may be missing or counted twice, so a value that is slightly
+/// lower is ignored until the clock passes the highest one again. A value below half was evicted
+/// and started again at 0.
 pub fn rise_of_clock(highest: &mut u64, now: u64) -> u64 {
     if now < *highest / 2 {
         *highest = 0;
@@ -30,14 +30,15 @@ pub fn rise_of_clock(highest: &mut u64, now: u64) -> u64 {
     rose
 }
 
-/// How far each word rose. If one fell, the kernel half evicted the entry and all started again at 0.
+/// How far each word rose. If one fell, the kernel half evicted the entry and all started again at
+/// 0.
 pub fn rise_of_words<const N: usize>(now: &[u64; N], last: &[u64; N]) -> [u64; N] {
     let restarted = now.iter().zip(last).any(|(now, last)| now < last);
     std::array::from_fn(|i| if restarted { now[i] } else { now[i] - last[i] })
 }
 
-/// How far a counter in a cgroup's file rose, over all cgroups that had this path. The first value was
-/// there before us and counts nothing; a lower one is that of a new cgroup.
+/// How far a counter in a cgroup's file rose, over all cgroups that had this path. The first value
+/// was there before us and counts nothing; a lower one is that of a new cgroup.
 #[derive(Debug, Default)]
 pub struct FileCounter {
     last: Option<u64>,
@@ -67,7 +68,8 @@ pub struct MergedCounter {
 const SETTLED_NS: u64 = 5_000_000_000;
 
 impl MergedCounter {
-    /// Takes the present values of both sources; returns the events so far, or `None` if neither counts.
+    /// Takes the present values of both sources; returns the events so far, or `None` if neither
+    /// counts.
     pub fn update(&mut self, now_ns: u64, sources: [Option<u64>; 2]) -> Option<u64> {
         let now = [0, 1].map(|i| sources[i].unwrap_or(self.last[i]));
         let rose = |from: [u64; 2], to: [u64; 2]| {

@@ -1,5 +1,7 @@
-//! What every layer may use: [`bytes`] of records, [`clock`]s, [`text`] from untrusted sources, [`counter`]s that reset,
-//! [`state_file`]s. Not for anything that knows what memory is.
+//! Used by every layer: [`bytes`] of records, [`clock`]s, [`text`] from untrusted sources,
+//! [`counter`]s that reset, [`state_file`]s.
+//!
+//! Not here: anything about memory.
 
 pub mod bytes;
 pub mod clock;

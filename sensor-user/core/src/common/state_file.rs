@@ -1,5 +1,7 @@
-//! A small JSON file of ours beside the socket: what is to outlive a restart of the daemon. That place
-//! is a tmpfs, so it does not outlive a reboot, after which the host is meant to begin anew.
+//! Small JSON files in the directory of the socket, for state that is kept over a restart of the
+//! daemon. The directory is on a tmpfs: after a reboot the host starts without that state.
+//!
+//! Not here: the state itself (the daemon's `verdict_store` and `drain`).
 
 use std::{
     fs,
@@ -13,40 +15,43 @@ use rustix::fs::OFlags;
 use serde::{Serialize, de::DeserializeOwned};
 use tracing::warn;
 
-/// What 32 scopes and the longest reason fill is a tenth of it.
+/// Longest file that is read: ten times the state of 32 scopes and the longest reason.
 const MAX_BYTES: u64 = 64 * 1024;
-/// Whose files have no prefix: the socket's usual name.
-const USUAL: &str = "memsensor";
+/// Stem of the default socket, whose files have no prefix.
+const DEFAULT_STEM: &str = "memsensor";
 
-/// Its path.
+/// A state file, by its path.
 #[derive(Debug, Clone)]
 pub struct StateFile(PathBuf);
 
 impl StateFile {
-    /// A file of this name in the socket's directory, which another daemon may have as well: the name
-    /// of a socket other than the usual one is part of it.
+    /// The file of this name for a socket. Several daemons may have their sockets in one directory,
+    /// so the stem of a socket other than the default one is part of the file's name.
     pub fn beside(socket: &Path, name: &str) -> Self {
         match socket.file_stem().and_then(|stem| stem.to_str()) {
-            Some(stem) if stem != USUAL => Self(socket.with_file_name(format!("{stem}.{name}"))),
+            Some(stem) if stem != DEFAULT_STEM => {
+                Self(socket.with_file_name(format!("{stem}.{name}")))
+            }
             _ => Self(socket.with_file_name(name)),
         }
     }
 
-    /// What was written; none if there is no such file, or if it is damaged or not ours, which is logged.
+    /// Reads the value. Returns `None` if there is no file; also, with a warning, if the file is
+    /// damaged or belongs to another user.
     pub fn read<T: DeserializeOwned>(&self) -> Option<T> {
-        let read = self.text().and_then(|text| {
-            let value = text.map(|text| serde_json::from_slice(&text)).transpose();
-            value.context("not what was written there")
+        let value = self.read_bytes().and_then(|bytes| {
+            let value = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+            value.context("unexpected content")
         });
-        read.unwrap_or_else(|e| {
-            warn!("{} is as if it were not there: {e:#}", self.0.display());
+        value.unwrap_or_else(|e| {
+            warn!("ignoring state file {}: {e:#}", self.0.display());
             None
         })
     }
 
-    /// The directory may be one where others write: nothing there is followed, waited for, or believed
-    /// if another made it.
-    fn text(&self) -> Result<Option<Vec<u8>>> {
+    /// Other users may be able to write to the directory: it follows no link, does not block on a
+    /// pipe, and rejects files of other users.
+    fn read_bytes(&self) -> Result<Option<Vec<u8>>> {
         let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let opened = fs::OpenOptions::new()
             .read(true)
@@ -56,21 +61,21 @@ impl StateFile {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
             opened => opened.context("open")?,
         };
-        let found = file.metadata().context("stat")?;
-        ensure!(found.is_file(), "it is no regular file");
-        let (owner, ours) = (found.uid(), rustix::process::geteuid().as_raw());
-        ensure!(owner == ours, "it belongs to uid {owner}, and we are {ours}");
-        let mut text = Vec::new();
-        file.take(MAX_BYTES + 1).read_to_end(&mut text).context("read")?;
-        ensure!(text.len() as u64 <= MAX_BYTES, "it is longer than {MAX_BYTES} bytes");
-        Ok(Some(text))
+        let metadata = file.metadata().context("stat")?;
+        ensure!(metadata.is_file(), "not a regular file");
+        let (owner, uid) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        ensure!(owner == uid, "owned by uid {owner} instead of {uid}");
+        let mut bytes = Vec::new();
+        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).context("read")?;
+        ensure!(bytes.len() as u64 <= MAX_BYTES, "longer than {MAX_BYTES} bytes");
+        Ok(Some(bytes))
     }
 
-    /// Replaces it as a whole.
+    /// Replaces the file atomically.
     pub fn write<T: Serialize>(&self, value: &T) -> Result<()> {
         let text = serde_json::to_vec(value)?;
         let new = self.0.with_extension("new");
-        // Never through a link that somebody else put there.
+        // Removed first, so that `create_new` creates a file of our own and follows no link.
         let _ = fs::remove_file(&new);
         let created = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
         let written = created.and_then(|mut to| to.write_all(&text));
@@ -79,7 +84,7 @@ impl StateFile {
             .with_context(|| format!("write {}", self.0.display()))
     }
 
-    /// Removes it, if it is there.
+    /// Removes the file, if it exists.
     pub fn remove(&self) -> Result<()> {
         match fs::remove_file(&self.0) {
             Err(e) if e.kind() != ErrorKind::NotFound => {
@@ -95,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_holds_what_was_written_last() {
+    fn the_last_written_value_is_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = StateFile::beside(&dir.path().join("socket"), "a.json");
         assert_eq!(file.read::<u32>(), None);
@@ -103,17 +108,17 @@ mod tests {
             file.write(&n).expect("written");
             assert_eq!(file.read::<u32>(), Some(n));
         }
-        assert_eq!(file.read::<String>(), None, "of another kind");
+        assert_eq!(file.read::<String>(), None, "of another type");
         file.remove().expect("removed");
         file.remove().expect("nothing to remove");
         assert_eq!(file.read::<u32>(), None);
-        let nowhere = StateFile::beside(&dir.path().join("no/socket"), "a.json");
-        let error = format!("{:#}", nowhere.write(&1).expect_err("no such directory"));
+        let unwritable = StateFile::beside(&dir.path().join("no/socket"), "a.json");
+        let error = format!("{:#}", unwritable.write(&1).expect_err("no such directory"));
         assert!(error.contains("no/socket.a.json"), "{error}");
     }
 
     #[test]
-    fn what_others_put_there_is_not_believed() {
+    fn files_of_other_types_or_users_are_ignored() {
         let dir = tempfile::tempdir().expect("a directory");
         let file = StateFile::beside(&dir.path().join("memsensor.sock"), "a.json");
         let at = dir.path().join("a.json");
@@ -126,7 +131,7 @@ mod tests {
         fs::write(&at, format!("{}1", " ".repeat(64 * 1024))).expect("written");
         assert_eq!(file.read::<u32>(), None, "too long");
         fs::remove_file(&at).expect("removed");
-        // Nobody writes to it: who waited would wait for ever.
+        // It has no writer: a blocking open would never return.
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &at, rustix::fs::FileType::Fifo, mode, 0)
             .expect("a pipe");
@@ -137,12 +142,12 @@ mod tests {
         fs::remove_dir(&at).expect("removed");
         file.write(&2).expect("written");
         if std::os::unix::fs::chown(&at, Some(65534), None).is_ok() {
-            assert_eq!(file.read::<u32>(), None, "another's");
+            assert_eq!(file.read::<u32>(), None, "of another user");
         }
     }
 
     #[test]
-    fn daemons_beside_each_other_have_files_of_their_own() {
+    fn each_socket_has_its_own_file() {
         let name = |socket: &str| {
             let file = StateFile::beside(Path::new(socket), "drain.json");
             file.0.to_str().map(str::to_owned)

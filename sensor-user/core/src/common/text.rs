@@ -1,5 +1,5 @@
-//! Text from untrusted sources. Processes, cgroups and the kernel's log carry names that any user may
-//! choose; this module makes them safe to print and to parse.
+//! Text from untrusted sources. Processes, cgroups and the kernel's log carry names that any user
+//! may choose; this module makes them safe to print and to parse.
 //!
 //! Not here: escaping for JSON (serde) and for labels (prometheus-client).
 
@@ -17,8 +17,8 @@ pub fn sanitize(name: &str) -> String {
     name.chars().map(|c| if unsafe_char(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
-/// Unicode's line and paragraph separators. They are no control characters, but Python's `splitlines`
-/// ends a line there: one process name could make the Datadog Agent drop all metrics.
+/// Unicode's line and paragraph separators. They are no control characters, but Python's
+/// `splitlines` ends a line there: one process name could make the Datadog Agent drop all metrics.
 pub const fn is_line_end(c: char) -> bool {
     matches!(c, '\u{2028}' | '\u{2029}')
 }

@@ -59,7 +59,7 @@ pub struct CgroupStats {
 }
 
 impl CgroupStats {
-    /// The counters alone: what still holds of a cgroup that was removed.
+    /// The counters alone, which stay valid after the cgroup was removed.
     #[must_use]
     pub fn counters(self) -> Self {
         Self { memory_bytes: None, limit_bytes: None, swap_bytes: None, ..self }
@@ -92,7 +92,7 @@ pub struct CgroupReport {
     pub shown: Vec<ShownCgroup>,
     /// The sum over all others, while they were not shown.
     pub other: CgroupCounters,
-    /// Cgroups that have processes and are not shown, although a pattern matches or their path is not
-    /// known.
+    /// Cgroups that have processes and are not shown, although a pattern matches or their path is
+    /// not known.
     pub omitted: usize,
 }

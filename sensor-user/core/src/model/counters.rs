@@ -1,5 +1,7 @@
-//! What the kernel half's maps hold, decoded: tasks in flight, stall clocks and reclaim histograms per
-//! cgroup, the cost of programs. Pure; the daemon's `kernel/read` reads the maps.
+//! The content of the kernel half's maps, decoded: tasks in flight, stall clocks and reclaim
+//! histograms per cgroup, the cost of programs. Pure.
+//!
+//! Not here: reading the maps (the daemon's `kernel/read`).
 
 use std::collections::BTreeMap;
 
@@ -10,12 +12,12 @@ use sensor_ebpf::{
     spec::MAX_NODES,
 };
 
-/// Tasks that are in reclaim, compaction, throttling or the like right now, added up.
+/// Tasks that are in reclaim, compaction, throttling or the like at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InFlight {
     /// Tasks by [`Kind`].
     pub tasks: [u32; KINDS],
-    /// Nanoseconds since they entered, without time in an inner [`Kind`].
+    /// Nanoseconds since they entered, by [`Kind`], without time in an inner one.
     pub exclusive_ns: [u64; KINDS],
     /// Nanoseconds that each node's kswapd has been awake.
     pub kswapd_ns: [u64; MAX_NODES],
@@ -28,7 +30,7 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// Adds up slots, bucket by bucket as they are in the table; `now` is CLOCK_MONOTONIC.
+    /// Counts the tasks of all slots, in the order of the table; `now` is CLOCK_MONOTONIC.
     pub fn of(slots: &[Slot], now: u64) -> Self {
         let mut in_flight = Self::default();
         let buckets = slots.chunks(WAYS).flat_map(|bucket| bucket.iter().map(move |s| (bucket, s)));
@@ -55,8 +57,8 @@ impl InFlight {
 /// Nanoseconds by [`Cause`].
 pub type ByCause = [u64; Cause::COUNT];
 
-/// Stalls of each cgroup that are not in its stall clock yet: ended ones that were not charged, and those
-/// under way. One pass, because there may be thousands of slots and hundreds of cgroups.
+/// Stalls by cgroup id that are not in the stall clocks yet: those that ended and were not charged,
+/// and those under way. One pass over the slots: there may be thousands, and hundreds of cgroups.
 pub fn unsettled_stalls(slots: &[Slot], now: u64) -> BTreeMap<u64, ByCause> {
     let mut by_cgroup = BTreeMap::<u64, ByCause>::new();
     for slot in slots {
@@ -76,38 +78,38 @@ pub fn total_ns(by_cause: &ByCause) -> u64 {
     by_cause.iter().copied().fold(0, u64::saturating_add)
 }
 
-/// Whether a task did something since it fell asleep: then it is awake, and its end was missed (see the
-/// probe `pfmemalloc_throttle`). A task that still sleeps does nothing else. All slots of a task are in
-/// one bucket.
-fn has_continued(slept: &Slot, bucket: &[Slot]) -> bool {
+/// Whether a task has entered or left another kind since it was throttled: then it is awake, and
+/// the end of the throttling was missed (see the probe `pfmemalloc_throttle`). All slots of a task
+/// are in one bucket.
+fn has_continued(throttled: &Slot, bucket: &[Slot]) -> bool {
     bucket.iter().any(|s| {
         let last = if s.active() { s.start_ns } else { s.inner_ns };
-        s.tid() == slept.tid() && last > slept.start_ns
+        s.tid() == throttled.tid() && last > throttled.start_ns
     })
 }
 
-/// Kinds of reclaim that a cgroup's tasks do themselves, with their labels.
+/// Kinds of reclaim that tasks of a cgroup do themselves, with their labels.
 pub const RECLAIM_KINDS: [(Kind, &str); 2] = [(Kind::Direct, "direct"), (Kind::Memcg, "memcg")];
 
-/// How long reclaim of a kind took in a cgroup: a [`hist::Log2Seconds`] as words.
+/// Durations of one kind of reclaim in one cgroup: a [`hist::Log2Seconds`] as words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CgroupReclaim {
-    /// The cgroup's id.
+    /// Id of the cgroup.
     pub cgroup: u64,
     /// One of [`RECLAIM_KINDS`].
     pub kind: Kind,
-    /// Sum and buckets.
+    /// Sum and buckets of the histogram.
     pub words: [u64; hist::WORDS],
 }
 
 /// The cost of one of our kernel programs, where BPF statistics are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgramCost {
-    /// Program name.
+    /// Name of the program.
     pub program: &'static str,
-    /// Nanoseconds that it ran.
+    /// Sum of its run time in nanoseconds.
     pub run_ns: u64,
-    /// Times it ran.
+    /// Number of runs.
     pub runs: u64,
 }
 
@@ -117,7 +119,7 @@ mod tests {
     use sensor_ebpf::inflight::owner;
 
     #[test]
-    fn stalls_count_before_they_are_charged() {
+    fn uncharged_stalls_are_summed_by_cgroup() {
         let slot = |tid, kind, start_ns, aux, unsettled_ns| Slot {
             owner: owner(tid, kind),
             start_ns,
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tasks_still_in_flight_count() {
+    fn only_tasks_in_flight_are_counted() {
         let slot = |tid, kind, start_ns, inner_ns, aux| Slot {
             owner: owner(tid, kind),
             start_ns,
@@ -151,7 +153,7 @@ mod tests {
             slot(4, Kind::Kswapd, 50, 0, 1),
             slot(5, Kind::Pfmemalloc, 120, 0, 9),
             slot(5, Kind::Direct, 0, 110, 7),
-            // These two are awake: one reclaims, one has reclaimed since.
+            // Tasks 6 and 7 are awake: one is in reclaim, the other was since it was throttled.
             slot(6, Kind::Pfmemalloc, 120, 0, 9),
             slot(6, Kind::Direct, 195, 0, 7),
             slot(7, Kind::Pfmemalloc, 120, 0, 9),

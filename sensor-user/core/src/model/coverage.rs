@@ -76,8 +76,8 @@ impl ProbeState {
         matches!(self.state, AttachState::Attached | AttachState::Partial)
     }
 
-    /// Whether it measures this metric: no program that the metric depends on is missing. `programs`
-    /// are those of the probe's spec.
+    /// Whether it measures this metric: no program that the metric depends on is missing.
+    /// `programs` are those of the probe's spec.
     pub fn measures_metric(&self, programs: &[Program], metric: &Metric) -> bool {
         let depends = |program: &Program| match program.need {
             Need::Optional { metrics, .. } => metrics.contains(&metric.name),

@@ -87,7 +87,7 @@ impl OomType {
     }
 }
 
-/// What happened.
+/// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -139,7 +139,7 @@ pub struct Event {
     pub seq: u64,
     /// RFC 3339, UTC.
     pub time: String,
-    /// What happened.
+    /// Its kind.
     #[serde(flatten)]
     pub kind: EventKind,
     /// What else was known at that moment. Only kills have one, and only the latest keep it.
@@ -148,7 +148,7 @@ pub struct Event {
 }
 
 impl EventKind {
-    /// The tasks in it, for adding what only user space knows of them.
+    /// The tasks in it, so that the daemon can add paths and workloads.
     pub fn tasks_mut(&mut self) -> Vec<&mut TaskInfo> {
         match self {
             Self::OomKill { victim, trigger, .. } => vec![victim, trigger],

@@ -1,9 +1,9 @@
 //! Processes and cgroups by size and by growth, as one scan found them.
 //!
-//! *Own* memory of a process is what the kernel cannot simply drop: anonymous and shared-memory pages,
-//! in memory or in swap. A host fills up by that. Pages of files are listed apart. A cgroup's own memory
-//! is the sum over its processes: memory that processes share counts for each of them, and what belongs
-//! to no process (page cache, tmpfs, kernel memory) is not included.
+//! *Own* memory of a process is memory that the kernel cannot simply drop: anonymous and
+//! shared-memory pages, in memory or in swap. It is what fills up a host. Pages of files are listed
+//! apart. A cgroup's own memory is the sum over its processes: memory that processes share counts
+//! for each of them, and memory of no process (page cache, tmpfs, kernel memory) is not included.
 //!
 //! Not here: the scan (`usage/scanner` of the daemon) and how growth is followed (`usage/tracker`).
 
@@ -61,8 +61,8 @@ pub struct ProcessUsage {
     /// Growth of `own_bytes`.
     #[serde(flatten)]
     pub growth: Growth,
-    /// Seconds that `growth.minute_bytes` covers: fewer if the process was first seen since, somewhat
-    /// more where scans are far apart. 0 if there is nothing to compare with yet.
+    /// Seconds that `growth.minute_bytes` covers: fewer if the process was first seen since,
+    /// somewhat more where scans are far apart. 0 if there is nothing to compare with yet.
     #[serde(skip)]
     pub minute_seconds: u32,
 }

@@ -1,11 +1,11 @@
 //! The data that flows from collectors to servers. Plain types: no I/O, no locks, no decisions.
 //!
 //! * [`coverage`]: which probes are attached on this host.
-//! * [`counters`]: what the kernel half's maps hold, decoded.
-//! * [`snapshot`]: all that one sample measured, with a verdict for each scope.
+//! * [`counters`]: the content of the kernel half's maps, decoded.
+//! * [`snapshot`]: the measurements of one sample, with a verdict for each scope.
 //! * [`memory_usage`]: processes and cgroups by size and growth.
 //! * [`cgroup_report`]: the cgroups that have metrics of their own.
-//! * [`event`]: OOM kills and the like; [`oom_report`]: what else was known at that moment.
+//! * [`event`]: OOM kills and other kills; [`oom_report`]: the state of memory at that moment.
 //! * [`readiness`]: state and weight, as load balancers get them.
 //! * [`workload`]: the unit, container and pod of a cgroup.
 

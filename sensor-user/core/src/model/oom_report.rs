@@ -1,5 +1,5 @@
-//! What else was known at the moment of a kill: limits above the victim, the largest and the fastest
-//! growing processes, stalls of the minute before, and contradictions between sources.
+//! What else was known at the moment of a kill: limits above the victim, the largest and the
+//! fastest growing processes, stalls of the minute before, and contradictions between sources.
 //!
 //! Not here: how it is put together (`oom/report_builder` of the daemon).
 

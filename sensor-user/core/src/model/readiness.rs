@@ -59,8 +59,8 @@ impl ReadinessState {
     }
 }
 
-/// The state from which on a client takes a scope out of service. A balancer without weights may want
-/// that sooner, a fallback pool later.
+/// The state from which on a client takes a scope out of service. A balancer without weights may
+/// want that sooner, a fallback pool later.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailOn {

@@ -1,5 +1,5 @@
-//! What one sample measured, and the verdicts on it. The sampler publishes it as a whole; readers never
-//! change it. Plain data.
+//! What one sample measured, and the verdicts on it. The sampler publishes it as a whole; readers
+//! never change it. Plain data.
 
 use std::sync::Arc;
 
@@ -15,35 +15,37 @@ pub struct Snapshot {
     pub taken_ns: u64,
     /// When it was taken: seconds since 1970.
     pub taken_unix: f64,
-    /// One row per probe, then the row of losses. Stalls under way are included; no word ever falls.
+    /// One row per probe, then the row of losses. Stalls under way are included; no word ever
+    /// falls.
     pub rows: Arc<Vec<Row>>,
     /// The rows at the beginning of the window of `_min` and `_max` gauges.
     pub window_start: Arc<Vec<Row>>,
     /// The rows ten seconds ago, for the verdict.
     pub recent_start: Arc<Vec<Row>>,
-    /// Whether the kernel reports how many events it skipped; if not, that word of the losses has no
-    /// meaning.
+    /// Whether the kernel reports how many events it skipped; if not, that word of the losses has
+    /// no meaning.
     pub reports_skipped: bool,
     /// Tasks in reclaim, compaction, throttling or the like.
     pub in_flight: InFlight,
     /// The cost of our programs; empty while BPF statistics are off.
     pub costs: Vec<ProgramCost>,
-    /// Nanoseconds that tasks of a cgroup stalled, by cgroup id and cause, in the order of ids, stalls
-    /// under way included. Read only every few samples.
+    /// Nanoseconds that tasks of a cgroup stalled, by cgroup id and cause, in the order of ids,
+    /// stalls under way included. Read only every few samples.
     pub stall_clock: Arc<[(u64, ByCause)]>,
-    /// When the stall clock was read: CLOCK_MONOTONIC nanoseconds; `None` before the first time. Rates
-    /// of stalls are over the time between two of these, not over that between two samples.
+    /// When the stall clock was read: CLOCK_MONOTONIC nanoseconds; `None` before the first time.
+    /// Rates of stalls are over the time between two of these, not over that between two samples.
     pub stall_clock_ns: Option<u64>,
-    /// Durations of reclaim by cgroup and kind, for cgroups with histograms. Read with the stall clock.
+    /// Durations of reclaim by cgroup and kind, for cgroups with histograms. Read with the stall
+    /// clock.
     pub reclaim: Arc<[CgroupReclaim]>,
 }
 
 /// A snapshot, and the verdict on each scope at that moment, the host first.
 #[derive(Debug, Clone, Default)]
 pub struct Sample {
-    /// What was counted.
+    /// The measurements.
     pub snapshot: Snapshot,
-    /// What follows from it.
+    /// The verdicts on them.
     pub scopes: Vec<ScopeVerdict>,
 }
 

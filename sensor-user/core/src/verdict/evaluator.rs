@@ -1,4 +1,6 @@
-//! Readings in, verdicts out, for one scope.
+//! Evaluates one scope: readings in, verdicts out.
+//!
+//! Not here: the rules ([`super::policy`]) and the pace of the weight ([`super::weight`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,138 +13,141 @@ use super::{
 };
 use crate::common::counter::nanos;
 
-/// What was decided, and from what.
+/// State and weight of a scope, and the evidence for them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Verdict {
     /// State and weight.
     pub position: ScopeState,
-    /// Since when it is in this state: CLOCK_MONOTONIC nanoseconds.
+    /// When it entered this state: CLOCK_MONOTONIC nanoseconds.
     pub since_ns: u64,
-    /// What spoke against full traffic.
+    /// The rules that fire or hold.
     pub evidence: RuleResults,
-    /// The numbers.
+    /// The signals that the rules were evaluated on.
     pub signals: Signals,
-    /// How long it must be calm before it gets better.
+    /// How long no rule may hold before the state improves.
     pub recover_after: Duration,
     /// Changes of state so far, from row to column, by [`VerdictState`].
     pub transitions: [[u64; 3]; 3],
 }
 
-/// Judges one scope.
+/// Evaluates one scope.
 #[derive(Debug, Clone)]
 pub struct Evaluator {
     policy: Arc<Policy>,
-    past: ReadingHistory,
-    pace: WeightController,
+    history: ReadingHistory,
+    controller: WeightController,
     signals: Signals,
     evidence: RuleResults,
-    /// Where it stood when stalls could no longer be told; none while they can.
-    unmeasured: Option<VerdictState>,
-    last_ns: Option<u64>,
-    gap_ns: u64,
+    /// The state in which the scope was when stalls could no longer be measured; `None` while they
+    /// are.
+    state_when_unmeasured: Option<VerdictState>,
+    last_reading_ns: Option<u64>,
+    max_gap_ns: u64,
     since_ns: Option<u64>,
     transitions: [[u64; 3]; 3],
 }
 
-/// Readings that are further apart than this leave out what was between; see [`Evaluator::with_gap`].
-const GAP: Duration = Duration::from_secs(5);
+/// Default of [`Evaluator::with_gap`].
+const MAX_GAP: Duration = Duration::from_secs(5);
 
 impl Evaluator {
-    /// Knows nothing yet, and takes the scope to be ready.
+    /// Starts with a scope that is ready.
     pub fn new(policy: Arc<Policy>, settings: Settings) -> Self {
         Self {
             policy,
-            past: ReadingHistory::default(),
-            pace: WeightController::new(settings),
+            history: ReadingHistory::default(),
+            controller: WeightController::new(settings),
             signals: Signals::default(),
             evidence: RuleResults::default(),
-            unmeasured: None,
-            last_ns: None,
-            gap_ns: nanos(GAP),
+            state_when_unmeasured: None,
+            last_reading_ns: None,
+            max_gap_ns: nanos(MAX_GAP),
             since_ns: None,
             transitions: [[0; 3]; 3],
         }
     }
 
-    /// How far apart readings may be for the time between them to count as seen: what is served is
-    /// stale after that.
+    /// Sets the longest time between two readings that still counts as observed. After a longer
+    /// gap the wait for recovery starts again.
     #[must_use]
     pub fn with_gap(self, gap: Duration) -> Self {
-        Self { gap_ns: nanos(gap), ..self }
+        Self { max_gap_ns: nanos(gap), ..self }
     }
 
-    /// Goes on from where an earlier evaluator left the scope.
-    pub fn resume(&mut self, stood: ScopeState) {
-        self.pace.resume(stood);
+    /// Continues with the state that an earlier evaluator saved.
+    pub fn resume(&mut self, saved: ScopeState) {
+        self.controller.resume(saved);
     }
 
-    /// Takes a reading. One that is not later than the last changes nothing.
+    /// Evaluates a reading. A reading that is not later than the last one changes nothing.
     pub fn evaluate(&mut self, reading: Reading) -> Verdict {
-        let (now, before) = (reading.at_ns, self.pace.position().state);
-        if let Some(signals) = self.past.push(reading) {
+        let (now_ns, previous) = (reading.at_ns, self.controller.current().state);
+        if let Some(signals) = self.history.push(reading) {
             self.signals = signals;
             self.evidence = self.policy.evaluate(&signals);
-            // A host that froze was not calm meanwhile. Counters are compared over it all the same.
-            if self.last_ns.replace(now).is_some_and(|last| now - last > self.gap_ns) {
-                self.pace.pause();
+            // A host that froze was not calm during the gap. Counters are still compared over it.
+            let last_ns = self.last_reading_ns.replace(now_ns);
+            if last_ns.is_some_and(|last_ns| now_ns - last_ns > self.max_gap_ns) {
+                self.controller.pause();
             }
-            let unmeasured = (!tells_stalls(&signals)).then(|| self.unmeasured.unwrap_or(before));
-            self.unmeasured = unmeasured;
-            if unmeasured.is_none_or(|from| from == VerdictState::Ready) {
-                self.pace.step(now, self.evidence.fires, self.evidence.holds);
+            self.state_when_unmeasured = (!measures_stalls(&signals))
+                .then(|| self.state_when_unmeasured.unwrap_or(previous));
+            if self.state_when_unmeasured.is_none_or(|state| state == VerdictState::Ready) {
+                self.controller.step(now_ns, self.evidence.fires, self.evidence.holds);
             } else {
-                self.stay_or_fall(now);
+                self.step_without_recovery(now_ns);
             }
         }
-        let state = self.pace.position().state;
-        if state != before {
-            self.transitions[before as usize][state as usize] += 1;
-            self.since_ns = Some(now);
+        let state = self.controller.current().state;
+        if state != previous {
+            self.transitions[previous as usize][state as usize] += 1;
+            self.since_ns = Some(now_ns);
         }
-        self.verdict(now)
+        self.verdict(now_ns)
     }
 
-    /// Nothing can be told at this time: the scope stays as it is, for no news is not good news.
+    /// Records that the scope could not be read. It keeps its state: a missing reading is no
+    /// evidence of recovery.
     pub fn pause(&mut self, now_ns: u64) -> Verdict {
-        self.past.interrupt();
-        self.pace.pause();
+        self.history.interrupt();
+        self.controller.pause();
         self.signals = Signals::default();
         self.evidence = RuleResults::default();
         self.verdict(now_ns)
     }
 
-    /// What brought it here may go on unseen, so it does not get better. What else speaks against
-    /// traffic, as a kill does, still makes it worse.
-    fn stay_or_fall(&mut self, now_ns: u64) {
-        let stood = self.pace.position();
-        let holds = match stood.state {
+    /// Steps while stalls cannot be measured. The stalls that led to the state may continue, so it
+    /// does not improve. Other evidence, such as OOM kills, still makes it worse.
+    fn step_without_recovery(&mut self, now_ns: u64) {
+        let previous = self.controller.current();
+        let holds = match previous.state {
             VerdictState::Ready => Severity::Calm,
             VerdictState::Degraded => Severity::Degraded,
             VerdictState::Overloaded => Severity::Overloaded,
         };
-        self.pace.step(now_ns, self.evidence.fires, holds);
-        // A rule that holds lets a weight climb to what degraded gives.
-        if self.pace.position().weight > stood.weight {
-            self.pace.resume(stood);
+        self.controller.step(now_ns, self.evidence.fires, holds);
+        // A rule that only holds lets the weight rise to that of a degraded scope.
+        if self.controller.current().weight > previous.weight {
+            self.controller.resume(previous);
         }
     }
 
     fn verdict(&mut self, now_ns: u64) -> Verdict {
         Verdict {
-            position: self.pace.position(),
+            position: self.controller.current(),
             since_ns: *self.since_ns.get_or_insert(now_ns),
             evidence: self.evidence.clone(),
             signals: self.signals,
-            recover_after: self.pace.recover_after(),
+            recover_after: self.controller.recover_after(),
             transitions: self.transitions,
         }
     }
 }
 
-/// Whether PSI or the stall clock tells who stalls.
-fn tells_stalls(signals: &Signals) -> bool {
-    let clock = signals.get(Signal::Stalled1s).or(signals.get(Signal::Stalled10s));
-    signals.has_psi() || clock.is_some()
+/// Whether stalls are measured, by PSI or by the stall clock.
+fn measures_stalls(signals: &Signals) -> bool {
+    let stall_clock = signals.get(Signal::Stalled1s).or(signals.get(Signal::Stalled10s));
+    signals.has_psi() || stall_clock.is_some()
 }
 
 #[cfg(test)]
@@ -151,23 +156,23 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
-    /// A scope of which nothing can be told but kills.
-    fn unmeasured(at_s: u64, kills: u64) -> Reading {
-        Reading { at_ns: at_s * SECOND, oom_kills: Some(kills), ..Reading::default() }
+    /// A reading without any measure of stalls.
+    fn unmeasured(second: u64, oom_kills: u64) -> Reading {
+        Reading { at_ns: second * SECOND, oom_kills: Some(oom_kills), ..Reading::default() }
     }
 
-    fn seeing(at_s: u64, full_ns: u64) -> Reading {
-        Reading { full_ns: Some(full_ns), ..unmeasured(at_s, 0) }
+    fn with_psi(second: u64, full_ns: u64) -> Reading {
+        Reading { full_ns: Some(full_ns), ..unmeasured(second, 0) }
     }
 
-    fn left_at(state: VerdictState, weight: f64) -> Evaluator {
+    fn resumed_at(state: VerdictState, weight: f64) -> Evaluator {
         let mut evaluator = Evaluator::new(Arc::default(), Settings::default());
         evaluator.resume(ScopeState { state, weight, overloaded_until_ns: Some(1), relapses: 0 });
         evaluator
     }
 
     #[test]
-    fn who_cannot_see_stays_as_it_was() {
+    fn an_unmeasured_scope_keeps_state_and_weight() {
         for (state, weight) in [
             (VerdictState::Overloaded, 0.0),
             (VerdictState::Degraded, 0.05),
@@ -175,80 +180,77 @@ mod tests {
             (VerdictState::Degraded, 0.8),
             (VerdictState::Ready, 1.0),
         ] {
-            let mut evaluator = left_at(state, weight);
-            for at in 1..1000 {
-                let found = evaluator.evaluate(unmeasured(at, 0)).position;
-                assert_eq!((found.state, found.weight), (state, weight), "at {at} s");
+            let mut evaluator = resumed_at(state, weight);
+            for second in 1..1000 {
+                let current = evaluator.evaluate(unmeasured(second, 0)).position;
+                assert_eq!((current.state, current.weight), (state, weight), "at {second} s");
             }
         }
     }
 
     #[test]
-    fn who_goes_blind_while_drained_must_be_seen_calm_anew() {
-        let mut evaluator = left_at(VerdictState::Ready, 1.0);
-        // Everything is lost from the tenth second to the twentieth.
-        let lost = |at: u64| at.clamp(10, 20) * SECOND;
-        let at = |evaluator: &mut Evaluator, at: u64| {
-            evaluator.evaluate(seeing(at, lost(at))).position.state
+    fn recovery_starts_only_when_stalls_are_measured_again() {
+        let mut evaluator = resumed_at(VerdictState::Ready, 1.0);
+        // All tasks are stalled from the tenth second to the twentieth.
+        let full_ns = |second: u64| second.clamp(10, 20) * SECOND;
+        let measured = |evaluator: &mut Evaluator, second: u64| {
+            evaluator.evaluate(with_psi(second, full_ns(second))).position.state
         };
-        (1..20).for_each(|s| _ = at(&mut evaluator, s));
-        assert_eq!(at(&mut evaluator, 20), VerdictState::Overloaded);
-        for s in 21..300 {
-            assert_eq!(
-                evaluator.evaluate(unmeasured(s, 0)).position.state,
-                VerdictState::Overloaded,
-                "at {s} s"
-            );
+        (1..20).for_each(|second| _ = measured(&mut evaluator, second));
+        assert_eq!(measured(&mut evaluator, 20), VerdictState::Overloaded);
+        for second in 21..300 {
+            let state = evaluator.evaluate(unmeasured(second, 0)).position.state;
+            assert_eq!(state, VerdictState::Overloaded, "at {second} s");
         }
-        assert_eq!((300..310).map(|s| at(&mut evaluator, s)).max(), Some(VerdictState::Overloaded));
-        assert!(
-            (310..400).any(|s| at(&mut evaluator, s) == VerdictState::Ready),
-            "and it does come back"
-        );
+        let states: Vec<_> = (300..400).map(|second| measured(&mut evaluator, second)).collect();
+        assert_eq!(states[..10], [VerdictState::Overloaded; 10], "not yet calm for ten seconds");
+        assert!(states[10..].contains(&VerdictState::Ready), "{states:?}");
     }
 
     #[test]
-    fn a_gap_is_not_calm() {
-        // Calm from the second second on; ten seconds of it are needed.
-        for (gap, back_at) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
-            let mut evaluator = left_at(VerdictState::Overloaded, 0.0);
-            let mut at = |s| evaluator.evaluate(seeing(s, 0)).position.state;
-            (1..=6).for_each(|s| _ = at(s));
-            let back = (6 + gap..5000).find(|s| at(*s) != VerdictState::Overloaded);
-            assert_eq!(back, Some(back_at), "after a gap of {gap} s");
+    fn a_gap_between_readings_does_not_count_as_calm() {
+        // Without a gap, a scope that is calm from second 2 on gets traffic in second 12.
+        for (gap, expected) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
+            let mut evaluator = resumed_at(VerdictState::Overloaded, 0.0);
+            let mut state_at = |second| evaluator.evaluate(with_psi(second, 0)).position.state;
+            (1..=6).for_each(|second| _ = state_at(second));
+            let back_at = (6 + gap..5000).find(|s| state_at(*s) != VerdictState::Overloaded);
+            assert_eq!(back_at, Some(expected), "after a gap of {gap} s");
         }
-        let mut evaluator = left_at(VerdictState::Degraded, 0.05);
-        evaluator.evaluate(seeing(1, 0));
-        let climbs = evaluator.evaluate(seeing(2, 0)).position;
-        assert!(climbs.weight > 0.05);
-        let later = evaluator.evaluate(seeing(60, 0)).position;
-        assert_eq!(later, climbs, "it does not climb while nobody looks");
-        let mut evaluator = left_at(VerdictState::Overloaded, 0.0).with_gap(Duration::from_mins(1));
-        (1..=2).for_each(|s| _ = evaluator.evaluate(seeing(s, 0)));
-        assert_eq!(
-            evaluator.evaluate(seeing(60, 0)).position.state,
-            VerdictState::Degraded,
-            "as configured"
-        );
     }
 
     #[test]
-    fn who_cannot_see_stalls_still_sees_kills() {
-        // One kill in the second second, another in the twelfth.
-        let kills = |at: u64| u64::from(at >= 2) + u64::from(at >= 12);
-        for (weight, recovers) in [(1.0, true), (0.8, false)] {
-            let state = if recovers { VerdictState::Ready } else { VerdictState::Degraded };
-            let mut evaluator = left_at(state, weight);
-            let mut at = |s| evaluator.evaluate(unmeasured(s, kills(s))).position;
-            let found: Vec<_> = (1..500).map(&mut at).collect();
-            assert_eq!(
-                (found[8].state, found[8].weight),
-                (VerdictState::Degraded, 0.5),
-                "after one"
-            );
-            assert_eq!(found[20].state, VerdictState::Overloaded, "after two");
-            // Kills alone brought it down, and that there are no more can be seen.
-            assert_eq!(found[498].state == VerdictState::Ready, recovers, "{state:?}");
+    fn the_weight_does_not_rise_over_a_gap() {
+        let mut evaluator = resumed_at(VerdictState::Degraded, 0.05);
+        evaluator.evaluate(with_psi(1, 0));
+        let before = evaluator.evaluate(with_psi(2, 0)).position;
+        assert!(before.weight > 0.05, "it rises between close readings: {before:?}");
+        assert_eq!(evaluator.evaluate(with_psi(60, 0)).position, before);
+    }
+
+    #[test]
+    fn the_longest_gap_is_configurable() {
+        let gap = Duration::from_mins(1);
+        let mut evaluator = resumed_at(VerdictState::Overloaded, 0.0).with_gap(gap);
+        (1..=2).for_each(|second| _ = evaluator.evaluate(with_psi(second, 0)));
+        let state = evaluator.evaluate(with_psi(60, 0)).position.state;
+        assert_eq!(state, VerdictState::Degraded);
+    }
+
+    #[test]
+    fn oom_kills_count_while_stalls_are_unmeasured() {
+        // One kill in second 2, another in second 12.
+        let oom_kills = |second: u64| u64::from(second >= 2) + u64::from(second >= 12);
+        for (state, weight) in [(VerdictState::Ready, 1.0), (VerdictState::Degraded, 0.8)] {
+            let mut evaluator = resumed_at(state, weight);
+            let mut at = |second| evaluator.evaluate(unmeasured(second, oom_kills(second)));
+            let states: Vec<_> = (1..500).map(|second| at(second).position).collect();
+            let after_one = (states[8].state, states[8].weight);
+            assert_eq!(after_one, (VerdictState::Degraded, 0.5), "after one kill");
+            assert_eq!(states[20].state, VerdictState::Overloaded, "after two kills");
+            // Kills are still measured, so a scope that only they brought down recovers.
+            let recovers = state == VerdictState::Ready;
+            assert_eq!(states[498].state == VerdictState::Ready, recovers, "from {state:?}");
         }
     }
 }

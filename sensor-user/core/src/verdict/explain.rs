@@ -1,4 +1,6 @@
-//! Why a verdict is what it is: each rule with its numbers and thresholds, and what would change it.
+//! Explains a verdict: each rule with its values and thresholds, and what would change the state.
+//!
+//! Not here: what load balancers get; the daemon fills that in.
 
 use std::{fmt, time::Duration};
 
@@ -6,136 +8,112 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     evaluator::Verdict,
-    policy::Policy,
-    signals::{Signal, Worse},
+    policy::{Condition, Policy, Rule},
+    signals::{Signal, Signals, Worse},
     state::{Severity, VerdictState},
 };
 
-/// An age that is worth a line.
+/// The age of a sample is printed if it is above this.
 const OLD_SECONDS: f64 = 2.0;
 
-/// The whole story of one verdict.
+/// One verdict with the evidence for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// Which scope.
+    /// Name of the scope.
     pub scope: String,
-    /// The verdict.
+    /// State of the verdict.
     pub state: VerdictState,
     /// Share of its usual traffic, 0 to 1.
     pub weight: f64,
-    /// What balancers are told, if that is something else: a state and a weight from 0 to 1.
+    /// State and weight (0 to 1) that load balancers get, if their state differs from `state`.
     pub reported: Option<(String, f64)>,
-    /// How long ago the sample was taken that this is from.
+    /// Age of the sample.
     pub age_seconds: f64,
-    /// How long it has been in this state.
+    /// How long the scope has been in this state.
     pub for_seconds: f64,
-    /// How long it must be calm before it gets better.
+    /// How long no rule may hold before the state improves.
     pub recover_after_seconds: f64,
-    /// Why nothing can be told, if so.
+    /// Why stalls cannot be measured, if so.
     pub unknown_reason: Option<String>,
-    /// An operator's drain, if one holds.
+    /// The reason of an operator's drain, if the host is drained.
     pub drained: Option<String>,
-    /// Every rule, the worst first.
+    /// All rules, the worst first.
     pub rules: Vec<RuleNow>,
-    /// What no rule looks at now.
+    /// Signals that no rule uses.
     pub other_signals: Vec<SignalNow>,
 }
 
-/// A rule, as it stands now.
+/// A rule with its present status.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RuleNow {
-    /// Its name.
+    /// Name of the rule.
     pub rule: String,
-    /// What it leads to.
+    /// Its severity.
     pub level: Severity,
-    /// Whether it holds.
+    /// Whether it fires or holds.
     pub status: Status,
-    /// Why it is evidence.
+    /// The reason for it.
     pub because: String,
-    /// All of these must hold.
+    /// Its conditions, all of which must be met.
     pub conditions: Vec<ConditionNow>,
 }
 
-/// How far a rule holds.
+/// Status of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// At its thresholds.
+    /// All conditions are met.
     Fires,
-    /// Only at the relaxed ones: it keeps the verdict from getting better, not more.
+    /// All are met at the relaxed thresholds only: the state does not improve, nor get worse.
     Holds,
-    /// Not at all.
+    /// It neither fires nor holds.
     Quiet,
-    /// PSI is there, and knows better.
+    /// It is not evaluated, because PSI is available.
     Unused,
 }
 
-/// A condition, as it stands now.
+impl Status {
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Fires => "FIRES",
+            Self::Holds => "holds",
+            Self::Quiet | Self::Unused => "quiet",
+        }
+    }
+}
+
+/// A condition with the present value of its signal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConditionNow {
-    /// What is compared.
+    /// Name of the signal.
     pub signal: String,
-    /// Its value; none if it cannot be told.
+    /// Its value; `None` if it could not be measured.
     pub value: Option<f64>,
     /// `>=` or `<=`.
     pub comparison: String,
-    /// What it is compared with.
+    /// The threshold.
     pub threshold: f64,
-    /// What it must be better than before the rule is quiet again.
+    /// The relaxed threshold: a rule that fired is quiet only beyond it.
     pub quiet_beyond: f64,
     /// Whether it is met.
     pub met: bool,
 }
 
-/// A number that no rule looks at.
+/// A signal that no rule uses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SignalNow {
     /// Its name.
     pub signal: String,
     /// Its value.
     pub value: f64,
-    /// What it is.
+    /// Its description.
     pub about: String,
 }
 
 /// Explains a verdict.
 pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> Explanation {
-    let signals = &verdict.signals;
-    let rules = policy.rules().map(|(rule, conditions)| {
-        let found = verdict.evidence.rules.iter().find(|f| f.rule == rule.name);
-        RuleNow {
-            rule: rule.name.to_owned(),
-            level: rule.level,
-            status: match found {
-                Some(finding) if finding.fires => Status::Fires,
-                Some(_) => Status::Holds,
-                None if rule.without_psi && signals.has_psi() => Status::Unused,
-                None => Status::Quiet,
-            },
-            because: rule.because.to_owned(),
-            conditions: conditions
-                .iter()
-                .map(|c| ConditionNow {
-                    signal: c.signal.name().to_owned(),
-                    value: signals.get(c.signal),
-                    comparison: if c.signal.worse() == Worse::Up { ">=" } else { "<=" }.to_owned(),
-                    threshold: c.threshold,
-                    quiet_beyond: c.relaxed(),
-                    met: c.is_met(signals, false),
-                })
-                .collect(),
-        }
-    });
+    let rules = policy.rules().map(|(rule, conditions)| RuleNow::new(rule, conditions, verdict));
     let rules: Vec<_> = rules.collect();
-    let looked_at = |name: &str| rules.iter().flat_map(|r| &r.conditions).any(|c| c.signal == name);
-    let other_signals = Signal::ALL
-        .iter()
-        .filter(|s| !looked_at(s.name()))
-        .filter_map(|s| {
-            let value = signals.get(*s)?;
-            Some(SignalNow { signal: s.name().to_owned(), value, about: s.about().to_owned() })
-        })
-        .collect();
     Explanation {
         scope: scope.to_owned(),
         state: verdict.position.state,
@@ -146,55 +124,87 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         age_seconds: 0.0,
         unknown_reason: None,
         drained: None,
+        other_signals: other_signals(&rules, &verdict.signals),
         rules,
-        other_signals,
     }
 }
 
-impl Explanation {
-    /// What would change it, in a sentence.
-    fn outlook(&self) -> String {
-        let wait = self.recover_after_seconds;
-        let of = |status| {
-            let names = self.rules.iter().filter(|r| r.status == status).map(|r| r.rule.as_str());
-            names.collect::<Vec<_>>().join(", ")
+impl RuleNow {
+    fn new(rule: &Rule, conditions: &[Condition], verdict: &Verdict) -> Self {
+        let signals = &verdict.signals;
+        let result = verdict.evidence.rules.iter().find(|result| result.rule == rule.name);
+        let status = match result {
+            Some(result) if result.fires => Status::Fires,
+            Some(_) => Status::Holds,
+            None if rule.without_psi && signals.has_psi() => Status::Unused,
+            None => Status::Quiet,
         };
-        let holding = [of(Status::Fires), of(Status::Holds)];
-        let holding: Vec<_> =
-            holding.iter().filter(|s| !s.is_empty()).map(String::as_str).collect();
-        match (self.state, holding.is_empty()) {
-            (VerdictState::Ready, true) => "no rule speaks against full traffic".to_owned(),
-            (VerdictState::Ready, false) => {
-                format!("{} is close; it would have to fire first", holding.join(", "))
-            }
-            (_, false) => {
-                format!("it gets better {wait:.0} s after these are quiet: {}", holding.join(", "))
-            }
-            (VerdictState::Overloaded, true) => {
-                format!("all is quiet: traffic again within {wait:.0} s")
-            }
-            (VerdictState::Degraded, true) => {
-                format!("all is quiet: the weight rises, after {wait:.0} s at most")
-            }
+        Self {
+            rule: rule.name.to_owned(),
+            level: rule.level,
+            status,
+            because: rule.because.to_owned(),
+            conditions: conditions.iter().map(|c| ConditionNow::new(c, signals)).collect(),
         }
     }
 }
 
-impl fmt::Display for Explanation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "{}: {}, weight {:.0}%, for {}",
-            self.scope,
-            self.state.label(),
-            self.weight * 100.0,
-            humantime::format_duration(
-                Duration::try_from_secs_f64(self.for_seconds.round()).unwrap_or_default()
-            )
-        )?;
+impl ConditionNow {
+    fn new(condition: &Condition, signals: &Signals) -> Self {
+        let signal = condition.signal;
+        Self {
+            signal: signal.name().to_owned(),
+            value: signals.get(signal),
+            comparison: if signal.worse() == Worse::Up { ">=" } else { "<=" }.to_owned(),
+            threshold: condition.threshold,
+            quiet_beyond: condition.relaxed(),
+            met: condition.is_met(signals, false),
+        }
+    }
+}
+
+fn other_signals(rules: &[RuleNow], signals: &Signals) -> Vec<SignalNow> {
+    let is_used = |name: &str| rules.iter().flat_map(|r| &r.conditions).any(|c| c.signal == name);
+    let unused = Signal::ALL.iter().filter(|signal| !is_used(signal.name()));
+    unused
+        .filter_map(|signal| {
+            let (name, about) = (signal.name().to_owned(), signal.about().to_owned());
+            Some(SignalNow { signal: name, value: signals.get(*signal)?, about })
+        })
+        .collect()
+}
+
+impl Explanation {
+    /// What would change the state, in one sentence.
+    fn outlook(&self) -> String {
+        let wait = self.recover_after_seconds;
+        let active = [Status::Fires, Status::Holds].iter().flat_map(|status| {
+            self.rules.iter().filter(|r| r.status == *status).map(|r| r.rule.as_str())
+        });
+        let active = active.collect::<Vec<_>>().join(", ");
+        match (self.state, active.is_empty()) {
+            (VerdictState::Ready, true) => "no rule fires or holds".to_owned(),
+            (VerdictState::Ready, false) => format!("no rule fires; close to firing: {active}"),
+            (VerdictState::Degraded | VerdictState::Overloaded, false) => {
+                format!("the state improves {wait:.0} s after these rules are quiet: {active}")
+            }
+            (VerdictState::Overloaded, true) => {
+                format!("no rule fires or holds: traffic resumes within {wait:.0} s")
+            }
+            (VerdictState::Degraded, true) => {
+                format!("no rule fires or holds: the weight rises within {wait:.0} s")
+            }
+        }
+    }
+
+    fn write_header(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (state, percent) = (self.state.label(), self.weight * 100.0);
+        let duration = Duration::try_from_secs_f64(self.for_seconds.round()).unwrap_or_default();
+        let duration = humantime::format_duration(duration);
+        writeln!(f, "{}: {state}, weight {percent:.0}%, for {duration}", self.scope)?;
         if let Some((state, weight)) = &self.reported {
             let percent = weight * 100.0;
-            writeln!(f, "balancers are told something else: {state}, weight {percent:.0}%")?;
+            writeln!(f, "load balancers get another state: {state}, weight {percent:.0}%")?;
         }
         if self.age_seconds > OLD_SECONDS {
             writeln!(f, "the sample is {:.1} s old", self.age_seconds)?;
@@ -202,34 +212,131 @@ impl fmt::Display for Explanation {
         if let Some(reason) = &self.drained {
             writeln!(f, "drained by an operator: {reason}")?;
         }
-        if let Some(why) = &self.unknown_reason {
-            writeln!(f, "blind: {why}")?;
+        if let Some(reason) = &self.unknown_reason {
+            writeln!(f, "stalls cannot be measured: {reason}")?;
         }
-        writeln!(f, "{}", self.outlook())?;
+        writeln!(f, "{}", self.outlook())
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_header(f)?;
         for rule in self.rules.iter().filter(|r| r.status != Status::Unused) {
-            let (mark, level) = match rule.status {
-                Status::Fires => ("FIRES", rule.level),
-                Status::Holds => ("holds", rule.level),
-                _ => ("quiet", rule.level),
-            };
-            let level = if level == Severity::Overloaded { "drains" } else { "takes weight" };
-            writeln!(f, "\n{mark}  {} ({level}): {}", rule.rule, rule.because)?;
-            for c in &rule.conditions {
-                let value = c.value.map_or("unknown".to_owned(), |v| format!("{v:.4}"));
-                let met = if c.met { "yes" } else { "no " };
-                writeln!(
-                    f,
-                    "       {met} {:<26} {value:>10} {} {} (quiet beyond {})",
-                    c.signal, c.comparison, c.threshold, c.quiet_beyond
-                )?;
-            }
+            write!(f, "\n{rule}")?;
         }
         if !self.other_signals.is_empty() {
-            writeln!(f, "\nno rule looks at:")?;
+            writeln!(f, "\nsignals that no rule uses:")?;
         }
         for s in &self.other_signals {
             writeln!(f, "           {:<26} {:>10.4}  {}", s.signal, s.value, s.about)?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for RuleNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = if self.level == Severity::Overloaded { "no traffic" } else { "less weight" };
+        let Self { rule, because, .. } = self;
+        writeln!(f, "{}  {rule} ({effect}): {because}", self.status.mark())?;
+        self.conditions.iter().try_for_each(|condition| writeln!(f, "{condition}"))
+    }
+}
+
+impl fmt::Display for ConditionNow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let met = if self.met { "yes" } else { "no " };
+        let value = self.value.map_or("unknown".to_owned(), |value| format!("{value:.4}"));
+        let Self { signal, comparison, threshold, quiet_beyond, .. } = self;
+        let side = if comparison == ">=" { "below" } else { "above" };
+        write!(
+            f,
+            "       {met} {signal:<26} {value:>10} {comparison} {threshold} \
+             (quiet {side} {quiet_beyond})"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verdict::weight::ScopeState;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A scope without PSI, 12 s after it entered the state.
+    fn explanation(state: VerdictState, weight: f64, signals: &[(Signal, f64)]) -> Explanation {
+        let policy = Policy::default();
+        let mut now = Signals::default();
+        for (signal, value) in signals {
+            now.set(*signal, Some(*value));
+        }
+        let verdict = Verdict {
+            position: ScopeState { state, weight, ..ScopeState::default() },
+            since_ns: SECOND,
+            evidence: policy.evaluate(&now),
+            signals: now,
+            recover_after: Duration::from_secs(10),
+            transitions: [[0; 3]; 3],
+        };
+        explain("web", &verdict, &policy, 13 * SECOND)
+    }
+
+    #[test]
+    fn the_text_lists_rules_with_values_and_thresholds() {
+        let signals = [(Signal::OomKills60s, 1.0), (Signal::Full60s, 0.125)];
+        let mut explanation = explanation(VerdictState::Overloaded, 0.0, &signals);
+        explanation.reported = Some(("stale".to_owned(), 0.0));
+        explanation.age_seconds = 2.5;
+        explanation.drained = Some("kernel update".to_owned());
+        explanation.unknown_reason = Some("no PSI".to_owned());
+        let text = explanation.to_string();
+        let header = "\
+            web: overloaded, weight 0%, for 12s\n\
+            load balancers get another state: stale, weight 0%\n\
+            the sample is 2.5 s old\n\
+            drained by an operator: kernel update\n\
+            stalls cannot be measured: no PSI\n\
+            the state improves 10 s after these rules are quiet: oom_kill, out_of_memory\n\n";
+        assert!(text.starts_with(header), "{text}");
+        for lines in [
+            "\nholds  out_of_memory (no traffic): this is the second OOM kill within a minute: \
+             the first one did not free enough memory\n       \
+             no  oom_kills_60s                  1.0000 >= 2 (quiet below 1)\n",
+            "\nFIRES  oom_kill (less weight): ",
+            "\n       yes oom_kills_60s                  1.0000 >= 1 (quiet below 0.5)\n",
+            "\nquiet  stall_clock (no traffic): ",
+            "\n       no  available_ratio               unknown <= 0.02 (quiet above 0.04)\n",
+            "\n\nsignals that no rule uses:\n           \
+             full_share_60s                 0.1250  share of",
+        ] {
+            assert!(text.contains(lines), "{lines} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn the_outlook_depends_on_state_and_rules() {
+        let holding = [(Signal::OomKills60s, 0.5)];
+        for (state, signals, expected) in [
+            (VerdictState::Ready, &[][..], "no rule fires or holds"),
+            (VerdictState::Ready, &holding, "no rule fires; close to firing: oom_kill"),
+            (
+                VerdictState::Degraded,
+                &holding,
+                "the state improves 10 s after these rules are quiet: oom_kill",
+            ),
+            (VerdictState::Degraded, &[], "no rule fires or holds: the weight rises within 10 s"),
+            (VerdictState::Overloaded, &[], "no rule fires or holds: traffic resumes within 10 s"),
+        ] {
+            assert_eq!(explanation(state, 0.5, signals).outlook(), expected);
+        }
+    }
+
+    #[test]
+    fn rules_for_hosts_without_psi_are_not_listed_with_psi() {
+        let explanation = explanation(VerdictState::Ready, 1.0, &[(Signal::Full1s, 0.0)]);
+        let text = explanation.to_string();
+        assert!(text.contains("stalled (no traffic)") && !text.contains("stall_clock"), "{text}");
     }
 }

@@ -1,15 +1,16 @@
-//! From what was measured to what a load balancer should do. Pure: no I/O, and time is a parameter.
+//! The verdict on a scope: from what was measured to the weight that load balancers get. Pure: no
+//! I/O, and time is a parameter.
 //!
 //! ```text
-//! Reading ─▶ ReadingHistory ─▶ Signals (shares and rates) ─▶ Policy ─▶ RuleResults ─▶ WeightController ─▶ Verdict
-//!                  └─▶ forecast ──────┘
+//! Reading ─▶ ReadingHistory ─▶ Signals ─▶ Policy ─▶ RuleResults ─▶ WeightController ─▶ Verdict
+//!                   └─▶ forecast ─┘
 //! ```
 //!
 //! * [`reading`]: counters and sizes of one scope at one moment; each may be missing.
 //! * [`signals`]: changes over one, ten and sixty seconds.
-//! * [`forecast`]: seconds until memory is exhausted, or nothing if there is no trend.
-//! * [`policy`]: the rules, their thresholds and reasons; which of them hold.
-//! * [`weight`]: hysteresis: how fast state and weight may follow the rules.
+//! * [`forecast`]: seconds until memory is exhausted; none without a trend.
+//! * [`policy`]: the rules, their thresholds and reasons; which of them fire or hold.
+//! * [`weight`]: hysteresis: how fast state and weight follow the rules.
 //! * [`evaluator`]: all of the above for one scope; [`explain`] reports why.
 //! * [`scope`]: a scope with its verdict; [`state`]: the states.
 //!
@@ -25,5 +26,7 @@ pub mod signals;
 pub mod state;
 pub mod weight;
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

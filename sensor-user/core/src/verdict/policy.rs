@@ -1,9 +1,12 @@
-//! The rules: what is evidence of harm, with every threshold and the reason for it beside it.
+//! The rules of the verdict: which signals are evidence of memory pressure, at which thresholds and
+//! why.
 //!
-//! A rule holds if all of its conditions do; a condition on a signal that cannot be told does not
-//! hold. No rule rests on PSI `some` alone: healthy hosts that fill their page cache show plenty of it.
-//! Each rule is evaluated twice: it *fires* at its thresholds, and *holds on* at relaxed ones until
-//! the signals are clearly better, so that a value that hovers about a threshold does not flap.
+//! A rule is met if all of its conditions are; a condition on a signal without a value is not met.
+//! No rule uses PSI `some` alone: healthy hosts that fill their page cache have a high `some`. Each
+//! rule is evaluated twice. It *fires* at its thresholds and *holds* at relaxed ones, so a value
+//! that hovers around a threshold does not make the verdict flap.
+//!
+//! Not here: how fast state and weight follow the rules ([`super::weight`]).
 
 use std::collections::BTreeMap;
 
@@ -15,9 +18,9 @@ use super::{
 /// A comparison of a signal with a threshold, inclusive.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Condition {
-    /// What is compared.
+    /// The signal.
     pub signal: Signal,
-    /// With what: at least this much, or at most if less is worse.
+    /// Met at or above this value; at or below it if lower values of the signal are worse.
     pub threshold: f64,
 }
 
@@ -25,18 +28,18 @@ const fn when(signal: Signal, threshold: f64) -> Condition {
     Condition { signal, threshold }
 }
 
-/// Evidence of harm.
+/// A rule: conditions that together are evidence of memory pressure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
-    /// Its label.
+    /// Name in output, metrics and configuration.
     pub name: &'static str,
-    /// How bad it is.
+    /// Severity while it fires.
     pub level: Severity,
-    /// All of these must hold.
+    /// Conditions, all of which must be met.
     pub when: &'static [Condition],
-    /// Only where PSI cannot be read.
+    /// Evaluated only if PSI is not available.
     pub without_psi: bool,
-    /// Why it is evidence.
+    /// The reason, for operators.
     pub because: &'static str,
 }
 
@@ -49,21 +52,24 @@ pub const RULES: &[Rule] = &[
         level: Severity::Overloaded,
         when: &[when(S::Full10s, 0.25)],
         without_psi: false,
-        because: "for a quarter of ten seconds nobody got anything done: a request meets that",
+        because: "all tasks were stalled for a quarter of the last ten seconds, so requests are \
+                  delayed too",
     },
     Rule {
         name: "choking",
         level: Severity::Overloaded,
         when: &[when(S::Full1s, 0.5), when(S::Full10s, 0.08)],
         without_psi: false,
-        because: "half of the last second was lost, and not only that one: do not wait for ten",
+        because: "all tasks were stalled for half of the last second, and for 0.8 s of the last \
+                  ten: the rules of ten seconds alone would react too late",
     },
     Rule {
         name: "thrashing",
         level: Severity::Overloaded,
         when: &[when(S::Full1s, 0.2), when(S::Full10s, 0.08), when(S::Refault10s, 0.02)],
         without_psi: false,
-        because: "what is evicted is needed again at once: the working set no longer fits",
+        because: "pages are read again right after their eviction: the working set no longer fits \
+                  in memory",
     },
     Rule {
         name: "overflowing",
@@ -75,8 +81,8 @@ pub const RULES: &[Rule] = &[
             when(S::Full1s, 0.02),
         ],
         without_psi: false,
-        because: "memory has just filled up, what was evicted for it comes back, and tasks wait already: \
-                  it gets worse with each second",
+        because: "memory has just filled up, evicted pages are read again, and tasks already wait \
+                  for them: the stalls grow with each second",
     },
     Rule {
         name: "swapping",
@@ -88,129 +94,137 @@ pub const RULES: &[Rule] = &[
             when(S::Available, 0.1),
         ],
         without_psi: false,
-        because: "nothing is left, and everybody waits for the disk while pages come back from swap: PSI of \
-                  memory counts only part of these waits (mm/page_io.c: those of the working set)",
+        because: "almost no memory is left, and all tasks wait for the disk while pages are \
+                  swapped in; PSI memory includes only part of these waits (mm/page_io.c: those \
+                  for pages of the working set)",
     },
     Rule {
         name: "rereading",
         level: Severity::Overloaded,
         when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015), when(S::Unused, 0.05)],
         without_psi: false,
-        because: "nobody gets anything done for waiting for the disk, and what is read was evicted; PSI of \
-                  memory counts few waits for a slow swap",
+        because: "all tasks wait for the disk to read pages that had been evicted; PSI memory \
+                  includes few of the waits for a slow swap device",
     },
     Rule {
         name: "out_of_memory",
         level: Severity::Overloaded,
         when: &[when(S::OomKills60s, 2.0)],
         without_psi: false,
-        because: "the second kill in a minute: the first did not help",
+        because: "this is the second OOM kill within a minute: the first one did not free enough \
+                  memory",
     },
     Rule {
         name: "no_progress",
         level: Severity::Overloaded,
         when: &[when(S::NoProgress, 4.0), when(S::Some1s, 0.2)],
         without_psi: false,
-        because: "allocations go round and round without freeing anything: an OOM kill is next",
+        because: "allocations retry reclaim without freeing any page: an OOM kill is next",
     },
     Rule {
         name: "running_out",
         level: Severity::Overloaded,
         when: &[when(S::Exhaustion, 10.0), when(S::Some10s, 0.1), when(S::Available, 0.1)],
         without_psi: false,
-        because: "memory and swap are gone in seconds, and tasks wait for them already",
+        because: "memory and swap will be exhausted within seconds, and tasks already wait for \
+                  memory",
     },
     Rule {
         name: "stall_clock",
         level: Severity::Overloaded,
         when: &[when(S::Stalled1s, 1.0), when(S::Stalled10s, 0.5)],
         without_psi: true,
-        because: "without PSI: on average a task is inside reclaim all the time",
+        because: "without PSI: on average, at least one task was in reclaim during the whole last \
+                  second",
     },
     Rule {
         name: "stall_clock_thrashing",
         level: Severity::Overloaded,
         when: &[when(S::Stalled10s, 0.1), when(S::Refault10s, 0.03)],
         without_psi: true,
-        because: "without PSI: memory is read again half a minute after it was evicted; the waits for \
-                  that are not in the stall clock",
+        because: "without PSI: pages are read again half a minute after their eviction; the stall \
+                  clock does not include the waits for these reads",
     },
     Rule {
         name: "stall_clock_scarce",
         level: Severity::Overloaded,
         when: &[when(S::Stalled10s, 0.2), when(S::Available, 0.05)],
         without_psi: true,
-        because: "without PSI: next to nothing is left, and tasks look for it; the waits for a slow swap \
-                  are not in the stall clock",
+        because: "without PSI: almost no memory is left, and tasks are in reclaim; the stall clock \
+                  does not include the waits for a slow swap device",
     },
     Rule {
         name: "pressed",
         level: Severity::Degraded,
         when: &[when(S::Full10s, 0.1)],
         without_psi: false,
-        because: "a tenth of the time nobody got anything done: less traffic may be enough",
+        because: "all tasks were stalled for a tenth of the last ten seconds: less traffic may be \
+                  enough",
     },
     Rule {
         name: "refaulting",
         level: Severity::Degraded,
         when: &[when(S::Refault10s, 0.01), when(S::Full10s, 0.04)],
         without_psi: false,
-        because: "the working set begins not to fit, and tasks wait for it",
+        because: "the working set begins to exceed memory, and tasks wait for evicted pages",
     },
     Rule {
         name: "swapping_back",
         level: Severity::Degraded,
         when: &[when(S::IoFull10s, 0.1), when(S::SwapIns10s, 50.0)],
         without_psi: false,
-        because: "pages come back from a slow swap, and requests wait for them",
+        because: "pages are read back from a slow swap device, and requests wait for them",
     },
     Rule {
         name: "rereading_begins",
         level: Severity::Degraded,
         when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.002)],
         without_psi: false,
-        because: "the disk is waited for, and what is read was evicted; first reads alone do not refault",
+        because: "tasks wait for the disk to read pages that had been evicted; the first read of a \
+                  page is not a refault",
     },
     Rule {
         name: "hard_reclaim",
         level: Severity::Degraded,
         when: &[when(S::ScanEfficiency10s, 0.1), when(S::Some10s, 0.2)],
         without_psi: false,
-        because: "reclaim looks at ten pages to free one, and tasks wait for it",
+        because: "reclaim scans ten pages to free one, and tasks wait for it",
     },
     Rule {
         name: "oom_kill",
         level: Severity::Degraded,
         when: &[when(S::OomKills60s, 1.0)],
         without_psi: false,
-        because: "something was killed for memory in the last minute: it may have been the service",
+        because: "an OOM kill happened in the last minute: the victim may have been the service",
     },
     Rule {
         name: "filling",
         level: Severity::Degraded,
         when: &[when(S::Filled, 5.0), when(S::Available, 0.15)],
         without_psi: false,
-        because: "in five seconds whatever is allocated must be evicted for; seeing it and halving the \
-                  weight takes four",
+        because: "in five seconds no memory will be available without eviction; detecting this and \
+                  halving the weight takes four seconds",
     },
     Rule {
         name: "exhaustion",
         level: Severity::Degraded,
         when: &[when(S::Exhaustion, 30.0), when(S::Available, 0.1)],
         without_psi: false,
-        because: "memory and swap are gone in half a minute if this goes on",
+        because: "memory and swap will be exhausted within half a minute if the trend continues",
     },
     Rule {
         name: "stall_clock_rising",
         level: Severity::Degraded,
         when: &[when(S::Stalled10s, 0.2)],
         without_psi: true,
-        because: "without PSI: a fifth of a task's time goes into reclaim",
+        because: "without PSI: tasks spent two of the last ten seconds in reclaim (sum over all \
+                  tasks)",
     },
 ];
 
-/// By how much a signal must be better than its threshold before its rule no longer holds on.
-const RELIEF: f64 = 0.5;
+/// The relaxed threshold, at which a rule still holds, is this share of the threshold where higher
+/// values are worse. Where lower values are worse, the threshold is divided by it.
+const RELAXATION: f64 = 0.5;
 
 /// The rules with an operator's changes.
 #[derive(Debug, Clone, PartialEq)]
@@ -218,14 +232,14 @@ pub struct Policy {
     rules: Vec<(Rule, Vec<Condition>)>,
 }
 
-/// Changes, by rule.
+/// Changes by name of the rule.
 pub type Changes = BTreeMap<String, Change>;
 
-/// What is changed of a rule.
+/// An operator's change to one rule.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default)]
 pub struct Change {
-    /// Whether the rule counts: it does, unless this is false.
+    /// `false` removes the rule.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
     /// Thresholds by signal.
@@ -235,107 +249,112 @@ pub struct Change {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { rules: RULES.iter().map(|r| (*r, r.when.to_vec())).collect() }
+        Self { rules: RULES.iter().map(|rule| (*rule, rule.when.to_vec())).collect() }
     }
 }
 
 impl Policy {
-    /// The rules with changes. An unknown rule, or a signal that the rule does not look at, is an
-    /// error that says what there is.
+    /// Applies changes to the rules. An unknown rule, or a signal that the rule does not use, is an
+    /// error that lists the valid names.
     pub fn new(changes: &Changes) -> Result<Self, String> {
         let mut policy = Self::default();
         for (name, change) in changes {
-            let Some(at) = policy.rules.iter().position(|(r, _)| r.name == name) else {
-                let known: Vec<_> = RULES.iter().map(|r| r.name).collect();
-                return Err(format!("no rule {name:?}; there are: {}", known.join(", ")));
+            let Some(index) = policy.rules.iter().position(|(rule, _)| rule.name == name) else {
+                let names: Vec<_> = RULES.iter().map(|rule| rule.name).collect();
+                return Err(format!("no rule {name:?}; there are: {}", names.join(", ")));
             };
             for (signal, threshold) in &change.thresholds {
-                let conditions = &mut policy.rules[at].1;
-                let known: Vec<_> = conditions.iter().map(|c| c.signal.name()).collect();
-                let Some(condition) = conditions.iter_mut().find(|c| c.signal.name() == signal)
-                else {
-                    return Err(format!(
-                        "{name}: it does not look at {signal:?}, but at: {}",
-                        known.join(", ")
-                    ));
-                };
-                if !threshold.is_finite() || *threshold < 0.0 {
-                    return Err(format!("{name}.{signal}: {threshold} is not a threshold"));
-                }
-                condition.threshold = *threshold;
+                set_threshold(name, &mut policy.rules[index].1, signal, *threshold)?;
             }
             if change.enabled == Some(false) {
-                policy.rules.remove(at);
+                policy.rules.remove(index);
             }
         }
         Ok(policy)
     }
 
-    /// What speaks against full traffic.
+    /// Evaluates all rules.
     pub fn evaluate(&self, signals: &Signals) -> RuleResults {
         let has_psi = signals.has_psi();
-        let mut evidence = RuleResults::default();
+        let mut results = RuleResults::default();
         for (rule, conditions) in &self.rules {
             if rule.without_psi && has_psi {
                 continue;
             }
-            let all = |relief: bool| conditions.iter().all(|c| c.is_met(signals, relief));
-            let fires = all(false);
-            if fires || all(true) {
-                evidence.holds = evidence.holds.max(rule.level);
+            let all_met = |relaxed| conditions.iter().all(|c| c.is_met(signals, relaxed));
+            let fires = all_met(false);
+            if fires || all_met(true) {
+                results.holds = results.holds.max(rule.level);
                 if fires {
-                    evidence.fires = evidence.fires.max(rule.level);
+                    results.fires = results.fires.max(rule.level);
                 }
-                evidence.rules.push(RuleResult { rule: rule.name, level: rule.level, fires });
+                results.rules.push(RuleResult { rule: rule.name, level: rule.level, fires });
             }
         }
-        evidence
+        results
     }
 
-    /// The rules in force with their conditions.
+    /// The rules that are enabled, with their conditions.
     pub fn rules(&self) -> impl Iterator<Item = (&Rule, &[Condition])> {
         self.rules.iter().map(|(rule, conditions)| (rule, conditions.as_slice()))
     }
 }
 
+fn set_threshold(
+    rule: &str,
+    conditions: &mut [Condition],
+    signal: &str,
+    threshold: f64,
+) -> Result<(), String> {
+    let names: Vec<_> = conditions.iter().map(|c| c.signal.name()).collect();
+    let Some(index) = names.iter().position(|name| *name == signal) else {
+        return Err(format!("rule {rule} has no signal {signal:?}; it has: {}", names.join(", ")));
+    };
+    if !threshold.is_finite() || threshold < 0.0 {
+        return Err(format!("{rule}.{signal}: {threshold} is not a finite number of at least 0"));
+    }
+    conditions[index].threshold = threshold;
+    Ok(())
+}
+
 impl Condition {
-    /// Whether it is met; `relief` asks for less.
-    pub fn is_met(&self, signals: &Signals, relief: bool) -> bool {
-        let threshold = if relief { self.relaxed() } else { self.threshold };
+    /// Whether the signal reaches the threshold, or the [relaxed](Self::relaxed) one.
+    pub fn is_met(&self, signals: &Signals, relaxed: bool) -> bool {
+        let threshold = if relaxed { self.relaxed() } else { self.threshold };
         signals.get(self.signal).is_some_and(|value| match self.signal.worse() {
             Worse::Up => value >= threshold,
             Worse::Down => value <= threshold,
         })
     }
 
-    /// The threshold that a value must be better than before the rule no longer holds on.
+    /// The relaxed threshold: a rule that fired holds until a signal is better than this. For
+    /// `oom_kill` that means no kill in the window.
     pub fn relaxed(&self) -> f64 {
         match self.signal.worse() {
-            // A count of one must be gone.
-            Worse::Up => self.threshold * RELIEF,
-            Worse::Down => self.threshold / RELIEF,
+            Worse::Up => self.threshold * RELAXATION,
+            Worse::Down => self.threshold / RELAXATION,
         }
     }
 }
 
-/// What speaks against full traffic now.
+/// The result of evaluating all rules.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct RuleResults {
-    /// The worst level of the rules that fire.
+    /// The highest severity of the rules that fire.
     pub fires: Severity,
-    /// The worst of those that fire or hold on.
+    /// The highest severity of the rules that fire or hold.
     pub holds: Severity,
-    /// The rules that fire or hold on.
+    /// The rules that fire or hold.
     pub rules: Vec<RuleResult>,
 }
 
-/// A rule that speaks against full traffic.
+/// A rule that fires or holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RuleResult {
-    /// Its name.
+    /// Name of the rule.
     pub rule: &'static str,
-    /// Its level.
+    /// Its severity.
     pub level: Severity,
-    /// At its thresholds, or only at the relaxed ones.
+    /// Whether it fires; otherwise it only holds.
     pub fires: bool,
 }

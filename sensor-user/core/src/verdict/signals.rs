@@ -1,4 +1,7 @@
-//! What changed over one, ten and sixty seconds: the numbers that rules compare.
+//! Signals: the rates and shares over one, ten and sixty seconds that rules compare with their
+//! thresholds.
+//!
+//! Not here: the thresholds ([`super::policy`]) and reading the counters (the daemon's `host`).
 
 use std::collections::VecDeque;
 
@@ -9,26 +12,26 @@ use super::{
 
 macro_rules! signals {
     ($($id:ident $name:literal $worse:ident $about:literal;)*) => {
-        /// A number that a rule can compare. Shares are of time, ratios of the scope's memory.
+        /// A number that rules compare: shares are of time, ratios of the memory of the scope.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum Signal { $(#[doc = $about] $id,)* }
 
         impl Signal {
-            /// All of them.
+            /// All signals, in the order of their indices.
             pub const ALL: &[Self] = &[$(Self::$id,)*];
 
-            /// Its name in rules, output and configuration.
+            /// Name in rules, output and configuration.
             pub const fn name(self) -> &'static str {
                 match self { $(Self::$id => $name,)* }
             }
 
-            /// What it is.
+            /// Description, for operators.
             pub const fn about(self) -> &'static str {
                 match self { $(Self::$id => $about,)* }
             }
 
-            /// Which way is worse.
+            /// The direction in which it gets worse.
             pub const fn worse(self) -> Worse {
                 match self { $(Self::$id => Worse::$worse,)* }
             }
@@ -36,125 +39,144 @@ macro_rules! signals {
     };
 }
 
-/// Which way a signal is worse.
+/// The direction in which a signal gets worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Worse {
-    /// More is worse.
+    /// Higher values are worse.
     Up,
-    /// Less is worse.
+    /// Lower values are worse.
     Down,
 }
 
 signals! {
-    Some1s "some_share_1s" Up "share of a second in which some task waited for memory (PSI)";
-    Some10s "some_share_10s" Up "share of ten seconds in which some task waited for memory (PSI)";
-    Some60s "some_share_60s" Up "share of a minute in which some task waited for memory (PSI)";
-    Full1s "full_share_1s" Up "share of a second in which all non-idle tasks waited for memory (PSI)";
-    Full10s "full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for memory (PSI)";
-    Full60s "full_share_60s" Up "share of a minute in which all non-idle tasks waited for memory (PSI)";
-    IoFull1s "io_full_share_1s" Up "share of a second in which all non-idle tasks waited for I/O (PSI)";
-    IoFull10s "io_full_share_10s" Up "share of ten seconds in which all non-idle tasks waited for I/O (PSI)";
-    Stalled1s "stalled_tasks_1s" Up "tasks in reclaim, compaction or throttling, on average of a second";
-    Stalled10s "stalled_tasks_10s" Up "tasks in reclaim, compaction or throttling, on average of ten seconds";
-    Refault1s "refault_ratio_1s" Up "part of the memory that was evicted and read again in the last second";
-    Refault10s "refault_ratio_10s" Up "part of the memory that was evicted and read again, per second";
-    Refaults10s "refaults_10s" Up "pages that were evicted and read again, per second";
-    SwapIns10s "swap_ins_10s" Up "pages read from swap, per second";
-    ScanEfficiency10s "scan_efficiency_10s" Down "pages freed per page that reclaim looked at";
-    Priority "reclaim_priority" Down "the hardest that reclaim tried: 12 is easy, 0 is the whole LRU";
-    NoProgress "no_progress_loops" Up "most rounds of one allocation that freed nothing; above 16 is OOM";
-    Available "available_ratio" Down "part of the memory that can be had without swapping";
-    Unused "unused_ratio" Down "part of the memory that nothing uses, not even page cache";
-    AboveLow "above_low_watermark_ratio" Down "free memory above the low watermarks, as a part of all";
-    OomKills60s "oom_kills_60s" Up "OOM kills in the last minute; those within a second are one";
-    Filled "filled_seconds" Down "seconds until nothing is left without swapping, by the last six seconds";
-    Exhaustion "exhaustion_seconds" Down "seconds until memory and swap are gone, if the trend holds";
+    Some1s "some_share_1s" Up
+        "share of the last second in which at least one task waited for memory (PSI)";
+    Some10s "some_share_10s" Up
+        "share of the last ten seconds in which at least one task waited for memory (PSI)";
+    Some60s "some_share_60s" Up
+        "share of the last minute in which at least one task waited for memory (PSI)";
+    Full1s "full_share_1s" Up
+        "share of the last second in which all non-idle tasks waited for memory (PSI)";
+    Full10s "full_share_10s" Up
+        "share of the last ten seconds in which all non-idle tasks waited for memory (PSI)";
+    Full60s "full_share_60s" Up
+        "share of the last minute in which all non-idle tasks waited for memory (PSI)";
+    IoFull1s "io_full_share_1s" Up
+        "share of the last second in which all non-idle tasks waited for I/O (PSI)";
+    IoFull10s "io_full_share_10s" Up
+        "share of the last ten seconds in which all non-idle tasks waited for I/O (PSI)";
+    Stalled1s "stalled_tasks_1s" Up
+        "tasks in reclaim, compaction or throttling, average over one second";
+    Stalled10s "stalled_tasks_10s" Up
+        "tasks in reclaim, compaction or throttling, average over ten seconds";
+    Refault1s "refault_ratio_1s" Up
+        "share of memory evicted and read again per second, over one second";
+    Refault10s "refault_ratio_10s" Up
+        "share of memory evicted and read again per second, over ten seconds";
+    Refaults10s "refaults_10s" Up "pages evicted and read again per second, over ten seconds";
+    SwapIns10s "swap_ins_10s" Up "pages read from swap per second, over ten seconds";
+    ScanEfficiency10s "scan_efficiency_10s" Down
+        "pages freed per page that reclaim scanned, over ten seconds";
+    Priority "reclaim_priority" Down
+        "lowest priority that reclaim reached: 12 scans a part of the LRU lists, 0 all of them";
+    NoProgress "no_progress_loops" Up
+        "most retries of one allocation without a freed page; above 16 the OOM killer runs";
+    Available "available_ratio" Down "share of memory that can be allocated without swapping";
+    Unused "unused_ratio" Down "share of memory that is not used at all, not even for page cache";
+    AboveLow "above_low_watermark_ratio" Down
+        "free memory above the low watermarks, as a share of all memory";
+    OomKills60s "oom_kills_60s" Up
+        "OOM kills in the last minute; kills within one second count once";
+    Filled "filled_seconds" Down
+        "seconds until nothing is available without swapping, by the trend of six seconds";
+    Exhaustion "exhaustion_seconds" Down
+        "seconds until memory and swap are exhausted, by the trend of a minute";
 }
 
 const COUNT: usize = Signal::ALL.len();
 
-/// The signals of one moment; what cannot be told is `None`.
+/// The signals at one moment; `None` if a signal could not be measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Signals([Option<f64>; COUNT]);
 
 impl Signals {
-    /// One of them.
+    /// The value of a signal.
     pub fn get(&self, signal: Signal) -> Option<f64> {
         self.0[signal as usize]
     }
 
-    /// Whether PSI tells anything; else the stall clock stands in.
+    /// Whether stalls are measured by PSI; if not, the rules of the stall clock apply.
     pub fn has_psi(&self) -> bool {
         self.get(Signal::Full1s).or(self.get(Signal::Full10s)).is_some()
     }
 
-    /// Sets one: for tests and replays.
+    /// Sets a signal; a value that is not finite counts as not measured.
     pub fn set(&mut self, signal: Signal, value: Option<f64>) {
-        self.0[signal as usize] = value.filter(|v| v.is_finite());
+        self.0[signal as usize] = value.filter(|value| value.is_finite());
     }
 }
 
 const SECOND: u64 = 1_000_000_000;
 const MINUTE: u64 = 60 * SECOND;
 
-/// Readings closer to each other than this are not kept: the history is bounded by time and number.
+/// Least distance of two recent readings that are kept.
 const SPACING_NS: u64 = SECOND / 20;
-/// More are never kept.
-const MAX_KEPT: usize = 64;
+/// Most readings that are kept in each of the two lists.
+const MAX_READINGS: usize = 64;
 
-/// Bytes of what is counted as a page: 4 KiB, whatever the kernel's is, so that thresholds mean the same.
+/// Signals count pages of 4 KiB on every kernel, so that thresholds mean the same everywhere.
 const PAGE: f64 = 4096.0;
 
-/// Over which it is seen whether memory fills up: four seconds in which it does are a trend then.
+/// Window of the trend for [`Signal::Filled`]; a trend shows after four seconds.
 const FILLING_NS: u64 = 6 * SECOND;
 
-/// Pages that reclaim must have looked at before its efficiency means anything.
+/// Below this many scanned pages the efficiency of reclaim means nothing.
 const MIN_SCANNED: u64 = 512;
 
-/// Kills closer to each other are one: memory.oom.group kills a whole group for one lack of memory.
+/// Kills within this time count once: memory.oom.group kills all processes of a cgroup for one OOM.
 const ONE_KILL_NS: u64 = SECOND;
 
-/// Readings of the last minute: all of the last two seconds, then one a second.
+/// The readings of the last minute: all of the last two seconds, and one per second before.
 #[derive(Debug, Clone, Default)]
 pub struct ReadingHistory {
     recent: VecDeque<Reading>,
     seconds: VecDeque<Reading>,
-    /// When something was killed, in the last minute; and the counter as last seen.
-    kills: VecDeque<u64>,
-    killed: Option<u64>,
+    /// Times of the kills in the last minute.
+    kill_times: VecDeque<u64>,
+    /// The last value of the kill counter.
+    kill_count: Option<u64>,
 }
 
 impl ReadingHistory {
-    /// Takes a reading, and says what the signals are now; `None` for one that is not later than the
-    /// last, which is ignored.
+    /// Adds a reading and returns the signals. A reading that is not later than the last one is
+    /// ignored and returns `None`.
     pub fn push(&mut self, reading: Reading) -> Option<Signals> {
         let now = reading.at_ns;
         if self.recent.back().is_some_and(|last| now <= last.at_ns) {
             return None;
         }
         if self.recent.is_empty() {
-            self.remember(&reading);
+            self.add_kernel_averages(&reading);
         }
-        self.note_kills(&reading);
-        let spaced = |past: &VecDeque<Reading>, by: u64| {
-            past.iter().nth_back(1).is_none_or(|last| now >= last.at_ns + by)
-        };
-        // The newest is always there; the one before it goes if it was too close.
-        if !spaced(&self.recent, SPACING_NS) {
+        self.count_kills(&reading);
+        // The newest reading is always kept. It replaces the last one if both are within the
+        // spacing of the one before.
+        let before_last = self.recent.iter().nth_back(1);
+        if before_last.is_some_and(|earlier| now < earlier.at_ns + SPACING_NS) {
             self.recent.pop_back();
         }
         self.recent.push_back(reading);
         if self.seconds.back().is_none_or(|last| now >= last.at_ns + SECOND) {
             self.seconds.push_back(reading);
         }
-        forget(&mut self.recent, now.saturating_sub(2 * SECOND));
-        forget(&mut self.seconds, now.saturating_sub(MINUTE + SECOND));
+        remove_older(&mut self.recent, now.saturating_sub(2 * SECOND));
+        remove_older(&mut self.seconds, now.saturating_sub(MINUTE + SECOND));
         Some(self.signals(&reading))
     }
 
-    /// Begins with what the kernel remembers: a daemon that is restarted while its host thrashes must
-    /// not call it ready until its own windows are full.
-    fn remember(&mut self, first: &Reading) {
+    /// Fills the windows from the kernel's averages. A daemon that is restarted while its host
+    /// thrashes must not report it as ready until its own windows are full.
+    fn add_kernel_averages(&mut self, first: &Reading) {
         let Some(before) = first.before else { return };
         for ([some_ns, full_ns], seconds) in before.into_iter().zip(BEFORE_SECONDS).rev() {
             let Some(at_ns) = first.at_ns.checked_sub(seconds * SECOND) else { continue };
@@ -163,53 +185,61 @@ impl ReadingHistory {
         }
     }
 
-    /// Forgets what was read, for nothing has been for a while: the next reading begins anew. Kills are
-    /// not forgotten.
+    /// Drops all readings after an interruption: the windows start again with the next one. Kills
+    /// stay in their window.
     pub fn interrupt(&mut self) {
         self.recent.clear();
         self.seconds.clear();
     }
 
-    fn note_kills(&mut self, reading: &Reading) {
+    fn count_kills(&mut self, reading: &Reading) {
         let now = reading.at_ns;
-        if let Some(kills) = reading.oom_kills {
-            let rose = self.killed.replace(kills).is_some_and(|before| kills > before);
-            if rose && self.kills.back().is_none_or(|last| now >= last + ONE_KILL_NS) {
-                self.kills.push_back(now);
+        if let Some(count) = reading.oom_kills {
+            let rose = self.kill_count.replace(count).is_some_and(|last| count > last);
+            if rose && self.kill_times.back().is_none_or(|last| now >= last + ONE_KILL_NS) {
+                self.kill_times.push_back(now);
             }
         }
-        while self.kills.front().is_some_and(|at| at + MINUTE < now) {
-            self.kills.pop_front();
+        while self.kill_times.front().is_some_and(|at| at + MINUTE < now) {
+            self.kill_times.pop_front();
         }
     }
 
-    /// A counter in the latest reading that has it and is at least so old, or in the oldest, if that is
-    /// at least half so old: less would not be what the window's name says.
-    fn since<T>(
+    /// Time and value at the start of a window: from the latest reading at or before the start
+    /// that has the value. If there is none, from the oldest that has it, if that covers at least
+    /// half of the window.
+    fn start_of_window<T>(
         &self,
         now: u64,
         window: u64,
-        of: impl Fn(&Reading) -> Option<T>,
+        value: impl Fn(&Reading) -> Option<T>,
     ) -> Option<(u64, T)> {
         let start = now.saturating_sub(window);
-        let told =
-            || self.recent.iter().chain(&self.seconds).filter_map(|r| Some((r.at_ns, of(r)?)));
-        let at_or_before = told().filter(|(at, _)| *at <= start).max_by_key(|(at, _)| *at);
+        let values =
+            || self.recent.iter().chain(&self.seconds).filter_map(|r| Some((r.at_ns, value(r)?)));
+        let at_or_before = values().filter(|(at, _)| *at <= start).max_by_key(|(at, _)| *at);
         at_or_before
-            .or_else(|| told().min_by_key(|(at, _)| *at))
+            .or_else(|| values().min_by_key(|(at, _)| *at))
             .filter(|(at, _)| *at <= now.saturating_sub(window / 2))
     }
 
+    /// Rise of a counter per second over a window, in the counter's unit.
+    fn rate(
+        &self,
+        now: &Reading,
+        seconds: u64,
+        counter: fn(&Reading) -> Option<u64>,
+    ) -> Option<f64> {
+        let (start, first) = self.start_of_window(now.at_ns, seconds * SECOND, counter)?;
+        let elapsed = now.at_ns.checked_sub(start).filter(|ns| *ns > 0)? as f64 / 1e9;
+        Some(rise(first, counter(now)?) as f64 / elapsed)
+    }
+
     fn signals(&self, now: &Reading) -> Signals {
-        let mut signals = Signals::default();
-        // Per second of the window, in the counter's unit.
-        let rate = |seconds: u64, of: fn(&Reading) -> Option<u64>| {
-            let (then, was) = self.since(now.at_ns, seconds * SECOND, of)?;
-            let seconds = now.at_ns.checked_sub(then).filter(|ns| *ns > 0)? as f64 / 1e9;
-            Some(rise(was, of(now)?) as f64 / seconds)
-        };
-        let share = |seconds, of| Some((rate(seconds, of)? / 1e9).min(1.0));
+        let rate = |seconds, counter| self.rate(now, seconds, counter);
+        let share = |seconds, counter| Some((rate(seconds, counter)? / 1e9).min(1.0));
         let of_total = |value: f64| Some(value / now.total_bytes.filter(|b| *b > 0)? as f64);
+        let mut signals = Signals::default();
         for (signal, value) in [
             (Signal::Some1s, share(1, |r| r.some_ns)),
             (Signal::Some10s, share(10, |r| r.some_ns)),
@@ -225,60 +255,62 @@ impl ReadingHistory {
             (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
             (Signal::Refaults10s, rate(10, |r| r.refaulted_bytes).map(|b| b / PAGE)),
             (Signal::SwapIns10s, rate(10, |r| r.swapped_in_bytes).map(|b| b / PAGE)),
-            (Signal::ScanEfficiency10s, self.efficiency(now)),
+            (Signal::ScanEfficiency10s, self.scan_efficiency(now)),
             (Signal::Priority, now.priority.map(f64::from)),
             (Signal::NoProgress, now.no_progress.map(f64::from)),
             (Signal::Available, now.available_bytes.and_then(|b| of_total(b as f64))),
             (Signal::Unused, now.unused_bytes.and_then(|b| of_total(b as f64))),
             (Signal::AboveLow, now.above_low_bytes.and_then(|b| of_total(b as f64))),
-            (Signal::OomKills60s, now.oom_kills.map(|_| self.kills.len() as f64)),
+            (Signal::OomKills60s, now.oom_kills.map(|_| self.kill_times.len() as f64)),
             (Signal::Filled, forecast::seconds_until_none(self.available(now.at_ns, FILLING_NS))),
-            (Signal::Exhaustion, forecast::seconds_until_none(self.room())),
+            (Signal::Exhaustion, forecast::seconds_until_none(self.available_and_swap())),
         ] {
             signals.set(signal, value);
         }
         signals
     }
 
-    fn efficiency(&self, now: &Reading) -> Option<f64> {
+    fn scan_efficiency(&self, now: &Reading) -> Option<f64> {
         let pages = |r: &Reading| Some((r.scanned_pages?, r.reclaimed_pages?));
-        let (_, (scanned, reclaimed)) = self.since(now.at_ns, 10 * SECOND, pages)?;
+        let (_, (scanned, reclaimed)) = self.start_of_window(now.at_ns, 10 * SECOND, pages)?;
         let scanned = rise(scanned, now.scanned_pages?);
         let reclaimed = rise(reclaimed, now.reclaimed_pages?);
         (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
     }
 
-    /// Available memory and swap over the last minute, in seconds and bytes, oldest first.
-    fn room(&self) -> impl Iterator<Item = (f64, f64)> {
+    /// Available memory plus free swap over the last minute, as (seconds, bytes), oldest first.
+    fn available_and_swap(&self) -> impl Iterator<Item = (f64, f64)> {
         self.readings().filter_map(|r| {
             let bytes = r.available_bytes?.saturating_add(r.swap_free_bytes.unwrap_or(0));
             Some((r.at_ns as f64 / 1e9, bytes as f64))
         })
     }
 
-    /// Available memory over a window, as [`Self::room`].
+    /// Available memory over a window, as (seconds, bytes), oldest first.
     fn available(&self, now: u64, window: u64) -> impl Iterator<Item = (f64, f64)> {
-        let within = move |r: &&Reading| r.at_ns >= now.saturating_sub(window);
+        let in_window = move |r: &&Reading| r.at_ns >= now.saturating_sub(window);
         self.readings()
-            .filter(within)
+            .filter(in_window)
             .filter_map(|r| Some((r.at_ns as f64 / 1e9, r.available_bytes? as f64)))
     }
 
-    /// One a second, and those after the last of them.
+    /// One reading per second, then the recent ones that are later than these.
     fn readings(&self) -> impl Iterator<Item = &Reading> {
         let newest = self.seconds.back().map_or(0, |r| r.at_ns);
         self.seconds.iter().chain(self.recent.iter().filter(move |r| r.at_ns > newest))
     }
 }
 
-/// How far a counter rose. One that fell belongs to another life of the scope: it rose from 0.
+/// How far a counter rose. A lower value is that of a new counter (the scope was created again),
+/// which started at 0.
 fn rise(from: u64, to: u64) -> u64 {
     to.checked_sub(from).unwrap_or(to)
 }
 
-/// Drops what is older than `before`, save for the newest such: it is what "since" compares with.
-fn forget(past: &mut VecDeque<Reading>, before: u64) {
-    while past.len() > MAX_KEPT || past.get(1).is_some_and(|r| r.at_ns <= before) {
-        past.pop_front();
+/// Removes readings older than `start`, except for the newest of them: windows that begin at
+/// `start` compare with that one.
+fn remove_older(readings: &mut VecDeque<Reading>, start: u64) {
+    while readings.len() > MAX_READINGS || readings.get(1).is_some_and(|r| r.at_ns <= start) {
+        readings.pop_front();
     }
 }

@@ -1,20 +1,20 @@
 //! The states of a verdict, and the severity of a rule.
 //!
-//! Not here: what load balancers get, which also depends on an operator's drain and on the age of the
-//! sample (`model/readiness`).
+//! Not here: what load balancers get, which also depends on an operator's drain and on the age of
+//! the sample (`model/readiness`).
 
 use serde::{Deserialize, Serialize};
 
-/// How bad it is, in order.
+/// How strong the evidence of memory pressure is, in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Nothing speaks against full traffic.
+    /// No evidence.
     #[default]
     Calm,
     /// Less traffic would help.
     Degraded,
-    /// Users suffer, or are about to.
+    /// Requests are delayed, or soon will be.
     Overloaded,
 }
 
@@ -31,10 +31,10 @@ pub enum VerdictState {
 }
 
 impl VerdictState {
-    /// All, in order.
+    /// All states, in order.
     pub const ALL: [Self; 3] = [Self::Ready, Self::Degraded, Self::Overloaded];
 
-    /// Its label.
+    /// Label in JSON, metrics and output.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Ready => "ready",

@@ -1,5 +1,7 @@
-//! Hysteresis: how fast the answer may follow the evidence. Down at once, back slowly, and the more
-//! slowly the more often it had to turn round.
+//! Hysteresis: how fast state and weight follow the rules. They get worse at once and improve
+//! slowly, and each relapse makes recovery slower.
+//!
+//! Not here: the rules ([`super::policy`]).
 
 use std::time::Duration;
 
@@ -14,32 +16,36 @@ use crate::common::counter::nanos;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Weight of a degraded scope, above 0 and at most 1. Half of the traffic is what a host that is
-    /// slightly too small can serve.
+    /// Weight of a degraded scope. Range: above 0, at most 1. A host that is slightly too small can
+    /// serve about half of its traffic. Lower it if degraded hosts still become overloaded.
     pub degraded_weight: f64,
-    /// How much the weight falls in a second, above 0 and at most 1. At 0.25 it takes two seconds from
-    /// full to half, so that caches and connection pools of the other hosts can follow.
+    /// How much the weight of a degraded scope falls in a second. Range: above 0, at most 1. At
+    /// 0.25 the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the
+    /// other hosts can follow. The weight of an overloaded scope is 0 at once.
     pub fall_per_second: f64,
-    /// How much the weight rises in a second, above 0 and at most 1. At 0.05 it takes twenty seconds
-    /// from none to full: evicted memory must be read again while the load grows.
+    /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
+    /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
+    /// for services that warm up slowly.
     pub rise_per_second: f64,
-    /// How long a scope must be calm before an overloaded one gets traffic again, or a degraded one
-    /// more.
+    /// Time without evidence of pressure after which an overloaded scope gets traffic again and a
+    /// degraded scope gets more. Raise it if hosts return too soon and are overloaded again.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after: Duration,
-    /// Each relapse doubles `recover_after`, up to this.
+    /// Highest waiting time: each relapse doubles `recover_after`, up to this. Range: at least
+    /// `recover_after`. Lower it if a host that relapsed several times must return sooner.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub recover_after_max: Duration,
-    /// A scope that is overloaded again within this time has a relapse.
+    /// Time after the end of an overload within which another one is a relapse. Set it to `0s` to
+    /// wait `recover_after` every time.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub relapse_within: Duration,
 }
 
 impl Settings {
-    /// An error if a weight or a time is out of range.
+    /// Returns an error if a weight or a duration is out of range.
     pub fn check(&self) -> Result<()> {
         let Self { degraded_weight, fall_per_second, rise_per_second, .. } = *self;
         for (key, value) in [
@@ -71,31 +77,32 @@ impl Default for Settings {
     }
 }
 
-/// The weight that a drained scope begins with when it gets traffic again.
-const FIRST_WEIGHT: f64 = 0.05;
+/// Weight of an overloaded scope when it gets traffic again.
+const RECOVERY_WEIGHT: f64 = 0.05;
 
-/// Where a scope stands, and how it came there: what is to outlive a restart of the daemon.
+/// State and weight of a scope, with the history that decides how fast it recovers. The daemon
+/// saves it over a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ScopeState {
     /// The state.
     pub state: VerdictState,
     /// The share of its usual traffic that the scope should get: 0 to 1.
     pub weight: f64,
-    /// When the last drain ended: CLOCK_MONOTONIC nanoseconds.
+    /// When its last overload ended: CLOCK_MONOTONIC nanoseconds.
     pub overloaded_until_ns: Option<u64>,
-    /// Drains so far that came soon after the one before.
+    /// How often in a row it was overloaded again within [`Settings::relapse_within`].
     pub relapses: u32,
 }
 
 impl Default for ScopeState {
-    /// Ready, at full weight: a fresh daemon must not take weight from a fleet.
+    /// Ready, at full weight: a daemon that starts must not take traffic from its host.
     fn default() -> Self {
         Self { state: VerdictState::Ready, weight: 1.0, overloaded_until_ns: None, relapses: 0 }
     }
 }
 
 impl ScopeState {
-    /// Whether the weight fits the state.
+    /// Whether the weight is valid for the state.
     pub fn is_sound(&self) -> bool {
         (0.0..=1.0).contains(&self.weight)
             && match self.state {
@@ -106,120 +113,126 @@ impl ScopeState {
     }
 }
 
-/// A position, and how it changes.
+/// Moves state and weight of a scope as its rules fire, hold and become quiet.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WeightController {
     settings: Settings,
-    at: ScopeState,
-    last_ns: Option<u64>,
-    /// Since when nothing has spoken for this state or a worse one.
-    better_since_ns: Option<u64>,
+    current: ScopeState,
+    last_step_ns: Option<u64>,
+    /// Since when no rule has held the scope in its state; `None` if one did in the last step.
+    calm_since_ns: Option<u64>,
 }
 
 impl WeightController {
-    /// Ready, at full weight.
+    /// Starts ready, at full weight.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, at: ScopeState::default(), last_ns: None, better_since_ns: None }
+        let current = ScopeState::default();
+        Self { settings, current, last_step_ns: None, calm_since_ns: None }
     }
 
-    /// Goes on from a position.
-    pub fn resume(&mut self, at: ScopeState) {
-        self.at = at;
+    /// Continues with a saved state.
+    pub fn resume(&mut self, saved: ScopeState) {
+        self.current = saved;
     }
 
-    /// Where it stands.
-    pub fn position(&self) -> ScopeState {
-        self.at
+    /// The present state and weight.
+    pub fn current(&self) -> ScopeState {
+        self.current
     }
 
-    /// Nothing can be told now: it stays where it is, and must be seen to be calm anew.
+    /// Keeps the state over a time without readings; the wait for recovery starts again.
     pub fn pause(&mut self) {
-        self.better_since_ns = None;
-        self.last_ns = None;
+        self.calm_since_ns = None;
+        self.last_step_ns = None;
     }
 
-    /// How long the present wait is.
+    /// How long no rule may hold before the state improves, relapses included.
     pub fn recover_after(&self) -> Duration {
-        let factor = 1u32.checked_shl(self.at.relapses).unwrap_or(u32::MAX);
+        let factor = 1u32.checked_shl(self.current.relapses).unwrap_or(u32::MAX);
         let wait = self.settings.recover_after.saturating_mul(factor);
         wait.min(self.settings.recover_after_max.max(self.settings.recover_after))
     }
 
-    /// Follows the evidence: what fires now, and what fires or holds on.
+    /// Follows the rules: the highest severity that fires, and the highest that fires or holds.
     pub fn step(&mut self, now_ns: u64, fires: Severity, holds: Severity) {
-        let elapsed = self.last_ns.map_or(0, |last| now_ns.saturating_sub(last)) as f64 / 1e9;
-        self.last_ns = Some(self.last_ns.unwrap_or(0).max(now_ns));
+        let elapsed = self.last_step_ns.map_or(0, |last| now_ns.saturating_sub(last)) as f64 / 1e9;
+        self.last_step_ns = Some(self.last_step_ns.unwrap_or(0).max(now_ns));
         let holds = holds.max(fires);
         if fires == Severity::Overloaded {
-            self.drain(now_ns);
+            self.overload(now_ns);
             return;
         }
-        let stays = match self.at.state {
-            VerdictState::Overloaded => holds == Severity::Overloaded,
-            VerdictState::Ready | VerdictState::Degraded => holds >= Severity::Degraded,
-        };
-        let since = *self.better_since_ns.get_or_insert(now_ns);
-        if stays {
-            self.better_since_ns = None;
-        }
-        let waited = !stays && now_ns.saturating_sub(since) >= self.wait_ns();
-        let half = self.settings.degraded_weight;
-        match self.at.state {
+        let waited = self.has_waited(now_ns, holds);
+        let degraded_weight = self.settings.degraded_weight;
+        match self.current.state {
             VerdictState::Ready if fires >= Severity::Degraded => {
-                self.at.state = VerdictState::Degraded;
-                self.towards(half, elapsed);
+                self.current.state = VerdictState::Degraded;
+                self.move_weight_to(degraded_weight, elapsed);
             }
             VerdictState::Overloaded if waited => {
-                self.at.overloaded_until_ns = Some(now_ns);
-                self.better_since_ns = None;
-                self.at.state = VerdictState::Degraded;
-                self.at.weight = FIRST_WEIGHT;
+                self.current.overloaded_until_ns = Some(now_ns);
+                self.calm_since_ns = None;
+                self.current.state = VerdictState::Degraded;
+                self.current.weight = RECOVERY_WEIGHT;
             }
-            // What fires takes weight, and gives none: a scope that comes back while its pages are still
-            // in a slow swap waits where it is.
+            // A rule that fires lowers the weight and never raises it: a scope that recovers while
+            // its pages are still in a slow swap device keeps its weight.
             VerdictState::Degraded if fires >= Severity::Degraded => {
-                self.towards(half.min(self.at.weight), elapsed);
+                self.move_weight_to(degraded_weight.min(self.current.weight), elapsed);
             }
-            // What only holds on takes nothing more; and is no worse than what gives half.
+            // A rule that only holds never lowers the weight, and lets it rise to the degraded one.
             VerdictState::Degraded if holds >= Severity::Degraded => {
-                self.towards(half.max(self.at.weight), elapsed);
+                self.move_weight_to(degraded_weight.max(self.current.weight), elapsed);
             }
-            // A scope that comes back from draining climbs while it is calm; one that never left
-            // waits first.
-            VerdictState::Degraded if waited || self.is_coming_back() => {
-                self.towards(1.0, elapsed);
-                if self.at.weight >= 1.0 {
-                    self.at.state = VerdictState::Ready;
-                    self.better_since_ns = None;
+            // After an overload the weight rises while the scope is calm; a scope that was only
+            // degraded waits first.
+            VerdictState::Degraded if waited || self.is_recovering() => {
+                self.move_weight_to(1.0, elapsed);
+                if self.current.weight >= 1.0 {
+                    self.current.state = VerdictState::Ready;
+                    self.calm_since_ns = None;
                 }
             }
             VerdictState::Ready | VerdictState::Overloaded | VerdictState::Degraded => {}
         }
     }
 
-    fn drain(&mut self, now_ns: u64) {
-        self.better_since_ns = None;
-        self.at.weight = 0.0;
-        if self.at.state == VerdictState::Overloaded {
+    /// Whether no rule has held the scope in its state for long enough.
+    fn has_waited(&mut self, now_ns: u64, holds: Severity) -> bool {
+        let is_held = match self.current.state {
+            VerdictState::Overloaded => holds == Severity::Overloaded,
+            VerdictState::Ready | VerdictState::Degraded => holds >= Severity::Degraded,
+        };
+        if is_held {
+            self.calm_since_ns = None;
+            return false;
+        }
+        let calm_since_ns = *self.calm_since_ns.get_or_insert(now_ns);
+        now_ns.saturating_sub(calm_since_ns) >= nanos(self.recover_after())
+    }
+
+    fn overload(&mut self, now_ns: u64) {
+        self.calm_since_ns = None;
+        self.current.weight = 0.0;
+        if self.current.state == VerdictState::Overloaded {
             return;
         }
-        self.at.state = VerdictState::Overloaded;
-        let within = nanos(self.settings.relapse_within);
-        let soon = self.at.overloaded_until_ns.is_some_and(|t| now_ns.saturating_sub(t) < within);
-        self.at.relapses = if soon { self.at.relapses.saturating_add(1) } else { 0 };
+        self.current.state = VerdictState::Overloaded;
+        let within_ns = nanos(self.settings.relapse_within);
+        let ended_ns = self.current.overloaded_until_ns;
+        let is_relapse = ended_ns.is_some_and(|ns| now_ns.saturating_sub(ns) < within_ns);
+        self.current.relapses =
+            if is_relapse { self.current.relapses.saturating_add(1) } else { 0 };
     }
 
-    fn is_coming_back(&self) -> bool {
-        self.at.overloaded_until_ns.is_some() && self.at.weight < self.settings.degraded_weight
+    fn is_recovering(&self) -> bool {
+        self.current.overloaded_until_ns.is_some()
+            && self.current.weight < self.settings.degraded_weight
     }
 
-    fn wait_ns(&self) -> u64 {
-        nanos(self.recover_after())
-    }
-
-    fn towards(&mut self, target: f64, seconds: f64) {
+    fn move_weight_to(&mut self, target: f64, seconds: f64) {
         let (fall, rise) = (self.settings.fall_per_second, self.settings.rise_per_second);
-        let change = (target - self.at.weight).clamp(-fall * seconds, rise * seconds);
-        self.at.weight = (self.at.weight + change).clamp(0.0, 1.0);
+        let change = (target - self.current.weight).clamp(-fall * seconds, rise * seconds);
+        self.current.weight = (self.current.weight + change).clamp(0.0, 1.0);
     }
 }

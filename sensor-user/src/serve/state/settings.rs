@@ -1,4 +1,4 @@
-//! What the configuration may change about serving.
+//! Settings of the servers. Not here: how they serve.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,34 +6,37 @@ use anyhow::{Result, bail, ensure};
 use sensor_core::model::readiness::OnUnknown;
 use serde::{Deserialize, Serialize};
 
-/// Processes that grow and have a metric.
+/// Highest number of processes with a metric of their growth.
 const MAX_GROWING: usize = 100;
 
 /// What readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
-    /// A sample older than this is stale.
+    /// Age of the last sample from which on readiness fails.
     pub stale_after: Duration,
-    /// What a scope gets whose stalls cannot be measured.
+    /// Readiness of a scope whose stalls cannot be measured.
     pub on_unknown: OnUnknown,
 }
 
-/// Limits of what is served over HTTP.
+/// Limits of the HTTP server.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Connections at a time, over all listeners, 1 to 512; more wait in the kernel's backlog. Each
-    /// takes some 20 KiB while it is open.
+    /// Number of connections that are open at a time, over all addresses of `listen`. Range: 1 to
+    /// 512. Further connections wait in the kernel's backlog. An open connection takes about 20
+    /// KiB. Raise it if many load balancers and scrapers poll this host at the same moment.
     pub max_connections: usize,
-    /// Time for the head of a request, 100ms to 10m.
+    /// Time within which a client must send the head of its request. Range: 100ms to 10m. Raise it
+    /// for clients behind a slow network.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub head_timeout: Duration,
-    /// A connection is closed after this, answered or not; 100ms to 10m. The default is the usual
-    /// scrape timeout.
+    /// Time after which a connection is closed, even if the response is not complete. Range: 100ms
+    /// to 10m. The default is Prometheus's default scrape timeout; set it to the timeout of your
+    /// slowest client.
     #[serde(with = "humantime_serde")]
-    #[cfg_attr(feature = "schema", schemars(with = "String"))]
+    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub deadline: Duration,
 }
 
@@ -82,10 +85,10 @@ pub fn check_listeners(http: &[SocketAddr], agent: Option<SocketAddr>) -> Result
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Buckets {
-    /// Bounds at powers of four, from 15 us: 15 series each.
+    /// Bounds at powers of four, from 15 us: 15 series per histogram.
     #[default]
     Coarse,
-    /// Bounds at powers of two, from 1 us: 30 series each.
+    /// Bounds at powers of two, from 1 us: 30 series per histogram.
     Fine,
 }
 
@@ -94,7 +97,7 @@ pub enum Buckets {
 pub struct Metrics {
     /// Resolution of histograms.
     pub buckets: Buckets,
-    /// Processes that grow fastest and have a metric.
+    /// Number of processes with a metric of their growth.
     pub growing_processes: usize,
 }
 

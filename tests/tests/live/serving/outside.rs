@@ -57,7 +57,7 @@ fn start_errors_are_one_line_with_a_remedy_and_a_code() {
     let same = config("same.toml", &format!("socket = \"{}\"", daemon.socket().display()));
     let (code, stderr) = run_memsensor(&run(&same, LOCAL, LOCAL));
     assert_eq!(code, Some(4), "{stderr}");
-    assert!(stderr.contains("another memsensor answers there"), "{stderr}");
+    assert!(stderr.contains("another memsensor listens there"), "{stderr}");
 
     let (code, stderr) = run_memsensor(&["events", "--socket", "/nonexistent/socket"]);
     assert_eq!(code, Some(1), "{stderr}");
@@ -151,10 +151,10 @@ fn drain_fails_without_a_response() {
     let socket = config("fake", "");
     let args = ["drain", "--reason", "r", "--socket", socket.to_str().expect("UTF-8"), "--wait"];
     for (responses, message) in [
-        (&[""][..], "hung up without an answer"),
-        (&[NOT_NOW], "says: not now"),
-        (&[DONE, ""], "hung up without an answer"),
-        (&[DONE, NOT_NOW], "says: not now"),
+        (&[""][..], "closed the connection without an answer"),
+        (&[NOT_NOW], "reports: not now"),
+        (&[DONE, ""], "closed the connection without an answer"),
+        (&[DONE, NOT_NOW], "reports: not now"),
         (&[DONE, DONE], "did not answer"),
     ] {
         std::fs::remove_file(&socket).expect("remove");
@@ -172,7 +172,7 @@ fn a_file_at_the_path_of_the_socket_is_not_removed() {
     let file = config("precious.toml", &format!("socket = \"{}\"", precious.display()));
     let (code, stderr) = run_memsensor(&run(&file, LOCAL, LOCAL));
     assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("is no socket"), "{stderr}");
+    assert!(stderr.contains("is not a socket"), "{stderr}");
     assert_eq!(std::fs::read_to_string(&precious).expect("it exists"), "do not delete");
     for path in [precious, file] {
         std::fs::remove_file(path).expect("remove");

@@ -72,7 +72,7 @@ fn all_of_its_code_is_resident() {
 #[test]
 fn threads_have_real_time_priority_or_the_log_says_why_not() {
     let daemon = Daemon::start("").expect("daemon");
-    let has = !daemon.log().contains("without real-time priority");
+    let has = !daemon.log().contains("could not set up real-time priority");
     // Fields 40 and 41 of proc_pid_stat(5), counted from the end of the name: SCHED_RR is 2.
     let expected = if has { ["1", "2"] } else { ["0", "0"] };
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {

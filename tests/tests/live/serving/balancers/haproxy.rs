@@ -89,7 +89,7 @@ fn haproxy_follows_the_verdict_and_always_serves() {
     // ones.
     let drain = ["drain", "--reason", "update", "--wait"];
     let (output, code) = hosts[1].daemon.ask(&drain).expect("drain");
-    assert!(code == Some(0) && output.contains("told: 127."), "{output}");
+    assert!(code == Some(0) && output.contains("know of the drain: 127."), "{output}");
     wait_until("drained", || haproxy.server("web", "web-02").1 == "0");
     wait_until("drained in the fallback", || haproxy.server("web_last_resort", "web-02").1 == "0");
     assert_eq!(haproxy.0.send(50), (50, 0));
