@@ -1,4 +1,4 @@
-//! memsensor's user half: it loads the probes, turns what they count into samples and verdicts, and
+//! memsensor's user half: it loads the probes, turns their counters into samples and verdicts, and
 //! serves them.
 //!
 //! Each folder imports only folders below it (`tests/tests/layers.rs` checks that):
@@ -6,7 +6,7 @@
 //! ```text
 //! cli                                  commands
 //! daemon                               composition, configuration, life cycle
-//! oom          serve                   two wings: OOM events; servers
+//! oom          serve                   OOM events; servers
 //! collect                              the sensing loop
 //! usage                                processes by size and growth
 //! cgroups                              cgroups by path, and their metrics
@@ -14,7 +14,7 @@
 //! host                                 files of the host
 //! publish                              handles between collectors and servers
 //! sensor-core (a crate)                model, verdict, btf, common: no I/O
-//! sensor-ebpf (a crate)                the kernel half, and what both halves share
+//! sensor-ebpf (a crate)                the kernel half, and types of both halves
 //! ```
 //!
 //! The pure half is the crate `sensor-core`, in `sensor-user/core`.

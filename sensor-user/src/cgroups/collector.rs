@@ -38,7 +38,7 @@ const POLL: Duration = Duration::from_secs(1);
 /// Shortest time between two walks for paths that are not known.
 const WALK_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the collector reads.
+/// Inputs of the collector.
 #[derive(Debug)]
 pub struct Inputs {
     /// The last sample.

@@ -15,7 +15,7 @@ use crate::serve::{
     state::clients::DrainAcks,
 };
 
-/// How often the daemon is asked.
+/// Time between two requests to the daemon.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Waits up to `timeout`; the drain stays in any case.
@@ -80,16 +80,16 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_text() {
-        let one: IpAddr = [192, 0, 2, 1].into();
+        let addr: IpAddr = [192, 0, 2, 1].into();
         let acks = |acknowledged: &[IpAddr], pending: &[IpAddr]| DrainAcks {
             acknowledged: acknowledged.to_vec(),
             pending: pending.to_vec(),
             listening_seconds: 100.0,
         };
-        assert!(acknowledged(&acks(&[one], &[])).contains("know of the drain: 192.0.2.1"));
+        assert!(acknowledged(&acks(&[addr], &[])).contains("know of the drain: 192.0.2.1"));
         assert!(acknowledged(&acks(&[], &[])).contains("no load balancer to wait for"));
         assert!(waiting_for(&acks(&[], &[])).contains("before the daemon was started"));
-        assert_eq!(waiting_for(&acks(&[], &[one])), "192.0.2.1");
-        assert!(missing(&acks(&[], &[one])).ends_with("192.0.2.1"));
+        assert_eq!(waiting_for(&acks(&[], &[addr])), "192.0.2.1");
+        assert!(missing(&acks(&[], &[addr])).ends_with("192.0.2.1"));
     }
 }

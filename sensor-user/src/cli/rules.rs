@@ -35,7 +35,7 @@ mod tests {
     use crate::daemon::config::Config;
 
     #[test]
-    fn the_printed_rules_are_a_valid_configuration_that_changes_nothing() {
+    fn the_printed_rules_are_valid_and_change_nothing() {
         let config = Config::parse(&toml()).expect("valid");
         assert_eq!(config.rules.len(), RULES.len());
         let changed = sensor_core::verdict::policy::Policy::new(&config.rules).expect("valid");

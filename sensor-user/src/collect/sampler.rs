@@ -51,7 +51,7 @@ const PRESSED: f64 = 0.02;
 /// The same for I/O: a healthy disk always has some.
 const PRESSED_IO: f64 = 0.1;
 
-/// What the sampler shares with other threads.
+/// Data that the sampler shares with other threads.
 #[derive(Debug, Clone)]
 pub struct Shared {
     /// Where samples are published.

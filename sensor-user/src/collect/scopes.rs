@@ -131,7 +131,7 @@ impl Scopes {
     }
 
     /// Reads every scope and evaluates it, the host first. `stalls` are the stall clocks of
-    /// [`Self::ids_without_psi`] in nanoseconds, stalls under way included.
+    /// [`Self::ids_without_psi`] in nanoseconds, including stalls in progress.
     pub fn evaluate(
         &mut self,
         snapshot: &Snapshot,
@@ -191,7 +191,7 @@ fn no_stall_source(reading: &Reading) -> Option<Arc<str>> {
     (!measured).then(|| "neither PSI nor a probe measures stalls".into())
 }
 
-/// Fills in what the probes measured of the host.
+/// Stores the probes' values of the host in `reading`.
 fn read_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) {
     let measures = |id: Id| coverage.measures(id);
     if measures(Id::direct_reclaim) && measures(Id::memcg_reclaim) {

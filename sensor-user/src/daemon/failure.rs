@@ -1,6 +1,6 @@
-//! Why the daemon did not start, for the exit code.
+//! Reasons for a failed start, for the exit code.
 
-/// Why `memsensor run` ended with an error.
+/// Reason of an error of `memsensor run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// The kernel or the privileges do not allow what memsensor needs.

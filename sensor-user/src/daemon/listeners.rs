@@ -98,8 +98,8 @@ impl Listeners {
 impl Connections {
     /// Waits until all HTTP connections are closed, up to `timeout`.
     pub async fn closed(&self, timeout: Duration) {
-        let all = u32::try_from(self.max).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(timeout, self.permits.acquire_many(all)).await;
+        let max = u32::try_from(self.max).unwrap_or(u32::MAX);
+        let _ = tokio::time::timeout(timeout, self.permits.acquire_many(max)).await;
     }
 }
 

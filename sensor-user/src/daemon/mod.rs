@@ -1,8 +1,8 @@
-//! The daemon: composes all parts, and its life cycle.
+//! The daemon: composition of all parts, and life cycle.
 //!
 //! * [`run`]: start and stop in the right order; [`compose`] builds the parts.
 //! * [`config`]: all settings.
-//! * [`failure`]: why it did not start.
+//! * [`failure`]: reasons for a failed start.
 //! * [`listeners`]: addresses and the socket.
 //! * [`threads`]: the threads beside the one that serves.
 //! * [`hardening`]: locked memory and priority, for short response times while the host thrashes.

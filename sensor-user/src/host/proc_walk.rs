@@ -32,9 +32,9 @@ pub struct ProcWalk {
 impl ProcWalk {
     /// Lists the processes. `root` is the mount point of the memory controller's hierarchy.
     pub fn begin(root: &Path) -> Result<Self> {
-        let all = procfs::process::all_processes().context("list /proc")?;
+        let processes = procfs::process::all_processes().context("list /proc")?;
         let mut pending: Vec<_> =
-            all.flatten().take(MAX_PROCESSES).map(|entry| entry.pid()).collect();
+            processes.flatten().take(MAX_PROCESSES).map(|entry| entry.pid()).collect();
         pending.reverse();
         Ok(Self { pending, root: root.to_owned(), cgroup_ids: BTreeMap::new() })
     }
@@ -84,9 +84,10 @@ impl ProcWalk {
 
     /// The id of the cgroup that the process's memory is charged to.
     fn cgroup(&mut self, entry: &Entry) -> Option<u64> {
-        let all = entry.cgroups().ok()?.0;
-        let memory = all.iter().find(|c| c.controllers.iter().any(|name| name == "memory"));
-        let path = &memory.or(all.iter().find(|c| c.hierarchy == 0))?.pathname;
+        let cgroups = entry.cgroups().ok()?.0;
+        let has_memory = |controllers: &[String]| controllers.iter().any(|name| name == "memory");
+        let memory = cgroups.iter().find(|c| has_memory(&c.controllers));
+        let path = &memory.or(cgroups.iter().find(|c| c.hierarchy == 0))?.pathname;
         if let Some(id) = self.cgroup_ids.get(path) {
             return Some(*id);
         }

@@ -1,4 +1,4 @@
-//! Loads the BPF object, attaches what the plan allows, and keeps it attached.
+//! Loads the BPF object, attaches the programs that the plan allows, and keeps them attached.
 //!
 //! One program's failure never stops the others: [`Coverage`] records it with its reason. Dropping
 //! [`Loaded`] detaches everything; nothing is pinned.
@@ -79,7 +79,7 @@ pub fn load(settings: &Settings) -> Result<Loaded> {
     Ok(Loaded { coverage, reader: Reader::new(ebpf, stats)?, debug_log })
 }
 
-/// What can be attached on this kernel, and the values of the object's globals.
+/// The programs that this kernel allows, and the values of the object's globals.
 fn plan(settings: &Settings) -> Result<Plan> {
     let vmlinux = std::fs::read(VMLINUX)
         .map_err(|e| format!("{VMLINUX}: {e} (a kernel with CONFIG_DEBUG_INFO_BTF has it)"))

@@ -5,7 +5,7 @@
 //! * [`read`] reads the maps; [`debug_log`] the kernel half's messages.
 //! * [`privilege`] checks and drops capabilities.
 //!
-//! Not here: what can be attached to a given kernel (`btf/resolve` of the core).
+//! Not here: which programs a given kernel allows (`btf/resolve` of the core).
 
 mod attach;
 pub mod debug_log;

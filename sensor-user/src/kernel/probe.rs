@@ -24,7 +24,7 @@ pub(super) fn disabled(probe: &Probe) -> ProbeState {
     }
 }
 
-/// Attaches what the plan allows. `plan` has an entry for each program of the probe.
+/// Attaches the programs that the plan allows. `plan` has an entry for each program of the probe.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     types: &Types,
@@ -50,7 +50,7 @@ pub(super) fn attach(
     }
     let losses: Vec<_> = (probe.programs.iter().zip(&states))
         .filter_map(|(program, state)| match (program.need, &state.missing) {
-            (Need::Optional { lost, .. }, Some(why)) => Some(format!("{lost}: {why}")),
+            (Need::Optional { lost, .. }, Some(reason)) => Some(format!("{lost}: {reason}")),
             _ => None,
         })
         .collect();
@@ -68,8 +68,8 @@ fn attach_program(
     program: &Program,
     plan: &Result<(), String>,
 ) -> ProgramState {
-    if let Err(why) = plan {
-        return ProgramState::missing(program, why.clone());
+    if let Err(reason) = plan {
+        return ProgramState::missing(program, reason.clone());
     }
     match attach::attach(ebpf, types, program) {
         Ok(verified_instructions) => ProgramState {
@@ -94,8 +94,8 @@ fn broken_dependency(
         Need::Required => true,
         Need::Optional { present, .. } => planned && present.is_some(),
     };
-    let mut all = probe.programs.iter().zip(plan).zip(states);
-    let broken = all.find(|((program, plan), state)| {
+    let mut programs = probe.programs.iter().zip(plan).zip(states);
+    let broken = programs.find(|((program, plan), state)| {
         state.missing.is_some() && depended_on(program, plan.is_ok())
     });
     broken.map(|(_, state)| (state.name, state.missing.clone().unwrap_or_default()))

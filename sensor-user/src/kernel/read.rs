@@ -229,7 +229,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A loaded program, for benchmarks that ask what it costs.
+    /// A loaded program, for the benchmark of attached programs.
     pub fn program(&mut self, name: &str) -> Option<&mut RawTracePoint> {
         self.ebpf.program_mut(name)?.try_into().ok()
     }

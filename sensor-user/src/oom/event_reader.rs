@@ -3,7 +3,7 @@
 //!
 //! It reads files of cgroups and waits for a scan of processes; no thread that serves waits for it.
 //!
-//! Not here: what an event is (`model/event` of the core), and what its report consists of
+//! Not here: the data of an event (`model/event` of the core), and the content of its report
 //! (`report_builder`).
 
 use std::{sync::Arc, time::Duration};
@@ -58,7 +58,7 @@ const SCAN_TIMEOUT: Duration = Duration::from_millis(300);
 /// behind it.
 const SIGNAL_REPORT_GAP_NS: u64 = 250_000_000;
 
-/// What the event reader reads and writes.
+/// Inputs and outputs of the event reader.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Inputs {
     /// The ring buffers.

@@ -1,5 +1,5 @@
-//! Puts the report on a kill together, and lists contradictions between its sources, which are
-//! shown and not resolved. Pure.
+//! Builds the report on a kill, and lists contradictions between its sources, without resolving
+//! them. Pure.
 //!
 //! Not here: reading the sources (`event_reader`).
 
@@ -107,8 +107,8 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
     (!same).then(|| {
         format!(
-            "the probes measured order {order}, gfp {gfp_flags}, constraint {constraint}; the kernel \
-             log has {logged_order}, {logged_flags}, {}",
+            "the probes measured order {order}, gfp {gfp_flags}, constraint {constraint}; the \
+             kernel log has {logged_order}, {logged_flags}, {}",
             logged.constraint,
         )
     })
@@ -132,41 +132,43 @@ fn contradictions(
     cgroups: &[CgroupLimits],
     usage: Option<&MemoryUsage>,
 ) -> Vec<String> {
-    let mut all = Vec::new();
+    let mut list = Vec::new();
     let victim = match kind {
         EventKind::OomKill { oom_type, victim, context, .. } => {
             let memcg = *oom_type == OomType::Memcg;
-            all.extend(against_constraint(memcg, context.as_ref()));
-            all.extend(memcg.then(|| without_limit(cgroups)).flatten());
+            list.extend(against_constraint(memcg, context.as_ref()));
+            list.extend(memcg.then(|| without_limit(cgroups)).flatten());
             victim
         }
         EventKind::KillSignal { sender, target } => {
             let marked = cgroups.iter().any(|cgroup| cgroup.oomd_ooms.is_some());
             if sender.comm == OOMD && !cgroups.is_empty() && !marked {
-                all.push(format!(
+                list.push(format!(
                     "the sender is named {OOMD}, but the victim's cgroups do not have its mark"
                 ));
             }
             target
         }
-        EventKind::VictimExit { .. } => return all,
+        EventKind::VictimExit { .. } => return list,
     };
-    let known = usage.and_then(|usage| usage.processes.iter().find(|p| p.pid == victim.pid));
-    if let Some(known) = known.filter(|known| known.comm != victim.comm) {
-        all.push(format!(
+    let scanned = usage.and_then(|usage| usage.processes.iter().find(|p| p.pid == victim.pid));
+    if let Some(scanned) = scanned.filter(|scanned| scanned.comm != victim.comm) {
+        list.push(format!(
             "process {} was {:?} at the scan, and {:?} when it was killed: it executed another \
              program, or its id was reused",
-            victim.pid, known.comm, victim.comm,
+            victim.pid, scanned.comm, victim.comm,
         ));
     }
-    all
+    list
 }
 
 fn against_constraint(memcg: bool, context: Option<&AllocContext>) -> Option<String> {
     let constraint = &context?.constraint;
-    let what = if memcg { "a" } else { "no" };
+    let article = if memcg { "a" } else { "no" };
     ((constraint == "memcg") != memcg).then(|| {
-        format!("the kernel reports constraint {constraint:?}, and {what} cgroup as out of memory")
+        format!(
+            "the kernel reports constraint {constraint:?}, and {article} cgroup as out of memory"
+        )
     })
 }
 

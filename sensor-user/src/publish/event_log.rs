@@ -124,8 +124,8 @@ impl KeptEvents {
 
     /// Adds to a kill how long its victim's memory took to be freed.
     fn add_exit(&mut self, kill: &str, seconds: f64) {
-        let found = self.oom.iter_mut().rev().find(|event| event.id == kill);
-        if let Some(event) = found
+        let event = self.oom.iter_mut().rev().find(|event| event.id == kill);
+        if let Some(event) = event
             && let EventKind::OomKill { memory_back_seconds, .. } = &mut Arc::make_mut(event).kind
         {
             *memory_back_seconds = Some(seconds);

@@ -1,5 +1,5 @@
-//! The seam between collectors and servers: handles to what collectors publish and servers read.
-//! Reading never makes a collector wait.
+//! The seam between collectors and servers: handles to data that collectors publish and servers
+//! read. Reading never makes a collector wait.
 //!
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
 //! * [`event_log`]: the last events, and a feed of new ones.

@@ -25,7 +25,7 @@ pub enum Request {
         /// Its id; empty for the last kill.
         id: String,
     },
-    /// Why the verdict on a scope is what it is.
+    /// An explanation of the verdict on a scope.
     Explain {
         /// Name of the scope; empty for the host.
         scope: String,
@@ -68,7 +68,7 @@ pub enum Response {
         /// Events that it missed.
         missed: u64,
     },
-    /// Why the verdict is what it is.
+    /// An explanation of the verdict.
     Explanation(Box<Explanation>),
     /// Which clients know of the drain.
     DrainAcks(DrainAcks),
@@ -76,12 +76,12 @@ pub enum Response {
     Top(Box<Top>),
     /// The request was carried out.
     Done {
-        /// What was done.
+        /// The result in words.
         done: String,
     },
     /// The request was not valid, or could not be carried out.
     Error {
-        /// Why.
+        /// The reason.
         error: String,
     },
 }

@@ -1,4 +1,4 @@
-//! HTTP: `/metrics`, `/readyz`, `/livez` and a plain index, with limits on every connection.
+//! HTTP: `/metrics`, `/readyz`, `/livez`, events and an index, with limits on every connection.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -121,7 +121,7 @@ async fn index() -> Response {
         StatusCode::OK,
         "memsensor: memory pressure and OOM kills of this host\n\n\
          /metrics            Prometheus metrics, classic or OpenMetrics by Accept\n\
-         /readyz             200 if the host should get traffic, 503 if not; the body has the reasons\n\
+         /readyz             200 if the host should get traffic, else 503; the body has reasons\n\
          /readyz/NAME        the same for a scope\n\
          ?fail_on=degraded   503 also for a degraded scope\n\
          ?fail_on=drained    503 only while an operator has drained the host\n\

@@ -65,9 +65,9 @@ Space     pause, continue
 h ?       this help
 q Esc     quit
 
-* marks processes that were started since the host was last calm. 'stalled' is the number of tasks of
-a cgroup in reclaim, compaction or throttling, averaged between the last two readings, which are ten
-samples apart; cgroups below are not included.";
+* marks processes that were started since the host was last calm. 'stalled' is the number of tasks
+of a cgroup in reclaim, compaction or throttling, averaged between the last two readings, which are
+ten samples apart; descendant cgroups are not included.";
 
 /// Columns that can be sorted by, from left to right.
 const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];

@@ -83,7 +83,8 @@ fn labels_with(scope: &ScopeVerdict, more: &[(&'static str, &str)]) -> Labels {
     labels
 }
 
-/// Writes the metrics of all scopes; `health` returns what load balancers get for a scope now.
+/// Writes the metrics of all scopes; `health` returns the present state and weight of a
+/// scope, as load balancers get them.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder,
     scopes: &[ScopeVerdict],
