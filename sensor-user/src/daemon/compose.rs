@@ -33,7 +33,10 @@ use crate::{
         cgroup::mounts::{self, CgroupMounts},
         kmsg::KernelLog,
     },
-    kernel::{debug_log::DebugLog, read::Reader},
+    kernel::{
+        debug_log::DebugLog,
+        read::{Reader, Rings},
+    },
     oom::event_reader::{EventReader, Inputs},
     publish::{
         control::{RescanRequest, Shutdown},
@@ -123,64 +126,103 @@ pub struct KernelHalf {
 pub fn thread_bodies(
     config: &Config,
     published: &Published,
-    mut kernel: KernelHalf,
+    kernel: KernelHalf,
     privileged: Privileged,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Bodies> {
     let Privileged { scopes, kills, kernel_log } = privileged;
-    let Published { sample, usage, events, coverage, lags, .. } = published.clone();
-    let cache = CgroupPathCache::new(mounts::memory_root());
-    let paths = SharedPaths::new(Mutex::new(cache));
-    let rescan = Arc::new(RescanRequest::new()?);
-    let rings = kernel.reader.as_mut().and_then(Reader::take_rings);
-    let events = rings.map(|rings| {
+    let KernelHalf { mut reader, debug_log } = kernel;
+    let rings = reader.as_mut().and_then(Reader::take_rings);
+    let parts = Parts {
+        published,
+        paths: SharedPaths::new(Mutex::new(CgroupPathCache::new(mounts::memory_root()))),
+        rescan: Arc::new(RescanRequest::new()?),
+        kills,
+        shutdown,
+    };
+    Ok(Bodies {
+        events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
+        sampler: parts.sampler(config, reader, scopes),
+        cgroups: parts.collector(config)?,
+        store: parts.store(config),
+        supervisor: Supervisor::is_present().then(|| parts.supervisor()),
+    })
+}
+
+/// Handles that several threads share.
+struct Parts<'a> {
+    published: &'a Published,
+    paths: SharedPaths,
+    rescan: Arc<RescanRequest>,
+    kills: Arc<OomKillCounts>,
+    shutdown: &'a Arc<Shutdown>,
+}
+
+impl Parts<'_> {
+    fn event_reader(
+        &self,
+        rings: Rings,
+        debug_log: Option<DebugLog>,
+        kernel_log: Option<KernelLog>,
+    ) -> EventReader {
         EventReader::new(Inputs {
             rings,
-            debug_log: kernel.debug_log,
+            debug_log,
             kernel_log,
             mounts: CgroupMounts::find().ok(),
-            coverage: Arc::clone(&coverage),
-            sample: Arc::clone(&sample),
-            usage: Arc::clone(&usage),
-            rescan: Arc::clone(&rescan),
-            paths: Arc::clone(&paths),
-            events,
-            kills: Arc::clone(&kills),
-            shutdown: Arc::clone(shutdown),
+            coverage: Arc::clone(&self.published.coverage),
+            sample: Arc::clone(&self.published.sample),
+            usage: Arc::clone(&self.published.usage),
+            rescan: Arc::clone(&self.rescan),
+            paths: Arc::clone(&self.paths),
+            events: Arc::clone(&self.published.events),
+            kills: Arc::clone(&self.kills),
+            shutdown: Arc::clone(self.shutdown),
         })
-    });
-    let scanner = ProcessScanner::new(&coverage, Arc::clone(&paths), Arc::clone(&usage));
-    let shared = Shared {
-        published: Arc::clone(&sample),
-        coverage,
-        lags: Arc::clone(&lags),
-        shutdown: Arc::clone(shutdown),
-        rescan,
-    };
-    let sampler = Sampler::new(&config.sampling(), kernel.reader, scopes, scanner, shared);
-    let inputs = |mounts| collector::Inputs {
-        sample: Arc::clone(&sample),
-        usage,
-        kills,
-        paths,
-        mounts,
-        shutdown: Arc::clone(shutdown),
-    };
-    // Without the memory controller cgroups have no metrics.
-    let cgroups = match CgroupMounts::find() {
-        Ok(mounts) => {
-            let selection = Selection::new(&config.cgroups)?;
-            Some(Collector::new(inputs(mounts), selection, Arc::clone(&published.cgroups)))
+    }
+
+    fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
+        let Published { sample, usage, coverage, lags, .. } = self.published;
+        let scanner = ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage));
+        let shared = Shared {
+            published: Arc::clone(sample),
+            coverage: Arc::clone(coverage),
+            lags: Arc::clone(lags),
+            shutdown: Arc::clone(self.shutdown),
+            rescan: Arc::clone(&self.rescan),
+        };
+        Sampler::new(&config.sampling(), reader, scopes, scanner, shared)
+    }
+
+    /// `None` without the memory controller: then cgroups have no metrics.
+    fn collector(&self, config: &Config) -> Result<Option<Collector>> {
+        let Ok(mounts) = CgroupMounts::find() else { return Ok(None) };
+        let inputs = collector::Inputs {
+            sample: Arc::clone(&self.published.sample),
+            usage: Arc::clone(&self.published.usage),
+            kills: Arc::clone(&self.kills),
+            paths: Arc::clone(&self.paths),
+            mounts,
+            shutdown: Arc::clone(self.shutdown),
+        };
+        let selection = Selection::new(&config.cgroups)?;
+        let report = Arc::clone(&self.published.cgroups);
+        Ok(Some(Collector::new(inputs, selection, report)))
+    }
+
+    fn store(&self, config: &Config) -> VerdictStore {
+        VerdictStore {
+            file: verdict_file(config),
+            sample: Arc::clone(&self.published.sample),
+            shutdown: Arc::clone(self.shutdown),
         }
-        Err(_) => None,
-    };
-    let shutdown = || Arc::clone(shutdown);
-    let store = VerdictStore {
-        file: verdict_file(config),
-        sample: Arc::clone(&sample),
-        shutdown: shutdown(),
-    };
-    let supervisor = Supervisor { sample, lags, shutdown: shutdown() };
-    let supervisor = Supervisor::is_present().then_some(supervisor);
-    Ok(Bodies { sampler, events, cgroups, store, supervisor })
+    }
+
+    fn supervisor(&self) -> Supervisor {
+        Supervisor {
+            sample: Arc::clone(&self.published.sample),
+            lags: Arc::clone(&self.published.lags),
+            shutdown: Arc::clone(self.shutdown),
+        }
+    }
 }
