@@ -51,7 +51,7 @@ Examples:
 const TOP_EXAMPLES: &str = "\
 Examples:
   memsensor top
-  memsensor top --once --rows 5 --by ten-minutes";
+  memsensor top --once --most 5 --by ten-minutes";
 
 /// Report memory pressure and OOM kills of a Linux host to Prometheus and load balancers
 #[derive(Debug, Parser)]
@@ -144,7 +144,7 @@ pub enum Command {
         #[arg(long)]
         once: bool,
         /// Number of rows per printed table
-        #[arg(long, short = 'n', value_name = "N", default_value_t = 15)]
+        #[arg(long = "most", short = 'n', value_name = "N", default_value_t = 15)]
         rows: usize,
         /// Sort key
         #[arg(long, value_name = "BY", default_value = "memory")]

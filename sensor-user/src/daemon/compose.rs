@@ -122,92 +122,95 @@ pub struct KernelHalf {
     pub debug_log: Option<DebugLog>,
 }
 
-/// Handles that several threads share, beside the published data.
-struct Handles<'a> {
-    published: &'a Published,
-    kills: Arc<OomKillCounts>,
-    paths: SharedPaths,
-    rescan: Arc<RescanRequest>,
-    shutdown: &'a Arc<Shutdown>,
-}
-
 /// The work of each thread.
 pub fn thread_bodies(
     config: &Config,
     published: &Published,
-    mut kernel: KernelHalf,
+    kernel: KernelHalf,
     privileged: Privileged,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Bodies> {
     let Privileged { scopes, kills, kernel_log } = privileged;
-    let cache = CgroupPathCache::new(mounts::memory_root());
-    let paths = SharedPaths::new(Mutex::new(cache));
-    let rescan = Arc::new(RescanRequest::new()?);
-    let handles = Handles { published, kills, paths, rescan, shutdown };
-    let rings = kernel.reader.as_mut().and_then(Reader::take_rings);
-    let events = rings.map(|rings| handles.event_reader(rings, kernel.debug_log, kernel_log));
+    let KernelHalf { mut reader, debug_log } = kernel;
+    let rings = reader.as_mut().and_then(Reader::take_rings);
+    let parts = Parts {
+        published,
+        paths: SharedPaths::new(Mutex::new(CgroupPathCache::new(mounts::memory_root()))),
+        rescan: Arc::new(RescanRequest::new()?),
+        kills,
+        shutdown,
+    };
     Ok(Bodies {
-        sampler: handles.sampler(config, kernel.reader, scopes),
-        events,
-        cgroups: handles.cgroup_collector(config)?,
-        store: handles.verdict_store(config),
-        supervisor: Supervisor::is_present().then(|| handles.supervisor()),
+        events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
+        sampler: parts.sampler(config, reader, scopes),
+        cgroups: parts.collector(config)?,
+        store: parts.store(config),
+        supervisor: Supervisor::is_present().then(|| parts.supervisor()),
     })
 }
 
-impl Handles<'_> {
-    fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
-        let Published { sample, usage, coverage, lags, .. } = self.published.clone();
-        let scanner = ProcessScanner::new(&coverage, Arc::clone(&self.paths), usage);
-        let shared = Shared {
-            published: sample,
-            coverage,
-            lags,
-            shutdown: Arc::clone(self.shutdown),
-            rescan: Arc::clone(&self.rescan),
-        };
-        Sampler::new(&config.sampling(), reader, scopes, scanner, shared)
-    }
+/// Handles that several threads share.
+struct Parts<'a> {
+    published: &'a Published,
+    paths: SharedPaths,
+    rescan: Arc<RescanRequest>,
+    kills: Arc<OomKillCounts>,
+    shutdown: &'a Arc<Shutdown>,
+}
 
+impl Parts<'_> {
     fn event_reader(
         &self,
         rings: Rings,
         debug_log: Option<DebugLog>,
         kernel_log: Option<KernelLog>,
     ) -> EventReader {
-        let Published { sample, usage, events, coverage, .. } = self.published.clone();
         EventReader::new(Inputs {
             rings,
             debug_log,
             kernel_log,
             mounts: CgroupMounts::find().ok(),
-            coverage,
-            sample,
-            usage,
+            coverage: Arc::clone(&self.published.coverage),
+            sample: Arc::clone(&self.published.sample),
+            usage: Arc::clone(&self.published.usage),
             rescan: Arc::clone(&self.rescan),
             paths: Arc::clone(&self.paths),
-            events,
+            events: Arc::clone(&self.published.events),
             kills: Arc::clone(&self.kills),
             shutdown: Arc::clone(self.shutdown),
         })
     }
 
+    fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
+        let Published { sample, usage, coverage, lags, .. } = self.published;
+        let scanner = ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage));
+        let shared = Shared {
+            published: Arc::clone(sample),
+            coverage: Arc::clone(coverage),
+            lags: Arc::clone(lags),
+            shutdown: Arc::clone(self.shutdown),
+            rescan: Arc::clone(&self.rescan),
+        };
+        Sampler::new(&config.sampling(), reader, scopes, scanner, shared)
+    }
+
     /// `None` without the memory controller: then cgroups have no metrics.
-    fn cgroup_collector(&self, config: &Config) -> Result<Option<Collector>> {
+    fn collector(&self, config: &Config) -> Result<Option<Collector>> {
         let Ok(mounts) = CgroupMounts::find() else { return Ok(None) };
-        let Published { sample, usage, cgroups, .. } = self.published.clone();
         let inputs = collector::Inputs {
-            sample,
-            usage,
+            sample: Arc::clone(&self.published.sample),
+            usage: Arc::clone(&self.published.usage),
             kills: Arc::clone(&self.kills),
             paths: Arc::clone(&self.paths),
             mounts,
             shutdown: Arc::clone(self.shutdown),
         };
-        Ok(Some(Collector::new(inputs, Selection::new(&config.cgroups)?, cgroups)))
+        let selection = Selection::new(&config.cgroups)?;
+        let report = Arc::clone(&self.published.cgroups);
+        Ok(Some(Collector::new(inputs, selection, report)))
     }
 
-    fn verdict_store(&self, config: &Config) -> VerdictStore {
+    fn store(&self, config: &Config) -> VerdictStore {
         VerdictStore {
             file: verdict_file(config),
             sample: Arc::clone(&self.published.sample),

@@ -103,9 +103,8 @@ pub struct EventReader {
 }
 
 impl EventReader {
-    /// Reads which cgroups exist.
+    /// Without any event yet.
     pub fn new(inputs: Inputs) -> Self {
-        path_cache::walk(&inputs.paths, monotonic_ns(), WALK_FOR_EVENT);
         Self {
             inputs,
             stalls: StallHistory::default(),
@@ -119,6 +118,8 @@ impl EventReader {
 
     /// Reads events until shutdown.
     pub fn run(mut self) {
+        // Cgroups that exist already; the kernel half reports later ones.
+        path_cache::walk(&self.inputs.paths, monotonic_ns(), WALK_FOR_EVENT);
         while !self.inputs.shutdown.is_requested() {
             self.wait();
             self.update_cgroup_paths();

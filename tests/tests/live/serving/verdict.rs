@@ -181,7 +181,10 @@ fn a_drain_waits_for_clients_of_the_daemon_before() {
     let drain = ["drain", "--reason", "update", "--wait", "1s"];
     let (output, code) = daemon.ask(&drain).expect("drain");
     assert_eq!(code, Some(1), "{output}");
-    assert!(output.contains("waiting for clients that asked before the daemon was started"), "{output}");
+    assert!(
+        output.contains("waiting for clients that asked before the daemon was started"),
+        "{output}"
+    );
     assert!(output.contains("drained, but after 1s no client has asked"), "{output}");
     assert_eq!(daemon.agent_check("").expect("agent"), "up 0%\n", "the drain stays");
     let (output, code) = daemon.ask(&drain).expect("drain");
