@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{Iter, Program, RawTracePoint},
+    programs::{Iter, Program},
 };
 use sensor_core::model::counters::{
     ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, total_ns, unsettled_stalls,
@@ -227,11 +227,6 @@ impl Reader {
         }
         anyhow::ensure!(filled == 0, "the kernel returned an incomplete process");
         Ok(())
-    }
-
-    /// A loaded program, for the benchmark of attached programs.
-    pub fn program(&mut self, name: &str) -> Option<&mut RawTracePoint> {
-        self.ebpf.program_mut(name)?.try_into().ok()
     }
 }
 

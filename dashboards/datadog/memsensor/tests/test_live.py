@@ -10,7 +10,8 @@ import pytest
 import yaml
 from conftest import REPOSITORY, contexts, label_values
 
-from datadog_checks.memsensor import kills, metrics, readiness
+from datadog_checks.memsensor import kills, metrics
+from datadog_checks.memsensor.readiness import EVENT_TYPE as STATE_CHANGE
 
 TIMEOUT_SECONDS = 20
 HOST, WEB = 'scope:host', 'scope:web'
@@ -137,7 +138,7 @@ def test_a_kill_and_a_state_change_are_sent_once(run, sensor, aggregator):
     name = kill['aggregation_key'].removeprefix(f'{kills.OOM_KILL}:')
     assert str(pid) in memsensor(sensor, 'event', name)
     assert abs(kill['timestamp'] - time.time()) < TIMEOUT_SECONDS
-    [change] = [event for event in seen if event['event_type'] == readiness.EVENT_TYPE]
+    [change] = [event for event in seen if event['event_type'] == STATE_CHANGE]
     assert change['msg_title'] == 'memsensor: web is degraded (was ready)'
     assert 'oom_kill' in change['msg_text']
 
@@ -152,7 +153,7 @@ def test_a_kill_and_a_state_change_are_sent_once(run, sensor, aggregator):
     wait_until('kill event', lambda: any(e['event_type'] == kills.OOM_KILL for e in seen) or seen.extend(run().events))
     [kill] = [event for event in seen if event['event_type'] == kills.OOM_KILL]
     assert f'Victim: {second} "hog"' in kill['msg_text']
-    changes = [event for event in seen if event['event_type'] == readiness.EVENT_TYPE]
+    changes = [event for event in seen if event['event_type'] == STATE_CHANGE]
     assert changes[-1]['msg_title'] == 'memsensor: web is overloaded (was degraded)'
     assert readiness(aggregator)[HOST] == READY
 
