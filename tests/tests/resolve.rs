@@ -1,7 +1,8 @@
-//! The resolver against real kernels: what it attaches, which arguments and offsets it hands to the
-//! programs, and what it says of what it refuses. Needs no root; see `fixtures/README.md`.
+//! The resolver against recorded BTF of real kernels: which programs it attaches, which arguments and
+//! offsets it passes to them, and its reasons for refusing the others. Needs no root; see
+//! `fixtures/README.md`.
 //!
-//! The tables were written from other readers than ours: argument positions from `bpftool btf dump`
+//! The expected values come from independent readers: argument positions from `bpftool btf dump`
 //! (`format raw`) of the full BTF, offsets from gcc's `offsetof` over its `format c`. A number that
 //! changes here without a change of the fixtures is a bug.
 
@@ -36,7 +37,7 @@ const KERNELS: [&str; 8] = [
 
 type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 
-/// All programs there are; they are attached on every kernel, save for [`REFUSED`].
+/// All programs; they are attached on every kernel except those in [`REFUSED`].
 const PROGRAMS: [(&str, &[&str]); 14] = [
     ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
@@ -62,7 +63,7 @@ const REFUSED: [(std::ops::Range<usize>, &str, &str); 2] = [
 
 const NO: u32 = NO_ARG;
 
-/// Positions of arguments, `void *__data` not counted.
+/// Positions of arguments, without `void *__data`.
 const ARGS: Table<27> = [
     ("ARG_OOM_SIG", [0; 8]),
     ("ARG_OOM_INFO", [1; 8]),
@@ -131,7 +132,7 @@ const OFFSETS: Table<30> = [
 /// Offsets of members that are read only where the memory controller is on cgroup v1.
 const OFFSETS_V1: Table<2> = [("OFF_CSET_MEMORY", [32; 8]), ("OFF_CSS_CGROUP", [0; 8])];
 
-/// Whether the kernel tells when an address space has been torn down.
+/// Whether the kernel reports when an address space has been torn down.
 const HAVE_EXIT_MMAP: [u32; 8] = [0, 0, 1, 1, 1, 1, 1, 1];
 
 /// Whether the kernel has the helper bpf_get_current_task_btf (5.11).
@@ -187,7 +188,7 @@ fn state<'a>(plan: &'a Plan, program: &str) -> &'a Result<(), String> {
     states.find(|(name, _)| *name == program).map(|(_, state)| state).expect("a known program")
 }
 
-/// The same BTF with every `from` in it replaced, as if the kernel had other names.
+/// The same BTF with every `from` replaced: a kernel with other names.
 fn renamed(kernel: &str, from: &str, to: &str) -> Btf {
     assert_eq!(from.len(), to.len(), "offsets must stay");
     let mut data = read(kernel, "btf");
@@ -201,7 +202,7 @@ fn renamed(kernel: &str, from: &str, to: &str) -> Btf {
 }
 
 #[test]
-fn every_fixture_is_a_column_and_every_column_a_fixture() {
+fn every_fixture_has_a_column_in_the_tables() {
     let entries = fs::read_dir(fixtures()).expect("list fixtures").map(|e| e.expect("entry"));
     let found: BTreeSet<_> = entries
         .filter(|e| e.path().is_dir())
@@ -211,7 +212,7 @@ fn every_fixture_is_a_column_and_every_column_a_fixture() {
 }
 
 #[test]
-fn programs_attach_or_say_exactly_why_not() {
+fn programs_attach_or_have_the_exact_reason() {
     let names: Vec<_> = probes::ALL
         .iter()
         .map(|p| (p.name, p.programs.iter().map(|p| p.name).collect::<Vec<_>>()))
@@ -234,7 +235,7 @@ fn programs_attach_or_say_exactly_why_not() {
 }
 
 #[test]
-fn programs_are_told_exactly_these_positions_and_offsets() {
+fn programs_get_exactly_these_positions_and_offsets() {
     for (column, kernel) in KERNELS.iter().enumerate() {
         let btf = btf(kernel);
         for memory_on_v1 in [false, true] {
@@ -256,7 +257,7 @@ fn programs_are_told_exactly_these_positions_and_offsets() {
 }
 
 #[test]
-fn no_argument_and_no_field_is_missing_in_the_tables() {
+fn the_tables_have_every_argument_and_field() {
     let programs = || probes::ALL.iter().flat_map(|p| p.programs);
     let args = programs().flat_map(|p| p.args.iter().chain(p.one_of)).map(|a| a.global);
     let listed: BTreeSet<_> = ARGS.iter().map(|(global, _)| *global).collect();
@@ -268,7 +269,7 @@ fn no_argument_and_no_field_is_missing_in_the_tables() {
 }
 
 #[test]
-fn labels_follow_the_kernels_enums() {
+fn labels_are_the_names_of_the_kernel_enums() {
     for (column, kernel) in KERNELS.iter().enumerate() {
         let enums = planned(&btf(kernel), false).enums;
         let values = |ty: &str| {
@@ -286,9 +287,9 @@ fn labels_follow_the_kernels_enums() {
     }
 }
 
-/// `events` and `formats` were recorded from tracefs: another account of the same kernel.
+/// `events` and `formats` were recorded from tracefs: an independent source on the same kernel.
 #[test]
-fn btf_and_tracefs_know_the_same_events() {
+fn btf_and_tracefs_have_the_same_events() {
     for kernel in KERNELS {
         let btf = btf(kernel);
         let events = text(kernel, "events");
@@ -321,9 +322,9 @@ fn fields(kernel: &str, event: &str) -> Vec<String> {
     names.filter(|n| !n.starts_with("common_")).collect()
 }
 
-/// The old form passes a pid, the new one a task; the kernel's version does not tell which.
+/// The old form passes a pid, the new one a task; the kernel's version does not decide which.
 #[test]
-fn mark_victim_passes_a_task_exactly_where_its_record_has_nine_fields() {
+fn mark_victim_passes_a_task_if_its_record_has_nine_fields() {
     for kernel in KERNELS {
         let task = Type::PtrTo("task_struct".into());
         let args = btf(kernel).tracepoint("mark_victim").expect("on all kernels");
@@ -337,7 +338,7 @@ fn mark_victim_passes_a_task_exactly_where_its_record_has_nine_fields() {
     }
 }
 
-/// Where a record is filled from arguments of the same names, both must name them.
+/// If a record is filled from arguments of the same names, both must have them.
 #[test]
 fn records_have_the_arguments_that_programs_read() {
     let same: [(&str, &[&str]); 7] = [
@@ -366,7 +367,7 @@ fn records_have_the_arguments_that_programs_read() {
 }
 
 #[test]
-fn a_probe_without_a_required_event_is_given_up_whole() {
+fn a_probe_without_a_required_event_is_not_attached() {
     for kernel in KERNELS {
         let plan = planned(&renamed(kernel, "_signal_generate", "_signal_somehow_"), true);
         let gone = Err("this kernel has no tracepoint signal:signal_generate".to_owned());
@@ -378,9 +379,9 @@ fn a_probe_without_a_required_event_is_given_up_whole() {
     }
 }
 
-/// Programs are told that an optional one is there only if it will really be attached.
+/// Programs assume that an optional program is present only if it will be attached.
 #[test]
-fn a_program_that_was_given_up_is_not_announced() {
+fn a_program_that_is_not_attached_is_not_assumed() {
     for kernel in KERNELS {
         let plan = planned(&renamed(kernel, "_sched_process_exit", "_sched_process_xxxx"), true);
         assert!(state(&plan, "process_exit").is_err(), "{kernel}");
@@ -390,7 +391,7 @@ fn a_program_that_was_given_up_is_not_announced() {
 }
 
 #[test]
-fn an_argument_of_another_name_or_type_is_refused_with_what_there_is() {
+fn an_argument_of_another_name_or_type_is_refused() {
     let plan = planned(&renamed("6.18.15+deb13-cloud-amd64", "usec_delayed", "time_delayed"), true);
     let why = "vmscan:mm_vmscan_throttled has no usec_delayed \
                (it has: nid, usec_timeout, time_delayed, reason)";
@@ -406,7 +407,7 @@ fn an_argument_of_another_name_or_type_is_refused_with_what_there_is() {
 }
 
 #[test]
-fn a_function_that_is_gone_is_refused_by_name() {
+fn a_missing_function_is_refused_by_name() {
     for kernel in KERNELS {
         let plan = planned(&renamed(kernel, "\0oom_kill_process", "\0oom_kill_inlined"), true);
         let gone = Err("this kernel has no function oom_kill_process".to_owned());
@@ -426,7 +427,7 @@ fn a_function_that_is_gone_is_refused_by_name() {
     }
 }
 
-/// Only the last parameter of `warn_alloc` is no parameter: `...`.
+/// The last parameter of `warn_alloc` is `...`, which is not counted.
 #[test]
 fn functions_have_the_parameters_that_bpftool_shows() {
     for kernel in KERNELS {
@@ -457,7 +458,7 @@ fn functions_have_the_parameters_that_bpftool_shows() {
 
 /// Before 5.12 (and 5.10.27) a task that sleeps in the function returns to freed memory.
 #[test]
-fn the_end_of_a_function_is_left_alone_where_detaching_may_crash() {
+fn fexit_is_refused_where_detaching_may_crash() {
     for kernel in KERNELS {
         let plan = planned(&renamed(kernel, "bpf_tramp_image", "bpf_tramp_imago"), true);
         let why = "this kernel may crash when an fexit program is detached";
@@ -469,7 +470,7 @@ fn the_end_of_a_function_is_left_alone_where_detaching_may_crash() {
 }
 
 #[test]
-fn a_member_that_is_gone_is_refused_by_name_and_only_if_it_is_read() {
+fn a_missing_member_is_refused_only_if_it_is_read() {
     let kernel = "7.3.4+deb13-cloud-amd64";
     let btf = renamed(kernel, "oom_score_adj\0", "oom_score_bad\0");
     let why = "this kernel's BTF has no signal_struct.oom_score_adj";
@@ -481,7 +482,7 @@ fn a_member_that_is_gone_is_refused_by_name_and_only_if_it_is_read() {
 }
 
 #[test]
-fn an_array_of_structs_is_refused_if_the_value_in_them_is_not_known() {
+fn an_array_of_unknown_structs_is_refused() {
     for (kernel, value) in [("6.1.0-56-cloud-amd64", "counter"), (KERNELS[7], "count")] {
         let other = format!("\0{}\0", "x".repeat(value.len()));
         let btf = renamed(kernel, &format!("\0{value}\0"), &other);
@@ -491,7 +492,7 @@ fn an_array_of_structs_is_refused_if_the_value_in_them_is_not_known() {
 }
 
 #[test]
-fn without_btf_everything_says_so() {
+fn without_btf_every_program_has_that_reason() {
     let plan = plan(Err("not there"), Host { memory_on_v1: false });
     let why = Err("no BTF: not there".to_owned());
     assert!(plan.programs.iter().flatten().all(|state| *state == why), "{:?}", plan.programs);
@@ -499,7 +500,7 @@ fn without_btf_everything_says_so() {
 }
 
 #[test]
-fn btf_that_was_cut_is_an_error() {
+fn truncated_btf_is_an_error() {
     for kernel in KERNELS {
         let data = read(kernel, "btf");
         for len in (0..64).chain((64..data.len()).step_by(61)).chain([data.len() - 1]) {
@@ -508,12 +509,12 @@ fn btf_that_was_cut_is_an_error() {
     }
 }
 
-/// What is left must be an error or a plan of the same shape; overflow panics in a debug build.
+/// The result must be an error or a plan of the same shape; an overflow panics in a debug build.
 #[test]
 fn damaged_btf_never_panics() {
     for (column, kernel) in KERNELS.iter().enumerate() {
         let data = read(kernel, "btf");
-        // Other words on each kernel, lest one stride always misses the same members.
+        // Other words on each kernel, so that the stride does not always miss the same members.
         for word in (column..data.len() / 4).step_by(307) {
             let at = word * 4;
             let now = u32::from_ne_bytes(data[at..at + 4].try_into().expect("a word"));
