@@ -1,5 +1,5 @@
-//! The resolver against recorded BTF of real kernels: which programs it attaches, which arguments and
-//! offsets it passes to them, and its reasons for refusing the others. Needs no root; see
+//! The resolver against recorded BTF of real kernels: which programs it attaches, which arguments
+//! and offsets it passes to them, and its reasons for refusing the others. Needs no root; see
 //! `fixtures/README.md`.
 //!
 //! The expected values come from independent readers: argument positions from `bpftool btf dump`
