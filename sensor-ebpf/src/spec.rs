@@ -102,7 +102,7 @@ impl Program {
 pub enum Need {
     /// Without it the probe is not attached at all.
     Required,
-    /// Without it the probe works, and `lost` says what is missing.
+    /// Without it the probe works, and `lost` describes what is missing.
     Optional {
         /// What is missing without it.
         lost: &'static str,

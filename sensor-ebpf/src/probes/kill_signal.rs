@@ -125,8 +125,8 @@ mod kernel {
     #[map]
     static SIGNAL_SENT: Array<u64> = Array::with_max_entries(1, 0);
 
-    /// Whether an event may be sent at `now`; if so, it counts as sent. Two CPUs that ask within a
-    /// few nanoseconds may both get true: one more event does no harm.
+    /// Whether an event may be sent at `now`; if so, it counts as sent. If two CPUs call it
+    /// within a few nanoseconds, both may get true: one more event does no harm.
     #[inline(always)]
     fn may_send(now: u64) -> bool {
         let Some(sent) = SIGNAL_SENT.get_ptr_mut(0) else { return false };

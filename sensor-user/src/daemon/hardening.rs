@@ -175,7 +175,8 @@ fn real_time() -> Result<(), Errno> {
     schedule(libc::SCHED_RR, PRIORITY)
 }
 
-/// Sets normal priority for the calling thread, whose work no answer waits for. Needs no privilege.
+/// Sets normal priority for the calling thread, for work that no response waits for. Needs no
+/// privilege.
 pub fn normal_priority() -> Result<(), Errno> {
     schedule(libc::SCHED_OTHER, 0)
 }

@@ -75,7 +75,7 @@ pub struct Inputs {
     pub sample: PublishedSample,
     /// The last scan of processes.
     pub usage: Arc<PublishedUsage>,
-    /// Asks for a scan.
+    /// Requests a scan.
     pub rescan: Arc<RescanRequest>,
     /// Paths of cgroups.
     pub paths: SharedPaths,

@@ -1,4 +1,4 @@
-//! The last events, for clients that ask later, and a feed of new ones. Bounded.
+//! The last events, for later requests, and a feed of new ones. Bounded.
 
 use std::{
     collections::VecDeque,

@@ -5,8 +5,8 @@
 //! line has up or down and the weight. It never has `ready`, `drain` or `maint`: an operator sets
 //! those in HAProxy, and the next agent-check would overwrite them.
 //!
-//! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` for a scope with a
-//! [`FailOn`]; without `agent-send` the answer is for the host.
+//! `agent-send "NAME\n"` selects a scope, `"NAME?fail_on=drained\n"` a scope with a [`FailOn`];
+//! without `agent-send` the answer is for the host.
 
 use std::{io::Write as _, time::Duration};
 
@@ -30,8 +30,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Time for a question to arrive. HAProxy sends it when it connects, or not at all. Closing with
 /// unread bytes would reset the connection and lose the answer.
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(100);
-/// Time for a question if scopes are configured: a client whose question is late gets the host's
-/// answer.
+/// Time for a question if scopes are configured. A client that is later gets the host's answer.
 const SCOPE_QUESTION_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest answer.

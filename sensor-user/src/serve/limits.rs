@@ -13,7 +13,7 @@ use tokio::{
 use tracing::debug;
 
 /// Most connections that a listener accepts per [`PERIOD`]; more wait in the backlog. A hundred
-/// balancers that ask four times a second are fewer. The daemon has real-time priority: without a
+/// balancers that poll four times a second open fewer. The daemon has real-time priority: without a
 /// limit, a flood of connections would take a processor from all other processes.
 const MAX_PER_PERIOD: u32 = 50;
 /// See [`MAX_PER_PERIOD`].

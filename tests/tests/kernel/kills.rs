@@ -79,7 +79,7 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
     }
 }
 
-/// Writes the record of `oom_context`, which cannot be run by hand.
+/// Writes the record of `oom_context`, which BPF_PROG_TEST_RUN cannot run.
 fn set_context(bench: &mut Bench, called_ns: u64, tid: u32, memcg: bool) {
     let map = bench.ebpf.map_mut("OOM_CONTEXT").expect("OOM_CONTEXT");
     let mut map: Array<&mut MapData, [u64; 4]> = map.try_into().expect("array");

@@ -221,7 +221,7 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Whether this row says that the tool is missing.
+    /// Whether this is the tool, and it is missing.
     pub(crate) fn is_missing(&self, tool: &Tool) -> bool {
         self.name == tool.name && self.state.is_err()
     }

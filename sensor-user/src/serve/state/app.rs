@@ -49,7 +49,7 @@ pub struct AppState {
     pub metrics: Metrics,
     /// The operator's drain.
     pub drain: Arc<OperatorDrain>,
-    /// Clients that ask for readiness.
+    /// Clients that poll readiness.
     pub clients: Arc<ClientTracker>,
     /// Requests for scopes that do not exist.
     pub unknown_scopes: Arc<AtomicU64>,
