@@ -5,70 +5,186 @@ use std::{
     collections::BTreeSet,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 const SCRIPT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/nginx-upstream.sh");
 
-/// Reports the weight that the URL names; with `--fail-on drained` it fails if the URL
-/// contains `by-operator`.
+/// Reports the weight that the URL names; with `--fail-on drained` 0 only if the URL contains
+/// `by-operator`. `frozen` takes a second; `hostile` and a number print an answer of [`HOSTILE`].
 const MEMSENSOR: &str = r#"#!/bin/sh
 case "$*" in
 *gone*) exit 3 ;;
-*"--fail-on drained"*) case "$*" in *by-operator*) exit 2 ;; *) exit 0 ;; esac ;;
-*weight-50*) echo "MEMSENSOR WARNING | weight=50%;;;0;100"; exit 1 ;;
-*weight-100*) echo "MEMSENSOR OK | weight=100%;;;0;100" ;;
-*) echo "MEMSENSOR CRITICAL | weight=0%;;;0;100"; exit 2 ;;
+*frozen*) sleep 1; exit 3 ;;
+*hostile-*) n=${*#*hostile-}; cat "$(dirname "$0")/hostile-${n%% *}" ;;
+*"--fail-on drained"*) case "$*" in *by-operator*) echo 0; exit 2 ;; *) echo 100 ;; esac ;;
+*weight-50*) echo 50; exit 1 ;;
+*weight-100*) echo 100 ;;
+*) echo 0; exit 2 ;;
 esac
 "#;
 
-/// The upstream servers that the script writes for memsensors at these URLs.
-fn upstream(dir: &Path, urls: &[&str]) -> String {
-    let file: PathBuf = dir.join("upstream.conf");
-    let _ = std::fs::remove_file(&file);
-    let servers = urls.iter().enumerate().map(|(n, url)| format!("s{n}:80@http://{url}"));
-    let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap_or_default());
-    let mut script = Command::new(SCRIPT)
-        .arg(&file)
-        .args(servers)
-        .env("PATH", path)
-        .env("RELOAD", "true")
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("start the script");
+/// Answers that bash would evaluate as commands or that end a shell's arithmetic. `PWNED` is a file.
+const HOSTILE: [&str; 12] = [
+    "MEMSENSOR OK | weight=100%;;;0;100 weight=1+file[$(touch PWNED)]%=1",
+    "file[$(touch PWNED)]",
+    "1+file[$(touch PWNED)]",
+    "$(touch PWNED)",
+    "50\nfile[$(touch PWNED)]",
+    "50; touch PWNED",
+    "099",
+    "0x32",
+    "101",
+    "99999999999999999999",
+    "-1",
+    "50 ",
+];
+
+/// A directory with the fake `memsensor`.
+struct Fake(PathBuf);
+
+impl Fake {
+    fn new(name: &str) -> Self {
+        let dir = format!("memsensor-{name}-{}", std::process::id());
+        let fake = Self(std::env::temp_dir().join(dir));
+        std::fs::create_dir_all(&fake.0).expect("mkdir");
+        let memsensor = fake.0.join("memsensor");
+        std::fs::write(&memsensor, MEMSENSOR).expect("write");
+        let executable = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&memsensor, executable).expect("chmod");
+        fake
+    }
+
+    fn upstream_file(&self) -> PathBuf {
+        self.0.join("upstream.conf")
+    }
+
+    /// Starts the script in a shell, with memsensors at these URLs.
+    fn start(&self, shell: &str, urls: &[&str]) -> Script {
+        let servers = urls.iter().enumerate().map(|(n, url)| format!("s{n}:80@http://{url}"));
+        let path = format!("{}:{}", self.0.display(), std::env::var("PATH").unwrap_or_default());
+        let mut words = shell.split(' ');
+        let script = Command::new(words.next().expect("a shell"))
+            .args(words)
+            .arg(SCRIPT)
+            .arg(self.upstream_file())
+            .args(servers)
+            .env("PATH", path)
+            .env("RELOAD", "true")
+            .env("EVERY", "0.1")
+            .stdin(Stdio::null())
+            .spawn();
+        Script(script.unwrap_or_else(|e| panic!("start {shell}: {e}")))
+    }
+
+    /// The upstream servers that the script writes for memsensors at these URLs.
+    fn upstream(&self, shell: &str, urls: &[&str]) -> String {
+        let _ = std::fs::remove_file(self.upstream_file());
+        let script = self.start(shell, urls);
+        wait_for(|| self.upstream_file().exists());
+        drop(script);
+        let text = std::fs::read_to_string(self.upstream_file()).expect("the upstream");
+        let shorten = |line: &str| {
+            let server = line.strip_prefix("server ").expect("a server");
+            let server = server.replace(" max_fails=2 fail_timeout=5s", "");
+            server.trim_end_matches(';').to_owned()
+        };
+        text.lines().map(shorten).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The running script.
+struct Script(Child);
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn wait_for(condition: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while !file.exists() && Instant::now() < deadline {
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 20 s");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let _ = script.kill();
-    let _ = script.wait();
-    let text = std::fs::read_to_string(&file).expect("the upstream");
-    let shorten = |line: &str| {
-        let server = line.strip_prefix("server ").expect("a server");
-        let server = server.replace(" max_fails=2 fail_timeout=5s", "");
-        server.trim_end_matches(';').to_owned()
-    };
-    text.lines().map(shorten).collect::<Vec<_>>().join(", ")
 }
 
 #[test]
-fn nginx_last_resort_excludes_drained_hosts() {
-    let dir = std::env::temp_dir().join(format!("memsensor-deploy-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("mkdir");
-    let memsensor = dir.join("memsensor");
-    std::fs::write(&memsensor, MEMSENSOR).expect("write");
-    std::fs::set_permissions(&memsensor, std::fs::Permissions::from_mode(0o755)).expect("chmod");
+fn nginx_always_has_a_usable_server() {
+    let fake = Fake::new("nginx-table");
     for (urls, expected) in [
         (["weight-100", "weight-50", "overloaded"], "s0:80 weight=4, s1:80 weight=2, s2:80 down"),
+        // Without memsensor on a host, and on all hosts.
         (["gone", "by-operator", "overloaded"], "s0:80 weight=4, s1:80 down, s2:80 down"),
+        (["gone", "weight-50", "weight-100"], "s0:80 weight=4, s1:80 weight=2, s2:80 weight=4"),
+        (["gone", "gone", "gone"], "s0:80 weight=4, s1:80 weight=4, s2:80 weight=4"),
+        // The last resort excludes drained hosts while there are others.
         (["overloaded", "by-operator", "overloaded"], "s0:80, s1:80 down, s2:80"),
         (["by-operator", "by-operator", "by-operator"], "s0:80, s1:80, s2:80"),
     ] {
-        assert_eq!(upstream(&dir, &urls), expected, "{urls:?}");
+        assert_eq!(fake.upstream("sh", &urls), expected, "{urls:?}");
     }
-    let _ = std::fs::remove_dir_all(&dir);
+    // No memsensor on the load balancer.
+    std::fs::write(fake.0.join("memsensor"), "#!/bin/sh\nexit 127\n").expect("write");
+    assert_eq!(fake.upstream("sh", &["a", "b"]), "s0:80 weight=4, s1:80 weight=4");
+}
+
+/// `/bin/sh` is dash on Debian and bash elsewhere; bash runs commands in an array index.
+#[test]
+fn nginx_script_runs_no_command_from_an_answer() {
+    let fake = Fake::new("nginx-hostile");
+    let pwned = fake.0.join("pwned");
+    for (n, answer) in HOSTILE.iter().enumerate() {
+        let answer = answer.replace("PWNED", &pwned.display().to_string());
+        std::fs::write(fake.0.join(format!("hostile-{n}")), answer).expect("write");
+    }
+    for shell in ["bash", "bash --posix", "dash"] {
+        for (n, answer) in HOSTILE.iter().enumerate() {
+            let hostile = format!("hostile-{n}");
+            // The others keep their weights.
+            let expected = "s0:80 weight=2, s1:80 weight=4, s2:80 down";
+            let upstream = fake.upstream(shell, &["weight-50", &hostile, "overloaded"]);
+            assert!(!pwned.exists(), "{shell} ran a command: {answer}");
+            assert_eq!(upstream, expected, "{shell}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn nginx_script_survives_a_full_disk() {
+    let fake = Fake::new("nginx-full");
+    for shell in ["bash", "dash"] {
+        let new = fake.0.join("upstream.conf.new");
+        std::os::unix::fs::symlink("/dev/full", &new).expect("symlink");
+        let _ = std::fs::remove_file(fake.upstream_file());
+        let mut script = fake.start(shell, &["weight-100"]);
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!(script.0.try_wait().expect("wait"), None, "{shell}: the script ended");
+        assert!(!fake.upstream_file().exists(), "a file from a failed write");
+        std::fs::remove_file(&new).expect("remove");
+        wait_for(|| fake.upstream_file().exists());
+    }
+}
+
+#[test]
+fn nginx_script_polls_frozen_hosts_in_parallel() {
+    let fake = Fake::new("nginx-frozen");
+    let mut urls = vec!["frozen"; 12];
+    urls.push("weight-50");
+    let start = Instant::now();
+    let upstream = fake.upstream("sh", &urls);
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(upstream.ends_with("s11:80 weight=4, s12:80 weight=2"), "{upstream}");
 }
 
 /// The other files use the path where the unit expects the program.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
-use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME};
+use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME, is_scope_name};
 use serde::{Deserialize, Serialize};
 
 /// Highest number of scopes beside the host: each is read at every sample.
@@ -79,9 +79,8 @@ pub fn check_scopes(scopes: &[ScopeSettings]) -> Result<()> {
     ensure!(count <= MAX_SCOPES, "scope: {count} scopes, at most {MAX_SCOPES}");
     let mut names = BTreeSet::from([HOST]);
     for ScopeSettings { name, cgroup } in scopes {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         ensure!(
-            (1..=MAX_SCOPE_NAME).contains(&name.len()) && name.chars().all(plain),
+            is_scope_name(name),
             "scope: {name:?} is not a valid name: letters, digits, `-`, `_`, `.`, at most \
              {MAX_SCOPE_NAME}"
         );
