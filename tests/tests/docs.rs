@@ -36,6 +36,7 @@ use sensor_ebpf::{
 };
 use sensor_tests::support::repository::repository;
 use sensor_user::{
+    host::own_process,
     publish::{event_log::EventLog, loop_lag::LoopLags, usage::PublishedUsage},
     serve::{
         metrics::render::Renderer,
@@ -90,6 +91,7 @@ fn complete_state() -> AppState {
         events: Arc::new(EventLog::new("")),
         coverage: Arc::new(complete_coverage()),
         lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+        process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
     let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);

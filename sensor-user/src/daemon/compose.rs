@@ -100,6 +100,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         events: Arc::new(EventLog::new(&boot_id())),
         coverage: Arc::new(coverage),
         lags: Arc::new(LoopLags::new(config.interval)),
+        process: Arc::default(),
     };
     Ok(AppState {
         published,
@@ -214,6 +215,7 @@ impl Parts<'_> {
         VerdictStore {
             file: verdict_file(config),
             sample: Arc::clone(&self.published.sample),
+            process: Arc::clone(&self.published.process),
             shutdown: Arc::clone(self.shutdown),
         }
     }

@@ -71,6 +71,7 @@ impl Collector for Exposition {
             sample.as_ref().map(|sample| &sample.snapshot),
             *last_seconds,
         )?;
-        process::encode(&mut encoder)
+        let figures = published.process.load();
+        figures.as_deref().map_or(Ok(()), |figures| process::encode(&mut encoder, figures))
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::publish::{
     cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
-    sample::PublishedSample, usage::PublishedUsage,
+    own_process::PublishedProcess, sample::PublishedSample, usage::PublishedUsage,
 };
 
 /// Handles to published data.
@@ -32,6 +32,8 @@ pub struct Published {
     pub coverage: Arc<Coverage>,
     /// Lag of the daemon's loops.
     pub lags: Arc<LoopLags>,
+    /// The daemon's own process.
+    pub process: PublishedProcess,
 }
 
 /// State that all servers share; cheap to clone.
