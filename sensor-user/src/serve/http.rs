@@ -26,7 +26,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
-    metrics::{classic, render::Renderer},
+    metrics::render::{Format, Renderer},
     state::{
         app::AppState,
         clients::{Protocol, ReadinessQuery},
@@ -38,8 +38,6 @@ use sensor_core::model::{
     readiness::{FailOn, ReadinessState},
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Time for answers in progress after shutdown begins.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest head of a request in bytes; a scraper's has a few hundred.
@@ -133,11 +131,9 @@ async fn index() -> Response {
 }
 
 async fn metrics(Shared(routes): Shared<Routes>, headers: HeaderMap) -> Response {
-    let body = routes.renderer.render(&routes.state);
-    if wants_open_metrics(&headers) {
-        return ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response();
-    }
-    ([(CONTENT_TYPE, CLASSIC)], classic::from_open_metrics(&body)).into_response()
+    let format = if wants_open_metrics(&headers) { Format::OpenMetrics } else { Format::Classic };
+    let body = routes.renderer.page(&routes.state, format);
+    ([(CONTENT_TYPE, format.content_type())], body).into_response()
 }
 
 /// Whether the client accepts OpenMetrics: clients that do prefer it (Prometheus, the Datadog
