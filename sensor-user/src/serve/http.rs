@@ -49,14 +49,21 @@ struct Routes {
     renderer: Arc<Renderer>,
 }
 
-/// All routes.
+/// All routes. The paths of health checks have every form that checkers use: HAProxy's `option
+/// httpchk` asks with OPTIONS, and some people end a path with a slash.
 pub fn router(state: AppState) -> Router {
+    let livez = || async { text(StatusCode::OK, "alive\n") };
+    let (livez, host) = (get(livez).options(livez), get(readyz).options(readyz));
+    let scope = get(readyz_of).options(readyz_of);
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
-        .route("/livez", get(|| async { text(StatusCode::OK, "alive\n") }))
-        .route("/readyz", get(readyz))
-        .route("/readyz/{scope}", get(readyz_of))
+        .route("/livez", livez.clone())
+        .route("/livez/", livez)
+        .route("/readyz", host.clone())
+        .route("/readyz/", host)
+        .route("/readyz/{scope}", scope.clone())
+        .route("/readyz/{scope}/", scope)
         .route("/api/v1/events", get(events))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
         .with_state(Routes { state, renderer: Arc::default() })
