@@ -16,7 +16,11 @@ use tracing::{info, warn};
 
 use super::{config::Config, failure::Failure};
 use crate::serve::{
-    admin, agent_check, http, limits::accept_loop, state::app::AppState, state::settings::Http,
+    admin::{self, Admin},
+    agent_check, http,
+    limits::accept_loop,
+    state::app::AppState,
+    state::settings::Http,
 };
 
 /// Agent-check clients at a time; each holds its connection for at most two seconds.
@@ -85,9 +89,9 @@ impl Listeners {
             tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
         }
         if let Some(listener) = self.admin {
-            let (state, stopped) = (state.clone(), stop.clone());
             let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
-            let serve = move |stream| admin::answer(stream, state.clone(), stopped.clone());
+            let admin = Arc::new(Admin::new(state.clone(), stop.clone()));
+            let serve = move |stream| Arc::clone(&admin).answer(stream);
             tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
         }
         let max = limits.max_connections;
