@@ -43,6 +43,7 @@ use sensor_user::{
         state::{
             app::{AppState, Published},
             clients::ClientTracker,
+            connections::Connections,
             drain::OperatorDrain,
             settings,
         },
@@ -103,6 +104,7 @@ fn complete_state() -> AppState {
         metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
         drain: Arc::new(OperatorDrain::load(no_file)),
         clients: Arc::new(ClientTracker::new(0)),
+        connections: Connections::default(),
         unknown_scopes: Arc::default(),
     }
 }

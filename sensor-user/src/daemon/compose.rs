@@ -48,6 +48,7 @@ use crate::{
     serve::state::{
         app::{AppState, Published},
         clients::ClientTracker,
+        connections::Connections,
         drain::OperatorDrain,
     },
     usage::scanner::ProcessScanner,
@@ -110,6 +111,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         metrics: config.metrics(),
         drain: Arc::new(OperatorDrain::load(drain_file(config))),
         clients: Arc::new(ClientTracker::new(monotonic_ns())),
+        connections: Connections::default(),
         unknown_scopes: Arc::default(),
     })
 }

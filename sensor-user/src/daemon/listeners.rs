@@ -19,8 +19,9 @@ use tracing::{info, warn};
 use super::{config::Config, failure::Failure};
 use crate::serve::{
     admin::{self, Admin},
-    agent_check, http,
-    limits::accept_loop,
+    agent_check::Agent,
+    http,
+    limits::{Gate, accept_tcp, accept_unix},
     state::app::AppState,
     state::settings::Http,
 };
@@ -30,6 +31,8 @@ const MAX_AGENT_CLIENTS: usize = 64;
 /// Connections that may wait to be accepted. A client waits behind all of them, so that more would
 /// not help.
 const BACKLOG: i32 = 1024;
+/// How often [`Connections::closed`] looks.
+const CLOSED_POLL: Duration = Duration::from_millis(5);
 
 /// Bound addresses, and the socket.
 #[derive(Debug)]
@@ -43,8 +46,7 @@ pub struct Listeners {
 /// Served connections. The socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct Connections {
-    permits: Arc<Semaphore>,
-    max: usize,
+    http: Arc<Gate>,
     _socket: Option<RemoveOnDrop>,
 }
 
@@ -77,35 +79,40 @@ impl Listeners {
         state: &AppState,
         stop: &watch::Receiver<bool>,
     ) -> Connections {
-        let permits = Arc::new(Semaphore::new(limits.max_connections));
+        let gate = Gate::new(limits.max_connections, Arc::clone(&state.connections.http));
         let router = http::router(state.clone());
         for listener in self.http {
             let (router, limits, stopped) = (router.clone(), limits.clone(), stop.clone());
-            let serve =
-                move |stream| http::serve(stream, router.clone(), limits.clone(), stopped.clone());
-            tokio::spawn(accept_loop(listener, Arc::clone(&permits), stop.clone(), serve));
+            let serve = move |stream, ticket| {
+                http::serve(stream, ticket, router.clone(), limits.clone(), stopped.clone())
+            };
+            tokio::spawn(accept_tcp(listener, Arc::clone(&gate), stop.clone(), serve));
         }
         if let Some(listener) = self.agent {
-            let (state, permits) = (state.clone(), Arc::new(Semaphore::new(MAX_AGENT_CLIENTS)));
-            let serve = move |stream| agent_check::answer(stream, state.clone());
-            tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
+            let gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
+            let agent = Arc::new(Agent::new(state.clone()));
+            let serve = move |stream, ticket| Arc::clone(&agent).answer(stream, ticket);
+            tokio::spawn(accept_tcp(listener, gate, stop.clone(), serve));
         }
         if let Some(listener) = self.admin {
             let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
             let admin = Arc::new(Admin::new(state.clone(), stop.clone()));
             let serve = move |stream| Arc::clone(&admin).answer(stream);
-            tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
+            tokio::spawn(accept_unix(listener, permits, stop.clone(), serve));
         }
-        let max = limits.max_connections;
-        Connections { permits, max, _socket: self.socket }
+        Connections { http: gate, _socket: self.socket }
     }
 }
 
 impl Connections {
     /// Waits until all HTTP connections are closed, up to `timeout`.
     pub async fn closed(&self, timeout: Duration) {
-        let max = u32::try_from(self.max).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(timeout, self.permits.acquire_many(max)).await;
+        let closed = async {
+            while !self.http.is_empty() {
+                tokio::time::sleep(CLOSED_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(timeout, closed).await;
     }
 }
 

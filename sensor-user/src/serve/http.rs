@@ -26,6 +26,7 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
+    limits::Ticket,
     metrics::render::{Format, Renderer},
     state::{
         app::AppState,
@@ -72,16 +73,16 @@ pub fn router(state: AppState) -> Router {
 /// Serves one request on a connection, within the deadline, or until `stop`.
 pub async fn serve(
     stream: TcpStream,
+    ticket: Arc<Ticket>,
     router: Router,
     limits: Http,
     mut stop: watch::Receiver<bool>,
 ) {
-    let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
     let app = TowerToHyperService::new(router);
+    let served = Arc::clone(&ticket);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
+        served.set_active();
+        request.extensions_mut().insert(Peer(served.peer()));
         app.call(request)
     });
     let connection = http1::Builder::new()
@@ -98,10 +99,16 @@ pub async fn serve(
         done = connection.as_mut() => {
             if let Err(e) = done {
                 debug!("connection: {e}");
+                if e.is_timeout() {
+                    ticket.set_timed_out();
+                }
             }
             return;
         }
-        () = deadline => return,
+        () = deadline => {
+            ticket.set_timed_out();
+            return;
+        }
         _ = stop.wait_for(|stop| *stop) => {}
     }
     // An answer in progress may be finished.

@@ -179,6 +179,7 @@ mod tests {
         serve::state::{
             app::Published,
             clients::ClientTracker,
+            connections::Connections,
             drain::OperatorDrain,
             settings::{Buckets, Metrics, Readiness},
         },
@@ -204,6 +205,7 @@ mod tests {
             metrics: Metrics { buckets: Buckets::default(), growing_processes: 5 },
             drain: Arc::new(OperatorDrain::load(no_file)),
             clients: Arc::new(ClientTracker::new(0)),
+            connections: Connections::default(),
             unknown_scopes: Arc::default(),
         }
     }

@@ -9,6 +9,7 @@ use sensor_core::{
 
 use super::{
     clients::ClientTracker,
+    connections::Connections,
     drain::OperatorDrain,
     settings::{Metrics, Readiness},
 };
@@ -53,6 +54,8 @@ pub struct AppState {
     pub drain: Arc<OperatorDrain>,
     /// Clients that ask for readiness.
     pub clients: Arc<ClientTracker>,
+    /// Counts of connections.
+    pub connections: Connections,
     /// Requests for scopes that do not exist.
     pub unknown_scopes: Arc<AtomicU64>,
 }
