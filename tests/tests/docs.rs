@@ -36,12 +36,14 @@ use sensor_ebpf::{
 };
 use sensor_tests::support::repository::repository;
 use sensor_user::{
+    host::own_process,
     publish::{event_log::EventLog, loop_lag::LoopLags, usage::PublishedUsage},
     serve::{
         metrics::render::Renderer,
         state::{
             app::{AppState, Published},
             clients::ClientTracker,
+            connections::Connections,
             drain::OperatorDrain,
             settings,
         },
@@ -90,6 +92,7 @@ fn complete_state() -> AppState {
         events: Arc::new(EventLog::new("")),
         coverage: Arc::new(complete_coverage()),
         lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+        process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
     let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
@@ -101,6 +104,7 @@ fn complete_state() -> AppState {
         metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
         drain: Arc::new(OperatorDrain::load(no_file)),
         clients: Arc::new(ClientTracker::new(0)),
+        connections: Connections::default(),
         unknown_scopes: Arc::default(),
     }
 }

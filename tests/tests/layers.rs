@@ -51,7 +51,7 @@ const CRATES: [Crate; 5] = [
             &["publish"],
         ],
         // Servers read what collectors publish, and never a collector.
-        only: &[("serve", &["publish", "host/footprint"])],
+        only: &[("serve", &["publish"])],
         confined: &[("aya", "kernel"), ("aya_log", "kernel")],
     },
     Crate {

@@ -165,6 +165,7 @@ def delays():
             Query(f"max(scrape_duration_seconds{{{ANY}}})", "whole scrape"),
         ],
         "s",
+        8,
     )
     yield graph_panel(
         "Series per scrape",
@@ -174,7 +175,21 @@ def delays():
             Query(f"avg(scrape_samples_scraped{{{ANY}}})", "mean"),
         ],
         "none",
+        8,
         decimals=0,
+    )
+    yield graph_panel(
+        "Connections, by outcome",
+        "Per second, and the connections that are open or queued now. Refused, evicted or queued connections: a client "
+        "opens more than its share.",
+        [
+            Query(rate("memsensor_connections_total", "listener, outcome"), "{{listener}} {{outcome}}/s"),
+            Query(
+                f"sum by (listener, state) (memsensor_current_connections{{{ANY}}})", "{{listener}} {{state}} now"
+            ),
+        ],
+        "none",
+        8,
     )
 
 

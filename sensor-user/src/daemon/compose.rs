@@ -48,6 +48,7 @@ use crate::{
     serve::state::{
         app::{AppState, Published},
         clients::ClientTracker,
+        connections::Connections,
         drain::OperatorDrain,
     },
     usage::scanner::ProcessScanner,
@@ -100,6 +101,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         events: Arc::new(EventLog::new(&boot_id())),
         coverage: Arc::new(coverage),
         lags: Arc::new(LoopLags::new(config.interval)),
+        process: Arc::default(),
     };
     Ok(AppState {
         published,
@@ -109,6 +111,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         metrics: config.metrics(),
         drain: Arc::new(OperatorDrain::load(drain_file(config))),
         clients: Arc::new(ClientTracker::new(monotonic_ns())),
+        connections: Connections::default(),
         unknown_scopes: Arc::default(),
     })
 }
@@ -214,6 +217,7 @@ impl Parts<'_> {
         VerdictStore {
             file: verdict_file(config),
             sample: Arc::clone(&self.published.sample),
+            process: Arc::clone(&self.published.process),
             shutdown: Arc::clone(self.shutdown),
         }
     }

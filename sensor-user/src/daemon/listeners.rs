@@ -1,6 +1,7 @@
 //! Binds addresses and the socket, and serves on them.
 
 use std::{
+    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -8,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
@@ -16,11 +18,21 @@ use tracing::{info, warn};
 
 use super::{config::Config, failure::Failure};
 use crate::serve::{
-    admin, agent_check, http, limits::accept_loop, state::app::AppState, state::settings::Http,
+    admin::{self, Admin},
+    agent_check::Agent,
+    http,
+    limits::{Gate, accept_tcp, accept_unix},
+    state::app::AppState,
+    state::settings::Http,
 };
 
 /// Agent-check clients at a time; each holds its connection for at most two seconds.
 const MAX_AGENT_CLIENTS: usize = 64;
+/// Connections that may wait to be accepted. A client waits behind all of them, so that more would
+/// not help.
+const BACKLOG: i32 = 1024;
+/// How often [`Connections::closed`] looks.
+const CLOSED_POLL: Duration = Duration::from_millis(5);
 
 /// Bound addresses, and the socket.
 #[derive(Debug)]
@@ -34,23 +46,19 @@ pub struct Listeners {
 /// Served connections. The socket is removed when this is dropped.
 #[derive(Debug)]
 pub struct Connections {
-    permits: Arc<Semaphore>,
-    max: usize,
+    http: Arc<Gate>,
     _socket: Option<RemoveOnDrop>,
 }
 
 impl Listeners {
     /// Binds all addresses and the socket. With `allow_degraded`, a socket that cannot be created
     /// is not an error.
-    pub async fn bind(config: &Config) -> Result<Self> {
-        let mut http = Vec::new();
-        for addr in &config.listen {
-            http.push(bind(*addr, "--listen").await?);
-        }
-        let agent = match config.agent_listen {
-            Some(addr) => Some(bind(addr, "--agent-listen").await?),
-            None => None,
-        };
+    pub fn bind(config: &Config) -> Result<Self> {
+        let all: Vec<_> = config.listen.iter().copied().chain(config.agent_listen).collect();
+        let bind = |addr, option| bind(addr, &all, option);
+        let http = config.listen.iter().map(|addr| bind(*addr, "--listen"));
+        let http = http.collect::<Result<_>>()?;
+        let agent = config.agent_listen.map(|addr| bind(addr, "--agent-listen")).transpose()?;
         let path = Path::new(&config.socket);
         let admin = match admin::bind(path) {
             Ok(listener) => Some(listener),
@@ -71,46 +79,72 @@ impl Listeners {
         state: &AppState,
         stop: &watch::Receiver<bool>,
     ) -> Connections {
-        let permits = Arc::new(Semaphore::new(limits.max_connections));
+        let gate = Gate::new(limits.max_connections, Arc::clone(&state.connections.http));
         let router = http::router(state.clone());
         for listener in self.http {
             let (router, limits, stopped) = (router.clone(), limits.clone(), stop.clone());
-            let serve =
-                move |stream| http::serve(stream, router.clone(), limits.clone(), stopped.clone());
-            tokio::spawn(accept_loop(listener, Arc::clone(&permits), stop.clone(), serve));
+            let serve = move |stream, ticket| {
+                http::serve(stream, ticket, router.clone(), limits.clone(), stopped.clone())
+            };
+            tokio::spawn(accept_tcp(listener, Arc::clone(&gate), stop.clone(), serve));
         }
         if let Some(listener) = self.agent {
-            let (state, permits) = (state.clone(), Arc::new(Semaphore::new(MAX_AGENT_CLIENTS)));
-            let serve = move |stream| agent_check::answer(stream, state.clone());
-            tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
+            let gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
+            let agent = Arc::new(Agent::new(state.clone()));
+            let serve = move |stream, ticket| Arc::clone(&agent).answer(stream, ticket);
+            tokio::spawn(accept_tcp(listener, gate, stop.clone(), serve));
         }
         if let Some(listener) = self.admin {
-            let (state, stopped) = (state.clone(), stop.clone());
             let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
-            let serve = move |stream| admin::answer(stream, state.clone(), stopped.clone());
-            tokio::spawn(accept_loop(listener, permits, stop.clone(), serve));
+            let admin = Arc::new(Admin::new(state.clone(), stop.clone()));
+            let serve = move |stream| Arc::clone(&admin).answer(stream);
+            tokio::spawn(accept_unix(listener, permits, stop.clone(), serve));
         }
-        let max = limits.max_connections;
-        Connections { permits, max, _socket: self.socket }
+        Connections { http: gate, _socket: self.socket }
     }
 }
 
 impl Connections {
     /// Waits until all HTTP connections are closed, up to `timeout`.
     pub async fn closed(&self, timeout: Duration) {
-        let max = u32::try_from(self.max).unwrap_or(u32::MAX);
-        let _ = tokio::time::timeout(timeout, self.permits.acquire_many(max)).await;
+        let closed = async {
+            while !self.http.is_empty() {
+                tokio::time::sleep(CLOSED_POLL).await;
+            }
+        };
+        let _ = tokio::time::timeout(timeout, closed).await;
     }
 }
 
-async fn bind(addr: SocketAddr, option: &str) -> Result<TcpListener> {
-    let listener = TcpListener::bind(addr)
-        .await
+/// Binds one of `all` addresses.
+fn bind(addr: SocketAddr, all: &[SocketAddr], option: &str) -> Result<TcpListener> {
+    let listener = listener(addr, is_only_v6(addr, all))
         .with_context(|| format!("listen on {addr} (choose another address with {option})"))
         .map_err(with_failure)?;
     let local = listener.local_addr().unwrap_or(addr);
     info!("listening on {local}");
     Ok(listener)
+}
+
+/// Whether a socket for `addr` must leave IPv4 to another of `all` addresses: by default `[::]` has
+/// both, and `0.0.0.0` would then be in use.
+fn is_only_v6(addr: SocketAddr, all: &[SocketAddr]) -> bool {
+    let has_v4 = |other: &SocketAddr| other.is_ipv4() && other.port() == addr.port();
+    addr.is_ipv6() && addr.port() != 0 && all.iter().any(has_v4)
+}
+
+fn listener(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // Connections of an earlier daemon may be in TIME_WAIT.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if only_v6 {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    net::bind(&socket, &addr)?;
+    net::listen(&socket, BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 fn is_in_use(error: &anyhow::Error) -> bool {
@@ -129,5 +163,46 @@ struct RemoveOnDrop(PathBuf);
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(all: &[&str]) -> Vec<SocketAddr> {
+        all.iter().map(|addr| addr.parse().expect("an address")).collect()
+    }
+
+    #[test]
+    fn ipv6_leaves_ipv4_to_another_listener_of_its_port() {
+        for (all, expected) in [
+            (&["[::]:9817"][..], false),
+            (&["[::]:9817", "0.0.0.0:9817"], true),
+            (&["[::]:9817", "127.0.0.1:9817"], true),
+            (&["[::]:9817", "0.0.0.0:9818"], false),
+            (&["[::]:0", "0.0.0.0:0"], false),
+            (&["[::]:9817", "[::1]:9817"], false),
+            (&["0.0.0.0:9817", "[::]:9817"], false),
+        ] {
+            let all = addresses(all);
+            assert_eq!(is_only_v6(all[0], &all), expected, "{all:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_families_can_have_the_same_port() {
+        for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"], ["127.0.0.1", "[::]"]] {
+            let free = std::net::TcpListener::bind("0.0.0.0:0").expect("a port");
+            let port = free.local_addr().expect("an address").port();
+            drop(free);
+            let all = addresses(&order.map(|ip| format!("{ip}:{port}")).each_ref().map(|s| &**s));
+            let bound: Vec<_> = all.iter().map(|addr| bind(*addr, &all, "--listen")).collect();
+            assert!(bound.iter().all(Result::is_ok), "{order:?}: {bound:?}");
+            for ip in ["127.0.0.1", "[::1]"] {
+                let to: SocketAddr = format!("{ip}:{port}").parse().expect("an address");
+                assert!(tokio::net::TcpStream::connect(to).await.is_ok(), "{order:?}: {to}");
+            }
+        }
     }
 }

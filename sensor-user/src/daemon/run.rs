@@ -76,7 +76,7 @@ fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
 }
 
 async fn serve(config: &Config, coverage: Coverage, kernel: KernelHalf) -> Result<()> {
-    let listeners = Listeners::bind(config).await?;
+    let listeners = Listeners::bind(config)?;
     let signals = Signals::new()?;
     let privileged = Privileged::open(config, kernel.reader.is_some())?;
     let mut hardening = Hardening::prepare();

@@ -19,7 +19,10 @@ use sensor_core::{
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::publish::{control::Shutdown, sample::PublishedSample};
+use crate::{
+    host::own_process,
+    publish::{control::Shutdown, own_process::PublishedProcess, sample::PublishedSample},
+};
 
 /// Time between two comparisons with the saved states.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -75,6 +78,8 @@ pub struct VerdictStore {
     pub file: StateFile,
     /// The last sample.
     pub sample: PublishedSample,
+    /// Figures of the daemon's process: reading them opens files, which may wait for memory too.
+    pub process: PublishedProcess,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
@@ -86,6 +91,7 @@ impl VerdictStore {
         let mut written = Instant::now();
         let mut failing = false;
         loop {
+            self.process.store(Some(Arc::new(own_process::figures())));
             let stopping = self.shutdown.is_requested();
             if let Some(sample) = self.sample.load().as_ref() {
                 let states = states_of(sample);

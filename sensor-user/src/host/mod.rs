@@ -2,7 +2,8 @@
 //!
 //! * [`memory`], [`pressure`]: the host's memory and PSI.
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
-//! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory.
+//! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
+//!   other figures of its process.
 //! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
 //! * [`proc_file`]: files that the kernel generates at each read.
 //!
@@ -12,6 +13,7 @@ pub mod cgroup;
 pub mod footprint;
 pub mod kmsg;
 pub mod memory;
+pub mod own_process;
 pub mod pods;
 pub mod pressure;
 pub mod proc_file;

@@ -4,7 +4,7 @@
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
 //! * [`event_log`]: the last events, and a feed of new ones.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
-//! * [`loop_lag`]: how late the daemon's own loops are.
+//! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process.
 //! * [`control`]: shutdown, and requests for a scan.
 //!
 //! Not here: how anything is collected or served.
@@ -14,5 +14,6 @@ pub mod control;
 pub mod event_log;
 pub mod loop_lag;
 pub mod oom_kills;
+pub mod own_process;
 pub mod sample;
 pub mod usage;

@@ -5,9 +5,9 @@
 //! the client closes the connection.
 
 use std::{
-    os::unix::{
-        fs::{FileTypeExt as _, PermissionsExt as _},
-        net::UnixStream as StdUnixStream,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     },
     path::Path,
     sync::Arc,
@@ -15,6 +15,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::{
+    fs::Mode,
+    net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType},
+};
 use sensor_core::{
     common::clock::monotonic_ns,
     model::{
@@ -30,7 +34,7 @@ use sensor_ebpf::probes;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{broadcast::error::RecvError, watch},
+    sync::{Semaphore, broadcast::error::RecvError, watch},
 };
 
 use super::{
@@ -40,6 +44,12 @@ use super::{
 
 /// Clients at a time.
 pub const MAX_CLIENTS: usize = 16;
+/// Clients that follow events; the other places are for requests that end.
+pub const MAX_FOLLOWERS: usize = MAX_CLIENTS - 4;
+/// Time for all events of a client that does not follow.
+const EVENTS_TIMEOUT: Duration = Duration::from_secs(30);
+/// Connections that may wait for a place.
+const BACKLOG: i32 = 128;
 /// A request must be complete within this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest request in bytes.
@@ -66,13 +76,47 @@ pub fn bind(path: &Path) -> Result<UnixListener> {
         ensure!(metadata.file_type().is_socket(), "{} exists and is not a socket", path.display());
         std::fs::remove_file(path).with_context(context)?;
     }
-    let listener = UnixListener::bind(path).with_context(context)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).with_context(context)?;
-    Ok(listener)
+    let socket = private_socket(path).with_context(context)?;
+    net::listen(&socket, BACKLOG).with_context(context)?;
+    UnixListener::from_std(socket.into()).with_context(context)
 }
 
-/// Answers one client.
-pub async fn answer(stream: UnixStream, state: AppState, stop: watch::Receiver<bool>) {
+/// A socket of mode 0600 that does not listen yet. The kernel makes the file with the mode of the
+/// socket, so that there is no moment at which others could connect.
+fn private_socket(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
+/// Answers clients of the socket.
+#[derive(Debug)]
+pub struct Admin {
+    state: AppState,
+    followers: Semaphore,
+    stop: watch::Receiver<bool>,
+}
+
+impl Admin {
+    /// Answers from this state until `stop`.
+    pub fn new(state: AppState, stop: watch::Receiver<bool>) -> Self {
+        Self { state, followers: Semaphore::new(MAX_FOLLOWERS), stop }
+    }
+
+    /// Answers one client.
+    pub async fn answer(self: Arc<Self>, stream: UnixStream) {
+        answer(stream, &self.state, &self.followers, self.stop.clone()).await;
+    }
+}
+
+async fn answer(
+    stream: UnixStream,
+    state: &AppState,
+    followers: &Semaphore,
+    stop: watch::Receiver<bool>,
+) {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(read).take(MAX_REQUEST);
@@ -81,18 +125,27 @@ pub async fn answer(stream: UnixStream, state: AppState, stop: watch::Receiver<b
         return;
     }
     let response = match serde_json::from_str(&line) {
-        Ok(Request::Events { follow }) => {
-            let hangup = async move {
-                // The client has nothing more to send: any byte, or the end, closes the connection.
-                let _ = limited.into_inner().read_u8().await;
-            };
-            tokio::select! {
-                _ = send_events(&mut write, &state, follow, stop) => {}
-                () = hangup, if follow => {}
-            }
+        Ok(Request::Events { follow: false }) => {
+            let all = send_events(&mut write, state, false, stop);
+            let _ = tokio::time::timeout(EVENTS_TIMEOUT, all).await;
             return;
         }
-        Ok(request) => handle(request, &state).await.unwrap_or_else(|e| error(format!("{e:#}"))),
+        Ok(Request::Events { follow: true }) => match followers.try_acquire() {
+            Ok(_place) => {
+                let hangup = async move {
+                    // The client has nothing more to send: any byte, or the end, closes the
+                    // connection.
+                    let _ = limited.into_inner().read_u8().await;
+                };
+                tokio::select! {
+                    _ = send_events(&mut write, state, true, stop) => {}
+                    () = hangup => {}
+                }
+                return;
+            }
+            Err(_) => error(format!("{MAX_FOLLOWERS} clients follow events; end one of them")),
+        },
+        Ok(request) => handle(request, state).await.unwrap_or_else(|e| error(format!("{e:#}"))),
         Err(e) => error(e.to_string()),
     };
     let _ = send(&mut write, &response).await;
@@ -218,5 +271,23 @@ async fn send_events(
             Err(RecvError::Lagged(missed)) => send(write, &Response::Missed { missed }).await?,
             Err(RecvError::Closed) => return Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_is_private_before_it_listens() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("socket");
+        let socket = private_socket(&path).expect("a socket");
+        let mode = std::fs::metadata(&path).expect("it exists").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(StdUnixStream::connect(&path).is_err(), "it does not listen");
+        drop(socket);
     }
 }

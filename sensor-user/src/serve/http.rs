@@ -26,7 +26,8 @@ use tokio::{net::TcpStream, sync::watch};
 use tracing::debug;
 
 use super::{
-    metrics::{classic, render::Renderer},
+    limits::Ticket,
+    metrics::render::{Format, Renderer},
     state::{
         app::AppState,
         clients::{Protocol, ReadinessQuery},
@@ -38,8 +39,6 @@ use sensor_core::model::{
     readiness::{FailOn, ReadinessState},
 };
 
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Time for answers in progress after shutdown begins.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest head of a request in bytes; a scraper's has a few hundred.
@@ -51,14 +50,21 @@ struct Routes {
     renderer: Arc<Renderer>,
 }
 
-/// All routes.
+/// All routes. The paths of health checks have every form that checkers use: HAProxy's `option
+/// httpchk` asks with OPTIONS, and some people end a path with a slash.
 pub fn router(state: AppState) -> Router {
+    let livez = || async { text(StatusCode::OK, "alive\n") };
+    let (livez, host) = (get(livez).options(livez), get(readyz).options(readyz));
+    let scope = get(readyz_of).options(readyz_of);
     Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
-        .route("/livez", get(|| async { text(StatusCode::OK, "alive\n") }))
-        .route("/readyz", get(readyz))
-        .route("/readyz/{scope}", get(readyz_of))
+        .route("/livez", livez.clone())
+        .route("/livez/", livez)
+        .route("/readyz", host.clone())
+        .route("/readyz/", host)
+        .route("/readyz/{scope}", scope.clone())
+        .route("/readyz/{scope}/", scope)
         .route("/api/v1/events", get(events))
         .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
         .with_state(Routes { state, renderer: Arc::default() })
@@ -67,16 +73,16 @@ pub fn router(state: AppState) -> Router {
 /// Serves one request on a connection, within the deadline, or until `stop`.
 pub async fn serve(
     stream: TcpStream,
+    ticket: Arc<Ticket>,
     router: Router,
     limits: Http,
     mut stop: watch::Receiver<bool>,
 ) {
-    let peer = stream.peer_addr().ok().map(|addr| Peer(addr.ip()));
     let app = TowerToHyperService::new(router);
+    let served = Arc::clone(&ticket);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
+        served.set_active();
+        request.extensions_mut().insert(Peer(served.peer()));
         app.call(request)
     });
     let connection = http1::Builder::new()
@@ -93,10 +99,16 @@ pub async fn serve(
         done = connection.as_mut() => {
             if let Err(e) = done {
                 debug!("connection: {e}");
+                if e.is_timeout() {
+                    ticket.set_timed_out();
+                }
             }
             return;
         }
-        () = deadline => return,
+        () = deadline => {
+            ticket.set_timed_out();
+            return;
+        }
         _ = stop.wait_for(|stop| *stop) => {}
     }
     // An answer in progress may be finished.
@@ -133,11 +145,9 @@ async fn index() -> Response {
 }
 
 async fn metrics(Shared(routes): Shared<Routes>, headers: HeaderMap) -> Response {
-    let body = routes.renderer.render(&routes.state);
-    if wants_open_metrics(&headers) {
-        return ([(CONTENT_TYPE, OPEN_METRICS)], body).into_response();
-    }
-    ([(CONTENT_TYPE, CLASSIC)], classic::from_open_metrics(&body)).into_response()
+    let format = if wants_open_metrics(&headers) { Format::OpenMetrics } else { Format::Classic };
+    let body = routes.renderer.page(&routes.state, format);
+    ([(CONTENT_TYPE, format.content_type())], body).into_response()
 }
 
 /// Whether the client accepts OpenMetrics: clients that do prefer it (Prometheus, the Datadog

@@ -1,120 +1,357 @@
-//! Accepts connections within a bound, until shutdown.
+//! Accepts connections within bounds, fairly per address, until shutdown. `places` decides who has
+//! a place.
 //!
-//! A connection beyond the bound waits in the kernel's backlog, except one per listener. Each
-//! protocol sets a deadline for its connections.
+//! A connection that exceeds a rate waits in its place for the next period; one without a place is
+//! closed. Each protocol sets a deadline for its connections.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, watch},
+    task::AbortHandle,
     time::Instant,
 };
 use tracing::debug;
 
-/// Most connections that a listener accepts per [`PERIOD`]; more wait in the backlog. A hundred
-/// balancers that poll four times a second open fewer. The daemon has real-time priority: without a
-/// limit, a flood of connections would take a processor from all other processes.
-const MAX_PER_PERIOD: u32 = 50;
-/// See [`MAX_PER_PERIOD`].
+use super::{
+    places::{Admission, Id, Places, Prefix},
+    state::connections::{ConnectionCounts, Outcome},
+};
+
+/// See the constants below.
 const PERIOD: Duration = Duration::from_millis(100);
+/// Most connections that a listener serves at once per [`PERIOD`]. A hundred balancers that ask
+/// four times a second are fewer. The daemon has real-time priority: without a limit, a flood of
+/// connections would take a processor from all other processes.
+const MAX_PER_PERIOD: u32 = 50;
+/// The same for one address, so that it leaves half to others.
+const MAX_PER_ADDRESS: u32 = 25;
+/// Most connections that a listener takes from the backlog per [`PERIOD`], to be served or closed.
+/// More than [`MAX_PER_PERIOD`]: the backlog is in order of arrival, and a client would wait there
+/// behind a flood.
+const MAX_ACCEPTED: u32 = 400;
+/// Most likely there are no free descriptors: some are closed within this.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// Limits the rate of connections.
+#[derive(Debug)]
 struct RateLimit {
     period_start: Instant,
     accepted: u32,
+    served: u32,
+    by_address: BTreeMap<Prefix, u32>,
 }
 
 impl RateLimit {
-    /// Counts a connection at `now`. Returns the time of the next period if the limit is reached.
-    fn count(&mut self, now: Instant) -> Option<Instant> {
+    fn new(now: Instant) -> Self {
+        Self { period_start: now, accepted: 0, served: 0, by_address: BTreeMap::new() }
+    }
+
+    /// Counts a connection at `now`. Returns the time of the next period if this one has enough
+    /// connections, of this address or in all.
+    fn count(&mut self, prefix: Prefix, now: Instant) -> Option<Instant> {
         if now >= self.period_start + PERIOD {
-            (self.period_start, self.accepted) = (now, 0);
+            *self = Self::new(now);
         }
         self.accepted += 1;
-        (self.accepted >= MAX_PER_PERIOD).then(|| self.period_start + PERIOD)
+        let of_address = self.by_address.get(&prefix).copied().unwrap_or_default();
+        if self.served >= MAX_PER_PERIOD || of_address >= MAX_PER_ADDRESS {
+            return Some(self.period_start + PERIOD);
+        }
+        self.served += 1;
+        self.by_address.insert(prefix, of_address + 1);
+        None
+    }
+
+    /// The time of the next period, if no more may be accepted in this one.
+    fn pause(&self) -> Option<Instant> {
+        (self.accepted >= MAX_ACCEPTED).then(|| self.period_start + PERIOD)
     }
 }
 
-/// A listener of either family.
-pub trait Accept: Send + 'static {
-    /// An accepted connection.
-    type Stream: Send + 'static;
-    /// Waits for the next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+/// The places of one or more listeners.
+#[derive(Debug)]
+pub struct Gate {
+    open: Mutex<Open>,
+    counts: Arc<ConnectionCounts>,
 }
 
-impl Accept for TcpListener {
-    type Stream = tokio::net::TcpStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+#[derive(Debug)]
+struct Open {
+    places: Places,
+    tasks: BTreeMap<Id, AbortHandle>,
+}
+
+impl Gate {
+    /// At most `max` connections at a time.
+    pub fn new(max: usize, counts: Arc<ConnectionCounts>) -> Arc<Self> {
+        let open = Open { places: Places::new(max), tasks: BTreeMap::new() };
+        Arc::new(Self { open: Mutex::new(open), counts })
+    }
+
+    /// Only the serving thread takes the lock, never across an await.
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no connection is open.
+    pub fn is_empty(&self) -> bool {
+        self.open().places.is_empty()
+    }
+
+    /// A place for a connection, if there is one; closes the connection that had it.
+    fn admit(self: &Arc<Self>, peer: IpAddr, may_replace: bool) -> Option<Ticket> {
+        let mut open = self.open();
+        let id = match open.places.admit(Prefix::of(peer), may_replace) {
+            Admission::Admit(id) => id,
+            Admission::Evict { admitted, evicted } => {
+                if let Some(task) = open.tasks.remove(&evicted) {
+                    task.abort();
+                }
+                admitted
+            }
+            Admission::Refuse => {
+                self.counts.end(Outcome::Refused);
+                return None;
+            }
+        };
+        let outcome = Mutex::new(Outcome::Abandoned);
+        Some(Ticket { gate: Arc::clone(self), id, peer, outcome })
+    }
+
+    /// Serves a connection, now or from `start` on, or closes it.
+    fn take<F>(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: IpAddr,
+        start: Option<Instant>,
+        serve: &impl Fn(TcpStream, Arc<Ticket>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(ticket) = self.admit(peer, start.is_none()) else { return };
+        let (id, ticket) = (ticket.id, Arc::new(ticket));
+        let served = serve(stream, Arc::clone(&ticket));
+        let task = tokio::spawn(async move {
+            if let Some(start) = start {
+                let _queued = Gauge::new(&ticket.gate.counts, |counts| &counts.queued);
+                tokio::time::sleep_until(start).await;
+            }
+            let _open = Gauge::new(&ticket.gate.counts, |counts| &counts.open);
+            served.await;
+        });
+        self.open().tasks.insert(id, task.abort_handle());
     }
 }
 
-impl Accept for UnixListener {
-    type Stream = tokio::net::UnixStream;
-    async fn accept(&self) -> io::Result<Self::Stream> {
-        Self::accept(self).await.map(|(stream, _)| stream)
+/// Adds one to a count while it exists.
+struct Gauge<'a>(&'a std::sync::atomic::AtomicU64);
+
+impl<'a> Gauge<'a> {
+    fn new(
+        counts: &'a ConnectionCounts,
+        of: impl Fn(&'a ConnectionCounts) -> &'a std::sync::atomic::AtomicU64,
+    ) -> Self {
+        let count = of(counts);
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
     }
 }
 
-/// Accepts and serves at most as many connections at a time as `permits` has, until `stop`.
-pub async fn accept_loop<L, F>(
-    listener: L,
-    permits: Arc<Semaphore>,
+impl Drop for Gauge<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The place of a connection, until it is dropped.
+#[derive(Debug)]
+pub struct Ticket {
+    gate: Arc<Gate>,
+    id: Id,
+    peer: IpAddr,
+    outcome: Mutex<Outcome>,
+}
+
+impl Ticket {
+    /// The client's address.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// The request is complete: the connection is no longer closed for another one.
+    pub fn set_active(&self) {
+        self.gate.open().places.set_active(self.id);
+        self.set(Outcome::Served);
+    }
+
+    /// The answer is complete, and the client has not closed the connection yet.
+    pub fn set_idle(&self) {
+        self.gate.open().places.set_idle(self.id);
+    }
+
+    /// The connection ends at a deadline.
+    pub fn set_timed_out(&self) {
+        self.set(Outcome::TimedOut);
+    }
+
+    fn set(&self, outcome: Outcome) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut open = self.gate.open();
+        open.tasks.remove(&self.id);
+        let was_open = open.places.release(self.id);
+        drop(open);
+        let outcome = *self.outcome.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let is_served = outcome == Outcome::Served;
+        self.gate.counts.end(if was_open || is_served { outcome } else { Outcome::Evicted });
+    }
+}
+
+/// Accepts and serves connections that have a place, until `stop`.
+pub async fn accept_tcp<F>(
+    listener: TcpListener,
+    gate: Arc<Gate>,
     mut stop: watch::Receiver<bool>,
-    serve: impl Fn(L::Stream) -> F,
+    serve: impl Fn(TcpStream, Arc<Ticket>) -> F,
 ) where
-    L: Accept,
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut rate_limit = RateLimit { period_start: Instant::now(), accepted: 0 };
+    let mut rate_limit = RateLimit::new(Instant::now());
     loop {
-        // The permit comes second: listeners share permits, and an idle listener must not hold one.
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
+            Err(e) => {
+                wait_after(&e).await;
+                continue;
+            }
+        };
+        let start = rate_limit.count(Prefix::of(peer), Instant::now());
+        gate.take(stream, peer, start, &serve);
+        if let Some(next_period) = rate_limit.pause() {
+            tokio::time::sleep_until(next_period).await;
+        }
+        // A request that has come is read before its connection could be evicted.
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Accepts and serves at most as many connections at a time as `permits` has, until `stop`. More
+/// wait in the backlog: only root connects.
+pub async fn accept_unix<F>(
+    listener: UnixListener,
+    permits: Arc<Semaphore>,
+    mut stop: watch::Receiver<bool>,
+    serve: impl Fn(UnixStream) -> F,
+) where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
         let next = async {
-            let accepted = listener.accept().await;
-            (accepted, Arc::clone(&permits).acquire_owned().await)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (listener.accept().await, permit)
         };
         let (accepted, permit) = tokio::select! {
             next = next => next,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         match accepted {
-            Ok(stream) => {
+            Ok((stream, _)) => {
                 let served = serve(stream);
                 tokio::spawn(async move {
                     served.await;
                     drop(permit);
                 });
-                if let Some(next_period) = rate_limit.count(Instant::now()) {
-                    tokio::time::sleep_until(next_period).await;
-                }
             }
-            Err(e) => {
-                // Most likely there are no free descriptors: wait until some are closed.
-                debug!("accept: {e}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            Err(e) => wait_after(&e).await,
         }
     }
 }
 
+async fn wait_after(error: &io::Error) {
+    debug!("accept: {error}");
+    tokio::time::sleep(ACCEPT_RETRY).await;
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
+    fn prefix(n: u8) -> Prefix {
+        Prefix::of(IpAddr::from([127, 0, 0, n]))
+    }
+
     #[test]
-    fn connections_per_period_are_limited() {
+    fn an_address_cannot_use_all_of_a_period() {
         let start = Instant::now();
-        let mut rate_limit = RateLimit { period_start: start, accepted: 0 };
+        let mut limit = RateLimit::new(start);
         for period in 0..3 {
             let now = start + period * PERIOD;
-            for n in 1..MAX_PER_PERIOD {
-                assert_eq!(rate_limit.count(now + Duration::from_micros(n.into())), None);
+            let next = Some(now + PERIOD);
+            for n in 0..300 {
+                let expected = if n < MAX_PER_ADDRESS { None } else { next };
+                assert_eq!(limit.count(prefix(1), now), expected, "{n}");
             }
-            // A period begins with its first connection.
-            let first = if period == 0 { now } else { now + Duration::from_micros(1) };
-            assert_eq!(rate_limit.count(now + PERIOD / 2), Some(first + PERIOD));
+            for n in 0..30 {
+                let expected = if n < MAX_PER_PERIOD - MAX_PER_ADDRESS { None } else { next };
+                assert_eq!(limit.count(prefix(2), now + PERIOD / 2), expected, "{n}");
+            }
+            assert_eq!(limit.pause(), None);
+            for _ in 330..MAX_ACCEPTED {
+                limit.count(prefix(3), now);
+            }
+            assert_eq!(limit.pause(), next);
+            assert!(limit.by_address.len() <= MAX_PER_PERIOD as usize, "bounded");
         }
+    }
+
+    async fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let addr = listener.local_addr().expect("an address");
+        let (client, server) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (client.expect("connected"), server.expect("accepted").0)
+    }
+
+    #[tokio::test]
+    async fn an_evicted_connection_is_closed_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let counts = Arc::new(ConnectionCounts::default());
+        let gate = Gate::new(1, Arc::clone(&counts));
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let never = |stream, ticket: Arc<Ticket>| async move {
+            let _held: (TcpStream, _) = (stream, ticket);
+            std::future::pending::<()>().await;
+        };
+        let (mut first, server) = connected(&listener).await;
+        gate.take(server, peer, None, &never);
+        tokio::task::yield_now().await;
+        assert_eq!(counts.open.load(Ordering::Relaxed), 1);
+        let (mut refused, server) = connected(&listener).await;
+        gate.take(server, peer, Some(Instant::now() + PERIOD), &never);
+        assert_eq!(refused.read(&mut [0]).await.ok(), Some(0), "over its rate");
+        let (_second, server) = connected(&listener).await;
+        gate.take(server, peer, None, &never);
+        assert_eq!(first.read(&mut [0]).await.ok(), Some(0), "evicted");
+        tokio::task::yield_now().await;
+        assert_eq!(counts.open.load(Ordering::Relaxed), 1);
+        assert!(!gate.is_empty());
+        let ended = Outcome::ALL.map(|outcome| counts.ended(outcome));
+        assert_eq!(ended, [0, 1, 1, 0, 0]);
     }
 }

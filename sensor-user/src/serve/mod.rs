@@ -3,7 +3,8 @@
 //!
 //! * [`state`]: shared by all servers: readiness, the operator's drain, the clients.
 //! * [`metrics`] renders `/metrics`.
-//! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections.
+//! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections,
+//!   fairly per address by [`places`].
 //! * [`admin`] is the root-only socket of `memsensor events`, `explain`, `drain`, `top`, with the
 //!   messages of [`admin_protocol`].
 
@@ -13,4 +14,5 @@ pub mod agent_check;
 pub mod http;
 pub mod limits;
 pub mod metrics;
+pub mod places;
 pub mod state;

@@ -1,56 +1,43 @@
-//! The standard `process_*` metrics of the daemon, from /proc/self.
+//! The standard `process_*` metrics of the daemon, and its locked memory, from published figures:
+//! opening files of /proc could wait for memory on the thread that answers load balancers.
 
 use std::fmt::Error;
 
-use procfs::process::{LimitValue, Process};
-use prometheus_client::{
-    encoding::{DescriptorEncoder, NoLabelSet},
-    metrics::MetricType,
-    registry::Unit,
-};
+use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 
-use crate::host::footprint::Footprint;
+use super::encode::{Field, Labels};
+use crate::publish::own_process::ProcessFigures;
 
-/// Writes these metrics, and the locked memory. Skips values that cannot be read.
-pub(super) fn encode(encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let Ok(process) = Process::myself() else { return Ok(()) };
-    let Ok(stat) = process.stat() else { return Ok(()) };
-    let ticks = procfs::ticks_per_second() as f64;
-    let seconds = Unit::Seconds;
-    encoder
-        .encode_descriptor(
-            "process_cpu",
-            "Time on a CPU, in user and kernel mode",
-            Some(&seconds),
-            MetricType::Counter,
-        )?
-        .encode_counter::<NoLabelSet, f64, f64>(
-            &((stat.utime + stat.stime) as f64 / ticks),
-            None,
-        )?;
-    let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: f64| {
-        encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?.encode_gauge(&value)
-    };
-    let bytes = Unit::Bytes;
-    let resident = stat.rss * procfs::page_size();
-    gauge("process_resident_memory", "Resident memory", Some(&bytes), resident as f64)?;
-    let locked = Footprint::now().map(|footprint| footprint.locked as f64);
-    if let Some(locked) = locked {
-        gauge("memsensor_locked_memory", "Memory that cannot be reclaimed", Some(&bytes), locked)?;
-    }
-    gauge("process_virtual_memory", "Address space", Some(&bytes), stat.vsize as f64)?;
-    gauge("process_threads", "Threads", None, stat.num_threads as f64)?;
-    if let Ok(boot) = procfs::boot_time_secs() {
-        let started = boot as f64 + stat.starttime as f64 / ticks;
-        gauge("process_start_time", "Start, in seconds since 1970", Some(&seconds), started)?;
-    }
-    if let Ok(fds) = process.fd_count() {
-        gauge("process_open_fds", "Open file descriptors", None, fds as f64)?;
-    }
-    if let Ok(limits) = process.limits()
-        && let LimitValue::Value(max) = limits.max_open_files.soft_limit
-    {
-        gauge("process_max_fds", "Most file descriptors that may be open", None, max as f64)?;
+type ProcessField = (&'static str, &'static str, Option<Unit>, fn(&ProcessFigures) -> Option<f64>);
+
+const CPU: ProcessField =
+    ("process_cpu", "Time on a CPU, in user and kernel mode", Some(Unit::Seconds), |p| {
+        p.cpu_seconds
+    });
+
+const GAUGES: [ProcessField; 7] = [
+    ("process_resident_memory", "Resident memory", Some(Unit::Bytes), |p| p.resident_bytes),
+    ("memsensor_locked_memory", "Memory that cannot be reclaimed", Some(Unit::Bytes), |p| {
+        p.locked_bytes
+    }),
+    ("process_virtual_memory", "Address space", Some(Unit::Bytes), |p| p.virtual_bytes),
+    ("process_threads", "Threads", None, |p| p.threads),
+    ("process_start_time", "Start, in seconds since 1970", Some(Unit::Seconds), |p| {
+        p.start_seconds
+    }),
+    ("process_open_fds", "Open file descriptors", None, |p| p.open_fds),
+    ("process_max_fds", "Most file descriptors that may be open", None, |p| p.max_fds),
+];
+
+/// Writes these metrics; those without a value are absent.
+pub(super) fn encode(
+    encoder: &mut DescriptorEncoder,
+    figures: &ProcessFigures,
+) -> Result<(), Error> {
+    let gauges = GAUGES.map(|field| (MetricType::Gauge, field));
+    let fields = [(MetricType::Counter, CPU)].into_iter().chain(gauges);
+    for (kind, (name, help, unit, value)) in fields {
+        Field { name, help, unit, kind, value }.encode(encoder, [(Labels::new(), figures)])?;
     }
     Ok(())
 }

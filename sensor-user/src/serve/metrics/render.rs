@@ -3,28 +3,115 @@
 use std::{
     fmt::Error,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use axum::body::Bytes;
 use prometheus_client::{
     collector::Collector, encoding::DescriptorEncoder, encoding::text, registry::Registry,
 };
-use sensor_core::{common::counter::nanos, model::snapshot::Sample};
+use sensor_core::{
+    common::counter::nanos,
+    model::{readiness::TrafficHealth, snapshot::Sample},
+};
 
-use super::{cgroups, probes::ProbeMetrics, process, scopes, sensor};
+use super::{cgroups, classic, probes::ProbeMetrics, process, scopes, sensor};
 use crate::serve::state::app::AppState;
 
-/// Renders `/metrics`, and remembers how long that took.
+/// A page is rendered again after this, also without a new sample. A flood of requests costs no
+/// more than ten pages a second, and their bodies share memory.
+const MAX_AGE: Duration = Duration::from_millis(100);
+
+/// A text format of Prometheus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// The older text format.
+    Classic,
+}
+
+impl Format {
+    /// The media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Classic => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Renders `/metrics` once for all clients of a moment, and remembers how long that took.
 #[derive(Debug, Default)]
 pub struct Renderer {
     last_ns: AtomicU64,
+    page: Mutex<Option<Page>>,
+}
+
+/// What a page must not differ in from the answers of `/readyz`.
+#[derive(Debug, Clone, PartialEq)]
+struct PageKey {
+    taken_ns: Option<u64>,
+    drained: bool,
+    health: Vec<TrafficHealth>,
+}
+
+impl PageKey {
+    fn of(state: &AppState) -> Self {
+        Self {
+            taken_ns: state.sample().map(|sample| sample.snapshot.taken_ns),
+            drained: state.drain.is_drained(),
+            health: (0..state.scopes.len()).map(|scope| state.health(scope)).collect(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    key: PageKey,
+    at: Instant,
+    open_metrics: Bytes,
+    classic: Option<Bytes>,
+}
+
+impl Page {
+    fn is_valid(&self, key: &PageKey, now: Instant) -> bool {
+        self.key == *key && now.saturating_duration_since(self.at) < MAX_AGE
+    }
+
+    fn body(&mut self, format: Format) -> Bytes {
+        match format {
+            Format::OpenMetrics => self.open_metrics.clone(),
+            Format::Classic => {
+                let text = std::str::from_utf8(&self.open_metrics).unwrap_or_default();
+                let classic = || classic::from_open_metrics(text).into();
+                self.classic.get_or_insert_with(classic).clone()
+            }
+        }
+    }
 }
 
 impl Renderer {
-    /// All metrics as OpenMetrics text.
+    /// All metrics, not older than the last sample and than a tenth of a second.
+    pub fn page(&self, state: &AppState, format: Format) -> Bytes {
+        self.page_at(state, format, Instant::now())
+    }
+
+    fn page_at(&self, state: &AppState, format: Format, now: Instant) -> Bytes {
+        let key = PageKey::of(state);
+        // Only the serving thread takes the lock.
+        let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(page) = page.as_mut().filter(|page| page.is_valid(&key, now)) {
+            return page.body(format);
+        }
+        let open_metrics = self.render(state).into();
+        page.insert(Page { key, at: now, open_metrics, classic: None }).body(format)
+    }
+
+    /// Renders all metrics as OpenMetrics text.
     pub fn render(&self, state: &AppState) -> String {
         let begun = Instant::now();
         let mut registry = Registry::default();
@@ -71,6 +158,79 @@ impl Collector for Exposition {
             sample.as_ref().map(|sample| &sample.snapshot),
             *last_seconds,
         )?;
-        process::encode(&mut encoder)
+        let figures = published.process.load();
+        figures.as_deref().map_or(Ok(()), |figures| process::encode(&mut encoder, figures))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use sensor_core::{
+        common::state_file::StateFile,
+        model::{coverage::Coverage, readiness::OnUnknown, snapshot::Snapshot},
+        verdict::scope::HOST,
+    };
+
+    use super::*;
+    use crate::{
+        publish::{event_log::EventLog, loop_lag::LoopLags},
+        serve::state::{
+            app::Published,
+            clients::ClientTracker,
+            connections::Connections,
+            drain::OperatorDrain,
+            settings::{Buckets, Metrics, Readiness},
+        },
+    };
+
+    fn state() -> AppState {
+        let published = Published {
+            sample: Arc::default(),
+            usage: Arc::default(),
+            cgroups: Arc::default(),
+            events: Arc::new(EventLog::new("")),
+            coverage: Arc::new(Coverage::none("none")),
+            lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+            process: Arc::default(),
+        };
+        let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
+        let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
+        AppState {
+            published,
+            scopes: [HOST.to_owned()].into(),
+            policy: Arc::default(),
+            readiness: Readiness { stale_after, on_unknown },
+            metrics: Metrics { buckets: Buckets::default(), growing_processes: 5 },
+            drain: Arc::new(OperatorDrain::load(no_file)),
+            clients: Arc::new(ClientTracker::new(0)),
+            connections: Connections::default(),
+            unknown_scopes: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn clients_of_a_moment_share_a_page() {
+        let (state, renderer, start) = (state(), Renderer::default(), Instant::now());
+        let page = |format, ms| renderer.page_at(&state, format, start + Duration::from_millis(ms));
+        let same = |a: &Bytes, b: &Bytes| a.as_ptr() == b.as_ptr();
+        for format in [Format::OpenMetrics, Format::Classic] {
+            let first = page(format, 0);
+            assert!(same(&first, &page(format, 99)), "{format:?}");
+        }
+        let before = page(Format::OpenMetrics, 99);
+        let after = page(Format::OpenMetrics, 100);
+        assert!(!same(&before, &after), "it is old");
+        state.drain.begin("test", None);
+        let drained = page(Format::OpenMetrics, 100);
+        assert!(!same(&after, &drained) && !same(&before, &drained));
+        let contains = |page: &Bytes, text| String::from_utf8_lossy(page).contains(text);
+        assert!(contains(&drained, "memsensor_drained 1.0"));
+        let snapshot = Snapshot { taken_ns: 1, taken_unix: 7.0, ..Snapshot::default() };
+        let sample = Sample { snapshot, scopes: Vec::new() };
+        state.published.sample.store(Some(Arc::new(sample)));
+        let sampled = page(Format::Classic, 100);
+        assert!(contains(&sampled, "memsensor_last_sample_timestamp_seconds 7.0"), "a new sample");
     }
 }

@@ -13,7 +13,10 @@ use sensor_ebpf::{
 
 use sensor_core::model::{coverage::Coverage, snapshot::Snapshot};
 
-use super::encode::{Labels, counter, flag, gauge};
+use super::{
+    connections,
+    encode::{Labels, counter, flag, gauge},
+};
 use crate::{publish::loop_lag::LoopLags, serve::state::app::AppState};
 
 /// Writes all of these metrics. `last_seconds` is the duration of the last rendering.
@@ -44,6 +47,7 @@ pub(super) fn encode(
     let mut drained =
         encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
     flag(&mut drained, &Labels::new(), state.drain.is_drained())?;
+    connections::encode(encoder, &state.connections)?;
     lag_metrics(encoder, &state.published.lags)?;
     probe_metrics(encoder, &state.published.coverage)?;
     let help = "Version and revision of the running daemon";

@@ -9,12 +9,13 @@ use sensor_core::{
 
 use super::{
     clients::ClientTracker,
+    connections::Connections,
     drain::OperatorDrain,
     settings::{Metrics, Readiness},
 };
 use crate::publish::{
     cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
-    sample::PublishedSample, usage::PublishedUsage,
+    own_process::PublishedProcess, sample::PublishedSample, usage::PublishedUsage,
 };
 
 /// Handles to published data.
@@ -32,6 +33,8 @@ pub struct Published {
     pub coverage: Arc<Coverage>,
     /// Lag of the daemon's loops.
     pub lags: Arc<LoopLags>,
+    /// The daemon's own process.
+    pub process: PublishedProcess,
 }
 
 /// State that all servers share; cheap to clone.
@@ -51,6 +54,8 @@ pub struct AppState {
     pub drain: Arc<OperatorDrain>,
     /// Clients that poll readiness.
     pub clients: Arc<ClientTracker>,
+    /// Counts of connections.
+    pub connections: Connections,
     /// Requests for scopes that do not exist.
     pub unknown_scopes: Arc<AtomicU64>,
 }

@@ -24,8 +24,10 @@ pub struct Readiness {
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     /// Number of connections that are open at a time, over all addresses of `listen`. Range: 1 to
-    /// 512. Further connections wait in the kernel's backlog. An open connection takes about 20
-    /// KiB. Raise it if many load balancers and scrapers poll this host at the same moment.
+    /// 512. A client's address may have an eighth of them, at least one; a /64 of IPv6 counts as
+    /// one address. Further connections replace connections whose request is not complete, or are
+    /// closed. An open connection takes about 20 KiB. Raise it if many load balancers and scrapers
+    /// poll this host at the same moment.
     pub max_connections: usize,
     /// Time within which a client must send the head of its request. Range: 100ms to 10m. Raise it
     /// for clients behind a slow network.
@@ -44,7 +46,7 @@ impl Default for Http {
     fn default() -> Self {
         Self {
             max_connections: 64,
-            head_timeout: Duration::from_secs(5),
+            head_timeout: Duration::from_secs(1),
             deadline: Duration::from_secs(10),
         }
     }

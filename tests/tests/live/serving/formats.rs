@@ -119,6 +119,8 @@ const CONTRACT: &[&str] = &[
     "memsensor_bpf_runs_total",
     "memsensor_bpf_map_bytes",
     "memsensor_events_lost_total",
+    "memsensor_connections_total",
+    "memsensor_current_connections",
     "memsensor_scrape_seconds",
     "memsensor_last_sample_timestamp_seconds",
     "memsensor_build_info",

@@ -85,7 +85,8 @@ fn threads_have_real_time_priority_or_the_log_says_why_not() {
     }
 }
 
-/// 300 connections at once are served at a bounded rate.
+/// Of 300 connections at once from one address, a bounded number is served in each period; the
+/// others are closed.
 #[test]
 fn a_flood_of_connections_is_rate_limited() {
     let daemon = Daemon::start("").expect("daemon");
@@ -93,15 +94,19 @@ fn a_flood_of_connections_is_rate_limited() {
     let flood: Vec<_> = (0..300)
         .map(|_| TcpStream::connect(daemon.listening[1]).expect("into the backlog"))
         .collect();
+    let (mut served, mut closed) = (0, 0);
     for mut stream in flood {
-        // The end of the stream is the end of the request.
-        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        // The end of the stream is the end of the request. It may be closed already.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut line = String::new();
-        stream.read_to_string(&mut line).expect("a response");
-        assert_eq!(line, "up 100%\n");
+        match stream.read_to_string(&mut line) {
+            Ok(_) if line == "up 100%\n" => served += 1,
+            _ => closed += 1,
+        }
     }
-    // At least four intervals of 100 ms end before the last response.
-    let took = begun.elapsed();
-    assert!(took >= Duration::from_millis(400), "300 responses in {took:?}");
+    let periods = begun.elapsed().as_millis() / 100 + 1;
+    assert!(served >= 25 && closed >= 1, "{served} served, {closed} closed");
+    // 25 in each period, and the eight that waited for it.
+    assert!(served <= 33 * periods, "{served} served in {periods} periods");
     assert_eq!(agent_check(&daemon), "up 100%\n");
 }

@@ -101,6 +101,8 @@ GROUPS = {
         'memsensor_scrape_seconds': 'scrape_seconds',
         'memsensor_locked_memory_bytes': 'locked_memory_bytes',
         'memsensor_unknown_scope_requests': 'unknown_scope_requests',
+        'memsensor_connections': 'connections',
+        'memsensor_current_connections': 'current_connections',
         'memsensor_bpf_map_bytes': 'bpf_map_bytes',
         'memsensor_bpf_run_seconds': 'bpf_run_seconds',
         'memsensor_bpf_runs': 'bpf_runs',
