@@ -130,6 +130,7 @@ fn sampling_metrics(
         MetricType::Gauge,
     )?;
     gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
+    readable_maps(encoder, snapshot)?;
     if let Some(row) = snapshot.rows.get(loss::ROW as usize) {
         let help = "Events that the kernel half could not record, by reason";
         let mut lost =
@@ -157,6 +158,21 @@ fn sampling_metrics(
         encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
     for cost in &snapshot.costs {
         counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
+    }
+    Ok(())
+}
+
+/// Absent where no program could be loaded, because there are no maps.
+fn readable_maps(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), Error> {
+    if snapshot.rows.is_empty() && !snapshot.unread.counters {
+        return Ok(());
+    }
+    let help = "Whether the last attempt to read these BPF maps succeeded; if 0, counters keep their \
+                last values, gauges are absent, and the verdict uses PSI alone";
+    let name = "memsensor_bpf_maps_readable";
+    let mut readable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (maps, is_readable) in snapshot.unread.readable() {
+        flag(&mut readable, &vec![("maps", maps.to_owned())], is_readable)?;
     }
     Ok(())
 }
