@@ -80,6 +80,12 @@ impl RowHistory {
         let (window_start, recent_start) = (start(window_ns), start(recent_ns));
         SettledRows { rows, window_start, recent_start }
     }
+
+    /// The rows of the last sample, for one whose maps could not be read; empty if there was none.
+    pub fn last(&self) -> SettledRows {
+        let rows = self.past.back().map(|(_, rows)| Arc::clone(rows)).unwrap_or_default();
+        SettledRows { window_start: Arc::clone(&rows), recent_start: Arc::clone(&rows), rows }
+    }
 }
 
 fn add_in_progress(row: &mut Row, shape: Shape, in_flight: &InFlight) {

@@ -139,7 +139,10 @@ impl Scopes {
         coverage: &Coverage,
     ) -> Vec<ScopeVerdict> {
         let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
-        read_probes(snapshot, coverage, &mut reading);
+        // Rows of an earlier sample would show a calm host.
+        if !snapshot.unread.counters {
+            read_probes(snapshot, coverage, &mut reading);
+        }
         self.memory.read(&mut reading);
         let mut verdicts = Vec::with_capacity(1 + self.cgroups.len());
         verdicts.push(ScopeVerdict {
