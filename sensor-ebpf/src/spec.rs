@@ -24,7 +24,7 @@ pub struct Probe {
     pub name: &'static str,
     /// One sentence for `memsensor probes`.
     pub about: &'static str,
-    /// Kernel programs, in the order in which they attach.
+    /// Kernel programs, in the order in which they attach: an end before its begin.
     pub programs: &'static [Program],
     /// The metrics that `/metrics` exposes from its row.
     pub metrics: &'static [Metric],

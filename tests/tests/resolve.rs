@@ -41,18 +41,18 @@ type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 const PROGRAMS: [(&str, &[&str]); 14] = [
     ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
-    ("direct_reclaim", &["direct_begin", "direct_end"]),
-    ("memcg_reclaim", &["memcg_begin", "memcg_end", "softlimit_begin", "softlimit_end"]),
-    ("kswapd", &["kswapd_wake", "kswapd_sleep"]),
+    ("direct_reclaim", &["direct_end", "direct_begin"]),
+    ("memcg_reclaim", &["memcg_end", "memcg_begin", "softlimit_end", "softlimit_begin"]),
+    ("kswapd", &["kswapd_sleep", "kswapd_wake"]),
     ("reclaim_scan", &["shrink_inactive"]),
     ("throttle", &["throttled"]),
     ("pfmemalloc_throttle", &["pfmem_end", "pfmem_begin"]),
-    ("compaction", &["compact_begin", "compact_end"]),
+    ("compaction", &["compact_end", "compact_begin"]),
     ("alloc_retry", &["reclaim_retry", "compact_retry"]),
     ("alloc_failure", &["alloc_failed"]),
     ("kill_signal", &["kill_signal"]),
     ("processes", &["process_table"]),
-    ("cgroups", &["cgroup_made", "cgroup_gone"]),
+    ("cgroups", &["cgroup_gone", "cgroup_made"]),
 ];
 
 /// Kernels (as a range of columns), the program, why.
