@@ -90,9 +90,26 @@ pub struct CgroupMounts {
 impl CgroupMounts {
     /// Reads the mount points. An error if no hierarchy has the memory controller.
     pub fn find() -> Result<Self> {
-        let memory = memory_root().context("no hierarchy with the memory controller")?;
+        let memory = memory_root().with_context(|| {
+            format!("no cgroup hierarchy has the memory controller: {REMEDY_KERNEL}")
+        })?;
         Ok(Self { memory, v1: memory_on_v1(), unified: unified_root() })
     }
+}
+
+/// Why cgroups may lack the controller although the kernel has the code.
+const REMEDY_KERNEL: &str = "remove cgroup_disable=memory from the kernel's command line (on a \
+                             Raspberry Pi, add cgroup_enable=memory)";
+
+/// Why a cgroup on v2 lacks the memory controller, with the remedy. `root` is the mount point.
+pub fn why_no_controller(root: &Path) -> String {
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    if controllers.split_whitespace().any(|name| name == "memory") {
+        return "the memory controller is not enabled in the cgroup.subtree_control of its parent \
+                (systemd: MemoryAccounting=yes, or Delegate=yes above it)"
+            .to_owned();
+    }
+    format!("the kernel's memory controller is disabled: {REMEDY_KERNEL}")
 }
 
 /// Id and path below `root`, starting with `/`, of every cgroup; the root first.
