@@ -178,7 +178,8 @@ impl CgroupScope {
                 if let Some(stalls) = stalls.filter(|_| self.files.lacks_psi()) {
                     let ids = self.files.ids().iter();
                     let clocks = ids.filter_map(|id| Some((*id, *stalls.get(id)?)));
-                    reading.stall_ns = Some(self.stalls.update(reading.at_ns, clocks));
+                    let stalled_ns = self.stalls.update(reading.at_ns, clocks);
+                    reading.stall_ns = Some(stalled_ns.saturating_add(self.files.hang_ns()));
                 }
                 (self.evaluator.evaluate(reading), no_stall_source(&reading))
             }

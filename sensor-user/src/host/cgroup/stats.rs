@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use sensor_core::model::{cgroup_report::CgroupStats, oom_report::CgroupLimits};
 
 use super::{
-    files::{FileNames, MemoryStat, parse_bytes},
+    files::{FileNames, MemoryStat, parse_bytes, parse_populated},
     mounts::CgroupMounts,
 };
 use crate::host::{pressure, proc_file::numbers};
@@ -77,7 +77,12 @@ pub fn read_stats(mounts: &CgroupMounts, path: &str) -> CgroupStats {
     let stat = text(&dir, "memory.stat").unwrap_or_default();
     let page = rustix::param::page_size() as u64;
     let psi = || {
-        let text = text(&mounts.unified.as_ref()?.join(below), "memory.pressure")?;
+        let dir = mounts.unified.as_ref()?.join(below);
+        // Where memory is on v1, processes need not be in the v2 cgroup with the same path.
+        if mounts.v1 && !parse_populated(&text(&dir, "cgroup.events")?) {
+            return None;
+        }
+        let text = text(&dir, "memory.pressure")?;
         let totals = pressure::parse(&text).ok()?;
         Some([totals.some_ns, totals.full_ns])
     };
@@ -183,5 +188,22 @@ mod tests {
         assert_eq!(limits.len(), 1);
         assert_eq!((limits[0].current_bytes, limits[0].max_bytes), (Some(5), None));
         assert_eq!(limits_above(&mounts(dir.path(), true), "/"), []);
+    }
+    #[test]
+    fn psi_of_an_empty_v2_twin_is_no_measure() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pressure =
+            "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n";
+        for (v1, events, expected) in [
+            (true, "populated 0\nfrozen 0\n", None),
+            (true, "populated 1\nfrozen 0\n", Some([7000, 5000])),
+            (false, "populated 0\nfrozen 0\n", Some([7000, 5000])),
+        ] {
+            let files = [("cgroup.events", events), ("memory.pressure", pressure)];
+            write(dir.path(), "unified/a", &files);
+            let unified = Some(dir.path().join("unified"));
+            let mounts = CgroupMounts { unified, ..mounts(dir.path(), v1) };
+            assert_eq!(read_stats(&mounts, "/a").pressure_ns, expected, "{v1} {events}");
+        }
     }
 }
