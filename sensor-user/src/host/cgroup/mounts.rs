@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use walkdir::DirEntryExt as _;
 
 /// Most directories in one walk; usual hosts have far fewer.
-const MAX_WALK: usize = 50_000;
+pub const MAX_WALK: usize = 50_000;
 
 /// Whether the memory controller is on a v1 hierarchy of this host.
 pub fn memory_on_v1() -> bool {
