@@ -19,7 +19,7 @@ use walkdir::DirEntryExt as _;
 const MOUNTS: &str = "/proc/self/mounts";
 
 /// Most directories in one walk; usual hosts have far fewer.
-const MAX_WALK: usize = 50_000;
+pub const MAX_WALK: usize = 50_000;
 
 /// Whether the memory controller is on a v1 hierarchy of this host.
 pub fn memory_on_v1() -> bool {

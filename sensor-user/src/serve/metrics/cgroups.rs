@@ -106,6 +106,11 @@ pub(super) fn encode(
     let name = "memsensor_cgroups_omitted";
     let mut omitted = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
+    let help = "How often the path of a cgroup was not kept: it was longer than 1 KiB, or all \
+                paths took 2 MiB; a walk over the cgroup tree counts such a cgroup again";
+    let name = "memsensor_cgroup_paths_dropped";
+    let mut dropped = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    counter(&mut dropped, &Labels::new(), report.paths_dropped as f64)?;
     let shown: ByLabel<'_> =
         report.shown.iter().map(|cgroup| (safe_label(&cgroup.path), cgroup)).collect();
     info(encoder, &shown)?;
@@ -268,9 +273,10 @@ mod tests {
         let shown = vec![shown("/a.service", CgroupCounters::default()), shown("/b", stalled)];
         let other = CgroupCounters { oom_kills: 1, ..CgroupCounters::default() };
         assert_eq!(
-            samples(CgroupReport { shown, other, omitted: 3 }, Vec::new()),
+            samples(CgroupReport { shown, other, omitted: 3, paths_dropped: 4 }, Vec::new()),
             [
                 "memsensor_cgroups_omitted 3.0",
+                "memsensor_cgroup_paths_dropped_total 4.0",
                 "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/a.service\"} 5.0",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/b\"} 5.0",
@@ -330,7 +336,7 @@ mod tests {
         ];
         let name = "memsensor_process_growth_bytes_per_second";
         assert_eq!(
-            samples(CgroupReport::default(), processes)[1..],
+            samples(CgroupReport::default(), processes)[2..],
             [
                 format!("{name}{{comm=\"recently seen\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),
