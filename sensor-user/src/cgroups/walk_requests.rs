@@ -116,10 +116,8 @@ impl WalkRequests {
     /// Waits for a request, for shutdown, or until the timeout.
     pub(super) fn wait(&self, shutdown: &Shutdown, timeout: Duration) {
         let Ok(timeout) = Timespec::try_from(timeout) else { return };
-        let mut fds = [
-            PollFd::new(shutdown, PollFlags::IN),
-            PollFd::new(&self.requested, PollFlags::IN),
-        ];
+        let mut fds =
+            [PollFd::new(shutdown, PollFlags::IN), PollFd::new(&self.requested, PollFlags::IN)];
         // If interrupted, the caller checks again.
         let _ = poll(&mut fds, Some(&timeout));
     }
@@ -214,7 +212,7 @@ mod tests {
         let walking = std::thread::spawn({
             let (requests, found) = (Arc::clone(&requests), Arc::clone(&found));
             move || {
-                requests.wait(&Shutdown::new().expect("eventfd"), Duration::from_secs(60));
+                requests.wait(&Shutdown::new().expect("eventfd"), Duration::from_mins(1));
                 assert!(requests.take());
                 found.store(true, Ordering::Release);
                 requests.finish(u64::MAX);

@@ -8,6 +8,7 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 use sensor_core::common::{clock::monotonic_ns, text::sanitize};
 
 use super::{
+    path_cache::CgroupPathCache,
     shared_paths::{CgroupPaths, SharedPaths},
     walk_requests::{WALK_FOR_EVENT, next_walk_ns},
 };
@@ -84,7 +85,7 @@ fn walk_below(paths: &CgroupPaths, root: &Path) {
     paths.in_batches(found, |cache, (id, path)| cache.add_walked(id, path));
     // A walk that was cut has not seen the rest.
     if walked < MAX_WALK {
-        paths.in_batches(missing, |cache, id| cache.remove(id));
+        paths.in_batches(missing, CgroupPathCache::remove);
     }
 }
 

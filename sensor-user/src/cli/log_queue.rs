@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(LOST.load(Ordering::Relaxed), 1);
         let long = vec![b'x'; MAX_BYTES - 100];
         queue.push(&long);
-        queue.push(&vec![b'x'; 101]);
+        queue.push(&[b'x'; 101]);
         assert_eq!(LOST.load(Ordering::Relaxed), 2);
         permits.send(()).expect("a writer");
         assert_eq!(lines.recv().expect("written"), long);

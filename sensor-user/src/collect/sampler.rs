@@ -243,7 +243,9 @@ mod tests {
         write_psi(root, 0);
         let scopes = Scopes::open(&scopes, root, Arc::default()).expect("scopes");
         let coverage = Arc::new(coverage());
-        let scanner = ProcessScanner::new(&coverage, Arc::default(), Arc::default());
+        let paths =
+            Arc::new(crate::cgroups::shared_paths::CgroupPaths::new(None).expect("eventfd"));
+        let scanner = ProcessScanner::new(&coverage, paths, Arc::default());
         let shared = Shared {
             published: Arc::default(),
             coverage,
