@@ -108,7 +108,7 @@ pub(super) fn encode(
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
     let help = "How often the path of a cgroup was not kept: it was longer than 1 KiB, or all \
                 paths took 2 MiB; a walk over the cgroup tree counts such a cgroup again";
-    let name = "memsensor_cgroup_paths_dropped";
+    let name = "memsensor_dropped_cgroup_paths";
     let mut dropped = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     counter(&mut dropped, &Labels::new(), report.paths_dropped as f64)?;
     let shown: ByLabel<'_> =
@@ -276,7 +276,7 @@ mod tests {
             samples(CgroupReport { shown, other, omitted: 3, paths_dropped: 4 }, Vec::new()),
             [
                 "memsensor_cgroups_omitted 3.0",
-                "memsensor_cgroup_paths_dropped_total 4.0",
+                "memsensor_dropped_cgroup_paths_total 4.0",
                 "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/a.service\"} 5.0",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/b\"} 5.0",
