@@ -26,8 +26,9 @@ use crate::serve::{
     state::settings::Http,
 };
 
-/// Agent-check clients at a time; each holds its connection for at most two seconds.
-const MAX_AGENT_CLIENTS: usize = 64;
+/// Agent-check clients at a time; each holds its connection for at most two seconds. An address has
+/// an eighth: more than are served at once in a period.
+const MAX_AGENT_CLIENTS: usize = 256;
 /// Connections that may wait to be accepted. A client waits behind all of them, so that more would
 /// not help.
 const BACKLOG: i32 = 1024;

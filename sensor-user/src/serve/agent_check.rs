@@ -156,7 +156,7 @@ impl Agent {
     pub async fn answer(self: Arc<Self>, mut stream: TcpStream, ticket: Arc<Ticket>) {
         let exchange = async {
             self.exchange(&mut stream, &ticket).await?;
-            ticket.set_idle();
+            ticket.set_answered();
             if drain(&mut stream, CLOSE_TIMEOUT).await > 0 {
                 // Its question came after the answer: the next one is waited for.
                 self.askers.add(ticket.peer());

@@ -193,8 +193,8 @@ impl Ticket {
     }
 
     /// The answer is complete, and the client has not closed the connection yet.
-    pub fn set_idle(&self) {
-        self.gate.open().places.set_idle(self.id);
+    pub fn set_answered(&self) {
+        self.gate.open().places.set_answered(self.id);
     }
 
     /// The connection ends at a deadline.

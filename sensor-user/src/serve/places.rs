@@ -2,10 +2,12 @@
 //! address. Pure; `limits` accepts and closes.
 //!
 //! An address has at most a share of all places. The last places are kept for addresses that have
-//! none. A connection whose request is not complete (idle) is closed for a newer one: of the same
-//! address, if that has its share; else of the address that has the most.
+//! none. A connection that waits for its request is closed for a newer one: of the same address, if
+//! that has its share; else of the address that has the most. One that is answered and that its
+//! client has not closed goes before those.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
 };
@@ -51,10 +53,21 @@ pub enum Admission {
     Refuse,
 }
 
+/// What a connection does with its place. Those that lose it first come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// The answer is sent, and the client has not closed the connection.
+    Answered,
+    /// The request is not complete.
+    Waiting,
+    /// The answer is being sent: it keeps its place.
+    Active,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Place {
     prefix: Prefix,
-    idle: bool,
+    phase: Phase,
 }
 
 /// The open connections of a listener.
@@ -86,17 +99,17 @@ impl Places {
     }
 
     /// Decides on a new connection, and gives it a place. With `may_replace` it may have the place
-    /// of an idle connection of its own address.
+    /// of a connection of its own address that waits for its request.
     pub fn admit(&mut self, prefix: Prefix, may_replace: bool) -> Admission {
         let held = self.held(prefix);
         let free = self.max.saturating_sub(self.open.len());
-        let own = || self.oldest_idle(prefix).filter(|_| may_replace);
+        let own = || self.first_to_go(prefix, may_replace);
         let victim = if held >= self.share {
             own()
         } else if free > self.kept || (free > 0 && held == 0) {
             return Admission::Admit(self.insert(prefix));
         } else {
-            self.idle_of_the_largest(held).or_else(own)
+            self.first_of_the_largest(held).or_else(own)
         };
         let Some(evicted) = victim else { return Admission::Refuse };
         self.release(evicted);
@@ -105,15 +118,17 @@ impl Places {
 
     /// The request of a connection is complete.
     pub fn set_active(&mut self, id: Id) {
-        if let Some(place) = self.open.get_mut(&id) {
-            place.idle = false;
-        }
+        self.set(id, Phase::Active);
     }
 
     /// The answer of a connection is complete, and the client has not closed it.
-    pub fn set_idle(&mut self, id: Id) {
+    pub fn set_answered(&mut self, id: Id) {
+        self.set(id, Phase::Answered);
+    }
+
+    fn set(&mut self, id: Id, phase: Phase) {
         if let Some(place) = self.open.get_mut(&id) {
-            place.idle = true;
+            place.phase = phase;
         }
     }
 
@@ -136,22 +151,25 @@ impl Places {
     fn insert(&mut self, prefix: Prefix) -> Id {
         let id = Id(self.next);
         self.next += 1;
-        self.open.insert(id, Place { prefix, idle: true });
+        self.open.insert(id, Place { prefix, phase: Phase::Waiting });
         *self.held.entry(prefix).or_default() += 1;
         id
     }
 
-    fn oldest_idle(&self, prefix: Prefix) -> Option<Id> {
-        let mut open = self.open.iter();
-        open.find(|(_, place)| place.idle && place.prefix == prefix).map(|(id, _)| *id)
+    fn first_to_go(&self, prefix: Prefix, may_replace: bool) -> Option<Id> {
+        let limit = if may_replace { Phase::Active } else { Phase::Waiting };
+        let own = self.open.iter().filter(|(_, place)| place.prefix == prefix);
+        let own = own.filter(|(_, place)| place.phase < limit);
+        own.min_by_key(|(id, place)| (place.phase, **id)).map(|(id, _)| *id)
     }
 
-    /// The oldest idle connection of the address that has the most, if that is more than `held`.
-    fn idle_of_the_largest(&self, held: usize) -> Option<Id> {
-        let idle = self.open.iter().filter(|(_, place)| place.idle);
-        let sizes = idle.map(|(id, place)| (self.held(place.prefix), *id));
-        let larger = sizes.filter(|(size, _)| *size > held);
-        larger.max_by_key(|(size, id)| (*size, std::cmp::Reverse(*id))).map(|(_, id)| id)
+    /// The connection that goes first of the address that has the most, if that is more than
+    /// `held`.
+    fn first_of_the_largest(&self, held: usize) -> Option<Id> {
+        let idle = self.open.iter().filter(|(_, place)| place.phase < Phase::Active);
+        let sizes = idle.map(|(id, place)| (Reverse(self.held(place.prefix)), place.phase, *id));
+        let larger = sizes.filter(|(size, ..)| size.0 > held);
+        larger.min().map(|(.., id)| id)
     }
 }
 
@@ -203,8 +221,8 @@ mod tests {
         places.set_active(last);
         assert_eq!(places.admit(prefix(1), true), Admission::Refuse, "none is idle");
         assert!(places.release(other), "it was never evicted");
-        places.set_idle(first[3]);
-        let (_, evicted) = ids(places.admit(prefix(1), true)).expect("one is idle again");
+        places.set_answered(first[3]);
+        let (_, evicted) = ids(places.admit(prefix(1), false)).expect("one is answered");
         assert_eq!(evicted, Some(first[3]));
         assert!(!places.release(first[3]), "it is released");
     }
@@ -261,7 +279,7 @@ mod tests {
     enum Step {
         Connect(u8, bool),
         Activate(usize),
-        Idle(usize),
+        Answer(usize),
         Release(usize),
     }
 
@@ -269,7 +287,7 @@ mod tests {
         prop_oneof![
             4 => (0..12u8, any::<bool>()).prop_map(|(n, replace)| Step::Connect(n, replace)),
             2 => any::<usize>().prop_map(Step::Activate),
-            1 => any::<usize>().prop_map(Step::Idle),
+            1 => any::<usize>().prop_map(Step::Answer),
             1 => any::<usize>().prop_map(Step::Release),
         ]
     }
@@ -281,7 +299,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shares_and_the_bound_hold(max in 1..130usize, steps in prop::collection::vec(step(), 0..400)) {
+        fn shares_and_the_bound_hold(
+            max in 1..130usize,
+            steps in prop::collection::vec(step(), 0..400),
+        ) {
             let mut places = Places::new(max);
             let mut open = BTreeMap::<Id, u8>::new();
             for step in steps {
@@ -295,13 +316,17 @@ mod tests {
                         }
                     }
                     Step::Activate(at) => {
-                        if let Some(id) = pick(&open, at) { places.set_active(id) }
+                        pick(&open, at).into_iter().for_each(|id| places.set_active(id));
                     }
-                    Step::Idle(at) => if let Some(id) = pick(&open, at) { places.set_idle(id) },
-                    Step::Release(at) => if let Some(id) = pick(&open, at) {
-                        open.remove(&id);
-                        prop_assert!(places.release(id));
-                    },
+                    Step::Answer(at) => {
+                        pick(&open, at).into_iter().for_each(|id| places.set_answered(id));
+                    }
+                    Step::Release(at) => {
+                        if let Some(id) = pick(&open, at) {
+                            open.remove(&id);
+                            prop_assert!(places.release(id));
+                        }
+                    }
                 }
                 prop_assert_eq!(places.len(), open.len());
                 prop_assert!(open.len() <= max);

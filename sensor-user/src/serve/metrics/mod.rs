@@ -3,8 +3,8 @@
 //! A value that was not measured is absent, never 0: a probe that is not attached has no metrics,
 //! and `memsensor_probe_info` reports why.
 //!
-//! * [`render`] puts the parts together, once for all clients of a moment; [`classic`] turns the text
-//!   into the older format.
+//! * [`render`] puts the parts together, once for all clients of a moment; [`classic`] turns the
+//!   text into the older format.
 //! * `probes`: metrics of the probes, generic over their specs; `scopes`, `cgroups`, `sensor` (the
 //!   daemon itself), `connections` (its clients), `process` (the standard `process_*`): the other
 //!   parts.

@@ -106,7 +106,7 @@ fn a_flood_of_connections_is_rate_limited() {
     }
     let periods = begun.elapsed().as_millis() / 100 + 1;
     assert!(served >= 25 && closed >= 1, "{served} served, {closed} closed");
-    // 25 in each period, and the eight that waited for it.
-    assert!(served <= 33 * periods, "{served} served in {periods} periods");
+    // 25 in each period, and the 32 that waited for it.
+    assert!(served <= 57 * periods, "{served} served in {periods} periods");
     assert_eq!(agent_check(&daemon), "up 100%\n");
 }
