@@ -4,7 +4,7 @@
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
 //! * [`event_log`]: the last events, and a feed of new ones.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
-//! * [`loop_lag`]: how late the daemon's own loops are.
+//! * [`loop_lag`]: how late the daemon's own loops are; [`log_losses`]: lost lines of the log.
 //! * [`control`]: shutdown, and requests for a scan.
 //!
 //! Not here: how anything is collected or served.
@@ -12,6 +12,7 @@
 pub mod cgroup_report;
 pub mod control;
 pub mod event_log;
+pub mod log_losses;
 pub mod loop_lag;
 pub mod oom_kills;
 pub mod sample;

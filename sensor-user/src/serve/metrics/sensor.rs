@@ -14,7 +14,10 @@ use sensor_ebpf::{
 use sensor_core::model::{coverage::Coverage, snapshot::Snapshot};
 
 use super::encode::{Labels, counter, flag, gauge};
-use crate::{publish::loop_lag::LoopLags, serve::state::app::AppState};
+use crate::{
+    publish::{log_losses, loop_lag::LoopLags},
+    serve::state::app::AppState,
+};
 
 /// Writes all of these metrics. `last_seconds` is the duration of the last rendering.
 pub(super) fn encode(
@@ -44,6 +47,10 @@ pub(super) fn encode(
     let mut drained =
         encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
     flag(&mut drained, &Labels::new(), state.drain.is_drained())?;
+    let help = "Lines of the log that were dropped because nothing read the log";
+    let name = "memsensor_log_lines_lost";
+    let mut lost = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    counter(&mut lost, &Labels::new(), log_losses::lost_lines() as f64)?;
     lag_metrics(encoder, &state.published.lags)?;
     probe_metrics(encoder, &state.published.coverage)?;
     let help = "Version and revision of the running daemon";

@@ -120,6 +120,7 @@ const CONTRACT: &[&str] = &[
     "memsensor_bpf_map_bytes",
     "memsensor_bpf_maps_readable",
     "memsensor_events_lost_total",
+    "memsensor_log_lines_lost_total",
     "memsensor_scrape_seconds",
     "memsensor_last_sample_timestamp_seconds",
     "memsensor_build_info",

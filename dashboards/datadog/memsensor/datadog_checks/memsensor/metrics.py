@@ -101,7 +101,9 @@ GROUPS = {
         'memsensor_scrape_seconds': 'scrape_seconds',
         'memsensor_locked_memory_bytes': 'locked_memory_bytes',
         'memsensor_unknown_scope_requests': 'unknown_scope_requests',
+        'memsensor_log_lines_lost': 'log_lines_lost',
         'memsensor_bpf_map_bytes': 'bpf_map_bytes',
+        'memsensor_bpf_maps_readable': 'bpf_maps_readable',
         'memsensor_bpf_run_seconds': 'bpf_run_seconds',
         'memsensor_bpf_runs': 'bpf_runs',
         # Of the sensor's process; these metrics have no `memsensor_` prefix.
