@@ -148,9 +148,11 @@ fn warn_of_weights(state: &AppState) {
     }
 }
 
-/// The signals that end the daemon.
+/// The signals that end the daemon, and SIGHUP, which does not: log rotation and a terminal that
+/// closes send it.
 #[derive(Debug)]
 struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -158,6 +160,7 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("handle SIGHUP")?,
             interrupt: signal(SignalKind::interrupt()).context("handle SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("handle SIGTERM")?,
         })
@@ -171,6 +174,10 @@ impl Signals {
             let name = tokio::select! {
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.terminate.recv() => "SIGTERM",
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP is ignored: restart memsensor to read its configuration again");
+                    continue;
+                }
                 () = tokio::time::sleep_until(due) => {
                     let now = monotonic_ns();
                     lags.serve.tick(now, now.saturating_sub(nanos(due.elapsed())));

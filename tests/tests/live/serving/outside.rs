@@ -114,6 +114,15 @@ fn the_daemon_survives_a_closed_log_reader() {
     }
 }
 
+#[test]
+fn sighup_does_not_end_the_daemon() {
+    let daemon = Daemon::start("").expect("daemon");
+    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::HUP).expect("hup");
+    wait_until("logged", || daemon.log().contains("SIGHUP is ignored"));
+    assert_eq!(daemon.get("/livez", "").expect("/livez").status, 200);
+}
+
 /// The writing end of a pipe that is full, and its reading end.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().expect("a pipe");
