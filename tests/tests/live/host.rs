@@ -194,6 +194,10 @@ fn assert_nothing_is_attached(series: &BTreeMap<String, f64>) {
 
 /// Hides the kernel's BTF, or puts damaged BTF in its place, for one run of memsensor.
 fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
+    without_btf_at("127.0.0.1:0", content)
+}
+
+fn without_btf_at(listen: &str, content: Option<&[u8]>) -> (Option<i32>, String) {
     let damaged = config("btf", "");
     let hide = match content {
         None => "mount -t tmpfs none /sys/kernel/btf".to_owned(),
@@ -205,12 +209,22 @@ fn without_btf(content: Option<&[u8]>) -> (Option<i32>, String) {
     let out = Command::new("unshare")
         .args(["-m", "sh", "-c", &format!("{hide} && exec \"$@\""), "sh"])
         .arg(program("memsensor").expect("memsensor"))
-        .args(["run", "--listen", "127.0.0.1:0", "--agent-listen", "127.0.0.1:0"])
+        .args(["run", "--listen", listen, "--agent-listen", "127.0.0.1:0"])
         .env("RUST_LOG", "off")
         .output()
         .expect("run");
     std::fs::remove_file(damaged).expect("remove");
     (out.status.code(), String::from_utf8_lossy(&out.stderr).trim().to_owned())
+}
+
+/// Nothing can be loaded without BTF, so that this error is the first.
+#[test]
+fn an_address_in_use_is_detected_before_loading() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let addr = taken.local_addr().expect("addr").to_string();
+    let (code, stderr) = without_btf_at(&addr, None);
+    assert_eq!(code, Some(4), "{stderr}");
+    assert!(stderr.contains(&addr) && stderr.lines().count() == 1, "{stderr}");
 }
 
 #[test]
