@@ -316,12 +316,12 @@ mod tests {
                            }
                        }
                        Step::Activate(at) => {
-                           for id in pick(&open, at) {
+                           if let Some(id) = pick(&open, at) {
     places.set_active(id);
     }
                        }
                        Step::Answer(at) => {
-                           for id in pick(&open, at) {
+                           if let Some(id) = pick(&open, at) {
     places.set_answered(id);
     }
                        }
