@@ -104,6 +104,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     apt(Group::Tests, "earlyoom", "earlyoom"),
     apt(Group::Tests, "systemd-analyze", "systemd"),
     apt(Group::Tests, "ip", "iproute2"),
+    apt(Group::Tests, "curl", "curl"),
     Tool {
         name: "envoy",
         group: Group::Tests,
