@@ -192,7 +192,7 @@ impl Sampler {
         // With a time read afterwards, a stall that has ended in the meantime would count until
         // then.
         let taken_ns = monotonic_ns();
-        let slots = reader.slots()?;
+        let slots = reader.slots(taken_ns)?;
         if self.samples % SAMPLES_PER_CLOCK == 1 {
             let losses = &rows[loss::ROW as usize];
             let evicted =

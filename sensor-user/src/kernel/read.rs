@@ -20,7 +20,8 @@ use aya::{
     programs::{Iter, Program},
 };
 use sensor_core::model::counters::{
-    ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, total_ns, unsettled_stalls,
+    ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, limit_unconfirmed, total_ns,
+    unsettled_stalls,
 };
 use sensor_ebpf::{
     event::Process,
@@ -47,6 +48,8 @@ pub struct Reader {
     /// /proc/self/fdinfo of each program; each read starts at the beginning.
     infos: Vec<File>,
     ebpf: Ebpf,
+    /// Whether passes over the processes see all tasks, and so end stalls whose ends were missed.
+    sees_all_tasks: bool,
     /// Buffer for a pass over the processes.
     page: Box<[u8]>,
     /// While this is open, the kernel measures the cost of programs.
@@ -63,7 +66,8 @@ pub struct Rings {
 }
 
 impl Reader {
-    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>) -> Result<Self> {
+    /// `same_pids`: this process is in the initial pid namespace.
+    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>, same_pids: bool) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
@@ -77,6 +81,7 @@ impl Reader {
             reclaim: maps.3.try_into()?,
             rings: Some(rings),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
+            sees_all_tasks: same_pids && ebpf.program(ITERATOR).is_some_and(|p| p.fd().is_ok()),
             ebpf,
             page: vec![0; PAGE_BYTES].into(),
             stats,
@@ -106,8 +111,9 @@ impl Reader {
             .collect()
     }
 
-    /// Every used slot of the table of tasks in flight, including ended entries.
-    pub fn slots(&self) -> Result<Vec<Slot>> {
+    /// Every used slot of the table of tasks in flight, including ended entries; `now` is
+    /// CLOCK_MONOTONIC.
+    pub fn slots(&self, now: u64) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
         for i in 0..u32::try_from(CHUNKS)? {
             let chunk = self.inflight.get(&i, 0).context("read the map INFLIGHT")?;
@@ -121,6 +127,9 @@ impl Reader {
                     unsettled_ns,
                 },
             ));
+        }
+        if !self.sees_all_tasks {
+            limit_unconfirmed(&mut slots, now);
         }
         Ok(slots)
     }
@@ -159,7 +168,7 @@ impl Reader {
     /// The stall clocks of all cgroups in the kernel half's map, ordered by id, including stalls in
     /// progress; and the number of entries in the map. `slots` are those of `now`, read before: a
     /// stall that is charged in between counts twice instead of not at all (see
-    /// [`sensor_core::common::counter::rise_of_clock`]).
+    /// [`sensor_core::common::counter`]).
     pub fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
         let ended: BTreeMap<u64, ByCause> = collect_map(self.stalls.iter(), "STALLS")?;
         let entries = ended.len();
