@@ -6,7 +6,7 @@ use aya::maps::{Array, HashMap, MapData};
 use sensor_core::model::event::{AllocContext, EventKind, OomType};
 use sensor_ebpf::{
     probe_id::Id,
-    probes::oom_kill::KILLS_WORD,
+    probes::oom_kill::{HOST_KILLS_WORD, KILLS_WORD},
     spec::{NO_ARG, SENDER_WITH_EVENT},
 };
 
@@ -81,12 +81,49 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
 
 /// Writes the record of `oom_context`, which cannot be run by hand.
 fn set_context(bench: &mut Bench, called_ns: u64, tid: u32, memcg: bool) {
+    set_call(bench, called_ns, tid, memcg, (2, 3));
+}
+
+/// The same with another order and constraint.
+fn set_call(
+    bench: &mut Bench,
+    called_ns: u64,
+    tid: u32,
+    memcg: bool,
+    (order, constraint): (i32, u64),
+) {
     let map = bench.ebpf.map_mut("OOM_CONTEXT").expect("OOM_CONTEXT");
     let mut map: Array<&mut MapData, [u64; 4]> = map.try_into().expect("array");
-    let (order, gfp_flags, constraint) = (2u64, 0xcc0u64, 3u64);
+    let (order, gfp_flags) = (u64::from(order.cast_unsigned()), 0xcc0u64);
     let words =
         [called_ns, u64::from(tid) | order << 32, gfp_flags | constraint << 32, memcg.into()];
     map.set(0, words, 0).expect("room");
+}
+
+/// `enum oom_constraint`: none, cpuset, memory policy, memcg.
+#[test]
+fn only_kills_of_the_whole_host_count_for_it() {
+    for (order, constraint, memcg, of_host) in [
+        (0, 0, false, 1),
+        (3, 0, false, 1),
+        (0, 1, false, 0),
+        (0, 2, false, 0),
+        (-1, 0, false, 0),
+        (0, 3, true, 0),
+    ] {
+        let mut bench = Bench::new();
+        set_call(&mut bench, now(), tid(), memcg, (order, constraint));
+        oom_kill(&bench);
+        let counted = bench.probe(Id::oom_kill)[HOST_KILLS_WORD];
+        assert_eq!(counted, of_host, "order {order}, constraint {constraint}");
+        assert_eq!(kills(&bench), if memcg { (0, 1) } else { (1, 0) }, "the type is as before");
+    }
+    let bench = Bench::new();
+    oom_kill(&bench);
+    assert_eq!(bench.probe(Id::oom_kill)[HOST_KILLS_WORD], 1, "an unknown constraint");
+    memcg_reclaim(&bench);
+    oom_kill(&bench);
+    assert_eq!(bench.probe(Id::oom_kill)[HOST_KILLS_WORD], 1, "a cgroup at its limit");
 }
 
 #[test]
