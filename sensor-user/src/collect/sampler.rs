@@ -45,6 +45,9 @@ use crate::{
 /// Samples per reading of the stall clocks of all cgroups, which takes two system calls for each.
 const SAMPLES_PER_CLOCK: u64 = 10;
 
+/// Samples per search for OOM victims whose exits were missed.
+const SAMPLES_PER_VICTIMS: u64 = 600;
+
 /// Share of time stalled from which on samples are more frequent.
 const PRESSED: f64 = 0.02;
 
@@ -185,7 +188,7 @@ impl Sampler {
     /// Reads the kernel half, and when that was.
     fn count(&mut self) -> Result<(u64, Counts)> {
         self.samples += 1;
-        let Some(reader) = &self.reader else { return Ok((monotonic_ns(), Counts::default())) };
+        let Some(reader) = &mut self.reader else { return Ok((monotonic_ns(), Counts::default())) };
         // Rows before slots: see RowHistory::settle.
         let mut rows = reader.rows()?;
         // Read before the slots: a task in a slot was in flight at this time, or entered later.
@@ -193,6 +196,9 @@ impl Sampler {
         // then.
         let taken_ns = monotonic_ns();
         let slots = reader.slots(taken_ns)?;
+        if self.samples % SAMPLES_PER_VICTIMS == 1 {
+            reader.drop_old_victims(taken_ns);
+        }
         if self.samples % SAMPLES_PER_CLOCK == 1 {
             let losses = &rows[loss::ROW as usize];
             let evicted =

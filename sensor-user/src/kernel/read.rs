@@ -4,6 +4,7 @@
 //! Maps are read as arrays of words; the probes' specs define each word.
 
 use std::{
+    borrow::BorrowMut,
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
@@ -30,6 +31,7 @@ use sensor_ebpf::{
     loss, probes,
     spec::{ROW_WORDS, Row},
 };
+use tracing::info;
 
 /// The iterator over processes.
 const ITERATOR: &str = probes::processes::PROBE.programs[0].name;
@@ -44,6 +46,8 @@ pub struct Reader {
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, ByCause>,
     reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
+    /// Killing time and process id of each OOM victim whose memory is not free yet.
+    victims: HashMap<MapData, u64, [u64; 2]>,
     rings: Option<Rings>,
     /// /proc/self/fdinfo of each program; each read starts at the beginning.
     infos: Vec<File>,
@@ -72,6 +76,7 @@ impl Reader {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
         let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("RECLAIM")?);
+        let victims = take("VICTIMS")?.try_into()?;
         let rings =
             Rings { events: take("EVENTS")?.try_into()?, cgroups: take("CGROUPS")?.try_into()? };
         Ok(Self {
@@ -79,6 +84,7 @@ impl Reader {
             inflight: maps.1.try_into()?,
             stalls: maps.2.try_into()?,
             reclaim: maps.3.try_into()?,
+            victims,
             rings: Some(rings),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
             sees_all_tasks: same_pids && ebpf.program(ITERATOR).is_some_and(|p| p.fd().is_ok()),
@@ -193,6 +199,14 @@ impl Reader {
         Ok(entries.into_iter().filter_map(reclaim).collect())
     }
 
+    /// Makes room for later OOM victims, see [`drop_old_victims`]; `now` is CLOCK_MONOTONIC.
+    pub fn drop_old_victims(&mut self, now: u64) {
+        let dropped = drop_old_victims(&mut self.victims, now);
+        if dropped > 0 {
+            info!("the exits of {dropped} OOM victims are not timed: they took more than an hour");
+        }
+    }
+
     /// Run time and run count of each program; empty while BPF statistics are off.
     pub fn costs(&self) -> Vec<ProgramCost> {
         let programs = probes::ALL.iter().flat_map(|p| p.programs);
@@ -237,6 +251,23 @@ impl Reader {
         anyhow::ensure!(filled == 0, "the kernel returned an incomplete process");
         Ok(())
     }
+}
+
+/// How long an OOM victim may take to exit.
+const VICTIM_AGE_NS: u64 = 3_600_000_000_000;
+
+/// Drops victims that were killed over an hour ago, and returns their number. The kernel may have
+/// skipped the program that sees them exit (see [`loss::Loss::Recursion`]): such victims would fill
+/// the table in the end, and the exit of a later process in the same address space would be taken
+/// for theirs.
+pub fn drop_old_victims<T: BorrowMut<MapData>>(
+    victims: &mut HashMap<T, u64, [u64; 2]>,
+    now: u64,
+) -> usize {
+    let is_old = |killed_ns: u64| now.saturating_sub(killed_ns) > VICTIM_AGE_NS;
+    let all = victims.iter().take(MAX_ENTRIES).filter_map(Result::ok);
+    let old: Vec<_> = all.filter(|(_, [killed_ns, _])| is_old(*killed_ns)).collect();
+    old.iter().filter(|(key, _)| victims.remove(key).is_ok()).count()
 }
 
 /// Most entries that are read of a map; larger than every map.

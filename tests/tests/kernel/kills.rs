@@ -9,6 +9,7 @@ use sensor_ebpf::{
     probes::oom_kill::{HOST_KILLS_WORD, KILLS_WORD},
     spec::{NO_ARG, SENDER_WITH_EVENT},
 };
+use sensor_user::kernel::read::drop_old_victims;
 
 use crate::bench::{Bench, at, histogram, now, run_on, stay_on_this_cpu, tid};
 
@@ -218,6 +219,24 @@ pub(crate) fn fill_victims(bench: &mut Bench) {
     for key in 1..=1024u64 {
         map.insert(key, [0, 0], 0).expect("room");
     }
+}
+
+/// The kernel may skip the program that sees a victim exit.
+#[test]
+fn victims_whose_exit_was_missed_leave_room_for_others() {
+    let mut bench = Bench::with_globals(&[("HAVE_EXIT_MMAP", 1)]);
+    fill_victims(&mut bench);
+    let hour = 3_600_000_000_000;
+    // Those in the table were killed at the boot.
+    for (after, dropped) in [(hour, 0), (hour + 1, 1024), (hour + 1, 0)] {
+        let map = bench.ebpf.map_mut("VICTIMS").expect("VICTIMS");
+        let mut map: HashMap<&mut MapData, u64, [u64; 2]> = map.try_into().expect("hash");
+        assert_eq!(drop_old_victims(&mut map, after), dropped, "after {after} ns");
+    }
+    oom_kill(&bench);
+    assert_eq!(bench.lost(), BTreeMap::new());
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 0)]);
+    assert_eq!(bench.events().len(), 2, "a kill and an exit");
 }
 
 #[test]
