@@ -80,8 +80,7 @@ mod tests {
     }
 
     /// How the names of programs end that begin something, and of those that end it.
-    const PAIRS: [(&str, &str); 3] =
-        [("_begin", "_end"), ("_wake", "_sleep"), ("_made", "_gone")];
+    const PAIRS: [(&str, &str); 3] = [("_begin", "_end"), ("_wake", "_sleep"), ("_made", "_gone")];
 
     /// Otherwise a task that enters in between has a begin and no end.
     #[test]

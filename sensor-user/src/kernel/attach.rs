@@ -46,9 +46,7 @@ pub(super) fn load(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Result<
 pub(super) fn attach(ebpf: &mut Ebpf, program: &Program) -> Result<()> {
     let loaded = program_mut(ebpf, program.name)?;
     match program.hook() {
-        Hook::Tracepoint(event) => {
-            <&mut RawTracePoint>::try_from(loaded)?.attach(event).map(drop)
-        }
+        Hook::Tracepoint(event) => <&mut RawTracePoint>::try_from(loaded)?.attach(event).map(drop),
         Hook::Fentry(_) => <&mut FEntry>::try_from(loaded)?.attach().map(drop),
         Hook::Fexit(_) => <&mut FExit>::try_from(loaded)?.attach().map(drop),
         Hook::Kprobe(function) => <&mut KProbe>::try_from(loaded)?.attach(function, 0).map(drop),
