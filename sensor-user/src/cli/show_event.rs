@@ -114,8 +114,8 @@ pub fn line(event: &Event) -> String {
         EventKind::VictimExit { pid, seconds, .. } => {
             format!("memory of OOM victim {pid} was free after {seconds:.3} s")
         }
-        EventKind::KillSignal { sender, target } => {
-            format!("SIGKILL by {} to {}", task(sender), task(target))
+        EventKind::KillSignal { signal, sender, target } => {
+            format!("{} by {} to {}", signal.label(), task(sender), task(target))
         }
     };
     format!("{}  {}  {text}", event.time, event.id)
@@ -154,9 +154,9 @@ fn details(kind: &EventKind) -> String {
         EventKind::VictimExit { pid, seconds, kill } => {
             format!("memory of victim {pid} of {kill} was free after {seconds:.3} s\n")
         }
-        EventKind::KillSignal { sender, target } => {
-            let (sender, target) = (task(sender), task(target));
-            format!("killed by a process\nsender       {sender}\nvictim       {target}\n")
+        EventKind::KillSignal { signal, sender, target } => {
+            let (signal, sender, target) = (signal.label(), task(sender), task(target));
+            format!("{signal} by a process\nsender       {sender}\nvictim       {target}\n")
         }
     }
 }

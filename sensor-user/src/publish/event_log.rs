@@ -138,7 +138,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use sensor_core::model::{
-        event::{TaskInfo, VictimMemory},
+        event::{SentSignal, TaskInfo, VictimMemory},
         workload::WorkloadId,
     };
 
@@ -188,7 +188,9 @@ mod tests {
         let kept = log.events();
         assert_eq!((kept.len(), kept[0].seq, kept[KEEP - 1].seq), (KEEP, 977, 2000));
         for _ in 0..2000 {
-            log.push(0, EventKind::KillSignal { sender: task(1), target: task(2) }, None);
+            let (sender, target) = (task(1), task(2));
+            let signal = SentSignal::default();
+            log.push(0, EventKind::KillSignal { signal, sender, target }, None);
         }
         let kept = log.events();
         assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
-use sensor_core::model::event::{AllocContext, EventKind, OomType};
+use sensor_core::model::event::{AllocContext, EventKind, OomType, SentSignal};
 use sensor_ebpf::{
     probe_id::Id,
     probes::oom_kill::{HOST_KILLS_WORD, KILLS_WORD},
@@ -302,6 +302,7 @@ fn only_a_delivered_sigkill_of_a_process_is_counted() {
     let mut bench = Bench::new();
     let (delivered, not_delivered) = (0, 1);
     kill_signal(&bench, 15, 0, delivered);
+    kill_signal(&bench, 1, 0, delivered);
     kill_signal(&bench, 9, SEND_SIG_PRIV, delivered);
     kill_signal(&bench, 9, 0, not_delivered);
     assert_eq!(bench.probe(Id::kill_signal), [0; 128]);
@@ -318,9 +319,31 @@ fn a_kill_by_a_known_sender_is_an_event() {
     kill_signal(&bench, 9, 0, 0);
     assert_eq!((signals(&bench, 0), signals(&bench, 5)), (0, 1));
     let events = bench.events();
-    let [EventKind::KillSignal { sender, target }] = &events[..] else { panic!("{events:?}") };
+    let [EventKind::KillSignal { signal: SentSignal::Sigkill, sender, target }] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(bench.lost(), BTreeMap::new());
+}
+
+/// earlyoom and nohang send it first.
+#[test]
+fn a_sigterm_by_a_known_sender_is_an_event() {
+    let mut bench = Bench::new();
+    kill_signal(&bench, 15, 0, 0);
+    assert_eq!(bench.probe(Id::kill_signal), [0; 128], "an unknown sender stops a service");
+    add_this_thread_as_sender(&mut bench, 5);
+    for (sig, info, result) in [(1, 0, 0), (15, SEND_SIG_PRIV, 0), (15, 0, 1), (15, 0, 0)] {
+        kill_signal(&bench, sig, info, result);
+    }
+    assert_eq!((signals(&bench, 0), signals(&bench, 5)), (0, 1));
+    let events = bench.events();
+    let [EventKind::KillSignal { signal, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(*signal, SentSignal::Sigterm);
+    kill_signal(&bench, 15, 0, 0);
+    assert_eq!(bench.events(), [], "the rate limit is for both signals");
+    assert_eq!(bench.lost(), BTreeMap::from([("rate_limited", 1)]));
 }
 
 /// A flood must not displace OOM kills.
