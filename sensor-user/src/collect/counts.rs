@@ -33,7 +33,7 @@ pub trait CountMaps {
     /// See [`Reader::rows`].
     fn rows(&self) -> Result<Vec<Row>>;
     /// See [`Reader::slots`].
-    fn slots(&self) -> Result<Vec<Slot>>;
+    fn slots(&self, now: u64) -> Result<Vec<Slot>>;
     /// See [`Reader::stall_clock`].
     fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)>;
     /// See [`Reader::reclaim`].
@@ -51,8 +51,8 @@ impl CountMaps for Reader {
         self.rows()
     }
 
-    fn slots(&self) -> Result<Vec<Slot>> {
-        self.slots()
+    fn slots(&self, now: u64) -> Result<Vec<Slot>> {
+        self.slots(now)
     }
 
     fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
@@ -147,7 +147,7 @@ impl CountReader {
         // With a time read afterwards, a stall that has ended in the meantime would count until
         // then.
         let taken_ns = monotonic_ns();
-        let slots = maps.slots()?;
+        let slots = maps.slots(taken_ns)?;
         if self.samples % SAMPLES_PER_CLOCK == 1 || self.unread.cgroups {
             let read = read_clocks(maps, &rows[loss::ROW as usize], &slots, taken_ns);
             log_change("cgroups", &mut self.unread.cgroups, read.as_ref().err());
@@ -218,7 +218,7 @@ pub(super) mod tests {
             Ok(vec![[self.word; ROW_WORDS]; probes::ALL.len() + 1])
         }
 
-        fn slots(&self) -> Result<Vec<Slot>> {
+        fn slots(&self, _: u64) -> Result<Vec<Slot>> {
             Ok(Vec::new())
         }
 

@@ -41,6 +41,9 @@ const PRESSED: f64 = 0.02;
 /// The same for I/O: a healthy disk always has some.
 const PRESSED_IO: f64 = 0.1;
 
+/// Samples per search for OOM victims whose exits were missed.
+const SAMPLES_PER_VICTIMS: u64 = 600;
+
 /// Data that the sampler shares with other threads.
 #[derive(Debug, Clone)]
 pub struct Shared {
@@ -68,6 +71,7 @@ pub struct Sampler {
     history: RowHistory,
     interval: Duration,
     pressed_interval: Duration,
+    samples: u64,
     /// When the next sample is due: CLOCK_MONOTONIC nanoseconds.
     due_ns: u64,
 }
@@ -91,6 +95,7 @@ impl Sampler {
             history: RowHistory::new(window, interval),
             interval,
             pressed_interval: pressed_interval.min(interval),
+            samples: 0,
             due_ns: monotonic_ns(),
         }
     }
@@ -122,6 +127,12 @@ impl Sampler {
             ScanPriority::Calm
         };
         self.scanner.scan(self.reader.as_mut(), now, priority);
+        self.samples += 1;
+        if let Some(reader) =
+            self.reader.as_mut().filter(|_| self.samples.is_multiple_of(SAMPLES_PER_VICTIMS))
+        {
+            reader.drop_old_victims(now);
+        }
         pressed
     }
 

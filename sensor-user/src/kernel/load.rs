@@ -80,7 +80,8 @@ pub fn load(settings: &Settings) -> Result<Loaded> {
     drop(types);
     let map_bytes = ebpf.maps().map(|(name, map)| (name.to_owned(), map_bytes(map))).collect();
     let coverage = Coverage { probes, enums: plan.enums, senders, map_bytes };
-    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats)?, debug_log })
+    let same_pids = plan.globals.get("SELF_TGID") == Some(&std::process::id());
+    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats, same_pids)?, debug_log })
 }
 
 /// The programs that this kernel allows, and the values of the object's globals.

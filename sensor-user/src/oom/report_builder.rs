@@ -140,7 +140,7 @@ fn contradictions(
             list.extend(memcg.then(|| without_limit(cgroups)).flatten());
             victim
         }
-        EventKind::KillSignal { sender, target } => {
+        EventKind::KillSignal { sender, target, .. } => {
             let marked = cgroups.iter().any(|cgroup| cgroup.oomd_ooms.is_some());
             if sender.comm == OOMD && !cgroups.is_empty() && !marked {
                 list.push(format!(

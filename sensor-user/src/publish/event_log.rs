@@ -143,7 +143,7 @@ mod tests {
 
     use proptest::prelude::*;
     use sensor_core::model::{
-        event::{TaskInfo, VictimMemory},
+        event::{SentSignal, TaskInfo, VictimMemory},
         workload::WorkloadId,
     };
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn signal() -> EventKind {
-        EventKind::KillSignal { sender: task(1), target: task(2) }
+        EventKind::KillSignal { signal: SentSignal::default(), sender: task(1), target: task(2) }
     }
 
     #[test]
