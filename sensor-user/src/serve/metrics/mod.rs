@@ -6,11 +6,12 @@
 //! * [`render`] puts the parts together; [`classic`] turns the text into the older format.
 //! * `probes`: metrics of the probes, generic over their specs; `scopes`, `cgroups`, `sensor` (the
 //!   daemon itself), `process` (the standard `process_*`): the other parts.
-//! * `encode`, `histogram`: writing series.
+//! * `encode`, `histogram`: writing series; `growth_labels`: a bound of series over time.
 
 mod cgroups;
 pub mod classic;
 mod encode;
+mod growth_labels;
 mod histogram;
 mod probes;
 mod process;

@@ -14,13 +14,14 @@ use prometheus_client::{
 };
 use sensor_core::{common::counter::nanos, model::snapshot::Sample};
 
-use super::{cgroups, probes::ProbeMetrics, process, scopes, sensor};
+use super::{cgroups, growth_labels::GrowthLabels, probes::ProbeMetrics, process, scopes, sensor};
 use crate::serve::state::app::AppState;
 
 /// Renders `/metrics`, and remembers how long that took.
 #[derive(Debug, Default)]
 pub struct Renderer {
     last_ns: AtomicU64,
+    growth_labels: Arc<GrowthLabels>,
 }
 
 impl Renderer {
@@ -31,6 +32,7 @@ impl Renderer {
         registry.register_collector(Box::new(Exposition {
             sample: state.sample(),
             state: state.clone(),
+            growth_labels: Arc::clone(&self.growth_labels),
             last_seconds: self.last_ns.load(Ordering::Relaxed) as f64 / 1e9,
         }));
         let mut text = String::with_capacity(32 * 1024);
@@ -45,12 +47,13 @@ impl Renderer {
 struct Exposition {
     sample: Option<Arc<Sample>>,
     state: AppState,
+    growth_labels: Arc<GrowthLabels>,
     last_seconds: f64,
 }
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        let Self { sample, state, last_seconds } = self;
+        let Self { sample, state, growth_labels, last_seconds } = self;
         let published = &state.published;
         if let Some(sample) = sample {
             let snapshot = &sample.snapshot;
@@ -59,7 +62,8 @@ impl Collector for Exposition {
             ProbeMetrics { snapshot, coverage, events, buckets }.encode(&mut encoder)?;
             scopes::encode(&mut encoder, &sample.scopes, |scope| state.health(scope))?;
             if let Some(usage) = published.usage.load() {
-                cgroups::growth(&mut encoder, &usage, state.metrics.growing_processes)?;
+                let count = state.metrics.growing_processes;
+                cgroups::growth(&mut encoder, &usage, count, growth_labels)?;
             }
         }
         if let Some(report) = &*published.cgroups.load() {
