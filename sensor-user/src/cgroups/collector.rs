@@ -134,9 +134,7 @@ impl Collector {
         let unnamed = |paths: &HashMap<u64, _>| -> BTreeSet<u64> {
             ids.iter().filter(|id| !paths.contains_key(id)).copied().collect()
         };
-        if !unnamed(&paths).is_subset(&self.unnamed)
-            && self.walker.walk(WALK_INTERVAL)
-        {
+        if !unnamed(&paths).is_subset(&self.unnamed) && self.walker.walk(WALK_INTERVAL) {
             paths = known();
             self.unnamed = unnamed(&paths);
         }
