@@ -20,16 +20,17 @@ use crate::publish::control::{EventFd, Shutdown};
 /// Shortest time between two walks for an event.
 pub(super) const WALK_FOR_EVENT: Duration = Duration::from_secs(1);
 
-/// After a walk the tree is left alone for this many times as long as it took.
+/// After a walk the tree is left alone for this many times the processor time that it took.
 const REST: u64 = 10;
 
 /// Longest time that an event waits for a walk.
 const WAIT: Duration = Duration::from_millis(100);
 
 /// The time from which on the next walk may begin, `gap` after the end of the last one or later;
-/// CLOCK_MONOTONIC nanoseconds.
-pub(super) fn next_walk_ns(begun_ns: u64, ended_ns: u64, gap: Duration) -> u64 {
-    let rest = ended_ns.saturating_sub(begun_ns).saturating_mul(REST);
+/// CLOCK_MONOTONIC nanoseconds. `took_ns` is processor time: a walk that waited for a processor
+/// has cost nothing meanwhile.
+pub(super) fn next_walk_ns(took_ns: u64, ended_ns: u64, gap: Duration) -> u64 {
+    let rest = took_ns.saturating_mul(REST);
     ended_ns.saturating_add(rest.max(nanos(gap)))
 }
 
@@ -139,22 +140,24 @@ mod tests {
     #[test]
     fn the_next_walk_waits_ten_times_as_long_as_the_last_took() {
         let second = Duration::from_secs(1);
-        for (begun, ended, gap, next) in [
+        for (took, ended, gap, next) in [
             // A usual host: a walk takes a millisecond.
-            (0, MS, second, 1001 * MS),
-            (5000 * MS, 5001 * MS, 10 * second, 15_001 * MS),
+            (MS, MS, second, 1001 * MS),
+            (MS, 5001 * MS, 10 * second, 15_001 * MS),
             // Exactly as long as the gap, and longer.
-            (0, 100 * MS, second, 1100 * MS),
-            (0, 101 * MS, second, 1111 * MS),
+            (100 * MS, 100 * MS, second, 1100 * MS),
+            (101 * MS, 101 * MS, second, 1111 * MS),
             // Fifty thousand cgroups: two seconds, measured from the end.
-            (0, 2000 * MS, second, 22_000 * MS),
-            (7 * MS, 2007 * MS, 10 * second, 22_007 * MS),
-            // A clock that stands still or steps back, and one that ends.
-            (9 * MS, 9 * MS, second, 1009 * MS),
-            (9 * MS, 8 * MS, second, 1008 * MS),
-            (0, u64::MAX - 1, second, u64::MAX),
+            (2000 * MS, 2000 * MS, second, 22_000 * MS),
+            (2000 * MS, 2007 * MS, 10 * second, 22_007 * MS),
+            // It waited for a processor.
+            (MS, 9000 * MS, second, 10_000 * MS),
+            // A clock that stands still, and numbers that are too large.
+            (0, 9 * MS, second, 1009 * MS),
+            (MS, u64::MAX - 1, second, u64::MAX),
+            (u64::MAX / 2, MS, second, u64::MAX),
         ] {
-            assert_eq!(next_walk_ns(begun, ended, gap), next, "{begun} to {ended}, {gap:?}");
+            assert_eq!(next_walk_ns(took, ended, gap), next, "{took} until {ended}, {gap:?}");
         }
     }
 
@@ -164,7 +167,7 @@ mod tests {
             let (mut at, mut walked) = (0, 0);
             for _ in 0..50 {
                 walked += took;
-                at = next_walk_ns(at, at + took, WALK_FOR_EVENT);
+                at = next_walk_ns(took, at + took, WALK_FOR_EVENT);
             }
             assert!(walked <= at / 10, "{took}: {walked} of {at}");
         }

@@ -5,7 +5,8 @@
 
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
-use sensor_core::common::{clock::monotonic_ns, text::sanitize};
+use rustix::time::{ClockId, clock_gettime};
+use sensor_core::common::{clock::monotonic_ns, counter::nanos, text::sanitize};
 
 use super::{
     path_cache::CgroupPathCache,
@@ -21,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Walker {
     paths: SharedPaths,
-    /// Begin and end of the last walk: CLOCK_MONOTONIC nanoseconds.
+    /// Processor time and end (CLOCK_MONOTONIC) of the last walk, nanoseconds.
     last: Option<(u64, u64)>,
     /// Whether a request has not been served.
     requested: bool,
@@ -41,24 +42,24 @@ impl Walker {
         }
     }
 
-    /// Walks if the last walk ended `gap` ago, and ten times its own duration; returns whether it
+    /// Walks if the last walk ended `gap` ago, and ten times its processor time; returns whether it
     /// did.
     pub(super) fn walk(&mut self, gap: Duration) -> bool {
-        let begun = monotonic_ns();
-        if self.due_ns(gap) > begun {
+        if self.due_ns(gap) > monotonic_ns() {
             return false;
         }
+        let begun = processor_ns();
         self.requested = false;
         if let Some(root) = self.paths.root() {
             walk_below(&self.paths, root);
         }
-        self.last = Some((begun, monotonic_ns()));
+        self.last = Some((processor_ns().saturating_sub(begun), monotonic_ns()));
         self.paths.requests.finish(self.due_ns(WALK_FOR_EVENT));
         true
     }
 
     fn due_ns(&self, gap: Duration) -> u64 {
-        self.last.map_or(0, |(begun, ended)| next_walk_ns(begun, ended, gap))
+        self.last.map_or(0, |(took, ended)| next_walk_ns(took, ended, gap))
     }
 
     /// Waits for a request, for shutdown, or until the timeout.
@@ -70,6 +71,11 @@ impl Walker {
             self.paths.requests.wait(shutdown, timeout);
         }
     }
+}
+
+/// Processor time of this thread.
+fn processor_ns() -> u64 {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).map_or(0, nanos)
 }
 
 /// Adds the cgroups that exist, and removes those that were in the cache before and do not exist.

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use sensor_core::common::text::is_at_or_below;
 
 /// Cgroup paths that are counted apart between two collections; kills in others have no path.
-const MAX_PATHS: usize = 4096;
+const MAX_PATHS: usize = 1024;
 
 /// Kills by the path of the victim's cgroup; `None` where the path is not known.
 pub type KillsByPath = BTreeMap<Option<Arc<str>>, u64>;
@@ -118,10 +118,10 @@ mod tests {
     #[test]
     fn paths_are_bounded_and_every_kill_counts() {
         let counts = OomKillCounts::default();
-        for i in 0..5000 {
+        for i in 0..2000 {
             counts.count(Some(&Arc::from(format!("/{i}"))), |_| false);
         }
         let by_path = counts.take_by_path();
-        assert_eq!((by_path.len(), by_path.values().sum::<u64>()), (MAX_PATHS + 1, 5000));
+        assert_eq!((by_path.len(), by_path.values().sum::<u64>()), (MAX_PATHS + 1, 2000));
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Error};
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 use sensor_core::{
-    common::text::is_line_end,
+    common::{clock::monotonic_ns, text::is_line_end},
     model::{
         cgroup_report::{CgroupCounters, CgroupReport, CgroupStats, ShownCgroup},
         counters::RECLAIM_KINDS,
@@ -16,6 +16,7 @@ use sensor_ebpf::probes::Cause;
 
 use super::{
     encode::{Field, Labels, counter, gauge},
+    growth_labels::{GrowthLabels, LabelSet},
     histogram,
 };
 use crate::serve::state::settings::Buckets;
@@ -198,11 +199,13 @@ fn kills(encoder: &mut DescriptorEncoder, cgroups: &Counters<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Writes the `count` processes that grew most within a minute.
+/// Writes the `count` processes that grew most within a minute, with labels that are bounded over
+/// time.
 pub(super) fn growth(
     encoder: &mut DescriptorEncoder,
     usage: &MemoryUsage,
     count: usize,
+    labels: &GrowthLabels,
 ) -> Result<(), Error> {
     let help = "Growth of the own memory of the processes that grew most in the last minute";
     let name = "memsensor_process_growth_bytes_per_second";
@@ -212,7 +215,7 @@ pub(super) fn growth(
     let mut fastest: Vec<_> = usage.processes.iter().filter(grows).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
-    let mut series = BTreeMap::<(String, String), f64>::new();
+    let mut series = BTreeMap::<LabelSet, f64>::new();
     for process in fastest {
         let cgroup = process.cgroup_path.as_deref().unwrap_or_default();
         let key = (safe_label(&process.comm), safe_label(cgroup));
@@ -222,7 +225,12 @@ pub(super) fn growth(
         *series.entry(key).or_default() +=
             process.growth.minute_bytes as f64 / f64::from(process.minute_seconds);
     }
-    for ((comm, cgroup), rate) in series {
+    let now = monotonic_ns();
+    let mut bounded = BTreeMap::<LabelSet, f64>::new();
+    for (key, rate) in series {
+        *bounded.entry(labels.labels(key, now, count)).or_default() += rate;
+    }
+    for ((comm, cgroup), rate) in bounded {
         gauge(&mut family, &vec![("comm", comm), ("cgroup", cgroup)], rate)?;
     }
     Ok(())
@@ -230,6 +238,8 @@ pub(super) fn growth(
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
     use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
 
     use super::*;
@@ -238,19 +248,27 @@ mod tests {
     };
 
     #[derive(Debug)]
-    struct Exposition(CgroupReport, MemoryUsage);
+    struct Exposition(CgroupReport, MemoryUsage, Arc<GrowthLabels>);
 
     impl Collector for Exposition {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
             super::encode(&mut encoder, &self.0, Buckets::Coarse)?;
-            growth(&mut encoder, &self.1, 2)
+            growth(&mut encoder, &self.1, 2, &self.2)
         }
     }
 
     fn samples(report: CgroupReport, processes: Vec<ProcessUsage>) -> Vec<String> {
+        samples_after(&Arc::default(), report, processes)
+    }
+
+    fn samples_after(
+        earlier: &Arc<GrowthLabels>,
+        report: CgroupReport,
+        processes: Vec<ProcessUsage>,
+    ) -> Vec<String> {
         let mut registry = Registry::default();
         let usage = MemoryUsage { processes, ..MemoryUsage::default() };
-        registry.register_collector(Box::new(Exposition(report, usage)));
+        registry.register_collector(Box::new(Exposition(report, usage, Arc::clone(earlier))));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("writes");
         let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -317,15 +335,31 @@ mod tests {
         assert_eq!(memory, ["memsensor_cgroup_memory_bytes{cgroup=\"/\u{fffd}\"} 5.0"]);
     }
 
-    #[test]
-    fn only_the_fastest_growing_processes_have_series() {
-        let process = |comm: &str, minute_seconds, minute_bytes| ProcessUsage {
+    fn process(comm: &str, minute_seconds: u32, minute_bytes: i64) -> ProcessUsage {
+        ProcessUsage {
             comm: comm.to_owned(),
             age_seconds: 600,
             growth: Growth { minute_bytes, ..Growth::default() },
             minute_seconds,
             ..ProcessUsage::default()
-        };
+        }
+    }
+
+    #[test]
+    fn a_process_with_many_names_has_few_series() {
+        let (labels, mut series) = (Arc::default(), BTreeSet::new());
+        for scrape in 0..100 {
+            let processes = vec![process(&format!("name {scrape}"), 60, 60)];
+            let samples = samples_after(&labels, CgroupReport::default(), processes);
+            series.insert(samples.last().expect("a series").clone());
+        }
+        assert_eq!(series.len(), 8 + 1, "{series:#?}");
+        let other = r#"memsensor_process_growth_bytes_per_second{comm="other",cgroup=""} 1.0"#;
+        assert!(series.contains(other), "{series:#?}");
+    }
+
+    #[test]
+    fn only_the_fastest_growing_processes_have_series() {
         let processes = vec![
             process("slow", 60, 60),
             process("worker", 60, 6000),
