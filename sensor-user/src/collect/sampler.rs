@@ -191,8 +191,8 @@ impl Sampler {
     }
 }
 
-/// Whether a scope is under pressure, so that samples are more frequent. Not while it only waits for
-/// its weight to rise, or while its cgroup does not exist, both of which may last for days.
+/// Whether a scope is under pressure, so that samples are more frequent. Not while it only waits
+/// for its weight to rise, or while its cgroup does not exist, both of which may last for days.
 fn is_pressed(scope: &ScopeVerdict) -> bool {
     if scope.unknown_reason.is_some() {
         return false;
