@@ -215,7 +215,7 @@ mod tests {
         let walking = std::thread::spawn({
             let (requests, found) = (Arc::clone(&requests), Arc::clone(&found));
             move || {
-                requests.wait(&Shutdown::new().expect("eventfd"), Duration::from_secs(60));
+                requests.wait(&Shutdown::new().expect("eventfd"), Duration::from_mins(1));
                 assert!(requests.take());
                 found.store(true, Ordering::Release);
                 requests.finish(u64::MAX);

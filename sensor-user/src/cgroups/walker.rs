@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use sensor_core::common::{clock::monotonic_ns, counter::nanos, text::sanitize};
 
 use super::{
+    path_cache::CgroupPathCache,
     shared_paths::{CgroupPaths, SharedPaths},
     walk_requests::{WALK_FOR_EVENT, next_walk_ns},
 };
@@ -90,7 +91,7 @@ fn walk_below(paths: &CgroupPaths, root: &Path) {
     paths.in_batches(found, |cache, (id, path)| cache.add_walked(id, path));
     // A walk that was cut has not seen the rest.
     if walked < MAX_WALK {
-        paths.in_batches(missing, |cache, id| cache.remove(id));
+        paths.in_batches(missing, CgroupPathCache::remove);
     }
 }
 
