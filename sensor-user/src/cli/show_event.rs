@@ -10,7 +10,7 @@ use sensor_core::{
     model::{
         event::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory},
         memory_usage::{CgroupUsage, Growth, ProcessUsage},
-        oom_report::{CgroupLimits, OomReport, StallWindow},
+        oom_report::{CgroupLimits, HostMemoryUsage, OomReport, StallWindow},
         workload::WorkloadId,
     },
 };
@@ -169,8 +169,14 @@ fn add_report(text: &mut String, report: &OomReport) {
     if let Some(stalled) = &report.stalled {
         let _ = writeln!(text, "{}", stall_line(stalled));
     }
+    if let (None, Some(memory)) = (&report.oom_cgroup, &report.host_memory) {
+        let _ = writeln!(text, "{}", host_memory_line(memory));
+    }
     if !report.cgroups.is_empty() {
         let _ = writeln!(text, "\n{}", limits(&report.cgroups));
+    }
+    for line in report.cgroups.iter().filter_map(shmem_line) {
+        let _ = writeln!(text, "{line}");
     }
     let Some(seconds) = report.usage_age_seconds else { return };
     let when = if seconds < 0.0 { "after" } else { "before" };
@@ -198,6 +204,32 @@ fn stall_line(stalled: &StallWindow) -> String {
     .flatten()
     .collect();
     format!("stalled      in the {:.0} s before: {}", stalled.within_seconds, parts.join(", "))
+}
+
+/// The kinds of memory that belong to no process, and what is left.
+fn host_memory_line(memory: &HostMemoryUsage) -> String {
+    let parts = [
+        ("total", memory.total_bytes),
+        ("available", memory.available_bytes),
+        ("anon", memory.anon_bytes),
+        ("shmem", memory.shmem_bytes),
+        ("slab", memory.slab_reclaimable_bytes),
+        ("unreclaimable slab", memory.slab_unreclaimable_bytes),
+        ("page tables", memory.page_tables_bytes),
+        ("huge pages", memory.hugetlb_bytes),
+        ("free swap", memory.swap_free_bytes),
+    ];
+    let part = |(name, bytes): (&str, Option<u64>)| Some(format!("{name} {} MiB", mib(bytes?)));
+    format!("host memory  {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
+}
+
+/// A line if a quarter of a cgroup's memory or more is shared memory.
+fn shmem_line(cgroup: &CgroupLimits) -> Option<String> {
+    let (shmem, current) = (cgroup.shmem_bytes?, cgroup.current_bytes?);
+    (shmem > 0 && shmem >= current / 4).then(|| {
+        let (shmem, path) = (mib(shmem), Printable(&cgroup.path));
+        format!("{shmem} MiB of {path} is tmpfs or shared memory, which belongs to no process")
+    })
 }
 
 /// A table with two columns of text at the end.
@@ -356,6 +388,36 @@ mod tests {
         ] {
             assert_eq!(global(order, flags, constraint), expected);
         }
+    }
+
+    #[test]
+    fn memory_without_a_process_is_shown() {
+        let mib = |n: u64| Some(n << 20);
+        let cgroup = |path: &str, shmem: u64| CgroupLimits {
+            path: path.to_owned(),
+            current_bytes: mib(64),
+            shmem_bytes: mib(shmem),
+            ..CgroupLimits::default()
+        };
+        let mut oom_report = OomReport {
+            cgroups: vec![cgroup("/full", 50), cgroup("/little", 15)],
+            host_memory: Some(HostMemoryUsage {
+                total_bytes: mib(900),
+                slab_unreclaimable_bytes: mib(700),
+                ..HostMemoryUsage::default()
+            }),
+            ..OomReport::default()
+        };
+        let mut event = kill(b"x", None);
+        event.report = Some(oom_report.clone().into());
+        let shown = report(&event);
+        assert!(shown.contains("50.0 MiB of \"/full\" is tmpfs or shared memory"), "{shown}");
+        assert!(!shown.contains("of \"/little\""), "{shown}");
+        let host = "host memory  total 900.0 MiB, unreclaimable slab 700.0 MiB\n";
+        assert!(shown.contains(host), "{shown}");
+        oom_report.oom_cgroup = Some("/full".to_owned());
+        event.report = Some(oom_report.into());
+        assert!(!report(&event).contains("host memory"), "the host was not out of memory");
     }
 
     #[test]

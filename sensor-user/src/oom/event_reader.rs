@@ -32,6 +32,7 @@ use crate::{
     host::{
         cgroup::{mounts::CgroupMounts, stats},
         kmsg::{KernelLog, KmsgKill},
+        memory,
         pods::Pods,
     },
     kernel::{debug_log::DebugLog, read::Rings},
@@ -251,6 +252,8 @@ impl EventReader {
         };
         let mounts = self.inputs.mounts.as_ref().zip(victim.cgroup.as_deref());
         let cgroups = mounts.map(|(mounts, path)| stats::limits_above(mounts, path));
+        // Before the wait for a scan: the victim's memory may be free after it.
+        let host_memory = memory::usage();
         let usage = self.recent_usage(time_ns);
         let sample = self.inputs.sample.load();
         let host = sample.as_ref().and_then(|sample| sample.scopes.first());
@@ -260,6 +263,7 @@ impl EventReader {
             logged,
             usage: usage.as_deref(),
             stalled: host.and_then(|host| self.stalls.window(&host.reading)),
+            host_memory,
         };
         Some(report_builder::build(kind, sources))
     }

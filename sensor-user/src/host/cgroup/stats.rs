@@ -30,6 +30,14 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     let current_bytes = Some(bytes(files.usage)?);
     let kills = fs::read_to_string(dir.join(files.oom_kills)).unwrap_or_default();
     let [oom_kills] = numbers(&kills, ["oom_kill"]);
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    // v1 does not report slab.
+    let kinds = if mounts.v1 {
+        ["total_rss", "total_cache", "total_shmem", ""]
+    } else {
+        ["anon", "file", "shmem", "slab"]
+    };
+    let [anon_bytes, file_bytes, shmem_bytes, slab_bytes] = numbers(&stat, kinds);
     // systemd-oomd supports v2 only.
     let unified = mounts.unified.as_ref().map(|root| root.join(below));
     let mark = |name: &str| {
@@ -42,6 +50,10 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
         current_bytes,
         max_bytes: bytes(files.limit),
         high_bytes: files.high.and_then(bytes),
+        anon_bytes,
+        file_bytes,
+        shmem_bytes,
+        slab_bytes,
         swap_bytes: bytes(files.swap_usage),
         swap_max_bytes: bytes(files.swap_limit),
         oom_kills,
@@ -155,6 +167,23 @@ mod tests {
         assert_eq!((own.max_bytes, own.high_bytes, own.oom_kills), (Some(400), None, Some(2)));
         assert_eq!((own.swap_bytes, own.swap_max_bytes), (Some(9), Some(0)));
         assert_eq!((parent.max_bytes, parent.high_bytes), (None, Some(600)));
+    }
+
+    /// Memory in tmpfs belongs to no process.
+    #[test]
+    fn the_kinds_of_memory_are_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let v1 = "cache 1\nrss 1\nshmem 1\ntotal_cache 60\ntotal_rss 7\ntotal_shmem 50\n";
+        let files = [("memory.usage_in_bytes", "70"), ("memory.stat", v1)];
+        write(dir.path(), "a", &files);
+        let v2 = "anon 7\nfile 60\nshmem 50\nslab_reclaimable 1\nslab_unreclaimable 2\nslab 3\n";
+        write(dir.path(), "b", &[("memory.current", "70"), ("memory.stat", v2)]);
+        for (path, slab) in [("/a", None), ("/b", Some(3))] {
+            let limits = limits_above(&mounts(dir.path(), path == "/a"), path);
+            let [own] = &limits[..] else { panic!("{limits:?}") };
+            let kinds = [own.anon_bytes, own.file_bytes, own.shmem_bytes, own.slab_bytes];
+            assert_eq!(kinds, [Some(7), Some(60), Some(50), slab], "{path}");
+        }
     }
 
     #[test]
