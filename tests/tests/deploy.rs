@@ -80,7 +80,7 @@ impl Fake {
             .env("EVERY", "0.1")
             .stdin(Stdio::null())
             .spawn();
-        Script(script.expect(shell))
+        Script(script.expect("start the script"))
     }
 
     /// The upstream servers that the script writes for memsensors at these URLs.
