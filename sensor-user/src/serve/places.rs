@@ -316,10 +316,14 @@ mod tests {
                         }
                     }
                     Step::Activate(at) => {
-                        pick(&open, at).into_iter().for_each(|id| places.set_active(id));
+                        if let Some(id) = pick(&open, at) {
+                            places.set_active(id);
+                        }
                     }
                     Step::Answer(at) => {
-                        pick(&open, at).into_iter().for_each(|id| places.set_answered(id));
+                        if let Some(id) = pick(&open, at) {
+                            places.set_answered(id);
+                        }
                     }
                     Step::Release(at) => {
                         if let Some(id) = pick(&open, at) {
