@@ -1,5 +1,5 @@
 //! Records of rare events, as they cross the ring buffer: an OOM kill, the exit of its victim, a
-//! SIGKILL from user space, a cgroup created or removed.
+//! signal by which a user-space OOM killer kills, a cgroup created or removed.
 //!
 //! `repr(C)`, integers and byte arrays only, no implicit padding (bytemuck's derive checks that
 //! when the host half is compiled). Names in records are set by processes: attacker-controlled
@@ -123,7 +123,7 @@ pub struct VictimExit {
     pub killed_ns: u64,
 }
 
-/// A known user-space killer (earlyoom, systemd-oomd, ...) sent SIGKILL.
+/// A known user-space killer (earlyoom, systemd-oomd, ...) sent SIGKILL or SIGTERM.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 #[cfg_attr(not(target_arch = "bpf"), derive(bytemuck::Pod, bytemuck::Zeroable))]
@@ -138,6 +138,10 @@ pub struct KillSignal {
     pub sender: Task,
     /// The task that received it.
     pub target: Task,
+    /// Number of the signal: 9 or 15.
+    pub signal: u32,
+    /// 0.
+    pub unused: u32,
 }
 
 /// A cgroup was created in the hierarchy that charges memory.

@@ -6,9 +6,10 @@
 //! plain array, which the JIT reaches without a helper call. The algorithm on a bucket is here,
 //! pure and tested; the map that holds the buckets is `bpf::inflight`.
 //!
-//! Bounds: a begin without an end leaks at most one slot, until its task exits (the `process_exit`
-//! program removes it) or a fifth task needs the bucket; then the oldest task is evicted and
-//! counted. An end without a begin finds no slot and is counted.
+//! Bounds: a begin without an end leaks at most one slot, until a pass over all tasks finds its task
+//! outside of reclaim (`process_table`), its task exits (the `process_exit` program removes it) or
+//! a fifth task needs the bucket; then the oldest task is evicted and counted. An end without a
+//! begin finds no slot and is counted.
 //!
 //! Slots are written without a lock: two tasks of one bucket that begin within a few nanoseconds
 //! on two CPUs may take the same slot. The loser's end is then counted as unmatched. The winner may
@@ -28,6 +29,10 @@ pub const CHUNK_WORDS: usize = size_of::<Chunk>() / 8;
 
 /// How long [`Bucket::recent`] trusts an ended slot.
 const RECENT_NS: u64 = 100_000_000;
+
+/// How long a task may be inside before a pass over all tasks doubts it: a task that has just begun
+/// or ended may not be marked as reclaiming by the kernel.
+pub const DOUBTED_NS: u64 = 2_000_000_000;
 
 /// One task inside one kind of stall.
 #[repr(C)]
@@ -263,6 +268,22 @@ impl Bucket {
         (last.ended_ns > 0).then_some(last)
     }
 
+    /// Ends what `tid` has been inside for long, because the task is not in reclaim at `now`: the
+    /// ends were missed. Returns their number. The time inside is unknown and is not counted.
+    #[inline(always)]
+    pub fn end_missed(&mut self, tid: u32, now: u64) -> u64 {
+        let mut missed = 0;
+        for s in &mut self.0 {
+            if s.active() && s.tid() == tid && now.saturating_sub(s.start_ns) > DOUBTED_NS {
+                missed += 1;
+                // The time of the end: some time within, as in `last_reclaim`.
+                s.inner_ns = s.start_ns.wrapping_add(s.inner_ns);
+                s.start_ns = 0;
+            }
+        }
+        missed
+    }
+
     /// Removes all slots of `tid`; returns the number of those that were still active.
     #[inline(always)]
     pub fn forget(&mut self, tid: u32) -> u64 {
@@ -313,6 +334,24 @@ mod tests {
         b.begin(owner(7, D), 100, 0);
         assert_eq!(b.begin(owner(7, D), 1000, 0).0, Begin::Restarted);
         assert_eq!(b.end(owner(7, D), 1010).expect("is inside").exclusive_ns(1010), 10);
+    }
+
+    #[test]
+    fn a_task_outside_of_reclaim_is_not_inside_for_long() {
+        let mut b = Bucket::default();
+        b.begin(owner(7, D), 100, 42);
+        b.end(owner(7, D), 150);
+        b.begin(owner(7, D), 200, 42);
+        b.begin(owner(7, Kind::Compaction), 300 + DOUBTED_NS, 42);
+        b.begin(owner(8, D), 200, 43);
+        assert_eq!(b.end_missed(7, 200 + DOUBTED_NS), 0, "it may have begun just now");
+        assert_eq!(b.end_missed(7, 201 + DOUBTED_NS), 1, "of direct reclaim");
+        assert_eq!(b.end(owner(7, D), 400 + DOUBTED_NS), None);
+        assert!(b.end(owner(7, Kind::Compaction), 400 + DOUBTED_NS).is_some());
+        assert!(b.end(owner(8, D), 400 + DOUBTED_NS).is_some(), "another task");
+        assert_eq!(b.last_reclaim(7), Some(Reclaim { memcg: false, ended_ns: 200 }));
+        let earlier = b.0.iter().find(|s| s.owner == owner(7, D)).map(|s| s.unsettled_ns);
+        assert_eq!(earlier, Some(50), "earlier stalls are still charged");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Probe {
     pub name: &'static str,
     /// One sentence for `memsensor probes`.
     pub about: &'static str,
-    /// Kernel programs, in the order in which they attach.
+    /// Kernel programs, in the order in which they attach: an end before its begin.
     pub programs: &'static [Program],
     /// The metrics that `/metrics` exposes from its row.
     pub metrics: &'static [Metric],
@@ -102,7 +102,7 @@ impl Program {
 pub enum Need {
     /// Without it the probe is not attached at all.
     Required,
-    /// Without it the probe works, and `lost` says what is missing.
+    /// Without it the probe works, and `lost` describes what is missing.
     Optional {
         /// What is missing without it.
         lost: &'static str,

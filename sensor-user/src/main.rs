@@ -12,6 +12,6 @@ use sensor_user::cli::{
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::init(matches!(cli.command, Command::Run { .. }));
-    dispatch(cli.command).unwrap_or_else(|error| exit::report(&error))
+    let log = logging::init(matches!(cli.command, Command::Run { .. }));
+    dispatch(cli.command).unwrap_or_else(|error| exit::report(&error, &log))
 }

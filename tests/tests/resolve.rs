@@ -1,5 +1,5 @@
-//! The resolver against recorded BTF of real kernels: which programs it attaches, which arguments and
-//! offsets it passes to them, and its reasons for refusing the others. Needs no root; see
+//! The resolver against recorded BTF of real kernels: which programs it attaches, which arguments
+//! and offsets it passes to them, and its reasons for refusing the others. Needs no root; see
 //! `fixtures/README.md`.
 //!
 //! The expected values come from independent readers: argument positions from `bpftool btf dump`
@@ -41,18 +41,18 @@ type Table<const ROWS: usize> = [(&'static str, [u32; KERNELS.len()]); ROWS];
 const PROGRAMS: [(&str, &[&str]); 14] = [
     ("oom_kill", &["oom_sigkill", "mark_victim", "oom_context"]),
     ("victim_exit", &["exit_mmap", "process_exit"]),
-    ("direct_reclaim", &["direct_begin", "direct_end"]),
-    ("memcg_reclaim", &["memcg_begin", "memcg_end", "softlimit_begin", "softlimit_end"]),
-    ("kswapd", &["kswapd_wake", "kswapd_sleep"]),
+    ("direct_reclaim", &["direct_end", "direct_begin"]),
+    ("memcg_reclaim", &["memcg_end", "memcg_begin", "softlimit_end", "softlimit_begin"]),
+    ("kswapd", &["kswapd_sleep", "kswapd_wake"]),
     ("reclaim_scan", &["shrink_inactive"]),
     ("throttle", &["throttled"]),
     ("pfmemalloc_throttle", &["pfmem_end", "pfmem_begin"]),
-    ("compaction", &["compact_begin", "compact_end"]),
+    ("compaction", &["compact_end", "compact_begin"]),
     ("alloc_retry", &["reclaim_retry", "compact_retry"]),
     ("alloc_failure", &["alloc_failed"]),
     ("kill_signal", &["kill_signal"]),
     ("processes", &["process_table"]),
-    ("cgroups", &["cgroup_made", "cgroup_gone"]),
+    ("cgroups", &["cgroup_gone", "cgroup_made"]),
 ];
 
 /// Kernels (as a range of columns), the program, why.

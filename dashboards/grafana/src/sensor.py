@@ -191,6 +191,24 @@ def delays():
         "none",
         8,
     )
+    yield graph_panel(
+        "Dropped cgroup paths and log lines",
+        "Paths of cgroups beyond the memory budget, and lines of the log that nothing read. Per second.",
+        [
+            Query(f"sum(rate(memsensor_dropped_cgroup_paths_total{{{ANY}}}{RATE}))", "paths/s"),
+            Query(f"sum(rate(memsensor_log_lines_lost_total{{{ANY}}}{RATE}))", "log lines/s"),
+        ],
+        "none",
+        6,
+    )
+    yield graph_panel(
+        "Daemons that cannot read their BPF maps",
+        "Their verdict comes from PSI alone, and counters of the probes keep their last values.",
+        [Query(f"sum(1 - memsensor_bpf_maps_readable{{{ANY}}})", "daemons")],
+        "none",
+        6,
+        decimals=0,
+    )
 
 
 def costs():

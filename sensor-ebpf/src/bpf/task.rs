@@ -30,6 +30,9 @@ static HAVE_TASK_BTF: Global<u32> = Global::new(0);
 /// `PF_KTHREAD`, include/linux/sched.h, the same since 2.6.
 const PF_KTHREAD: u32 = 0x0020_0000;
 
+/// `PF_MEMALLOC`, include/linux/sched.h, the same since 2.6: the task frees memory.
+const PF_MEMALLOC: u32 = 0x0000_0800;
+
 /// The current task_struct with its type; only where `HAVE_TASK_BTF` is 1.
 #[inline(always)]
 fn typed_current() -> u64 {
@@ -130,6 +133,12 @@ pub(crate) fn sizes<M: Member>(mm: u64) -> Sizes {
 #[inline(always)]
 pub(crate) fn is_kernel<M: Member>(task: u64) -> bool {
     M::word(task, &OFF_TASK_FLAGS) & PF_KTHREAD != 0
+}
+
+/// Whether a task frees memory, and may use the reserves for that.
+#[inline(always)]
+pub(crate) fn is_reclaiming<M: Member>(task: u64) -> bool {
+    M::word(task, &OFF_TASK_FLAGS) & PF_MEMALLOC != 0
 }
 
 /// Describes a task.

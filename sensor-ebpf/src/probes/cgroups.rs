@@ -31,20 +31,20 @@ pub const PROBE: Probe = Probe {
     about: "paths of cgroups, recorded at creation for events after their removal",
     programs: &[
         Program {
+            name: "cgroup_gone",
+            event: "cgroup:cgroup_rmdir",
+            args: &[Arg::ptr("cgrp", "ARG_GONE_CGROUP", "cgroup")],
+            one_of: &[],
+            fields: &FIELDS,
+            need: Need::Required,
+        },
+        Program {
             name: "cgroup_made",
             event: "cgroup:cgroup_mkdir",
             args: &[
                 Arg::ptr("cgrp", "ARG_MADE_CGROUP", "cgroup"),
                 Arg::ptr("path", "ARG_MADE_PATH", "char"),
             ],
-            one_of: &[],
-            fields: &FIELDS,
-            need: Need::Required,
-        },
-        Program {
-            name: "cgroup_gone",
-            event: "cgroup:cgroup_rmdir",
-            args: &[Arg::ptr("cgrp", "ARG_GONE_CGROUP", "cgroup")],
             one_of: &[],
             fields: &FIELDS,
             need: Need::Required,

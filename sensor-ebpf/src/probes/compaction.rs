@@ -29,19 +29,19 @@ pub const PROBE: Probe = Probe {
     about: "tasks that wait while pages are moved to make a contiguous block",
     programs: &[
         Program {
-            name: "compact_begin",
-            event: "compaction:mm_compaction_begin",
-            args: &[],
-            one_of: &[],
-            fields: &FIELDS,
-            need: Need::Required,
-        },
-        Program {
             name: "compact_end",
             event: "compaction:mm_compaction_end",
             args: &[Arg::int("status", "ARG_COMPACT_STATUS")],
             one_of: &[],
             fields: &[layout::TASK_FLAGS],
+            need: Need::Required,
+        },
+        Program {
+            name: "compact_begin",
+            event: "compaction:mm_compaction_begin",
+            args: &[],
+            one_of: &[],
+            fields: &FIELDS,
             need: Need::Required,
         },
     ],

@@ -23,19 +23,19 @@ pub const PROBE: Probe = Probe {
     about: "tasks that free pages themselves before their allocation continues",
     programs: &[
         Program {
-            name: "direct_begin",
-            event: "vmscan:mm_vmscan_direct_reclaim_begin",
-            args: &[],
-            one_of: &[],
-            fields: &layout::CGROUP_OF_TASK,
-            need: Need::Required,
-        },
-        Program {
             name: "direct_end",
             event: "vmscan:mm_vmscan_direct_reclaim_end",
             args: &[Arg::int("nr_reclaimed", "ARG_DIRECT_FREED")],
             one_of: &[],
             fields: &[],
+            need: Need::Required,
+        },
+        Program {
+            name: "direct_begin",
+            event: "vmscan:mm_vmscan_direct_reclaim_begin",
+            args: &[],
+            one_of: &[],
+            fields: &layout::CGROUP_OF_TASK,
             need: Need::Required,
         },
     ],

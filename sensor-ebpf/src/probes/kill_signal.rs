@@ -1,7 +1,10 @@
 //! SIGKILL from user space: a process, not the kernel, kills another process.
 //!
+//! earlyoom and nohang send SIGTERM first, and most of their victims end by that. So SIGTERM counts
+//! too, but only from known OOM daemons: others send it to stop a service.
+//!
 //! `signal_generate` (kernel/signal.c, __send_signal_locked) fires for every signal; the program
-//! returns at once unless it is a SIGKILL that was delivered. `info` shows the kind of sender:
+//! returns at once unless it is one of these two and was delivered. `info` shows the kind of sender:
 //! SEND_SIG_PRIV (1) is the kernel itself (the OOM killer, for example) and not counted here;
 //! SEND_SIG_NOINFO (0) is the kernel on behalf of a process (`cgroup.kill`); otherwise si_code <= 0
 //! is a process (SI_FROMUSER). `current` is the sender.
@@ -64,7 +67,8 @@ pub const PROBE: Probe = Probe {
     metrics: &[Metric {
         name: "kill_signals",
         unit: Unit::None,
-        help: "SIGKILLs sent by processes, by thread name of the sender",
+        help: "SIGKILLs sent by processes, and SIGTERMs by known OOM daemons, by thread name of \
+               the sender",
         shape: Shape::Counter { at: offset_of!(State, by_sender) / 8 },
         labels: &[Label::Sender],
     }],
@@ -108,6 +112,7 @@ mod kernel {
     }
 
     const SIGKILL: u32 = 9;
+    const SIGTERM: u32 = 15;
     const SEND_SIG_NOINFO: u64 = 0;
     const SEND_SIG_PRIV: u64 = 1;
     /// include/trace/events/signal.h
@@ -125,8 +130,8 @@ mod kernel {
     #[map]
     static SIGNAL_SENT: Array<u64> = Array::with_max_entries(1, 0);
 
-    /// Whether an event may be sent at `now`; if so, it counts as sent. Two CPUs that ask within a
-    /// few nanoseconds may both get true: one more event does no harm.
+    /// Whether an event may be sent at `now`; if so, it counts as sent. If two CPUs call it
+    /// within a few nanoseconds, both may get true: one more event does no harm.
     #[inline(always)]
     fn may_send(now: u64) -> bool {
         let Some(sent) = SIGNAL_SENT.get_ptr_mut(0) else { return false };
@@ -141,9 +146,9 @@ mod kernel {
         true
     }
 
-    /// Sends the event of a SIGKILL by the current task, or counts it as lost.
+    /// Sends the event of a signal by the current task, or counts it as lost.
     #[inline(always)]
-    fn send(sender_index: u32, target: u64) {
+    fn send(sender_index: u32, target: u64, signal: u32) {
         let now = clock::now();
         if !may_send(now) {
             lost!(State, Loss::RateLimited, "target process", read::<u32>(target, &OFF_TASK_TGID));
@@ -155,6 +160,8 @@ mod kernel {
             time_ns: now,
             sender: task::describe::<Probed>(task::current()),
             target: task::describe::<Probed>(target),
+            signal,
+            unused: 0,
         };
         let tgid = event.target.tgid;
         ring::send::<State, _>(event, tgid);
@@ -162,7 +169,8 @@ mod kernel {
 
     #[raw_tracepoint(tracepoint = "signal_generate")]
     fn kill_signal(ctx: RawTracePointContext) -> u32 {
-        if args::get(&ctx, &ARG_KILL_SIG) as u32 != SIGKILL
+        let signal = args::get(&ctx, &ARG_KILL_SIG) as u32;
+        if (signal != SIGKILL && signal != SIGTERM)
             || args::get(&ctx, &ARG_KILL_RESULT) as u32 != TRACE_SIGNAL_DELIVERED
         {
             return 0;
@@ -181,13 +189,17 @@ mod kernel {
             Ok(comm) => unsafe { SENDERS.get(comm) }.copied().unwrap_or(0),
             Err(_) => 0,
         };
+        let is_oom_daemon = known & SENDER_WITH_EVENT != 0;
+        if signal == SIGTERM && !is_oom_daemon {
+            return 0;
+        }
         let index = known & !SENDER_WITH_EVENT;
         let Some(row) = row::<State>() else { return 0 };
         if let Some(n) = row.by_sender.get_mut(index as usize) {
             *n += 1;
         }
-        if known & SENDER_WITH_EVENT != 0 {
-            send(index, args::get(&ctx, &ARG_KILL_TASK));
+        if is_oom_daemon {
+            send(index, args::get(&ctx, &ARG_KILL_TASK), signal);
         }
         0
     }

@@ -20,17 +20,17 @@ pub const PROBE: Probe = Probe {
     about: "background reclaim: how often it is woken and how long it works, per node",
     programs: &[
         Program {
-            name: "kswapd_wake",
-            event: "vmscan:mm_vmscan_kswapd_wake",
-            args: &[Arg::int("nid", "ARG_WAKE_NID")],
+            name: "kswapd_sleep",
+            event: "vmscan:mm_vmscan_kswapd_sleep",
+            args: &[Arg::int("nid", "ARG_SLEEP_NID")],
             one_of: &[],
             fields: &[],
             need: Need::Required,
         },
         Program {
-            name: "kswapd_sleep",
-            event: "vmscan:mm_vmscan_kswapd_sleep",
-            args: &[Arg::int("nid", "ARG_SLEEP_NID")],
+            name: "kswapd_wake",
+            event: "vmscan:mm_vmscan_kswapd_wake",
+            args: &[Arg::int("nid", "ARG_WAKE_NID")],
             one_of: &[],
             fields: &[],
             need: Need::Required,

@@ -28,6 +28,13 @@ pub fn that_lose(loss: Loss) -> impl Iterator<Item = Id> {
     Id::ALL.iter().copied().filter(move |id| ALL[*id as usize].loses(loss))
 }
 
+/// Every probe, in the order in which they attach: the one that removes victims and exiting tasks
+/// from the tables is there before the others add them.
+pub fn in_attach_order() -> impl Iterator<Item = Id> {
+    let others = Id::ALL.iter().copied().filter(|id| *id != Id::victim_exit);
+    core::iter::once(Id::victim_exit).chain(others)
+}
+
 /// Kernel enums whose names are labels of metrics, or are shown in events.
 pub fn kernel_enums() -> impl Iterator<Item = Label> {
     let labels = ALL.iter().flat_map(|p| p.metrics).flat_map(|m| m.labels).copied();
@@ -70,6 +77,37 @@ mod tests {
             assert!(reads == 0 || !in_registers, "{} reads arguments of a kprobe", program.name);
             assert!(seen.insert(program.name), "{} twice", program.name);
         }
+    }
+
+    /// How the names of programs end that begin something, and of those that end it.
+    const PAIRS: [(&str, &str); 3] = [("_begin", "_end"), ("_wake", "_sleep"), ("_made", "_gone")];
+
+    /// Otherwise a task that enters in between has a begin and no end.
+    #[test]
+    fn each_end_attaches_before_its_begin() {
+        let mut pairs = 0;
+        for probe in ALL {
+            let place = |name: &str| probe.programs.iter().position(|p| p.name == name);
+            for (at, program) in probe.programs.iter().enumerate() {
+                let pair = PAIRS.iter().find_map(|(begin, end)| {
+                    let noun = program.name.strip_suffix(begin)?;
+                    Some(place(&format!("{noun}{end}")))
+                });
+                let Some(end) = pair else { continue };
+                assert!(end.is_some_and(|end| end < at), "{} attaches too early", program.name);
+                pairs += 1;
+            }
+        }
+        assert_eq!(pairs, 7, "a pair has other names");
+    }
+
+    /// It ends what the others begin: victims, and stalls of tasks that exit.
+    #[test]
+    fn victim_exit_attaches_first_and_each_probe_once() {
+        let order: Vec<_> = in_attach_order().collect();
+        assert_eq!(order.first(), Some(&Id::victim_exit));
+        assert_eq!(order.len(), Id::COUNT);
+        assert!(Id::ALL.iter().all(|id| order.contains(id)));
     }
 
     #[test]

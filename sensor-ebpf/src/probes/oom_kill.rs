@@ -27,6 +27,11 @@
 //! all (sysrq-f) is global. That is wrong if the kernel skipped our program at that reclaim. The
 //! constraint is passed on as it is and does not change the type.
 //!
+//! Not every kill of type global means that the host ran out of memory. An allocation that a cpuset
+//! or a memory policy binds to some NUMA nodes fails when these are full, and sysrq-f asks for a kill
+//! without any allocation (order -1). Where `oom_context` shows one of them, the kill does not count
+//! in the word that the host's verdict reads.
+//!
 //! Kernels: all from 5.10 on; `oom_context` on those with BPF trampolines (x86_64; arm64 tested
 //! from 6.12 on).
 
@@ -55,6 +60,9 @@ pub const CONSTRAINT: Label = Label::KernelEnum {
 
 /// First of the words that count kills: those of type `global`, then `memcg`.
 pub const KILLS_WORD: usize = offset_of!(State, kills) / 8;
+
+/// The word that counts the kills of type `global` that show that the host ran out of memory.
+pub const HOST_KILLS_WORD: usize = offset_of!(State, of_host) / 8;
 
 /// See the module.
 pub const PROBE: Probe = Probe {
@@ -117,6 +125,8 @@ pub const PROBE: Probe = Probe {
 struct State {
     /// By type: global, memcg.
     kills: [u64; 2],
+    /// Of type global, neither bound to a part of the host nor asked for by sysrq-f.
+    of_host: u64,
 }
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -213,6 +223,11 @@ mod kernel {
         0
     }
 
+    /// `CONSTRAINT_NONE` of `enum oom_constraint`, its first value: no limit but the host's memory.
+    const CONSTRAINT_NONE: u32 = 0;
+    /// `oom_control.order` of a kill that sysrq-f asked for (is_sysrq_oom, mm/oom_kill.c).
+    const ORDER_SYSRQ: i32 = -1;
+
     const UNKNOWN: Context =
         Context { called_ns: 0, tid: 0, order: 0, gfp_flags: 0, constraint: 0, memcg: 0 };
 
@@ -294,6 +309,11 @@ mod kernel {
         };
         if let Some(row) = row::<State>() {
             row.kills[memcg as usize & 1] += 1;
+            // These are 0 where the context is unknown: such a kill counts.
+            let of_part = context.constraint != CONSTRAINT_NONE || context.order == ORDER_SYSRQ;
+            if memcg == 0 && !of_part {
+                row.of_host += 1;
+            }
         }
         let mm: u64 = read(victim, &OFF_TASK_MM);
         let event = OomKill {

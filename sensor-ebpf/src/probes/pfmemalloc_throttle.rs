@@ -12,10 +12,9 @@
 //! throttled (kernel threads, dying tasks) never sleep here. A task that passes uses a slot for a
 //! moment and is not counted.
 //!
-//! The end attaches first: otherwise a task that begins between the two would have no end. An end
-//! can still be missed: if another tracer attaches to the same function while a task sleeps in it,
+//! An end can be missed: if another tracer attaches to the same function while a task sleeps in it,
 //! the kernel skips our end. Such a sleep counts until the task continues to reclaim, which user
-//! space sees in the table, and is lost after that.
+//! space sees in the table, or a pass over the tasks finds it outside of reclaim.
 //!
 //! Kernels: all from 5.10 on that have the function and BPF trampolines (x86_64; arm64 tested from
 //! 6.12 on).

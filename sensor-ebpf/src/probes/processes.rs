@@ -11,6 +11,12 @@
 //! address space of its parent, on a thrashing disk possibly for long, and would look like a new
 //! process with all of the parent's memory.
 //!
+//! The pass also ends stalls whose ends were missed. During reclaim and direct compaction the kernel
+//! marks the task with PF_MEMALLOC (mm/page_alloc.c, __perform_reclaim; mm/vmscan.c,
+//! try_to_free_mem_cgroup_pages). A task without the mark that has seemed to be inside for two
+//! seconds is not inside. (A write to `/proc/sys/vm/compact_memory` has no mark: when one zone takes
+//! longer, it is not counted.)
+//!
 //! The counters are those of the kernel's own OOM report. Since 6.2 each lags by at most one batch
 //! per CPU (lib/percpu_counter.c: 32 pages, or twice the number of CPUs if that is more).
 //!
@@ -18,6 +24,7 @@
 
 use crate::{
     layout,
+    loss::Loss,
     spec::{Field, Need, Probe, Program},
 };
 
@@ -44,7 +51,7 @@ pub const PROBE: Probe = Probe {
         need: Need::Required,
     }],
     metrics: &[],
-    losses: &[],
+    losses: &[Loss::UnmatchedBegin],
 };
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -53,6 +60,7 @@ mod kernel {
 
     use crate::{
         bpf::{
+            clock, inflight, lost,
             read::{Member as _, Typed},
             task,
         },
@@ -61,6 +69,7 @@ mod kernel {
             OFF_TASK_LEADER, OFF_TASK_MM, OFF_TASK_PID, OFF_TASK_START, OFF_TASK_TGID,
             OFF_TASK_VFORK_DONE,
         },
+        loss::Loss,
     };
 
     /// `struct bpf_iter__task`.
@@ -77,13 +86,30 @@ mod kernel {
         seq: *mut c_void,
     }
 
+    /// Ends the stalls of a task that is not in reclaim.
+    #[inline(always)]
+    fn end_missed_stalls(task: u64) {
+        if task::is_reclaiming::<Typed>(task) {
+            return;
+        }
+        let tid = Typed::word(task, &OFF_TASK_PID);
+        let Some(bucket) = inflight::bucket(tid) else { return };
+        if bucket.end_missed(tid, clock::now()) > 0 {
+            lost::record(super::PROBE.name, Loss::UnmatchedBegin, "thread", || tid.into());
+        }
+    }
+
     /// Without a macro: aya has none for iterators.
     #[unsafe(no_mangle)]
     #[unsafe(link_section = "iter/task")]
     extern "C" fn process_table(ctx: *const Context) -> u32 {
         // SAFETY: the kernel passes its own structure of this layout; the verifier checks it.
         let (meta, task) = unsafe { ((*ctx).meta, (*ctx).task as u64) };
-        if task == 0 || task::is_kernel::<Typed>(task) {
+        if task == 0 {
+            return 0;
+        }
+        end_missed_stalls(task);
+        if task::is_kernel::<Typed>(task) {
             return 0;
         }
         let mm = Typed::long(task, &OFF_TASK_MM);

@@ -1,5 +1,5 @@
-//! The pure part of memsensor's user half: the data model, the verdict, and the plan that says
-//! which programs a kernel can attach.
+//! The pure part of memsensor's user half: the data model, the verdict, and the plan of the
+//! programs that a kernel can attach.
 //!
 //! * [`common`]: clocks, text from untrusted sources, counters, small state files.
 //! * [`btf`]: the kernel's type information, and the plan for attaching.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use sensor_core::{
-    common::{clock::monotonic_ns, counter::nanos},
+    common::counter::nanos,
     model::{
         cgroup_report::{CgroupReport, ShownCgroup},
         memory_usage::MemoryUsage,
@@ -17,10 +17,7 @@ use sensor_core::{
     },
 };
 
-use super::{
-    path_cache::{self, SharedPaths},
-    selection::Selection,
-};
+use super::{selection::Selection, shared_paths::SharedPaths, walker::Walker};
 use crate::{
     host::cgroup::{mounts::CgroupMounts, stats},
     publish::{
@@ -60,6 +57,7 @@ pub struct Inputs {
 pub struct Collector {
     inputs: Inputs,
     selection: Selection,
+    walker: Walker,
     report: PublishedCgroups,
     /// Ids without a path after the last walk: they cause no other walk.
     unnamed: BTreeSet<u64>,
@@ -70,7 +68,9 @@ pub struct Collector {
 impl Collector {
     /// Publishes to `report`.
     pub fn new(inputs: Inputs, selection: Selection, report: PublishedCgroups) -> Self {
-        Self { inputs, selection, report, unnamed: BTreeSet::new(), charged: BTreeSet::new() }
+        let walker = Walker::new(Arc::clone(&inputs.paths));
+        let (unnamed, charged) = (BTreeSet::new(), BTreeSet::new());
+        Self { inputs, selection, walker, report, unnamed, charged }
     }
 
     /// Collects until shutdown.
@@ -78,6 +78,7 @@ impl Collector {
         // The time of the scan that the last report is from.
         let mut taken_ns = None;
         while !self.inputs.shutdown.is_requested() {
+            self.walker.serve();
             if let Some(sample) = self.inputs.sample.load_full()
                 && let Some(usage) = self.inputs.usage.load()
                 && taken_ns
@@ -87,7 +88,7 @@ impl Collector {
                 let report = self.collect(&sample.snapshot, &usage);
                 self.report.store(Some(Arc::new(report)));
             }
-            self.inputs.shutdown.wait(POLL);
+            self.walker.wait(&self.inputs.shutdown, POLL);
         }
     }
 
@@ -98,13 +99,15 @@ impl Collector {
         self.selection.select(sizes);
         self.selection.add_stalls(&snapshot.stall_clock, path);
         self.selection.add_reclaim(&snapshot.reclaim, path);
-        for (path, kills) in self.inputs.kills.take_by_path() {
+        for (path, kills) in &*self.inputs.kills.take_by_path() {
             let path = path.as_deref().map(|path| stats::charged(&self.inputs.mounts, path));
-            self.selection.add_kills(path, kills);
+            self.selection.add_kills(path, *kills);
         }
         let mut shown = Vec::new();
         let selected: Vec<_> = self.selection.shown().map(|(path, _)| Arc::clone(path)).collect();
         for path in selected {
+            // An event may wait for a walk.
+            self.walker.serve();
             let stats = stats::read_stats(&self.inputs.mounts, &path);
             let Some((counters, stats)) = self.selection.update_stats(&path, stats) else {
                 self.selection.remove(&path);
@@ -114,7 +117,8 @@ impl Collector {
             shown.push(ShownCgroup { path, workload, counters, stats });
         }
         let (other, omitted) = (self.selection.other().clone(), self.selection.omitted());
-        CgroupReport { shown, other, omitted }
+        let paths_dropped = self.inputs.paths.lock().dropped();
+        CgroupReport { shown, other, omitted, paths_dropped }
     }
 
     /// Paths of the cgroups that have processes or have stalled. Where the kernel half reports no
@@ -125,14 +129,12 @@ impl Collector {
             .chain(snapshot.reclaim.iter().map(|reclaim| reclaim.cgroup))
             .collect();
         let cache = Arc::clone(&self.inputs.paths);
-        let known = || path_cache::paths(&cache, ids.iter().copied());
+        let known = || cache.of(ids.iter().copied());
         let mut paths = known();
         let unnamed = |paths: &HashMap<u64, _>| -> BTreeSet<u64> {
             ids.iter().filter(|id| !paths.contains_key(id)).copied().collect()
         };
-        if !unnamed(&paths).is_subset(&self.unnamed)
-            && path_cache::walk(&cache, monotonic_ns(), WALK_INTERVAL)
-        {
+        if !unnamed(&paths).is_subset(&self.unnamed) && self.walker.walk(WALK_INTERVAL) {
             paths = known();
             self.unnamed = unnamed(&paths);
         }
@@ -160,10 +162,10 @@ impl Collector {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Mutex};
+    use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
     use super::*;
-    use crate::cgroups::{path_cache::CgroupPathCache, settings::Settings};
+    use crate::cgroups::{settings::Settings, shared_paths::CgroupPaths};
 
     fn snapshot(stall_clock: &[(u64, [u64; 4])]) -> Snapshot {
         Snapshot { stall_clock: stall_clock.into(), ..Snapshot::default() }
@@ -174,7 +176,7 @@ mod tests {
             sample: Arc::default(),
             usage: Arc::default(),
             kills: Arc::default(),
-            paths: Arc::new(Mutex::new(CgroupPathCache::new(Some(root.to_owned())))),
+            paths: Arc::new(CgroupPaths::new(Some(root.to_owned())).expect("eventfd")),
             mounts: CgroupMounts { memory: root.to_owned(), v1: false, unified: None },
             shutdown: Arc::new(Shutdown::new().expect("eventfd")),
         };

@@ -5,7 +5,9 @@
 //! seconds; a scrape only encodes the last report.
 //!
 //! * [`settings`]: which cgroups; [`patterns`] matches their paths.
-//! * [`path_cache`]: paths by id, also for a while after a cgroup is removed.
+//! * [`path_cache`]: paths by id, also for a while after a cgroup is removed; within a budget.
+//! * [`shared_paths`]: the cache as threads share it; the rules for its lock.
+//! * `walk_requests`, `walker`: walks over the cgroup tree for paths that no event brought.
 //! * [`selection`]: which cgroups are shown, and their sums; pure.
 //! * [`collector`]: the thread.
 
@@ -14,3 +16,6 @@ pub mod path_cache;
 mod patterns;
 pub mod selection;
 pub mod settings;
+pub mod shared_paths;
+mod walk_requests;
+mod walker;

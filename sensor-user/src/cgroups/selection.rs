@@ -347,8 +347,9 @@ mod tests {
         };
         assert_eq!(shown(&selection), [counters([6, 0, 0, 2], 1)]);
         assert_eq!(*selection.other(), counters([8, 1, 0, 0], 2));
-        // The kernel half evicted the clock, which starts again at 0.
+        // The kernel half evicted the clock, or dropped a stall without an end: it rises from there.
         selection.add_stalls(&[(1, [1, 0, 0, 0])], path);
+        selection.add_stalls(&[(1, [2, 0, 0, 0])], path);
         assert_eq!(shown(&selection), [counters([7, 0, 0, 2], 1)]);
         // A removed cgroup's counts are not added to the others'.
         let other = selection.other().clone();

@@ -1,9 +1,10 @@
 //! Which cgroups have metrics of their own.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::patterns::Patterns;
+use crate::host::cgroup::path;
 
 /// Highest number of cgroups with metrics: about six files of each are read every few seconds.
 const MAX_CGROUPS: usize = 1000;
@@ -48,8 +49,8 @@ impl Settings {
         for (key, paths) in [("paths", paths), ("histograms", histograms)] {
             let count = paths.len();
             ensure!(count <= MAX_PATTERNS, "cgroups.{key}: {count} paths, at most {MAX_PATTERNS}");
-            if let Some(path) = paths.iter().find(|path| !path.starts_with('/')) {
-                bail!("cgroups.{key}: {path:?} does not begin with / as /system.slice/* does");
+            for path in paths {
+                path::check(path).with_context(|| format!("cgroups.{key}"))?;
             }
             Patterns::new(paths).with_context(|| format!("cgroups.{key}"))?;
         }

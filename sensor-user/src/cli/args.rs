@@ -178,6 +178,11 @@ pub enum Command {
         /// Exit only with 0 or 2, and with 2 from this state on
         #[arg(long, value_name = "STATE", value_parser = fail_on_parser())]
         fail_on: Option<FailOn>,
+        /// Print only the weight, an integer from 0 to 100, for scripts; nothing without a response
+        ///
+        /// It is 0 only if the scope should get no traffic. --fail-on selects these states.
+        #[arg(long)]
+        weight: bool,
         /// URL of the daemon's HTTP server
         #[arg(long, default_value = "http://127.0.0.1:9817")]
         url: String,

@@ -11,6 +11,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use sensor_core::model::readiness::FailOn;
+use serde_json::Value;
 
 use super::{
     admin_client::{call, call_one},
@@ -49,11 +51,9 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Explain { scope, json, socket } => {
             ask(&socket.socket, &Request::Explain { scope }, json)?;
         }
-        Command::Check { scope, fail_on, url, timeout } => {
+        Command::Check { scope, fail_on, weight, url, timeout } => {
             let answer = readyz_client::readiness(&url, &scope, timeout);
-            let (code, line) = check::outcome(&answer, fail_on);
-            print(&format!("{line}\n"))?;
-            return Ok(ExitCode::from(code as u8));
+            return print_check(&answer, fail_on, weight);
         }
         Command::Drain { reason, lasts, wait, socket } => {
             let seconds = lasts.map(|lasts| lasts.as_secs_f64());
@@ -66,6 +66,19 @@ pub fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Config { command } => configuration(&command)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the line of `check`, or only the weight. Without a weight the line goes to stderr.
+fn print_check(answer: &Result<Value>, fail_on: Option<FailOn>, weight: bool) -> Result<ExitCode> {
+    let (code, line) = check::outcome(answer, fail_on);
+    if !weight {
+        print(&format!("{line}\n"))?;
+    } else if let Some(percent) = check::percent(answer, fail_on.unwrap_or_default()) {
+        print(&format!("{percent}\n"))?;
+    } else {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+    Ok(ExitCode::from(code as u8))
 }
 
 fn configuration(command: &ConfigCommand) -> Result<()> {

@@ -1,4 +1,4 @@
-//! `memsensor drain --wait`: waits until all load balancers know of the drain.
+//! `memsensor drain --wait`: waits until all load balancers have received the drain.
 
 use std::{
     net::IpAddr,

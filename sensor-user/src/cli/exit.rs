@@ -1,7 +1,8 @@
 //! Errors as one line on stderr and an exit code.
 
-use std::{fmt, io::Write as _, process::ExitCode};
+use std::{fmt, process::ExitCode};
 
+use super::logging::Log;
 use crate::daemon::failure::Failure;
 
 /// A mistake in the configuration.
@@ -15,9 +16,9 @@ impl fmt::Display for Misconfigured {
 }
 
 /// Prints the error with its causes; returns the code of its kind.
-pub fn report(error: &anyhow::Error) -> ExitCode {
+pub fn report(error: &anyhow::Error, log: &Log) -> ExitCode {
     let line = format!("{error:#}").replace('\n', " ");
-    let _ = writeln!(std::io::stderr(), "memsensor: {line}");
+    log.print(&format!("memsensor: {line}"));
     if error.downcast_ref::<Misconfigured>().is_some() {
         return ExitCode::from(2);
     }

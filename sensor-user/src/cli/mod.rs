@@ -4,7 +4,8 @@
 //! * [`dispatch`] runs a command; [`exit`]: errors as one line and an exit code.
 //! * [`admin_client`], [`readyz_client`]: requests to the running daemon.
 //! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands.
-//! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout; [`logging`].
+//! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout.
+//! * [`logging`]: the log, through `log_queue`.
 
 pub mod admin_client;
 pub mod args;
@@ -13,6 +14,7 @@ pub mod dispatch;
 pub mod drain_wait;
 pub mod exit;
 pub mod format;
+mod log_queue;
 pub mod logging;
 mod output;
 pub mod probes;

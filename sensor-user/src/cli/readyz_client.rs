@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use axum::{
     body::Body,
-    http::{Request, Uri, header::HOST},
+    http::{Request, StatusCode, Uri, header::HOST},
 };
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -45,7 +45,47 @@ async fn request(host: &str, port: u16, scope: &str) -> Result<Value> {
     let status = response.status();
     let body = axum::body::to_bytes(Body::new(response.into_body()), MAX_BODY).await?;
     serving.abort();
-    serde_json::from_slice(&body).with_context(|| {
-        format!("{status}: {}", String::from_utf8_lossy(&body).trim().escape_debug())
+    // Not the body: any program can answer on the port.
+    serde_json::from_slice(&body).with_context(|| match status {
+        StatusCode::NOT_FOUND => format!("{status}: no such scope, or not memsensor"),
+        _ => format!("{status}: not memsensor"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// The outcome of a request to a server that sends these bytes.
+    fn answer(bytes: &'static [u8]) -> Result<Value> {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let addr = listener.local_addr().expect("address");
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let _ = stream.read(&mut [0; 1024]);
+            let _ = stream.write_all(bytes);
+        });
+        let answer = readiness(&format!("http://{addr}"), "", Duration::from_secs(10));
+        server.join().expect("the server ends");
+        answer
+    }
+
+    #[test]
+    fn an_error_does_not_repeat_the_answer() {
+        for bytes in [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\nweight=EVIL%"[..],
+            b"HTTP/1.1 404 EVIL\r\ncontent-length: 5\r\n\r\nEVIL\n",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{\"EVIL\":",
+            b"HTTP/1.1 200 OK\r\ncontent-length: EVIL\r\n\r\n{}",
+            b"EVIL\r\n\r\n",
+        ] {
+            let error = answer(bytes).expect_err("no JSON");
+            assert!(!format!("{error:#}").contains("EVIL"), "{error:#}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use sensor_core::{
     model::{
         event::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory},
         memory_usage::{CgroupUsage, Growth, ProcessUsage},
-        oom_report::{CgroupLimits, OomReport, StallWindow},
+        oom_report::{CgroupLimits, HostMemoryUsage, OomReport, StallWindow},
         workload::WorkloadId,
     },
 };
@@ -53,8 +53,47 @@ fn memory_text(memory: &VictimMemory) -> String {
 
 fn allocation(context: &AllocContext) -> String {
     let AllocContext { order, gfp_flags, constraint, from_log } = context;
+    let pages = match *order {
+        SYSRQ => " (none: sysrq-f)".to_owned(),
+        1..=20 => format!(" ({} contiguous pages)", 1 << order),
+        _ => String::new(),
+    };
+    let zone = zone(gfp_flags).map_or_else(String::new, |zone| format!(" (zone {zone})"));
     let source = if *from_log { " (from the kernel's log)" } else { "" };
-    format!("order {order}, gfp {gfp_flags}, constraint {constraint}{source}")
+    format!("order {order}{pages}, gfp {gfp_flags}{zone}, constraint {constraint}{source}")
+}
+
+/// Order of a kill that sysrq-f asked for.
+const SYSRQ: i32 = -1;
+
+/// The zone that the pages had to be in, if it is a small one. These two bits are the same on all
+/// kernels (include/linux/gfp_types.h).
+fn zone(gfp_flags: &str) -> Option<&'static str> {
+    let flags = u32::from_str_radix(gfp_flags.strip_prefix("0x")?, 16).ok()?;
+    match flags & 0b101 {
+        0b001 => Some("DMA"),
+        0b100 => Some("DMA32"),
+        _ => None,
+    }
+}
+
+/// What ran out of memory.
+fn cause(oom_type: OomType, context: Option<&AllocContext>) -> String {
+    if oom_type == OomType::Memcg {
+        return "a cgroup reached its limit".to_owned();
+    }
+    let Some(context) = context else { return "the host ran out of memory".to_owned() };
+    let what = match (context.order, context.constraint.as_str()) {
+        (SYSRQ, _) => return "an operator asked for a kill (sysrq-f)".to_owned(),
+        (_, "cpuset") => "the NUMA nodes of a cpuset",
+        (_, "memory_policy") => "the NUMA nodes of a memory policy",
+        _ => "the host",
+    };
+    let zone = zone(&context.gfp_flags).map_or_else(String::new, |zone| format!(" in zone {zone}"));
+    match context.order {
+        order @ 1..=20 => format!("{what} had no {} contiguous pages free{zone}", 1 << order),
+        _ => format!("{what} ran out of memory{zone}"),
+    }
 }
 
 /// An event in one line.
@@ -75,8 +114,8 @@ pub fn line(event: &Event) -> String {
         EventKind::VictimExit { pid, seconds, .. } => {
             format!("memory of OOM victim {pid} was free after {seconds:.3} s")
         }
-        EventKind::KillSignal { sender, target } => {
-            format!("SIGKILL by {} to {}", task(sender), task(target))
+        EventKind::KillSignal { signal, sender, target } => {
+            format!("{} by {} to {}", signal.label(), task(sender), task(target))
         }
     };
     format!("{}  {}  {text}", event.time, event.id)
@@ -95,10 +134,7 @@ pub fn report(event: &Event) -> String {
 fn details(kind: &EventKind) -> String {
     match kind {
         EventKind::OomKill { oom_type, victim, trigger, memory, context, memory_back_seconds } => {
-            let cause = match oom_type {
-                OomType::Global => "the host ran out of memory",
-                OomType::Memcg => "a cgroup reached its limit",
-            };
+            let cause = cause(*oom_type, context.as_ref());
             let allocation = context.as_ref().map_or("not measured".to_owned(), allocation);
             let freed = memory_back_seconds
                 .map_or("not yet".to_owned(), |seconds| format!("after {seconds:.3} s"));
@@ -118,9 +154,9 @@ fn details(kind: &EventKind) -> String {
         EventKind::VictimExit { pid, seconds, kill } => {
             format!("memory of victim {pid} of {kill} was free after {seconds:.3} s\n")
         }
-        EventKind::KillSignal { sender, target } => {
-            let (sender, target) = (task(sender), task(target));
-            format!("killed by a process\nsender       {sender}\nvictim       {target}\n")
+        EventKind::KillSignal { signal, sender, target } => {
+            let (signal, sender, target) = (signal.label(), task(sender), task(target));
+            format!("{signal} by a process\nsender       {sender}\nvictim       {target}\n")
         }
     }
 }
@@ -133,8 +169,14 @@ fn add_report(text: &mut String, report: &OomReport) {
     if let Some(stalled) = &report.stalled {
         let _ = writeln!(text, "{}", stall_line(stalled));
     }
+    if let (None, Some(memory)) = (&report.oom_cgroup, &report.host_memory) {
+        let _ = writeln!(text, "{}", host_memory_line(memory));
+    }
     if !report.cgroups.is_empty() {
         let _ = writeln!(text, "\n{}", limits(&report.cgroups));
+    }
+    for line in report.cgroups.iter().filter_map(shmem_line) {
+        let _ = writeln!(text, "{line}");
     }
     let Some(seconds) = report.usage_age_seconds else { return };
     let when = if seconds < 0.0 { "after" } else { "before" };
@@ -162,6 +204,32 @@ fn stall_line(stalled: &StallWindow) -> String {
     .flatten()
     .collect();
     format!("stalled      in the {:.0} s before: {}", stalled.within_seconds, parts.join(", "))
+}
+
+/// The kinds of memory that belong to no process, and what is left.
+fn host_memory_line(memory: &HostMemoryUsage) -> String {
+    let parts = [
+        ("total", memory.total_bytes),
+        ("available", memory.available_bytes),
+        ("anon", memory.anon_bytes),
+        ("shmem", memory.shmem_bytes),
+        ("slab", memory.slab_reclaimable_bytes),
+        ("unreclaimable slab", memory.slab_unreclaimable_bytes),
+        ("page tables", memory.page_tables_bytes),
+        ("huge pages", memory.hugetlb_bytes),
+        ("free swap", memory.swap_free_bytes),
+    ];
+    let part = |(name, bytes): (&str, Option<u64>)| Some(format!("{name} {} MiB", mib(bytes?)));
+    format!("host memory  {}", parts.into_iter().filter_map(part).collect::<Vec<_>>().join(", "))
+}
+
+/// A line if a quarter of a cgroup's memory or more is shared memory.
+fn shmem_line(cgroup: &CgroupLimits) -> Option<String> {
+    let (shmem, current) = (cgroup.shmem_bytes?, cgroup.current_bytes?);
+    (shmem > 0 && shmem >= current / 4).then(|| {
+        let (shmem, path) = (mib(shmem), Printable(&cgroup.path));
+        format!("{shmem} MiB of {path} is tmpfs or shared memory, which belongs to no process")
+    })
 }
 
 /// A table with two columns of text at the end.
@@ -286,8 +354,70 @@ mod tests {
             serde_json::json!({ "order": -1, "gfp_flags": "0x100cca", "constraint": "memcg" });
         assert_eq!(json(&known)["context"], expected);
         let text = line(&known);
-        assert!(text.ends_with(", order -1, gfp 0x100cca, constraint memcg"), "{text}");
-        assert!(report(&known).contains("allocation   order -1, gfp 0x100cca"), "{text}");
+        let allocation = "order -1 (none: sysrq-f), gfp 0x100cca, constraint memcg";
+        assert!(text.ends_with(allocation), "{text}");
+        assert!(report(&known).contains(&format!("allocation   {allocation}")), "{text}");
+    }
+
+    #[test]
+    fn the_report_names_what_ran_out() {
+        let global = |order, gfp_flags: &str, constraint: &str| {
+            let context = AllocContext {
+                order,
+                gfp_flags: gfp_flags.into(),
+                constraint: constraint.into(),
+                from_log: false,
+            };
+            cause(OomType::Global, Some(&context))
+        };
+        assert_eq!(cause(OomType::Global, None), "the host ran out of memory");
+        assert_eq!(cause(OomType::Memcg, None), "a cgroup reached its limit");
+        for (order, flags, constraint, expected) in [
+            (0, "0x140cca", "none", "the host ran out of memory"),
+            (0, "0x140cca", "cpuset", "the NUMA nodes of a cpuset ran out of memory"),
+            (
+                0,
+                "0x1",
+                "memory_policy",
+                "the NUMA nodes of a memory policy ran out of memory in zone DMA",
+            ),
+            (-1, "0xcc0", "none", "an operator asked for a kill (sysrq-f)"),
+            (3, "0xcc4", "none", "the host had no 8 contiguous pages free in zone DMA32"),
+            (1, "not a number", "none", "the host had no 2 contiguous pages free"),
+            (i32::MAX, "0xcc0", "none", "the host ran out of memory"),
+        ] {
+            assert_eq!(global(order, flags, constraint), expected);
+        }
+    }
+
+    #[test]
+    fn memory_without_a_process_is_shown() {
+        let mib = |n: u64| Some(n << 20);
+        let cgroup = |path: &str, shmem: u64| CgroupLimits {
+            path: path.to_owned(),
+            current_bytes: mib(64),
+            shmem_bytes: mib(shmem),
+            ..CgroupLimits::default()
+        };
+        let mut oom_report = OomReport {
+            cgroups: vec![cgroup("/full", 50), cgroup("/little", 15)],
+            host_memory: Some(HostMemoryUsage {
+                total_bytes: mib(900),
+                slab_unreclaimable_bytes: mib(700),
+                ..HostMemoryUsage::default()
+            }),
+            ..OomReport::default()
+        };
+        let mut event = kill(b"x", None);
+        event.report = Some(oom_report.clone().into());
+        let shown = report(&event);
+        assert!(shown.contains("50.0 MiB of \"/full\" is tmpfs or shared memory"), "{shown}");
+        assert!(!shown.contains("of \"/little\""), "{shown}");
+        let host = "host memory  total 900.0 MiB, unreclaimable slab 700.0 MiB\n";
+        assert!(shown.contains(host), "{shown}");
+        oom_report.oom_cgroup = Some("/full".to_owned());
+        event.report = Some(oom_report.into());
+        assert!(!report(&event).contains("host memory"), "the host was not out of memory");
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! * [`settings`]: how often, and which scopes.
 //! * [`sampler`]: the loop.
 //! * [`scopes`]: the host and the named cgroups: readings in, verdicts out.
+//! * [`counts`]: the counts of the kernel half, or which of them could not be read.
 //! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI.
 
+pub mod counts;
 pub mod history;
 pub mod sampler;
 pub mod scopes;

@@ -4,30 +4,23 @@
 //! Scans of processes come after the verdict, never before it.
 
 use std::{
-    collections::BTreeMap,
     os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Result;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_core::{
     common::{clock::monotonic_ns, counter::nanos},
     model::{
-        counters::{ByCause, CgroupReclaim, InFlight, ProgramCost},
         coverage::Coverage,
         snapshot::{Sample, Snapshot},
     },
     verdict::{scope::ScopeVerdict, signals::Signal, state::VerdictState},
 };
-use sensor_ebpf::{
-    loss::{self, Loss},
-    spec::Row,
-};
-use tracing::{error, info};
 
 use super::{
+    counts::{CountReader, Counts},
     history::{RowHistory, SettledRows},
     scopes::Scopes,
     settings::Settings,
@@ -42,14 +35,14 @@ use crate::{
     usage::scanner::{ProcessScanner, ScanPriority},
 };
 
-/// Samples per reading of the stall clocks of all cgroups, which takes two system calls for each.
-const SAMPLES_PER_CLOCK: u64 = 10;
-
 /// Share of time stalled from which on samples are more frequent.
 const PRESSED: f64 = 0.02;
 
 /// The same for I/O: a healthy disk always has some.
 const PRESSED_IO: f64 = 0.1;
+
+/// Samples per search for OOM victims whose exits were missed.
+const SAMPLES_PER_VICTIMS: u64 = 600;
 
 /// Data that the sampler shares with other threads.
 #[derive(Debug, Clone)]
@@ -74,35 +67,13 @@ pub struct Sampler {
     scopes: Scopes,
     scanner: ProcessScanner,
     shared: Shared,
+    counts: CountReader,
     history: RowHistory,
-    clocks: CgroupClocks,
     interval: Duration,
     pressed_interval: Duration,
+    samples: u64,
     /// When the next sample is due: CLOCK_MONOTONIC nanoseconds.
     due_ns: u64,
-    samples: u64,
-}
-
-/// Clocks that are read only every few samples.
-#[derive(Debug, Default)]
-struct CgroupClocks {
-    stalls: Arc<[(u64, ByCause)]>,
-    reclaim: Arc<[CgroupReclaim]>,
-    /// Time of the reading: CLOCK_MONOTONIC nanoseconds.
-    read_ns: Option<u64>,
-    /// Entries that the kernel half has evicted so far.
-    evicted: u64,
-}
-
-/// The counts of one sample.
-#[derive(Debug, Default)]
-struct Counts {
-    rows: Vec<Row>,
-    in_flight: InFlight,
-    costs: Vec<ProgramCost>,
-    reports_skipped: bool,
-    /// Stall clocks of scopes without PSI, by cgroup id.
-    scope_stalls: BTreeMap<u64, u64>,
 }
 
 impl Sampler {
@@ -120,50 +91,31 @@ impl Sampler {
             scopes,
             scanner,
             shared,
+            counts: CountReader::default(),
             history: RowHistory::new(window, interval),
-            clocks: CgroupClocks::default(),
             interval,
             pressed_interval: pressed_interval.min(interval),
-            due_ns: monotonic_ns(),
             samples: 0,
+            due_ns: monotonic_ns(),
         }
     }
 
-    /// Takes samples until shutdown. A failure is logged once per run of failures; the last sample
-    /// then becomes stale, which readiness reports.
+    /// Takes samples until shutdown.
     pub fn run(mut self) {
         // A client may ask for processes as soon as the first sample is published.
         self.scanner.scan(self.reader.as_mut(), monotonic_ns(), ScanPriority::Requested);
-        let mut failing = false;
         while !self.shared.shutdown.is_requested() {
-            let mut pressed = false;
-            match self.sample() {
-                Ok(is_pressed) => {
-                    pressed = is_pressed;
-                    if failing {
-                        info!("sampling works again");
-                    }
-                    failing = false;
-                }
-                Err(e) if !failing => {
-                    error!("sampling fails, published data becomes stale: {e:#}");
-                    failing = true;
-                }
-                Err(_) => {}
-            }
+            let pressed = self.sample();
             self.wait(pressed);
         }
     }
 
     /// Takes one sample, evaluates it, publishes it, then scans processes if that is due. Returns
     /// whether there is pressure.
-    fn sample(&mut self) -> Result<bool> {
-        let (taken_ns, counts) = self.count()?;
-        let scope_stalls = counts.scope_stalls.clone();
-        let snapshot = self.snapshot(taken_ns, counts);
-        let scopes = self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
-        let pressed = scopes.iter().any(is_pressed);
-        self.shared.published.store(Some(Arc::new(Sample { snapshot, scopes })));
+    fn sample(&mut self) -> bool {
+        let without_psi = self.scopes.ids_without_psi();
+        let counts = self.counts.read(self.reader.as_ref(), &without_psi);
+        let pressed = self.publish(counts);
         let now = monotonic_ns();
         self.shared.lags.sense.tick(now, self.due_ns);
         self.due_ns = now.saturating_add(nanos(self.interval(pressed)));
@@ -175,53 +127,38 @@ impl Sampler {
             ScanPriority::Calm
         };
         self.scanner.scan(self.reader.as_mut(), now, priority);
-        Ok(pressed)
+        self.samples += 1;
+        if let Some(reader) =
+            self.reader.as_mut().filter(|_| self.samples.is_multiple_of(SAMPLES_PER_VICTIMS))
+        {
+            reader.drop_old_victims(now);
+        }
+        pressed
+    }
+
+    /// Evaluates the counts with the host's files, and publishes both. Returns whether there is
+    /// pressure.
+    fn publish(&mut self, mut counts: Counts) -> bool {
+        let scope_stalls = std::mem::take(&mut counts.scope_stalls);
+        let snapshot = self.snapshot(counts);
+        let scopes = self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
+        let pressed = scopes.iter().any(is_pressed);
+        self.shared.published.store(Some(Arc::new(Sample { snapshot, scopes })));
+        pressed
     }
 
     fn interval(&self, pressed: bool) -> Duration {
         if pressed { self.pressed_interval } else { self.interval }
     }
 
-    /// Reads the kernel half, and when that was.
-    fn count(&mut self) -> Result<(u64, Counts)> {
-        self.samples += 1;
-        let Some(reader) = &self.reader else { return Ok((monotonic_ns(), Counts::default())) };
-        // Rows before slots: see RowHistory::settle.
-        let mut rows = reader.rows()?;
-        // Read before the slots: a task in a slot was in flight at this time, or entered later.
-        // With a time read afterwards, a stall that has ended in the meantime would count until
-        // then.
-        let taken_ns = monotonic_ns();
-        let slots = reader.slots()?;
-        if self.samples % SAMPLES_PER_CLOCK == 1 {
-            let losses = &rows[loss::ROW as usize];
-            let evicted =
-                |added: usize, present: usize| losses[added].saturating_sub(present as u64);
-            let (stalls, present) = reader.stall_clock(&slots, taken_ns)?;
-            let reclaim: Arc<[_]> = reader.reclaim()?.into();
-            let evicted = evicted(loss::CGROUPS_ADDED, present)
-                + evicted(loss::HISTOGRAMS_ADDED, reclaim.len());
-            let stalls = stalls.into();
-            self.clocks = CgroupClocks { stalls, reclaim, read_ns: Some(taken_ns), evicted };
-        }
-        let losses = &mut rows[loss::ROW as usize];
-        losses[Loss::CgroupEvicted as usize] = self.clocks.evicted;
-        let skipped = reader.recursion_misses();
-        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
-        let counts = Counts {
-            rows,
-            in_flight: InFlight::of(&slots, taken_ns),
-            costs: reader.costs(),
-            reports_skipped: skipped.is_some(),
-            scope_stalls: reader.stalls_of(&self.scopes.ids_without_psi(), &slots, taken_ns),
+    fn snapshot(&mut self, counts: Counts) -> Snapshot {
+        let Counts { taken_ns, rows, in_flight, costs, reports_skipped, clocks, unread, .. } =
+            counts;
+        let SettledRows { rows, window_start, recent_start } = if unread.counters {
+            self.history.last()
+        } else {
+            self.history.settle(taken_ns, rows, &in_flight)
         };
-        Ok((taken_ns, counts))
-    }
-
-    fn snapshot(&mut self, taken_ns: u64, counts: Counts) -> Snapshot {
-        let Counts { rows, in_flight, costs, reports_skipped, .. } = counts;
-        let SettledRows { rows, window_start, recent_start } =
-            self.history.settle(taken_ns, rows, &in_flight);
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
         Snapshot {
             taken_ns,
@@ -232,9 +169,10 @@ impl Sampler {
             reports_skipped,
             in_flight,
             costs,
-            stall_clock: Arc::clone(&self.clocks.stalls),
-            stall_clock_ns: self.clocks.read_ns,
-            reclaim: Arc::clone(&self.clocks.reclaim),
+            stall_clock: clocks.stalls,
+            stall_clock_ns: clocks.read_ns,
+            reclaim: clocks.reclaim,
+            unread,
         }
     }
 
@@ -253,12 +191,152 @@ impl Sampler {
     }
 }
 
-/// Whether a scope is under pressure, so that samples are more frequent.
+/// Whether a scope is under pressure, so that samples are more frequent. Not while it only waits
+/// for its weight to rise, or while its cgroup does not exist, both of which may last for days.
 fn is_pressed(scope: &ScopeVerdict) -> bool {
+    if scope.unknown_reason.is_some() {
+        return false;
+    }
     let signals = &scope.verdict.signals;
     let reaches = |signal, threshold| signals.get(signal).is_some_and(|v| v >= threshold);
-    scope.verdict.position.state != VerdictState::Ready
+    let is_bad = scope.verdict.position.state != VerdictState::Ready;
+    is_bad && !scope.verdict.evidence.rules.is_empty()
         || reaches(Signal::Some1s, PRESSED)
         || reaches(Signal::Stalled1s, PRESSED)
         || reaches(Signal::IoFull1s, PRESSED_IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, path::Path};
+
+    use sensor_core::{
+        model::{
+            coverage::{AttachState, ProbeState},
+            snapshot::UnreadMaps,
+        },
+        verdict::{evaluator::Evaluator, reading::Reading, weight},
+    };
+    use sensor_ebpf::probes;
+
+    use super::{
+        super::{counts::tests::FakeMaps, scopes},
+        *,
+    };
+
+    /// All probes are attached.
+    fn coverage() -> Coverage {
+        let probe = |probe: &&'static sensor_ebpf::spec::Probe| ProbeState {
+            name: probe.name,
+            state: AttachState::Attached,
+            reason: String::new(),
+            programs: Vec::new(),
+        };
+        let probes = probes::ALL.iter().map(probe).collect();
+        Coverage { probes, ..Coverage::none("") }
+    }
+
+    fn write_psi(root: &Path, full_us: u64) {
+        let dir = root.join("proc/pressure");
+        std::fs::create_dir_all(&dir).expect("mkdir");
+        let line = |kind| format!("{kind} avg10=0.00 avg60=0.00 avg300=0.00 total={full_us}\n");
+        std::fs::write(dir.join("memory"), line("some") + &line("full")).expect("write");
+    }
+
+    fn sampler(root: &Path) -> Sampler {
+        let settings = Settings {
+            interval: Duration::from_secs(1),
+            pressed_interval: Duration::from_millis(100),
+            window: Duration::from_secs(30),
+            stale_after: Duration::from_secs(5),
+        };
+        let scopes = scopes::Settings {
+            policy: Arc::default(),
+            weight: weight::Settings::default(),
+            max_gap: settings.stale_after,
+            scopes: Vec::new(),
+        };
+        write_psi(root, 0);
+        let scopes = Scopes::open(&scopes, root, Arc::default()).expect("scopes");
+        let coverage = Arc::new(coverage());
+        let paths =
+            Arc::new(crate::cgroups::shared_paths::CgroupPaths::new(None).expect("eventfd"));
+        let scanner = ProcessScanner::new(&coverage, paths, Arc::default());
+        let shared = Shared {
+            published: Arc::default(),
+            coverage,
+            lags: Arc::new(LoopLags::new(settings.interval)),
+            shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
+            rescan: Arc::new(RescanRequest::new().expect("an eventfd")),
+        };
+        Sampler::new(&settings, None, scopes, scanner, shared)
+    }
+
+    #[test]
+    fn samples_are_frequent_only_while_a_measured_scope_is_under_pressure() {
+        let mut evaluator = Evaluator::new(Arc::default(), weight::Settings::default());
+        let mut at = |second: u64, full_s: Option<u64>, kills| {
+            let at_ns = second * 1_000_000_000;
+            let full_ns = full_s.map(|seconds| seconds * 1_000_000_000);
+            let reading = Reading { at_ns, full_ns, oom_kills: Some(kills), ..Reading::default() };
+            let verdict = match full_s {
+                Some(_) => evaluator.evaluate(reading),
+                None => evaluator.pause(at_ns),
+            };
+            let unknown_reason = full_s.is_none().then(|| "no such cgroup".into());
+            let scope = ScopeVerdict {
+                scope: "a".into(),
+                cgroup_id: None,
+                reading,
+                verdict,
+                unknown_reason,
+            };
+            (scope.verdict.position.state, is_pressed(&scope))
+        };
+        assert_eq!(at(1, Some(0), 0), (VerdictState::Ready, false));
+        let stalled = (2..20).map(|second| at(second, Some(second - 1), 0)).last();
+        assert_eq!(stalled, Some((VerdictState::Overloaded, true)));
+        let calm: Vec<_> = (20..40).map(|second| at(second, Some(18), 0)).collect();
+        assert_eq!(calm[0], (VerdictState::Overloaded, true), "rules still hold");
+        let waits = (VerdictState::Degraded, false);
+        assert!(calm.contains(&waits), "it only waits for its weight: {calm:?}");
+        assert!(matches!(at(40, Some(18), 5), (_, true)), "a kill");
+        // Its cgroup was removed: it keeps its state.
+        let gone = at(41, None, 0);
+        assert!(gone.0 != VerdictState::Ready && !gone.1, "{gone:?}");
+    }
+
+    #[test]
+    fn psi_gives_the_verdict_while_maps_cannot_be_read() {
+        let root = tempfile::tempdir().expect("a directory");
+        let mut sampler = sampler(root.path());
+        let (mut counts, published) = (CountReader::default(), sampler.shared.published.clone());
+        let mut sample = |second: u64, word, is_unread, full_us| {
+            write_psi(root.path(), full_us);
+            let fails = UnreadMaps { counters: is_unread, cgroups: is_unread };
+            let counts = counts.read(Some(&FakeMaps { word, fails }), &BTreeSet::new());
+            sampler.publish(Counts { taken_ns: second * 1_000_000_000, ..counts });
+            let sample = published.load_full().expect("published");
+            assert_eq!(sample.snapshot.taken_ns, second * 1_000_000_000, "it is not stale");
+            assert_eq!(sample.snapshot.unread.counters, is_unread);
+            let row = sample.snapshot.rows.first().map(|row| row[0]);
+            let host = &sample.scopes[0];
+            assert_eq!(host.reading.stall_ns.is_none(), is_unread, "an old clock looks calm");
+            assert_eq!(host.unknown_reason, None);
+            (row, host.verdict.position.state)
+        };
+        assert_eq!(sample(1, 1, true, 0), (None, VerdictState::Ready), "before any counts");
+        assert_eq!(sample(2, 5, false, 0), (Some(5), VerdictState::Ready));
+        let states: Vec<_> = (3..30)
+            .map(|second| sample(second, 6, true, (second - 2) * 900_000))
+            .map(|(row, state)| {
+                assert_eq!(row, Some(5), "a counter keeps its last value");
+                state
+            })
+            .collect();
+        assert_eq!(states.last(), Some(&VerdictState::Overloaded), "{states:?}");
+        let calm: Vec<_> = (30..300).map(|second| sample(second, 30, false, 24_300_000)).collect();
+        assert_eq!(calm.first(), Some(&(Some(30), VerdictState::Overloaded)));
+        assert_eq!(calm.last(), Some(&(Some(30), VerdictState::Ready)));
+    }
 }

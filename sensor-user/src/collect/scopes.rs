@@ -139,7 +139,10 @@ impl Scopes {
         coverage: &Coverage,
     ) -> Vec<ScopeVerdict> {
         let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
-        read_probes(snapshot, coverage, &mut reading);
+        // Rows of an earlier sample would show a calm host.
+        if !snapshot.unread.counters {
+            read_probes(snapshot, coverage, &mut reading);
+        }
         self.memory.read(&mut reading);
         let mut verdicts = Vec::with_capacity(1 + self.cgroups.len());
         verdicts.push(ScopeVerdict {
@@ -175,7 +178,8 @@ impl CgroupScope {
                 if let Some(stalls) = stalls.filter(|_| self.files.lacks_psi()) {
                     let ids = self.files.ids().iter();
                     let clocks = ids.filter_map(|id| Some((*id, *stalls.get(id)?)));
-                    reading.stall_ns = Some(self.stalls.update(reading.at_ns, clocks));
+                    let stalled_ns = self.stalls.update(reading.at_ns, clocks);
+                    reading.stall_ns = Some(stalled_ns.saturating_add(self.files.hang_ns()));
                 }
                 (self.evaluator.evaluate(reading), no_stall_source(&reading))
             }
@@ -205,10 +209,10 @@ fn read_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) 
         reading.stall_ns = Some(ns.fold(0, u64::saturating_add));
     }
     if measures(Id::oom_kill) {
-        // The first word counts kills of the whole machine. A cgroup at its own limit does not harm
-        // the host.
+        // A cgroup at its own limit does not harm the host, nor does a cpuset whose nodes are full,
+        // or a kill that an operator asked for.
         let row = &snapshot.rows[Id::oom_kill as usize];
-        reading.oom_kills = Some(row[oom_kill::KILLS_WORD]);
+        reading.oom_kills = Some(row[oom_kill::HOST_KILLS_WORD]);
     }
     if measures(Id::reclaim_scan) {
         let (at, len) = (reclaim_scan::PRIORITY_WORD, reclaim_scan::PRIORITIES);
@@ -259,6 +263,12 @@ mod tests {
         assert_eq!(reading.oom_kills, Some(3));
         assert_eq!(reading.priority, Some(0));
         assert_eq!(reading.no_progress, Some(18));
+        let mut rows = snapshot.rows.to_vec();
+        rows[Id::oom_kill as usize][oom_kill::KILLS_WORD] = 9;
+        rows[Id::oom_kill as usize][oom_kill::HOST_KILLS_WORD] = 2;
+        let constrained = Snapshot { rows: rows.into(), ..snapshot.clone() };
+        read_probes(&constrained, &coverage, &mut reading);
+        assert_eq!(reading.oom_kills, Some(2), "seven were bound to some NUMA nodes");
         let calm = Snapshot { recent_start: Arc::clone(&snapshot.rows), ..snapshot };
         read_probes(&calm, &coverage, &mut reading);
         assert_eq!((reading.priority, reading.no_progress), (Some(12), Some(0)));

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use anyhow::{Result, ensure};
-use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME};
+use anyhow::{Context as _, Result, ensure};
+use sensor_core::verdict::scope::{HOST, MAX_SCOPE_NAME, is_scope_name};
 use serde::{Deserialize, Serialize};
+
+use crate::host::cgroup::path;
 
 /// Highest number of scopes beside the host: each is read at every sample.
 const MAX_SCOPES: usize = 32;
@@ -63,8 +65,10 @@ pub struct ScopeSettings {
     /// not `host`.
     #[cfg_attr(feature = "schema", schemars(example = &"web"))]
     pub name: String,
-    /// Path of the cgroup below the root of the cgroup hierarchy, without `..`. It need not exist
-    /// when memsensor starts. While it does not, the state of the scope is `unknown`.
+    /// Path of the cgroup below the root of the cgroup hierarchy, as /proc/PID/cgroup has it: not
+    /// below /sys/fs/cgroup, without `..`, `//`, `*` and a slash at the end. Write a path with a
+    /// backslash, such as systemd's `\x2d`, in single quotes. It need not exist when memsensor
+    /// starts. While it does not, the state of the scope is `unknown`.
     #[cfg_attr(
         feature = "schema",
         schemars(extend("format" = "path"), example = &"/system.slice/nginx.service")
@@ -72,24 +76,24 @@ pub struct ScopeSettings {
     pub cgroup: String,
 }
 
-/// An error if there are too many scopes, a name is not valid or used twice, or a path is not
-/// absolute.
+/// An error if there are too many scopes, a name is not valid or used twice, or no cgroup can have
+/// a path.
 pub fn check_scopes(scopes: &[ScopeSettings]) -> Result<()> {
     let count = scopes.len();
     ensure!(count <= MAX_SCOPES, "scope: {count} scopes, at most {MAX_SCOPES}");
     let mut names = BTreeSet::from([HOST]);
     for ScopeSettings { name, cgroup } in scopes {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         ensure!(
-            (1..=MAX_SCOPE_NAME).contains(&name.len()) && name.chars().all(plain),
+            is_scope_name(name),
             "scope: {name:?} is not a valid name: letters, digits, `-`, `_`, `.`, at most \
              {MAX_SCOPE_NAME}"
         );
         ensure!(names.insert(name), "scope: {name:?} twice (\"{HOST}\" is the machine)");
-        let is_absolute = cgroup.starts_with('/') && !cgroup.split('/').any(|part| part == "..");
+        path::check(cgroup).with_context(|| format!("scope {name}: cgroup"))?;
         ensure!(
-            is_absolute && cgroup.len() > 1,
-            "scope {name}: cgroup {cgroup:?} is not a path such as /system.slice/nginx.service"
+            !cgroup.contains('*'),
+            "scope {name}: cgroup {cgroup:?} contains `*`, but a scope is one cgroup; patterns are \
+             for [cgroups]"
         );
     }
     Ok(())

@@ -1,8 +1,9 @@
 //! The stall clock of a scope without PSI: one counter over its cgroup and the descendants, which
 //! are created and removed. Pure.
 
-use sensor_core::common::counter::rise_of_clock;
 use std::collections::BTreeMap;
+
+use sensor_core::common::counter::SteadyCounter;
 
 /// A cgroup that was not listed for this long was removed: cgroups are listed once a minute, and
 /// one listing may be incomplete.
@@ -18,7 +19,8 @@ pub struct StallCounter {
 
 #[derive(Debug)]
 struct LastSeen {
-    stall_ns: u64,
+    clock: SteadyCounter,
+    last_ns: u64,
     at_ns: u64,
 }
 
@@ -27,9 +29,17 @@ impl StallCounter {
     /// from the time before it was listed and adds nothing. A missing cgroup changes nothing.
     pub fn update(&mut self, now_ns: u64, cgroups: impl IntoIterator<Item = (u64, u64)>) -> u64 {
         for (id, stall_ns) in cgroups {
-            let last = self.cgroups.entry(id).or_insert(LastSeen { stall_ns, at_ns: now_ns });
-            last.at_ns = now_ns;
-            self.sum_ns = self.sum_ns.saturating_add(rise_of_clock(&mut last.stall_ns, stall_ns));
+            let first = || LastSeen {
+                clock: SteadyCounter::starting_at(stall_ns),
+                last_ns: stall_ns,
+                at_ns: now_ns,
+            };
+            let last = self.cgroups.entry(id).or_insert_with(first);
+            // A fall that the next reading does not make up: the clock was evicted, or a stall whose
+            // end was missed was dropped.
+            let clock_ns = last.clock.update(stall_ns, last.clock.is_behind());
+            self.sum_ns = self.sum_ns.saturating_add(clock_ns - last.last_ns);
+            (last.last_ns, last.at_ns) = (clock_ns, now_ns);
         }
         self.cgroups.retain(|_, last| now_ns.saturating_sub(last.at_ns) < REMOVED_AFTER_NS);
         self.sum_ns
@@ -48,7 +58,16 @@ mod tests {
     fn an_evicted_clock_does_not_reset_the_counter() {
         let mut counter = StallCounter::default();
         let sums = [100, 90, 110, 5, 30, 25, 40].map(|ns| counter.update(SECOND, [(1, ns)]));
-        assert_eq!(sums, [0, 0, 10, 15, 40, 40, 50]);
+        assert_eq!(sums, [0, 0, 10, 10, 35, 35, 45]);
+    }
+
+    #[test]
+    fn a_phantom_that_vanishes_does_not_count_the_past_again() {
+        let mut counter = StallCounter::default();
+        // 100 s of real stalls, then a stall without an end for an hour.
+        let clocks = [100, 1900, 3700, 100, 101, 103].map(|s| s * SECOND);
+        let sums = clocks.map(|ns| counter.update(SECOND, [(1, ns)]) / SECOND);
+        assert_eq!(sums, [0, 1800, 3600, 3600, 3601, 3603]);
     }
 
     #[test]

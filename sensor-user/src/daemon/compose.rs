@@ -1,9 +1,6 @@
 //! Builds the parts of the daemon and connects them: which thread reads and writes which handle.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
 use sensor_core::{
@@ -22,8 +19,8 @@ use super::{
 use crate::{
     cgroups::{
         collector::{self, Collector},
-        path_cache::{CgroupPathCache, SharedPaths},
         selection::Selection,
+        shared_paths::{CgroupPaths, SharedPaths},
     },
     collect::{
         sampler::{Sampler, Shared},
@@ -138,7 +135,7 @@ pub fn thread_bodies(
     let rings = reader.as_mut().and_then(Reader::take_rings);
     let parts = Parts {
         published,
-        paths: SharedPaths::new(Mutex::new(CgroupPathCache::new(mounts::memory_root()))),
+        paths: Arc::new(CgroupPaths::new(mounts::memory_root())?),
         rescan: Arc::new(RescanRequest::new()?),
         kills,
         shutdown,

@@ -17,7 +17,7 @@ use sensor_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::optional_address;
+use super::{config_escapes, optional_address};
 use crate::{
     cgroups,
     collect::{
@@ -176,6 +176,7 @@ impl Config {
     /// Parses and checks.
     pub fn parse(text: &str) -> Result<Self> {
         let config: Self = toml::from_str(text)?;
+        config_escapes::check(text)?;
         config.check()?;
         Ok(config)
     }
@@ -267,6 +268,13 @@ mod tests {
             ("[[scope]]\nname = \"host\"\ncgroup = \"/a\"", "\"host\" twice"),
             ("[[scope]]\nname = \"a b\"\ncgroup = \"/a\"", "\"a b\" is not a valid name"),
             ("[[scope]]\nname = \"a\"\ncgroup = \"/../a\"", "not a path such as"),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/a/*\"", "a scope is one cgroup"),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/a//b\"", "write \"/a/b\""),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/a/\"", "scope a: cgroup: \"/a/\""),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/sys/fs/cgroup/b\"", "below it, \"/b\""),
+            ("[[scope]]\nname = \"a\"\ncgroup = \"/a\\x2d.slice\"", "Write single quotes"),
+            ("[cgroups]\npaths = [\"/sys/fs/cgroup/*\"]", "cgroups.paths: \"/sys/fs/cgroup/*\""),
+            ("[cgroups]\nhistograms = [\"/a/\"]", "cgroups.histograms: \"/a/\""),
             ("bpf_log = \"loud\"", "unknown variant `loud`"),
             (
                 "[probes]\nrequired = [\"oom\"]",

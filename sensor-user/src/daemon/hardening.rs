@@ -114,15 +114,25 @@ impl fmt::Display for Hardening {
     }
 }
 
+/// Limits malloc to one arena, because each arena reserves address space that counts as locked. Call
+/// it before the first thread is started: a thread takes an arena with its first allocation.
+#[allow(unsafe_code, reason = "malloc has no safe interface for this setting")]
+pub fn use_one_arena() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it only changes where malloc takes memory from, under its own locks.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// Returns the freed heap of the start to the kernel, and prevents malloc from returning heap after
-/// that: allocating it again may take seconds on a host without free memory. Limits malloc to one
-/// arena, because each arena reserves address space that counts as locked.
+/// that: allocating it again may take seconds on a host without free memory.
 #[allow(unsafe_code, reason = "malloc has no safe interface for these settings")]
 fn keep_heap() {
+    use_one_arena();
     #[cfg(target_env = "gnu")]
     // SAFETY: these only change how malloc handles free memory, under its own locks.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::malloc_trim(0);
         libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
         libc::mallopt(libc::M_MMAP_MAX, 0);
@@ -175,7 +185,8 @@ fn real_time() -> Result<(), Errno> {
     schedule(libc::SCHED_RR, PRIORITY)
 }
 
-/// Sets normal priority for the calling thread, whose work no answer waits for. Needs no privilege.
+/// Sets normal priority for the calling thread, for work that no response waits for. Needs no
+/// privilege.
 pub fn normal_priority() -> Result<(), Errno> {
     schedule(libc::SCHED_OTHER, 0)
 }

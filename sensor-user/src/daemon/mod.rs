@@ -1,7 +1,7 @@
 //! The daemon: composition of all parts, and life cycle.
 //!
 //! * [`run`]: start and stop in the right order; [`compose`] builds the parts.
-//! * [`config`]: all settings.
+//! * [`config`]: all settings; [`config_escapes`]: an escape that it refuses.
 //! * [`failure`]: reasons for a failed start.
 //! * [`listeners`]: addresses and the socket.
 //! * [`threads`]: the threads beside the one that serves.
@@ -11,6 +11,7 @@
 
 pub mod compose;
 pub mod config;
+mod config_escapes;
 pub mod failure;
 pub mod hardening;
 pub mod listeners;

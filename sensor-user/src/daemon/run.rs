@@ -1,6 +1,7 @@
 //! `memsensor run`: starts all parts in a fixed order, and stops them.
 //!
-//! Load and attach as root; bind all addresses; drop privileges; only then start threads, because
+//! Bind all addresses, so that an address in use costs no load, and clients wait in the backlog
+//! meanwhile; load and attach as root; drop privileges; only then start threads, because
 //! capabilities belong to threads. One tokio runtime on the main thread serves all connections.
 
 use std::sync::Arc;
@@ -41,17 +42,27 @@ const MAX_BLOCKING_THREADS: usize = 2;
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(config: &Config) -> Result<()> {
-    let (coverage, kernel) = load_or_degrade(config)?;
+    check_privileges(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(config, coverage, kernel));
+    let result = runtime.block_on(serve(config));
     // A write of the drain may still wait for the disk.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
+}
+
+/// An error if capabilities for loading are missing, unless `allow_degraded`.
+fn check_privileges(config: &Config) -> Result<()> {
+    match privilege::missing() {
+        Some(missing) if !config.allow_degraded => {
+            Err(anyhow::anyhow!(missing).context(Failure::Unsupported))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Loads the probes. With `allow_degraded`, a host where nothing can be loaded is served without
@@ -75,9 +86,10 @@ fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
     }
 }
 
-async fn serve(config: &Config, coverage: Coverage, kernel: KernelHalf) -> Result<()> {
+async fn serve(config: &Config) -> Result<()> {
     let listeners = Listeners::bind(config)?;
     let signals = Signals::new()?;
+    let (coverage, kernel) = load_or_degrade(config)?;
     let privileged = Privileged::open(config, kernel.reader.is_some())?;
     let mut hardening = Hardening::prepare();
     drop_privileges(&hardening, &kernel)?;
@@ -136,9 +148,11 @@ fn warn_of_weights(state: &AppState) {
     }
 }
 
-/// The signals that end the daemon.
+/// The signals that end the daemon, and SIGHUP, which does not: log rotation and a terminal that
+/// closes send it.
 #[derive(Debug)]
 struct Signals {
+    hangup: Signal,
     interrupt: Signal,
     terminate: Signal,
 }
@@ -146,6 +160,7 @@ struct Signals {
 impl Signals {
     fn new() -> Result<Self> {
         Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("handle SIGHUP")?,
             interrupt: signal(SignalKind::interrupt()).context("handle SIGINT")?,
             terminate: signal(SignalKind::terminate()).context("handle SIGTERM")?,
         })
@@ -159,6 +174,10 @@ impl Signals {
             let name = tokio::select! {
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.terminate.recv() => "SIGTERM",
+                _ = self.hangup.recv() => {
+                    warn!("SIGHUP is ignored: restart memsensor to read its configuration again");
+                    continue;
+                }
                 () = tokio::time::sleep_until(due) => {
                     let now = monotonic_ns();
                     lags.serve.tick(now, now.saturating_sub(nanos(due.elapsed())));

@@ -1,6 +1,6 @@
 //! The host's memory: /proc/vmstat, /proc/meminfo, /proc/zoneinfo, and PSI.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use tracing::debug;
 
@@ -8,7 +8,12 @@ use super::{
     pressure,
     proc_file::{ProcFile, numbers},
 };
-use sensor_core::verdict::reading::Reading;
+use sensor_core::{model::oom_report::HostMemoryUsage, verdict::reading::Reading};
+
+/// Shortest time between two reads of /proc/zoneinfo: the kernel prints each zone with its lock held
+/// and interrupts off (walk_zones_in_node, mm/vmstat.c), which delays every allocation. No rule uses
+/// the value.
+const ZONEINFO_NS: u64 = 15_000_000_000;
 
 /// The open files. A file that cannot be opened leaves its part of a reading empty.
 #[derive(Debug)]
@@ -16,6 +21,8 @@ pub struct HostMemory {
     vmstat: Option<ProcFile>,
     meminfo: Option<ProcFile>,
     zoneinfo: Option<ProcFile>,
+    /// The last value of zoneinfo, and when it was read.
+    above_low: Option<(u64, Option<i64>)>,
     pressure: Option<ProcFile>,
     io_pressure: Option<ProcFile>,
 }
@@ -30,6 +37,7 @@ impl HostMemory {
             vmstat: open("proc/vmstat"),
             meminfo: open("proc/meminfo"),
             zoneinfo: open("proc/zoneinfo"),
+            above_low: None,
             pressure: readable("proc/pressure/memory"),
             io_pressure: readable("proc/pressure/io"),
         }
@@ -50,14 +58,23 @@ impl HostMemory {
         if let Some(text) = read(&mut self.meminfo) {
             parse_meminfo(text, reading);
         }
-        if let Some(text) = read(&mut self.zoneinfo) {
-            reading.above_low_bytes = parse_zoneinfo(text, page);
-        }
+        reading.above_low_bytes = self.above_low_bytes(reading.at_ns, page);
         let totals = |file: &mut Option<ProcFile>| pressure::parse(read(file)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
         reading.io_full_ns = totals(&mut self.io_pressure).map(|totals| totals.full_ns);
+    }
+
+    fn above_low_bytes(&mut self, now_ns: u64, page: u64) -> Option<i64> {
+        match self.above_low {
+            Some((read_ns, bytes)) if now_ns < read_ns.saturating_add(ZONEINFO_NS) => bytes,
+            _ => {
+                let bytes = read(&mut self.zoneinfo).and_then(|text| parse_zoneinfo(text, page));
+                self.above_low = Some((now_ns, bytes));
+                bytes
+            }
+        }
     }
 }
 
@@ -99,6 +116,43 @@ fn parse_meminfo(text: &str, reading: &mut Reading) {
     reading.available_bytes = available;
     reading.unused_bytes = unused;
     reading.swap_free_bytes = swap;
+}
+
+/// What the host's memory is used for now.
+pub fn usage() -> Option<HostMemoryUsage> {
+    Some(parse_usage(&fs::read_to_string("/proc/meminfo").ok()?))
+}
+
+fn parse_usage(meminfo: &str) -> HostMemoryUsage {
+    let names = [
+        "MemTotal",
+        "MemAvailable",
+        "AnonPages",
+        "Shmem",
+        "SReclaimable",
+        "SUnreclaim",
+        "PageTables",
+        "KernelStack",
+        "Percpu",
+        "Hugetlb",
+        "SwapTotal",
+        "SwapFree",
+    ];
+    let bytes = numbers(meminfo, names).map(|kib| kib.map(|n| n.saturating_mul(1024)));
+    HostMemoryUsage {
+        total_bytes: bytes[0],
+        available_bytes: bytes[1],
+        anon_bytes: bytes[2],
+        shmem_bytes: bytes[3],
+        slab_reclaimable_bytes: bytes[4],
+        slab_unreclaimable_bytes: bytes[5],
+        page_tables_bytes: bytes[6],
+        kernel_stack_bytes: bytes[7],
+        percpu_bytes: bytes[8],
+        hugetlb_bytes: bytes[9],
+        swap_total_bytes: bytes[10],
+        swap_free_bytes: bytes[11],
+    }
 }
 
 /// Bytes of free memory above the low watermarks, summed over all zones.
@@ -174,6 +228,52 @@ mod tests {
         assert_eq!(reading.available_bytes, Some(51_200));
         assert_eq!(reading.unused_bytes, Some(5120));
         assert_eq!(reading.swap_free_bytes, Some(0));
+    }
+
+    #[test]
+    fn zoneinfo_is_read_every_15_seconds_at_most() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("proc/zoneinfo");
+        fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+        let write = |free: u64| {
+            fs::write(&path, format!("  pages free     {free}\n        low      20\n"))
+                .expect("write");
+        };
+        write(100);
+        let mut memory = HostMemory::open(dir.path());
+        let page = rustix::param::page_size().cast_signed() as i64;
+        for (millis, free, expected) in
+            [(7000, 100, 80), (7100, 50, 80), (21_900, 50, 80), (22_000, 50, 30), (22_100, 90, 30)]
+        {
+            write(free);
+            let mut reading = Reading { at_ns: millis * 1_000_000, ..Reading::default() };
+            memory.read(&mut reading);
+            assert_eq!(reading.above_low_bytes, Some(expected * page), "at {millis} ms");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_memory_has_its_bytes() {
+        let meminfo = "MemTotal: 100 kB\nMemAvailable: 1 kB\nAnonPages: 2 kB\nShmem: 3 kB\n\
+            ShmemHugePages: 99 kB\nSReclaimable: 4 kB\nSUnreclaim: 5 kB\nPageTables: 6 kB\n\
+            KernelStack: 7 kB\nPercpu: 8 kB\nHugetlb: 9 kB\nSwapTotal: 11 kB\nSwapFree: 10 kB\n";
+        let usage = serde_json::to_value(parse_usage(meminfo)).expect("serialises");
+        for (key, kib) in [
+            ("total_bytes", 100),
+            ("available_bytes", 1),
+            ("anon_bytes", 2),
+            ("shmem_bytes", 3),
+            ("slab_reclaimable_bytes", 4),
+            ("slab_unreclaimable_bytes", 5),
+            ("page_tables_bytes", 6),
+            ("kernel_stack_bytes", 7),
+            ("percpu_bytes", 8),
+            ("hugetlb_bytes", 9),
+            ("swap_total_bytes", 11),
+            ("swap_free_bytes", 10),
+        ] {
+            assert_eq!(usage[key], kib * 1024, "{key}");
+        }
     }
 
     #[test]

@@ -30,7 +30,8 @@ impl ProcFile {
         file.read().is_ok().then_some(file)
     }
 
-    /// Reads the present content.
+    /// Reads the present content. Bytes that are not UTF-8 become `?`: the kernel copies names as
+    /// they are, and one of them must not make the other lines unreadable.
     pub fn read(&mut self) -> Result<&str> {
         let mut len = 0;
         loop {
@@ -45,8 +46,18 @@ impl ProcFile {
                 n => len += n,
             }
         }
-        Ok(std::str::from_utf8(&self.buffer[..len])?)
+        Ok(replace_invalid(&mut self.buffer[..len]))
     }
+}
+
+/// Replaces bytes that are not UTF-8 in place, which needs no memory.
+fn replace_invalid(bytes: &mut [u8]) -> &str {
+    while let Err(e) = std::str::from_utf8(bytes) {
+        let (start, len) = (e.valid_up_to(), e.error_len());
+        let end = len.map_or(bytes.len(), |len| start + len);
+        bytes[start..end].fill(b'?');
+    }
+    std::str::from_utf8(bytes).unwrap_or_default()
 }
 
 /// Values of lines such as `name 123`, in the order of `names`; `None` for a name without a line.
@@ -76,6 +87,20 @@ mod tests {
         assert_eq!(file.read().expect("reads"), long);
         std::fs::write(temp.path(), "short").expect("write");
         assert_eq!(file.read().expect("reads"), "short");
+    }
+
+    #[test]
+    fn an_invalid_byte_hides_no_other_line() {
+        let temp = tempfile::NamedTempFile::new().expect("a file");
+        let mut file = ProcFile::open(temp.path()).expect("opens");
+        for (bytes, expected) in [
+            (&b"name caf\xe9\npswpin 12\n"[..], "name caf?\npswpin 12\n"),
+            (b"\xff\xfe1\n\xc3", "??1\n?"),
+            ("caf\u{e9}".as_bytes(), "caf\u{e9}"),
+        ] {
+            std::fs::write(temp.path(), bytes).expect("write");
+            assert_eq!(file.read().expect("reads"), expected);
+        }
     }
 
     #[test]

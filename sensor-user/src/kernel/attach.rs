@@ -1,4 +1,4 @@
-//! Loads and attaches one program. An error is one line with the reason.
+//! Loads one program, or attaches it. An error is one line with the reason.
 //!
 //! Not here: which programs to attach (`btf/resolve` of the core), and what a failure means for the
 //! other programs (`probe`).
@@ -20,49 +20,46 @@ pub(super) type Types = LazyCell<Result<Btf, BtfError>>;
 /// Exists on kernels with CONFIG_KPROBE_EVENTS.
 const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
 
-/// Loads and attaches a program. Returns the number of instructions that the verifier processed, if
-/// the kernel reports it.
-pub(super) fn attach(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Result<Option<u32>> {
-    let name = program.name;
+/// Loads a program. Returns the number of instructions that the verifier processed, if the kernel
+/// reports it.
+pub(super) fn load(ebpf: &mut Ebpf, types: &Types, program: &Program) -> Result<Option<u32>> {
     let types = || types.as_ref().map_err(|e| anyhow!("read the kernel's BTF: {e}"));
-    let load_error = |e| load_error(name, &e);
-    let loaded =
-        ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))?;
+    let loaded = program_mut(ebpf, program.name)?;
     match program.hook() {
-        Hook::Tracepoint(event) => {
-            let loaded: &mut RawTracePoint = loaded.try_into()?;
-            loaded.load().map_err(load_error)?;
-            loaded.attach(event).map(drop)
-        }
-        Hook::Fentry(function) => {
-            let loaded: &mut FEntry = loaded.try_into()?;
-            loaded.load(function, types()?).map_err(load_error)?;
-            loaded.attach().map(drop)
-        }
-        Hook::Fexit(function) => {
-            let loaded: &mut FExit = loaded.try_into()?;
-            loaded.load(function, types()?).map_err(load_error)?;
-            loaded.attach().map(drop)
-        }
-        Hook::Kprobe(function) => {
+        Hook::Tracepoint(_) => <&mut RawTracePoint>::try_from(&mut *loaded)?.load(),
+        Hook::Fentry(function) => <&mut FEntry>::try_from(&mut *loaded)?.load(function, types()?),
+        Hook::Fexit(function) => <&mut FExit>::try_from(&mut *loaded)?.load(function, types()?),
+        Hook::Kprobe(_) => {
             ensure!(
                 Path::new(KPROBE_PMU).exists(),
                 "this kernel has no kprobes (CONFIG_KPROBE_EVENTS)"
             );
-            let loaded: &mut KProbe = loaded.try_into()?;
-            loaded.load().map_err(load_error)?;
-            loaded.attach(function, 0).map(drop)
+            <&mut KProbe>::try_from(&mut *loaded)?.load()
         }
-        Hook::Iterator(kind) => {
-            let loaded: &mut Iter = loaded.try_into()?;
-            // Attached for each pass, see `read`.
-            loaded.load(kind, types()?).map_err(load_error)?;
-            Ok(())
-        }
+        Hook::Iterator(kind) => <&mut Iter>::try_from(&mut *loaded)?.load(kind, types()?),
+    }
+    .map_err(|e| load_error(program.name, &e))?;
+    Ok(loaded.info().ok().and_then(|info| info.verified_instruction_count()))
+}
+
+/// Attaches a loaded program.
+pub(super) fn attach(ebpf: &mut Ebpf, program: &Program) -> Result<()> {
+    let loaded = program_mut(ebpf, program.name)?;
+    match program.hook() {
+        Hook::Tracepoint(event) => <&mut RawTracePoint>::try_from(loaded)?.attach(event).map(drop),
+        Hook::Fentry(_) => <&mut FEntry>::try_from(loaded)?.attach().map(drop),
+        Hook::Fexit(_) => <&mut FExit>::try_from(loaded)?.attach().map(drop),
+        Hook::Kprobe(function) => <&mut KProbe>::try_from(loaded)?.attach(function, 0).map(drop),
+        // Attached for each pass, see `read`.
+        Hook::Iterator(_) => Ok(()),
     }
     .map_err(|e| attach_error(program, e))?;
-    debug!(program = name, event = program.event, "attached");
-    Ok(loaded.info().ok().and_then(|info| info.verified_instruction_count()))
+    debug!(program = program.name, event = program.event, "attached");
+    Ok(())
+}
+
+fn program_mut<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Loaded> {
+    ebpf.program_mut(name).with_context(|| format!("the object has no program {name}"))
 }
 
 /// Beginnings of lines that follow the verifier's reason in its log.

@@ -25,7 +25,7 @@ use sensor_core::{
 use sensor_ebpf::{
     event::COMM,
     probes,
-    spec::{MAX_SENDERS, Probe, SENDER_WITH_EVENT},
+    spec::{MAX_SENDERS, SENDER_WITH_EVENT},
 };
 use tracing::warn;
 
@@ -66,17 +66,22 @@ pub fn load(settings: &Settings) -> Result<Loaded> {
     });
     let debug_log = DebugLog::open(&mut ebpf, settings.bpf_log)?;
     let types = LazyCell::new(aya::Btf::from_sys_fs as fn() -> _);
-    let attach = |(probe, plan): (&&Probe, &Vec<_>)| {
-        if settings.probes.is_disabled(probe.name) {
-            return probe::disabled(probe);
-        }
-        probe::attach(&mut ebpf, &types, probe, plan)
-    };
-    let probes = probes::ALL.iter().zip(&plan.programs).map(attach).collect();
+    let mut probes: Vec<_> = probes::in_attach_order()
+        .map(|id| {
+            let (probe, plan) = (probes::ALL[id as usize], &plan.programs[id as usize]);
+            if settings.probes.is_disabled(probe.name) {
+                return (id as u32, probe::disabled(probe));
+            }
+            (id as u32, probe::attach(&mut ebpf, &types, probe, plan))
+        })
+        .collect();
+    probes.sort_by_key(|(id, _)| *id);
+    let probes = probes.into_iter().map(|(_, state)| state).collect();
     drop(types);
     let map_bytes = ebpf.maps().map(|(name, map)| (name.to_owned(), map_bytes(map))).collect();
     let coverage = Coverage { probes, enums: plan.enums, senders, map_bytes };
-    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats)?, debug_log })
+    let same_pids = plan.globals.get("SELF_TGID") == Some(&std::process::id());
+    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats, same_pids)?, debug_log })
 }
 
 /// The programs that this kernel allows, and the values of the object's globals.

@@ -24,7 +24,12 @@ pub(super) fn disabled(probe: &Probe) -> ProbeState {
     }
 }
 
-/// Attaches the programs that the plan allows. `plan` has an entry for each program of the probe.
+/// Loads the programs that the plan allows, then attaches them. `plan` has an entry for each
+/// program of the probe.
+///
+/// All are loaded before the first is attached, and ends stand before their begins in
+/// [`Probe::programs`]: otherwise a task that begins while the verifier reads the end would have no
+/// end, and would seem to stall until it exits.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     types: &Types,
@@ -33,7 +38,10 @@ pub(super) fn attach(
 ) -> ProbeState {
     let programs = probe.programs.iter().zip(plan);
     let mut states: Vec<_> =
-        programs.map(|(program, plan)| attach_program(ebpf, types, program, plan)).collect();
+        programs.map(|(program, plan)| load_program(ebpf, types, program, plan)).collect();
+    if broken_dependency(probe, plan, &states).is_none() {
+        attach_loaded(ebpf, probe, &mut states);
+    }
     if let Some((name, reason)) = broken_dependency(probe, plan, &states) {
         for state in states.iter_mut().filter(|s| s.missing.is_none()) {
             attach::detach(ebpf, state.name);
@@ -42,12 +50,7 @@ pub(super) fn attach(
         let state = AttachState::Missing;
         return ProbeState { name: probe.name, state, reason, programs: states };
     }
-    for i in 0..states.len() {
-        if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
-            attach::detach(ebpf, states[i].name);
-            states[i].missing = Some(format!("it needs {other} too"));
-        }
-    }
+    drop_halves(ebpf, probe, &mut states);
     let losses: Vec<_> = (probe.programs.iter().zip(&states))
         .filter_map(|(program, state)| match (program.need, &state.missing) {
             (Need::Optional { lost, .. }, Some(reason)) => Some(format!("{lost}: {reason}")),
@@ -62,7 +65,7 @@ pub(super) fn attach(
     }
 }
 
-fn attach_program(
+fn load_program(
     ebpf: &mut Ebpf,
     types: &Types,
     program: &Program,
@@ -71,7 +74,7 @@ fn attach_program(
     if let Err(reason) = plan {
         return ProgramState::missing(program, reason.clone());
     }
-    match attach::attach(ebpf, types, program) {
+    match attach::load(ebpf, types, program) {
         Ok(verified_instructions) => ProgramState {
             name: program.name,
             event: program.event,
@@ -79,6 +82,30 @@ fn attach_program(
             verified_instructions,
         },
         Err(e) => ProgramState::missing(program, format!("{e:#}")),
+    }
+}
+
+/// Attaches the programs that could be loaded, in the order of the probe.
+fn attach_loaded(ebpf: &mut Ebpf, probe: &Probe, states: &mut [ProgramState]) {
+    for (i, program) in probe.programs.iter().enumerate() {
+        // An end that could not be attached: then not its begin either.
+        drop_halves(ebpf, probe, states);
+        if states[i].missing.is_none()
+            && let Err(e) = attach::attach(ebpf, program)
+        {
+            attach::detach(ebpf, program.name);
+            states[i] = ProgramState::missing(program, format!("{e:#}"));
+        }
+    }
+}
+
+/// Removes each program whose partner is missing.
+fn drop_halves(ebpf: &mut Ebpf, probe: &Probe, states: &mut [ProgramState]) {
+    for i in 0..states.len() {
+        if let Some(other) = resolve::half_of(probe, i, |j| states[j].missing.is_some()) {
+            attach::detach(ebpf, states[i].name);
+            states[i].missing = Some(format!("it needs {other} too"));
+        }
     }
 }
 

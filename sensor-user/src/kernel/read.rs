@@ -4,6 +4,7 @@
 //! Maps are read as arrays of words; the probes' specs define each word.
 
 use std::{
+    borrow::BorrowMut,
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read as _,
@@ -20,7 +21,8 @@ use aya::{
     programs::{Iter, Program},
 };
 use sensor_core::model::counters::{
-    ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, total_ns, unsettled_stalls,
+    ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, limit_unconfirmed, total_ns,
+    unsettled_stalls,
 };
 use sensor_ebpf::{
     event::Process,
@@ -29,6 +31,7 @@ use sensor_ebpf::{
     loss, probes,
     spec::{ROW_WORDS, Row},
 };
+use tracing::info;
 
 /// The iterator over processes.
 const ITERATOR: &str = probes::processes::PROBE.programs[0].name;
@@ -43,10 +46,14 @@ pub struct Reader {
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, ByCause>,
     reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
+    /// Killing time and process id of each OOM victim whose memory is not free yet.
+    victims: HashMap<MapData, u64, [u64; 2]>,
     rings: Option<Rings>,
     /// /proc/self/fdinfo of each program; each read starts at the beginning.
     infos: Vec<File>,
     ebpf: Ebpf,
+    /// Whether passes over the processes see all tasks, and so end stalls whose ends were missed.
+    sees_all_tasks: bool,
     /// Buffer for a pass over the processes.
     page: Box<[u8]>,
     /// While this is open, the kernel measures the cost of programs.
@@ -63,11 +70,13 @@ pub struct Rings {
 }
 
 impl Reader {
-    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>) -> Result<Self> {
+    /// `same_pids`: this process is in the initial pid namespace.
+    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>, same_pids: bool) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
         let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("RECLAIM")?);
+        let victims = take("VICTIMS")?.try_into()?;
         let rings =
             Rings { events: take("EVENTS")?.try_into()?, cgroups: take("CGROUPS")?.try_into()? };
         Ok(Self {
@@ -75,8 +84,10 @@ impl Reader {
             inflight: maps.1.try_into()?,
             stalls: maps.2.try_into()?,
             reclaim: maps.3.try_into()?,
+            victims,
             rings: Some(rings),
             infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
+            sees_all_tasks: same_pids && ebpf.program(ITERATOR).is_some_and(|p| p.fd().is_ok()),
             ebpf,
             page: vec![0; PAGE_BYTES].into(),
             stats,
@@ -106,8 +117,9 @@ impl Reader {
             .collect()
     }
 
-    /// Every used slot of the table of tasks in flight, including ended entries.
-    pub fn slots(&self) -> Result<Vec<Slot>> {
+    /// Every used slot of the table of tasks in flight, including ended entries; `now` is
+    /// CLOCK_MONOTONIC.
+    pub fn slots(&self, now: u64) -> Result<Vec<Slot>> {
         let mut slots = Vec::new();
         for i in 0..u32::try_from(CHUNKS)? {
             let chunk = self.inflight.get(&i, 0).context("read the map INFLIGHT")?;
@@ -121,6 +133,9 @@ impl Reader {
                     unsettled_ns,
                 },
             ));
+        }
+        if !self.sees_all_tasks {
+            limit_unconfirmed(&mut slots, now);
         }
         Ok(slots)
     }
@@ -159,7 +174,7 @@ impl Reader {
     /// The stall clocks of all cgroups in the kernel half's map, ordered by id, including stalls in
     /// progress; and the number of entries in the map. `slots` are those of `now`, read before: a
     /// stall that is charged in between counts twice instead of not at all (see
-    /// [`sensor_core::common::counter::rise_of_clock`]).
+    /// [`sensor_core::common::counter`]).
     pub fn stall_clock(&self, slots: &[Slot], now: u64) -> Result<(Vec<(u64, ByCause)>, usize)> {
         let ended: BTreeMap<u64, ByCause> = collect_map(self.stalls.iter(), "STALLS")?;
         let entries = ended.len();
@@ -182,6 +197,14 @@ impl Reader {
             Some(CgroupReclaim { cgroup, kind, words })
         };
         Ok(entries.into_iter().filter_map(reclaim).collect())
+    }
+
+    /// Makes room for later OOM victims, see [`drop_old_victims`]; `now` is CLOCK_MONOTONIC.
+    pub fn drop_old_victims(&mut self, now: u64) {
+        let dropped = drop_old_victims(&mut self.victims, now);
+        if dropped > 0 {
+            info!("the exits of {dropped} OOM victims are not timed: they took more than an hour");
+        }
     }
 
     /// Run time and run count of each program; empty while BPF statistics are off.
@@ -228,6 +251,23 @@ impl Reader {
         anyhow::ensure!(filled == 0, "the kernel returned an incomplete process");
         Ok(())
     }
+}
+
+/// How long an OOM victim may take to exit.
+const VICTIM_AGE_NS: u64 = 3_600_000_000_000;
+
+/// Drops victims that were killed over an hour ago, and returns their number. The kernel may have
+/// skipped the program that sees them exit (see [`loss::Loss::Recursion`]): such victims would fill
+/// the table in the end, and the exit of a later process in the same address space would be taken
+/// for theirs.
+pub fn drop_old_victims<T: BorrowMut<MapData>>(
+    victims: &mut HashMap<T, u64, [u64; 2]>,
+    now: u64,
+) -> usize {
+    let is_old = |killed_ns: u64| now.saturating_sub(killed_ns) > VICTIM_AGE_NS;
+    let all = victims.iter().take(MAX_ENTRIES).filter_map(Result::ok);
+    let old: Vec<_> = all.filter(|(_, [killed_ns, _])| is_old(*killed_ns)).collect();
+    old.iter().filter(|(key, _)| victims.remove(key).is_ok()).count()
 }
 
 /// Most entries that are read of a map; larger than every map.

@@ -88,8 +88,10 @@ impl Probes {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct KillSenders {
-    /// Senders that are user-space OOM killers: memsensor also records each of their kills as an
-    /// event. Add the OOM killer that your hosts use.
+    /// Senders that are user-space OOM killers: memsensor also counts their SIGTERMs, and records
+    /// each of their kills as an event. Add the OOM killer that your hosts use, by the name of its
+    /// thread: Talos kills as `machined`, and nohang as `python3` where its first line is
+    /// `#!/usr/bin/env python3`.
     pub oom_daemons: Vec<String>,
     /// Senders whose kills are only counted. Add a supervisor or container runtime of your own. A
     /// name in `oom_daemons` must not be here too.

@@ -5,10 +5,13 @@ use sensor_ebpf::event::{self, Tag};
 use sensor_core::{
     common::{bytes, text::name},
     model::{
-        event::{AllocContext, EventKind, OomType, TaskInfo, VictimMemory, event_id},
+        event::{AllocContext, EventKind, OomType, SentSignal, TaskInfo, VictimMemory, event_id},
         workload::WorkloadId,
     },
 };
+
+/// Number of the signal.
+const SIGTERM: u32 = 15;
 
 /// Decodes a record: its time in CLOCK_MONOTONIC nanoseconds, and the event. `boot` is the prefix
 /// of event ids. `None` if the record is of unknown kind or size.
@@ -46,7 +49,9 @@ pub fn decode(record: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventK
         Some((e.time_ns, kind))
     } else if tag == Tag::KillSignal as u32 {
         let e: event::KillSignal = bytes::decode(record)?;
-        let kind = EventKind::KillSignal { sender: task(&e.sender), target: task(&e.target) };
+        let signal = if e.signal == SIGTERM { SentSignal::Sigterm } else { SentSignal::Sigkill };
+        let (sender, target) = (task(&e.sender), task(&e.target));
+        let kind = EventKind::KillSignal { signal, sender, target };
         Some((e.time_ns, kind))
     } else {
         None

@@ -28,10 +28,11 @@ use super::{
     stall_history::StallHistory,
 };
 use crate::{
-    cgroups::path_cache::{self, SharedPaths, WALK_FOR_EVENT},
+    cgroups::shared_paths::{PathFinder, SharedPaths},
     host::{
         cgroup::{mounts::CgroupMounts, stats},
         kmsg::{KernelLog, KmsgKill},
+        memory,
         pods::Pods,
     },
     kernel::{debug_log::DebugLog, read::Rings},
@@ -46,6 +47,10 @@ use crate::{
 
 /// How long the thread sleeps between two checks of shutdown, cgroups and the debug log.
 const POLL: Duration = Duration::from_millis(200);
+
+/// Most records of cgroups that are applied in one turn: more than the ring has room for, so that
+/// only a flood during the turn has to wait for the next.
+const RECORDS: usize = 8192;
 
 /// A scan of processes at most this old when a kill happens is recent enough for its report.
 const MAX_USAGE_AGE_NS: u64 = 1_000_000_000;
@@ -75,7 +80,7 @@ pub struct Inputs {
     pub sample: PublishedSample,
     /// The last scan of processes.
     pub usage: Arc<PublishedUsage>,
-    /// Asks for a scan.
+    /// Requests a scan.
     pub rescan: Arc<RescanRequest>,
     /// Paths of cgroups.
     pub paths: SharedPaths,
@@ -91,12 +96,13 @@ pub struct Inputs {
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct EventReader {
     inputs: Inputs,
+    finder: PathFinder,
     stalls: StallHistory,
     pods: Pods,
     page_bytes: u64,
     /// The last known cgroup id of each named scope; 0 before the first.
     scope_ids: Vec<u64>,
-    /// Paths that the kernel half could not report, at the time of the last walk.
+    /// Paths that the kernel half could not report, when a walk was last requested.
     paths_lost: u64,
     /// Time of the last SIGKILL with a report; 0 before the first.
     signal_report_ns: u64,
@@ -106,6 +112,7 @@ impl EventReader {
     /// Without any event yet.
     pub fn new(inputs: Inputs) -> Self {
         Self {
+            finder: PathFinder::new(Arc::clone(&inputs.paths)),
             inputs,
             stalls: StallHistory::default(),
             pods: Pods::default(),
@@ -118,8 +125,6 @@ impl EventReader {
 
     /// Reads events until shutdown.
     pub fn run(mut self) {
-        // Cgroups that exist already; the kernel half reports later ones.
-        path_cache::walk(&self.inputs.paths, monotonic_ns(), WALK_FOR_EVENT);
         while !self.inputs.shutdown.is_requested() {
             self.wait();
             self.update_cgroup_paths();
@@ -138,13 +143,20 @@ impl EventReader {
         let _ = poll(&mut events, Some(&timeout));
     }
 
-    /// Applies records of created and removed cgroups.
+    /// Applies records of created and removed cgroups. If the cache stays locked, they wait in the
+    /// ring for the next turn.
     fn update_cgroup_paths(&mut self) {
-        let mut cache = path_cache::lock(&self.inputs.paths);
-        while let Some(record) = self.inputs.rings.cgroups.next() {
+        let Some(mut cache) = self.inputs.paths.lock_soon() else { return };
+        let mut skipped = None;
+        for _ in 0..RECORDS {
+            let Some(record) = self.inputs.rings.cgroups.next() else { break };
             if !cache.apply(&record) {
-                warn!("skipped a cgroup record of unknown kind or size: {} bytes", record.len());
+                skipped = Some(record.len());
             }
+        }
+        drop(cache);
+        if let Some(len) = skipped {
+            warn!("skipped a cgroup record of unknown kind or size: {len} bytes");
         }
     }
 
@@ -154,10 +166,9 @@ impl EventReader {
         let losses = sample.snapshot.rows.get(loss::ROW as usize);
         let lost = losses.map_or(0, |row| row[Loss::CgroupNamesFull as usize]);
         // More cgroups were created than fit into the ring.
-        if lost > self.paths_lost
-            && path_cache::walk(&self.inputs.paths, monotonic_ns(), WALK_FOR_EVENT)
-        {
+        if lost > self.paths_lost {
             self.paths_lost = lost;
+            self.inputs.paths.request_walk();
         }
         let Some((host, scopes)) = sample.scopes.split_first() else { return };
         self.stalls.add(&host.reading);
@@ -190,7 +201,7 @@ impl EventReader {
             kind.name_constraint(constraints);
             let now = monotonic_ns();
             for task in kind.tasks_mut() {
-                add_workload(task, &self.inputs.paths, &mut self.pods, now);
+                add_workload(task, &mut self.finder, &mut self.pods, now);
             }
             if let EventKind::OomKill { victim, .. } = &kind {
                 self.count_kill(victim);
@@ -241,6 +252,8 @@ impl EventReader {
         };
         let mounts = self.inputs.mounts.as_ref().zip(victim.cgroup.as_deref());
         let cgroups = mounts.map(|(mounts, path)| stats::limits_above(mounts, path));
+        // Before the wait for a scan: the victim's memory may be free after it.
+        let host_memory = memory::usage();
         let usage = self.recent_usage(time_ns);
         let sample = self.inputs.sample.load();
         let host = sample.as_ref().and_then(|sample| sample.scopes.first());
@@ -250,6 +263,7 @@ impl EventReader {
             logged,
             usage: usage.as_deref(),
             stalled: host.and_then(|host| self.stalls.window(&host.reading)),
+            host_memory,
         };
         Some(report_builder::build(kind, sources))
     }
@@ -280,8 +294,8 @@ fn is_due(last: &mut u64, now: u64) -> bool {
 }
 
 /// Adds the path of the task's cgroup, and its unit, container and pod.
-fn add_workload(task: &mut TaskInfo, paths: &SharedPaths, pods: &mut Pods, now: u64) {
-    task.cgroup = path_cache::find(paths, task.cgroup_id, now);
+fn add_workload(task: &mut TaskInfo, paths: &mut PathFinder, pods: &mut Pods, now: u64) {
+    task.cgroup = paths.find(task.cgroup_id);
     let Some(path) = &task.cgroup else { return };
     task.workload = WorkloadId::of(path);
     if let Some(uid) = &task.workload.pod {

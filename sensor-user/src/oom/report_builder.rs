@@ -10,7 +10,7 @@ use sensor_core::{
     model::{
         event::{AllocContext, EventKind, OomType},
         memory_usage::{CgroupUsage, MemoryUsage, ProcessUsage},
-        oom_report::{CgroupLimits, OomReport, StallWindow},
+        oom_report::{CgroupLimits, HostMemoryUsage, OomReport, StallWindow},
     },
 };
 
@@ -38,11 +38,13 @@ pub(super) struct Sources<'a> {
     pub(super) usage: Option<&'a MemoryUsage>,
     /// Stalls of the minute before.
     pub(super) stalled: Option<StallWindow>,
+    /// What the host's memory is used for.
+    pub(super) host_memory: Option<HostMemoryUsage>,
 }
 
 /// Builds the report on an event.
 pub(super) fn build(kind: &EventKind, sources: Sources<'_>) -> OomReport {
-    let Sources { time_ns, cgroups, logged, usage, stalled } = sources;
+    let Sources { time_ns, cgroups, logged, usage, stalled, host_memory } = sources;
     // In a scan after the kill the victim's id may already be reused.
     let before = usage.filter(|usage| usage.taken_ns <= time_ns);
     let mut contradictions = contradictions(kind, &cgroups, before);
@@ -50,7 +52,14 @@ pub(super) fn build(kind: &EventKind, sources: Sources<'_>) -> OomReport {
     let memcg = matches!(kind, EventKind::OomKill { oom_type: OomType::Memcg, .. });
     let in_log = logged.and_then(|logged| Some(sanitize(logged.memcg.as_ref()?)));
     let oom_cgroup = in_log.or_else(|| memcg.then(|| nearest_limit(&cgroups)).flatten());
-    let report = OomReport { cgroups, oom_cgroup, stalled, contradictions, ..OomReport::default() };
+    let report = OomReport {
+        cgroups,
+        oom_cgroup,
+        stalled,
+        host_memory,
+        contradictions,
+        ..OomReport::default()
+    };
     match usage {
         Some(usage) => with_usage(report, usage, time_ns),
         None => report,
@@ -140,7 +149,7 @@ fn contradictions(
             list.extend(memcg.then(|| without_limit(cgroups)).flatten());
             victim
         }
-        EventKind::KillSignal { sender, target } => {
+        EventKind::KillSignal { sender, target, .. } => {
             let marked = cgroups.iter().any(|cgroup| cgroup.oomd_ooms.is_some());
             if sender.comm == OOMD && !cgroups.is_empty() && !marked {
                 list.push(format!(
@@ -210,7 +219,7 @@ mod tests {
         logged: Option<&KmsgKill>,
         usage: Option<&MemoryUsage>,
     ) -> OomReport {
-        build(kind, Sources { time_ns, cgroups, logged, usage, stalled: None })
+        build(kind, Sources { time_ns, cgroups, logged, usage, ..Sources::default() })
     }
 
     fn process(pid: u32, comm: &str, grown: i64) -> ProcessUsage {

@@ -11,21 +11,37 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// An event that a thread can poll for.
 #[derive(Debug)]
-struct EventFd(OwnedFd);
+pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
-    fn new() -> Result<Self> {
+    /// Not signalled yet.
+    pub(crate) fn new() -> Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(eventfd(0, flags).context("eventfd")?))
     }
 
-    fn signal(&self) {
+    /// Signals the event; never waits.
+    pub(crate) fn signal(&self) {
         // The only error is a full counter, which wakes pollers too.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 
-    fn take(&self) -> bool {
+    /// Whether it was signalled since the last call.
+    pub(crate) fn take(&self) -> bool {
         rustix::io::read(&self.0, &mut [0; 8]).is_ok()
+    }
+
+    /// Waits until it is signalled; returns false after the timeout or if interrupted.
+    pub(crate) fn wait(&self, timeout: Duration) -> bool {
+        let Ok(timeout) = Timespec::try_from(timeout) else { return false };
+        let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout));
+        ready.is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for EventFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 
@@ -49,9 +65,8 @@ impl Shutdown {
 
     /// Waits for `time`, or until shutdown is requested.
     pub fn wait(&self, time: Duration) {
-        let Ok(timeout) = Timespec::try_from(time) else { return };
         // If interrupted, the caller checks again.
-        let _ = poll(&mut [PollFd::new(&self.event.0, PollFlags::IN)], Some(&timeout));
+        self.event.wait(time);
     }
 
     /// Ends all threads.

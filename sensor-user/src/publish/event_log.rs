@@ -1,7 +1,6 @@
-//! The last events, for clients that ask later, and a feed of new ones. Bounded.
+//! The last events, for later requests, and a feed of new ones. Bounded.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -15,12 +14,18 @@ use sensor_core::{
 };
 use tokio::sync::broadcast;
 
-/// Events kept, of OOM kills and of others apart: a flood of others, which any process can cause,
-/// must not push out a kill. The oldest of a kind goes first.
-const KEEP: usize = 1024;
+use super::event_queue::{EventQueue, Owner, owner};
 
-/// The latest events of each kind that keep their report: some five KiB each.
-pub const KEEP_REPORTS: usize = 128;
+/// Events kept of each kind: OOM kills of the machine, those of cgroups, both with the exits of
+/// their victims, and signals. A flood of one kind, which any process can cause, must not push out
+/// another.
+const KEEP: [usize; 3] = [512, 512, 1024];
+
+/// Events of each kind that keep their report: some five KiB each.
+const KEEP_REPORTS: [usize; 3] = [64, 64, 128];
+
+/// Index of the queue of signals, behind those by [`OomType`].
+const SIGNALS: usize = OomType::ALL.len();
 
 /// Events that a slow follower may be behind before it misses some.
 const MAX_LAG: usize = 256;
@@ -34,11 +39,11 @@ pub struct EventLog {
     followers: broadcast::Sender<Arc<Event>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct KeptEvents {
     seq: u64,
-    oom: VecDeque<Arc<Event>>,
-    others: VecDeque<Arc<Event>>,
+    /// Kills by [`OomType`], and signals.
+    queues: [EventQueue; 3],
     /// Id and time of the last kill, by [`OomType`].
     last_kills: [Option<(String, SystemTime)>; OomType::ALL.len()],
 }
@@ -47,7 +52,7 @@ impl EventLog {
     /// An empty log for this boot; a few digits of its id are enough.
     pub fn new(boot_id: &str) -> Self {
         let boot = boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-        Self { boot, kept: Mutex::default(), followers: broadcast::channel(MAX_LAG).0 }
+        Self { boot, kept: Mutex::new(KeptEvents::new()), followers: broadcast::channel(MAX_LAG).0 }
     }
 
     /// The prefix of the ids of events.
@@ -69,16 +74,13 @@ impl EventLog {
         let id = event_id(&self.boot, time_ns);
         let mut kept = self.kept();
         kept.seq += 1;
-        match &kind {
-            EventKind::OomKill { oom_type, .. } => {
-                kept.last_kills[*oom_type as usize] = Some((id.clone(), time));
-            }
-            EventKind::VictimExit { kill, seconds, .. } => kept.add_exit(kill, *seconds),
-            EventKind::KillSignal { .. } => {}
+        if let EventKind::OomKill { oom_type, .. } = &kind {
+            kept.last_kills[*oom_type as usize] = Some((id.clone(), time));
         }
+        let (queue, owner) = kept.place(&kind);
         let time = humantime::format_rfc3339_millis(time).to_string();
         let event = Arc::new(Event { id, seq: kept.seq, time, kind, report: report.map(Arc::new) });
-        kept.push(Arc::clone(&event));
+        kept.queues[queue].push(owner, Arc::clone(&event));
         // An error means that there are no followers.
         let _ = self.followers.send(event);
     }
@@ -86,7 +88,7 @@ impl EventLog {
     /// The kept events, and a feed of those after them, without a gap between.
     pub fn follow(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
         let kept = self.kept();
-        let mut events: Vec<_> = kept.oom.iter().chain(&kept.others).cloned().collect();
+        let mut events: Vec<_> = kept.queues.iter().flat_map(EventQueue::iter).cloned().collect();
         let feed = self.followers.subscribe();
         drop(kept);
         events.sort_by_key(|event| event.seq);
@@ -105,30 +107,32 @@ impl EventLog {
 }
 
 impl KeptEvents {
-    fn push(&mut self, event: Arc<Event>) {
-        let queue = match event.kind {
-            EventKind::OomKill { .. } | EventKind::VictimExit { .. } => &mut self.oom,
-            EventKind::KillSignal { .. } => &mut self.others,
-        };
-        if queue.len() == KEEP {
-            queue.pop_front();
-        }
-        queue.push_back(event);
-        // One event per push becomes too old to keep its report.
-        if let Some(old) = queue.len().checked_sub(KEEP_REPORTS + 1).and_then(|i| queue.get_mut(i))
-            && old.report.is_some()
-        {
-            Arc::make_mut(old).report = None;
-        }
+    fn new() -> Self {
+        let queues = std::array::from_fn(|i| EventQueue::new(KEEP[i], KEEP_REPORTS[i]));
+        Self { seq: 0, queues, last_kills: Default::default() }
     }
 
-    /// Adds to a kill how long its victim's memory took to be freed.
-    fn add_exit(&mut self, kill: &str, seconds: f64) {
-        let event = self.oom.iter_mut().rev().find(|event| event.id == kill);
-        if let Some(event) = event
-            && let EventKind::OomKill { memory_back_seconds, .. } = &mut Arc::make_mut(event).kind
-        {
-            *memory_back_seconds = Some(seconds);
+    /// The queue and the owner of a new event. Adds an exit to its kill: how long the memory of the
+    /// victim took to be freed.
+    fn place(&mut self, kind: &EventKind) -> (usize, Owner) {
+        let owner = owner(kind).unwrap_or_else(|| "".into());
+        match kind {
+            EventKind::OomKill { oom_type, .. } => (*oom_type as usize, owner),
+            EventKind::KillSignal { .. } => (SIGNALS, owner),
+            EventKind::VictimExit { kill, seconds: freed_after, .. } => {
+                for (queue, events) in self.queues.iter_mut().enumerate() {
+                    let Some((owner, event)) = events.find_mut(kill) else { continue };
+                    let owner = Arc::clone(owner);
+                    if let EventKind::OomKill { memory_back_seconds: seconds, .. } =
+                        &mut Arc::make_mut(event).kind
+                    {
+                        *seconds = Some(*freed_after);
+                    }
+                    return (queue, owner);
+                }
+                // Its kill was pushed out.
+                (OomType::Memcg as usize, owner)
+            }
         }
     }
 }
@@ -137,8 +141,9 @@ impl KeptEvents {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use proptest::prelude::*;
     use sensor_core::model::{
-        event::{TaskInfo, VictimMemory},
+        event::{SentSignal, TaskInfo, VictimMemory},
         workload::WorkloadId,
     };
 
@@ -162,9 +167,14 @@ mod tests {
     }
 
     fn kill(pid: u32) -> EventKind {
+        kill_of(OomType::Global, task(pid))
+    }
+
+    fn kill_of(oom_type: OomType, victim: TaskInfo) -> EventKind {
+        let pid = victim.pid;
         EventKind::OomKill {
-            oom_type: OomType::Global,
-            victim: task(pid),
+            oom_type,
+            victim,
             trigger: task(pid),
             memory: VictimMemory {
                 anon_bytes: 0,
@@ -179,22 +189,67 @@ mod tests {
         }
     }
 
+    fn signal() -> EventKind {
+        EventKind::KillSignal { signal: SentSignal::default(), sender: task(1), target: task(2) }
+    }
+
     #[test]
     fn the_log_is_bounded_and_followed_without_a_gap() {
         let log = EventLog::new("");
         for pid in 0..2000 {
-            log.push(0, exit(pid, 0), None);
+            log.push(0, kill(pid), None);
         }
         let kept = log.events();
-        assert_eq!((kept.len(), kept[0].seq, kept[KEEP - 1].seq), (KEEP, 977, 2000));
+        assert_eq!((kept.len(), kept[0].seq, kept[511].seq), (512, 1489, 2000));
         for _ in 0..2000 {
-            log.push(0, EventKind::KillSignal { sender: task(1), target: task(2) }, None);
+            log.push(0, signal(), None);
+            log.push(0, exit(1, 7), None);
+            log.push(0, kill_of(OomType::Memcg, task(1)), None);
         }
         let kept = log.events();
-        assert_eq!((kept.len(), kept[0].seq), (2 * KEEP, 977), "a flood pushes out no OOM kill");
+        assert_eq!((kept.len(), kept[0].seq), (2048, 1489), "a flood pushes out no other kind");
         let (_, mut feed) = log.follow();
         log.push(0, exit(1, 0), None);
-        assert_eq!(feed.try_recv().expect("one more").seq, 4001);
+        assert_eq!(feed.try_recv().expect("one more").seq, 8001);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn a_cgroup_loses_only_what_exceeds_its_share(
+            pushes in prop::collection::vec((0u64..4, any::<bool>(), any::<bool>()), 1..1500),
+            loops in 0usize..1000,
+        ) {
+            let log = EventLog::new("");
+            let mut pushed = [0usize; 4];
+            // Cgroup 0 is killed in a loop at the end.
+            let pushes = pushes.into_iter().chain((0..loops).map(|_| (0, true, true)));
+            for (n, (cgroup, is_kill, has_report)) in (1u64..).zip(pushes) {
+                let victim = TaskInfo { cgroup_id: cgroup, ..task(1) };
+                let report = has_report.then(OomReport::default);
+                if is_kill {
+                    log.push(n, kill_of(OomType::Memcg, victim), report);
+                    pushed[usize::try_from(cgroup).expect("small")] += 1;
+                } else {
+                    log.push(n, signal(), report);
+                }
+            }
+            let events = log.events();
+            let is_kill = |event: &&Arc<Event>| matches!(event.kind, EventKind::OomKill { .. });
+            let kills: Vec<_> = events.iter().filter(is_kill).collect();
+            let total: usize = pushed.iter().sum();
+            prop_assert_eq!(kills.len(), total.min(KEEP[1]));
+            let reports = kills.iter().filter(|kill| kill.report.is_some()).count();
+            prop_assert!(reports <= KEEP_REPORTS[1]);
+            prop_assert!(events.iter().map(|event| event.seq).is_sorted_by(|a, b| a < b));
+            for (cgroup, pushed) in (0u64..).zip(pushed) {
+                let of_cgroup = |event: &&&Arc<Event>| matches!(
+                    &event.kind, EventKind::OomKill { victim, .. } if victim.cgroup_id == cgroup
+                );
+                let kept = kills.iter().filter(of_cgroup).count();
+                prop_assert!(kept >= pushed.min(KEEP[1] / 4), "{cgroup}: {kept} of {pushed}");
+            }
+        }
     }
 
     #[test]
@@ -228,13 +283,29 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_not_set_ends_no_thread() {
+        let log = EventLog::new("b");
+        let year = Duration::from_hours(24 * 365);
+        for (now, text) in [
+            (UNIX_EPOCH - year, "1970-01-01T00:00:00.000Z"),
+            (UNIX_EPOCH + Duration::from_millis(100), "1970-01-01T00:00:00.000Z"),
+            (UNIX_EPOCH + year * 9000, "9999-12-31T23:59:59.000Z"),
+        ] {
+            log.push_at(1, wall(1, 300_000_000, now), kill(7), None);
+            assert_eq!(log.events().last().expect("one").time, text);
+            let (_, time) = log.last_kill(OomType::Global).expect("one");
+            assert!(time >= UNIX_EPOCH, "an exemplar needs a time after 1970");
+        }
+    }
+
+    #[test]
     fn only_the_latest_keep_their_report() {
         let log = EventLog::new("b");
         for pid in 0..300 {
             log.push(pid.into(), kill(pid), Some(OomReport::default()));
         }
         let has_report: Vec<_> = log.events().iter().map(|event| event.report.is_some()).collect();
-        let (old, latest) = has_report.split_at(300 - KEEP_REPORTS);
+        let (old, latest) = has_report.split_at(300 - KEEP_REPORTS[OomType::Global as usize]);
         assert!(latest.iter().all(|has| *has) && !old.contains(&true));
     }
 }

@@ -1,8 +1,8 @@
 //! How late the daemon's own loops are: the sensing loop and the serving loop. A sensor that was
 //! late reports it once it runs again.
 //!
-//! Not here: refusing old samples (`serve/readiness`), which must not depend on a loop that may
-//! hang.
+//! Not here: refusing old samples (`serve/state/readiness`), which must not depend on a loop that
+//! may hang.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -2,9 +2,10 @@
 //! read. Reading never makes a collector wait.
 //!
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
-//! * [`event_log`]: the last events, and a feed of new ones.
+//! * [`event_log`]: the last events, and a feed of new ones, kept in `event_queue`s.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
-//! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process.
+//! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
+//!   [`log_losses`]: lost lines of the log.
 //! * [`control`]: shutdown, and requests for a scan.
 //!
 //! Not here: how anything is collected or served.
@@ -12,6 +13,8 @@
 pub mod cgroup_report;
 pub mod control;
 pub mod event_log;
+mod event_queue;
+pub mod log_losses;
 pub mod loop_lag;
 pub mod oom_kills;
 pub mod own_process;

@@ -6,15 +6,16 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use arc_swap::ArcSwap;
 use sensor_core::common::text::is_at_or_below;
 
 /// Cgroup paths that are counted apart between two collections; kills in others have no path.
-const MAX_PATHS: usize = 4096;
+const MAX_PATHS: usize = 1024;
 
 /// Kills by the path of the victim's cgroup; `None` where the path is not known.
 pub type KillsByPath = BTreeMap<Option<Arc<str>>, u64>;
@@ -23,7 +24,9 @@ pub type KillsByPath = BTreeMap<Option<Arc<str>>, u64>;
 #[derive(Debug, Default)]
 pub struct OomKillCounts {
     scopes: Box<[ScopeKills]>,
-    by_path: Mutex<KillsByPath>,
+    /// Replaced as a whole, without a lock: the event reader has real-time priority and must not
+    /// wait for the thread that takes the counts, which has not.
+    by_path: ArcSwap<KillsByPath>,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl OomKillCounts {
             path: path.trim_end_matches('/').to_owned(),
             count: AtomicU64::new(0),
         };
-        Self { scopes: paths.into_iter().map(scope).collect(), by_path: Mutex::default() }
+        Self { scopes: paths.into_iter().map(scope).collect(), by_path: ArcSwap::default() }
     }
 
     /// Counts a kill. A cgroup that was removed may have no known path; then `in_scope` decides by
@@ -54,10 +57,14 @@ impl OomKillCounts {
                 scope.count.fetch_add(1, Ordering::Relaxed);
             }
         }
-        let mut by_path = self.by_path.lock().unwrap_or_else(PoisonError::into_inner);
         let path = path.cloned();
-        let has_room = by_path.len() < MAX_PATHS || by_path.contains_key(&path);
-        *by_path.entry(path.filter(|_| has_room)).or_default() += 1;
+        // Tried again if the counts were taken meanwhile.
+        self.by_path.rcu(|by_path| {
+            let mut by_path = KillsByPath::clone(by_path);
+            let has_room = by_path.len() < MAX_PATHS || by_path.contains_key(&path);
+            *by_path.entry(path.clone().filter(|_| has_room)).or_default() += 1;
+            by_path
+        });
     }
 
     /// Kills so far in the scope with this index.
@@ -66,8 +73,8 @@ impl OomKillCounts {
     }
 
     /// Kills by path since the last call.
-    pub fn take_by_path(&self) -> KillsByPath {
-        std::mem::take(&mut self.by_path.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take_by_path(&self) -> Arc<KillsByPath> {
+        self.by_path.swap(Arc::default())
     }
 }
 
@@ -90,12 +97,31 @@ mod tests {
     }
 
     #[test]
+    fn every_kill_is_taken_once_while_others_are_counted() {
+        const KILLS: u64 = 5000;
+        let counts = OomKillCounts::default();
+        let mut taken = 0;
+        std::thread::scope(|scope| {
+            let counting = scope.spawn(|| {
+                for i in 0..KILLS {
+                    counts.count(Some(&Arc::from(format!("/{}", i % 7))), |_| false);
+                }
+            });
+            while !counting.is_finished() {
+                taken += counts.take_by_path().values().sum::<u64>();
+            }
+        });
+        taken += counts.take_by_path().values().sum::<u64>();
+        assert_eq!(taken, KILLS);
+    }
+
+    #[test]
     fn paths_are_bounded_and_every_kill_counts() {
         let counts = OomKillCounts::default();
-        for i in 0..5000 {
+        for i in 0..2000 {
             counts.count(Some(&Arc::from(format!("/{i}"))), |_| false);
         }
         let by_path = counts.take_by_path();
-        assert_eq!((by_path.len(), by_path.values().sum::<u64>()), (MAX_PATHS + 1, 5000));
+        assert_eq!((by_path.len(), by_path.values().sum::<u64>()), (MAX_PATHS + 1, 2000));
     }
 }

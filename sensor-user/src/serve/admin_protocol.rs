@@ -39,7 +39,7 @@ pub enum Request {
     },
     /// Ends the drain.
     Undrain,
-    /// Which clients know of the drain.
+    /// Which clients have received the drain.
     DrainAcks,
     /// Processes and cgroups by size and growth.
     Top,
@@ -70,7 +70,7 @@ pub enum Response {
     },
     /// An explanation of the verdict.
     Explanation(Box<Explanation>),
-    /// Which clients know of the drain.
+    /// Which clients have received the drain.
     DrainAcks(DrainAcks),
     /// Processes and cgroups by size and growth.
     Top(Box<Top>),

@@ -1,7 +1,7 @@
 //! Servers for Prometheus, load balancers and the commands. All answers come from published data;
 //! nothing here reads the kernel or delays the sensing loop.
 //!
-//! * [`state`]: shared by all servers: readiness, the operator's drain, the clients that ask.
+//! * [`state`]: shared by all servers: readiness, the operator's drain, the clients.
 //! * [`metrics`] renders `/metrics`.
 //! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections,
 //!   fairly per address by [`places`].

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::tracker::{ScanBatch, UsageTracker};
 use crate::{
-    cgroups::path_cache::SharedPaths,
+    cgroups::shared_paths::SharedPaths,
     host::{cgroup::mounts, proc_walk::ProcWalk},
     kernel::read::Reader,
     publish::usage::PublishedUsage,
@@ -122,7 +122,7 @@ impl ProcessScanner {
         usage.mark_new(calm.filter(|_| priority != ScanPriority::Calm));
         // A thread that holds the lock may have to wait for a processor: then the paths of the last
         // scan are used.
-        if let Ok(cache) = self.paths.try_lock() {
+        if let Some(cache) = self.paths.try_lock() {
             usage.fill_paths(|id| cache.path(id));
         } else if let Some(last) = self.published.load() {
             let paths = last.paths();

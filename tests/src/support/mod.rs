@@ -1,5 +1,5 @@
-//! What tests and the lab share. It runs the real programs and reads what they return, but judges
-//! nothing.
+//! Code that tests and the lab share. It runs the real programs and reads their output, but asserts
+//! nothing about it.
 //!
 //! Everything here owns what it makes and removes it when dropped, also when a test fails. Nothing
 //! here imports [`crate::lab`].
@@ -9,7 +9,8 @@
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`repository`]: shipped files, as tests need them.
-//! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may use.
+//! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
+//!   use.
 
 pub mod alerting;
 pub mod counts;

@@ -91,7 +91,7 @@ impl Bench {
         plan.globals.extend(overrides.iter().copied());
         let mut ebpf = load::open(config, &plan).expect("open");
         for (_, program) in ebpf.programs_mut() {
-            // Programs at functions cannot be run by hand, nor loaded on every kernel.
+            // Programs at functions cannot be run by BPF_PROG_TEST_RUN, nor loaded on every kernel.
             if let Ok(program) = <&mut RawTracePoint>::try_from(program) {
                 program.load().expect("the verifier accepts it");
             }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData};
-use sensor_core::model::event::{AllocContext, EventKind, OomType};
+use sensor_core::model::event::{AllocContext, EventKind, OomType, SentSignal};
 use sensor_ebpf::{
     probe_id::Id,
-    probes::oom_kill::KILLS_WORD,
+    probes::oom_kill::{HOST_KILLS_WORD, KILLS_WORD},
     spec::{NO_ARG, SENDER_WITH_EVENT},
 };
+use sensor_user::kernel::read::drop_old_victims;
 
 use crate::bench::{Bench, at, histogram, now, run_on, stay_on_this_cpu, tid};
 
@@ -79,14 +80,51 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
     }
 }
 
-/// Writes the record of `oom_context`, which cannot be run by hand.
+/// Writes the record of `oom_context`, which BPF_PROG_TEST_RUN cannot run.
 fn set_context(bench: &mut Bench, called_ns: u64, tid: u32, memcg: bool) {
+    set_call(bench, called_ns, tid, memcg, (2, 3));
+}
+
+/// The same with another order and constraint.
+fn set_call(
+    bench: &mut Bench,
+    called_ns: u64,
+    tid: u32,
+    memcg: bool,
+    (order, constraint): (i32, u64),
+) {
     let map = bench.ebpf.map_mut("OOM_CONTEXT").expect("OOM_CONTEXT");
     let mut map: Array<&mut MapData, [u64; 4]> = map.try_into().expect("array");
-    let (order, gfp_flags, constraint) = (2u64, 0xcc0u64, 3u64);
+    let (order, gfp_flags) = (u64::from(order.cast_unsigned()), 0xcc0u64);
     let words =
         [called_ns, u64::from(tid) | order << 32, gfp_flags | constraint << 32, memcg.into()];
     map.set(0, words, 0).expect("room");
+}
+
+/// `enum oom_constraint`: none, cpuset, memory policy, memcg.
+#[test]
+fn only_kills_of_the_whole_host_count_for_it() {
+    for (order, constraint, memcg, of_host) in [
+        (0, 0, false, 1),
+        (3, 0, false, 1),
+        (0, 1, false, 0),
+        (0, 2, false, 0),
+        (-1, 0, false, 0),
+        (0, 3, true, 0),
+    ] {
+        let mut bench = Bench::new();
+        set_call(&mut bench, now(), tid(), memcg, (order, constraint));
+        oom_kill(&bench);
+        let counted = bench.probe(Id::oom_kill)[HOST_KILLS_WORD];
+        assert_eq!(counted, of_host, "order {order}, constraint {constraint}");
+        assert_eq!(kills(&bench), if memcg { (0, 1) } else { (1, 0) }, "the type is as before");
+    }
+    let bench = Bench::new();
+    oom_kill(&bench);
+    assert_eq!(bench.probe(Id::oom_kill)[HOST_KILLS_WORD], 1, "an unknown constraint");
+    memcg_reclaim(&bench);
+    oom_kill(&bench);
+    assert_eq!(bench.probe(Id::oom_kill)[HOST_KILLS_WORD], 1, "a cgroup at its limit");
 }
 
 #[test]
@@ -183,6 +221,24 @@ pub(crate) fn fill_victims(bench: &mut Bench) {
     }
 }
 
+/// The kernel may skip the program that sees a victim exit.
+#[test]
+fn victims_whose_exit_was_missed_leave_room_for_others() {
+    let mut bench = Bench::with_globals(&[("HAVE_EXIT_MMAP", 1)]);
+    fill_victims(&mut bench);
+    let hour = 3_600_000_000_000;
+    // Those in the table were killed at the boot.
+    for (after, dropped) in [(hour, 0), (hour + 1, 1024), (hour + 1, 0)] {
+        let map = bench.ebpf.map_mut("VICTIMS").expect("VICTIMS");
+        let mut map: HashMap<&mut MapData, u64, [u64; 2]> = map.try_into().expect("hash");
+        assert_eq!(drop_old_victims(&mut map, after), dropped, "after {after} ns");
+    }
+    oom_kill(&bench);
+    assert_eq!(bench.lost(), BTreeMap::new());
+    bench.run("exit_mmap", &[("ARG_EXIT_MM", 0)]);
+    assert_eq!(bench.events().len(), 2, "a kill and an exit");
+}
+
 #[test]
 fn victims_that_never_exit_are_bounded_and_counted() {
     let mut bench = Bench::with_globals(&[("HAVE_EXIT_MMAP", 1)]);
@@ -246,6 +302,7 @@ fn only_a_delivered_sigkill_of_a_process_is_counted() {
     let mut bench = Bench::new();
     let (delivered, not_delivered) = (0, 1);
     kill_signal(&bench, 15, 0, delivered);
+    kill_signal(&bench, 1, 0, delivered);
     kill_signal(&bench, 9, SEND_SIG_PRIV, delivered);
     kill_signal(&bench, 9, 0, not_delivered);
     assert_eq!(bench.probe(Id::kill_signal), [0; 128]);
@@ -262,9 +319,31 @@ fn a_kill_by_a_known_sender_is_an_event() {
     kill_signal(&bench, 9, 0, 0);
     assert_eq!((signals(&bench, 0), signals(&bench, 5)), (0, 1));
     let events = bench.events();
-    let [EventKind::KillSignal { sender, target }] = &events[..] else { panic!("{events:?}") };
+    let [EventKind::KillSignal { signal: SentSignal::Sigkill, sender, target }] = &events[..]
+    else {
+        panic!("{events:?}")
+    };
     assert_eq!((sender.pid, target.pid), (std::process::id(), 0));
     assert_eq!(bench.lost(), BTreeMap::new());
+}
+
+/// earlyoom and nohang send it first.
+#[test]
+fn a_sigterm_by_a_known_sender_is_an_event() {
+    let mut bench = Bench::new();
+    kill_signal(&bench, 15, 0, 0);
+    assert_eq!(bench.probe(Id::kill_signal), [0; 128], "an unknown sender stops a service");
+    add_this_thread_as_sender(&mut bench, 5);
+    for (sig, info, result) in [(1, 0, 0), (15, SEND_SIG_PRIV, 0), (15, 0, 1), (15, 0, 0)] {
+        kill_signal(&bench, sig, info, result);
+    }
+    assert_eq!((signals(&bench, 0), signals(&bench, 5)), (0, 1));
+    let events = bench.events();
+    let [EventKind::KillSignal { signal, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(*signal, SentSignal::Sigterm);
+    kill_signal(&bench, 15, 0, 0);
+    assert_eq!(bench.events(), [], "the rate limit is for both signals");
+    assert_eq!(bench.lost(), BTreeMap::from([("rate_limited", 1)]));
 }
 
 /// A flood must not displace OOM kills.

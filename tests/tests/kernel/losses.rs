@@ -1,4 +1,4 @@
-//! The debug log: what it says of each loss, its rate limit, and that it is silent while it is off.
+//! The debug log: its message for each loss, its rate limit, and its silence while it is off.
 //! The counters count every loss, whether it is logged or not.
 
 use std::{collections::BTreeMap, time::Instant};

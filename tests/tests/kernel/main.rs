@@ -1,15 +1,15 @@
-//! Every kernel program against the verifier, and run by hand with made-up arguments
-//! (BPF_PROG_TEST_RUN): exact map contents, also out of order, nested, and with a missing end.
+//! Every kernel program against the verifier, and run with given arguments (BPF_PROG_TEST_RUN):
+//! exact map contents, also out of order, nested, and with a missing end.
 //!
 //! Nothing is attached here, so only what a test runs is counted, and a program is tested also on a
 //! kernel that lacks its event. Needs root.
 //!
 //! * [`bench`]: the loaded programs and the contents of their maps.
-//! * [`verifier`]: what the kernel says to each program.
+//! * [`verifier`]: the kernel accepts each program.
 //! * [`stalls`]: begins and ends, and the stall clock.
 //! * [`reclaim`]: counters of reclaim other than time.
 //! * [`kills`]: OOM kills, their victims, SIGKILL from user space.
-//! * [`losses`]: the debug log of what is lost.
+//! * [`losses`]: the debug log of losses.
 
 #![allow(clippy::panic, reason = "the helpers of a test fail it")]
 

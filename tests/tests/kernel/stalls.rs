@@ -1,9 +1,12 @@
 //! Begins and ends: what is timed, the tasks in flight, and the charges of the stall clock.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, io::Read as _, sync::atomic::Ordering, time::Duration};
 
+use aya::programs::Iter;
 use sensor_ebpf::{
-    hist, loss,
+    hist,
+    inflight::DOUBTED_NS,
+    loss,
     probe_id::Id,
     stall_kind::{KINDS, Kind},
 };
@@ -68,6 +71,43 @@ fn a_task_that_exits_inside_is_removed() {
     assert_eq!(bench.lost(), BTreeMap::from([("abandoned", 1)]));
     bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
     assert_eq!(bench.lost().get("unmatched_end"), Some(&1), "it has no slot any more");
+}
+
+/// As a scan of the processes does.
+fn pass_over_tasks(bench: &mut Bench) {
+    let program = bench.ebpf.program_mut("process_table").expect("process_table");
+    let program: &mut Iter = program.try_into().expect("an iterator");
+    if program.fd().is_err() {
+        program.load("task", &aya::Btf::from_sys_fs().expect("BTF")).expect("load");
+    }
+    let link = program.attach().expect("attach");
+    let link = program.take_link(link).expect("link");
+    let mut file = link.into_file().expect("file");
+    let mut records = Vec::new();
+    file.read_to_end(&mut records).expect("read");
+    assert!(!records.is_empty(), "this process is one");
+}
+
+/// Its end was skipped, or came before the program for it was attached.
+#[test]
+fn a_begin_without_an_end_is_dropped_by_a_pass_over_tasks() {
+    let mut bench = Bench::new();
+    for program in ["direct_begin", "memcg_begin", "compact_begin"] {
+        bench.run(program, &[]);
+    }
+    bench.run("kswapd_wake", &[("ARG_WAKE_NID", 0)]);
+    let active = |bench: &Bench| bench.slots().iter().filter(|slot| slot.active()).count();
+    pass_over_tasks(&mut bench);
+    assert_eq!(active(&bench), 4, "they may have begun just now");
+    assert_eq!(bench.lost(), BTreeMap::new());
+    std::thread::sleep(Duration::from_nanos(DOUBTED_NS) + Duration::from_millis(10));
+    pass_over_tasks(&mut bench);
+    assert_eq!(active(&bench), 0, "this task is not in reclaim");
+    assert_eq!(bench.lost(), BTreeMap::from([("unmatched_begin", 1)]), "one task");
+    assert_eq!(bench.stalls(), BTreeMap::new(), "no time is counted");
+    bench.run("direct_begin", &[]);
+    bench.run("direct_end", &[("ARG_DIRECT_FREED", 1)]);
+    assert_eq!(bench.lost(), BTreeMap::from([("unmatched_begin", 1)]), "as before");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn is_unsupported(program: &Program, error: &ProgramError) -> bool {
     unread && !matches!(program.hook(), Hook::Tracepoint(_))
 }
 
-/// Loads all programs, prints what the verifier said, and returns the translated size of each.
+/// Loads all programs, prints the verifier's result, and returns the translated size of each.
 fn translated(bpf_log: BpfLog) -> BTreeMap<&'static str, u32> {
     let (mut ebpf, programs) = open(bpf_log);
     let types = aya::Btf::from_sys_fs().expect("BTF");
@@ -65,7 +65,7 @@ fn translated(bpf_log: BpfLog) -> BTreeMap<&'static str, u32> {
         let name = program.name;
         if let Err(why) = planned {
             println!("skipped: {name}: {why}");
-            // Only for what the kernel lacks; a resolver that refuses more is at fault.
+            // Only what the kernel lacks may be refused.
             let lacks = ["this kernel has no ", "the probe needs "];
             assert!(lacks.iter().any(|start| why.starts_with(start)), "{name}: {why}");
             continue;

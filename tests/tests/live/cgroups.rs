@@ -6,7 +6,10 @@ use std::{
     ops::Range,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
+
+use procfs::process::Process;
 
 use sensor_tests::support::{
     daemon::{Daemon, delta},
@@ -234,13 +237,74 @@ fn metrics_of_ten_thousand_cgroups_are_bounded() {
     for at in [1, groups - 1] {
         let limit = if many.0.is_v1() { "memory.limit_in_bytes" } else { "memory.max" };
         fs::write(many.group(at).join(limit), (8 * MIB).to_string()).expect("limit");
-        let status = many.start(at, &["--adj", "1000", "anon", "600"]).wait().expect("wait");
-        assert!(!status.success(), "not killed: {status}");
         let path = format!("{}/g{at}", many.0.path());
-        crate::wait_until("the kill has its path", || {
+        // A kill does not wait for the next walk, which may have to pause for some seconds.
+        crate::wait_until("a kill there has its path", || {
+            let hog = many.start(at, &["--adj", "1000", "anon", "600"]).wait().expect("wait");
+            assert!(!hog.success(), "not killed: {hog}");
+            std::thread::sleep(Duration::from_millis(500));
             let events = daemon.events().expect("events");
             let kills = events.iter().filter(|e| is_kill(&e.kind));
             kills.map(|e| as_kill(&e.kind).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))
         });
     }
+}
+
+/// CPU time of the thread with that name, and resident memory of the process in MiB.
+fn cost(daemon: &Daemon, thread: &str) -> (Duration, f64) {
+    let process = Process::new(daemon.pid().cast_signed()).expect("process");
+    let tasks = process.tasks().expect("tasks").flatten().map(|task| task.stat().expect("stat"));
+    let ticks: u64 =
+        tasks.filter(|stat| stat.comm == thread).map(|stat| stat.utime + stat.stime).sum();
+    let resident = process.statm().expect("statm").resident * procfs::page_size();
+    let seconds = ticks as f64 / procfs::ticks_per_second() as f64;
+    (Duration::from_secs_f64(seconds), resident as f64 / MIB as f64)
+}
+
+/// Creates and removes cgroups with long names for that time; returns how many.
+fn churn(many: &Many, time: Duration) -> u32 {
+    let (begun, mut made) = (Instant::now(), 0);
+    while begun.elapsed() < time {
+        let group = many.0.memory().join(format!("{made:0200}"));
+        fs::create_dir(&group).expect("mkdir");
+        fs::remove_dir(&group).expect("rmdir");
+        made += 1;
+    }
+    made
+}
+
+/// Any user who may create cgroups could otherwise keep the real-time thread busy and fill locked
+/// memory.
+#[test]
+fn a_flood_of_new_cgroups_costs_the_event_thread_little() {
+    const LIVE: usize = 10_000;
+    const FLOOD: Duration = Duration::from_secs(5);
+    let many = Many::new();
+    many.make(0..LIVE);
+    let daemon = Daemon::start("").expect("daemon");
+    // The first walk, and one that the first lost records cause.
+    churn(&many, Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(2));
+    let before = daemon.metrics().expect("metrics");
+    let (cpu_before, resident_before) = cost(&daemon, "events");
+    let made = churn(&many, FLOOD);
+    let (cpu, resident) = cost(&daemon, "events");
+    let after = daemon.metrics().expect("metrics");
+    let lost = "memsensor_events_lost_total{reason=\"cgroup_names_full\"}";
+    let lost = delta(&before, &after, lost).expect("series");
+    let (cpu, grown) = (cpu.saturating_sub(cpu_before), resident - resident_before);
+    println!("{made} cgroups, {lost} records lost: {cpu:?} of {FLOOD:?}, {grown} MiB more");
+    assert!(made > 2_000 * 5, "{made} cgroups are no flood");
+    assert!(cpu < FLOOD / 5, "{cpu:?} in {FLOOD:?}");
+    assert!(grown < 4.0, "{grown} MiB");
+    // The daemon knows new cgroups all the same, once it has emptied the ring.
+    std::thread::sleep(Duration::from_secs(1));
+    let scope = Scope::new("after-the-flood.service", 16 * MIB).expect("scope");
+    killed(&scope, &["anon", "32"]);
+    let path = scope.path();
+    crate::wait_until("the kill has its path", || {
+        let events = daemon.events().expect("events");
+        let kills = events.iter().filter(|event| is_kill(&event.kind));
+        kills.map(|kill| as_kill(&kill.kind).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))
+    });
 }

@@ -33,7 +33,7 @@ fn a_kill_by_an_oom_daemon_is_an_event() {
     }
     let events =
         daemon.wait_for_events(1, |w| matches!(w, EventKind::KillSignal { .. })).expect("kill");
-    let EventKind::KillSignal { sender, target } = &events[0].kind else { panic!() };
+    let EventKind::KillSignal { sender, target, .. } = &events[0].kind else { panic!() };
     assert_eq!((sender.comm.as_str(), target.comm.as_str()), ("earlyoom", "sleep"));
     assert_eq!(target.pid, targets[0].id());
     let after = daemon.metrics().expect("metrics");

@@ -104,6 +104,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     apt(Group::Tests, "earlyoom", "earlyoom"),
     apt(Group::Tests, "systemd-analyze", "systemd"),
     apt(Group::Tests, "ip", "iproute2"),
+    apt(Group::Tests, "curl", "curl"),
     Tool {
         name: "envoy",
         group: Group::Tests,
@@ -221,7 +222,7 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Whether this row says that the tool is missing.
+    /// Whether this is the tool, and it is missing.
     pub(crate) fn is_missing(&self, tool: &Tool) -> bool {
         self.name == tool.name && self.state.is_err()
     }

@@ -21,11 +21,11 @@ const REPLAY: Measurement = Measurement {
 pub(crate) struct Args {
     /// Speed of the swap: none, fast (a memory device) or slow (a slow disk); may be repeated
     #[arg(long, value_parser = ["none", "fast", "slow"])]
-    form: Vec<String>,
+    swap: Vec<String>,
     /// Only with this HAProxy configuration: no check, an HTTP check, the shipped configuration
     /// without memsensor, or with memsensor; may be repeated
     #[arg(long, value_parser = ["unchecked", "check", "no-sensor", "memsensor"])]
-    way: Vec<String>,
+    check: Vec<String>,
     /// Only this incident: a leak on web-01, a leak on both hosts, or web-01 frozen; may be
     /// repeated
     #[arg(long, value_parser = ["leak", "fleet", "freeze"])]
@@ -41,7 +41,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     REPLAY.run(args.write, |command| {
         for (option, values) in
-            [("--swap", &args.form), ("--check", &args.way), ("--variant", &args.variant)]
+            [("--swap", &args.swap), ("--check", &args.check), ("--variant", &args.variant)]
         {
             command.args(values.iter().flat_map(|value| [option, value]));
         }

@@ -29,12 +29,12 @@ const DEFAULT_GUEST_SECONDS: u32 = 300;
 pub(crate) struct Args {
     /// Speed of the swap: fast (a memory device) or slow (a slow disk); may be repeated
     #[arg(long, value_parser = ["fast", "slow"])]
-    form: Vec<String>,
+    swap: Vec<String>,
     /// Length of the thrashing phase in seconds
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
     /// Use an emulated QEMU guest, which thrashes as a whole and then runs out of memory
-    #[arg(long, conflicts_with = "form")]
+    #[arg(long, conflicts_with = "swap")]
     guest: bool,
     /// Kernel series of the guest
     #[arg(long, default_value = "6.12", requires = "guest")]
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         measure_guest(args)?
     } else {
         measurement.run_program(root, |command| {
-            command.args(args.form.iter().flat_map(|form| ["--swap", form]));
+            command.args(args.swap.iter().flat_map(|swap| ["--swap", swap]));
             if let Some(seconds) = args.seconds {
                 command.args(["--seconds", &seconds.to_string()]);
             }

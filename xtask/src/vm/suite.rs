@@ -8,8 +8,8 @@ use super::{
     machine::AMD64,
 };
 
-/// The verifier and each program by hand; real kills and reclaim in a cgroup; each probe with the
-/// whole guest under pressure. Lockdown is last: it cannot be undone.
+/// The verifier, and each program with given arguments; real kills and reclaim in a cgroup; each
+/// probe with the whole guest under pressure. Lockdown is last: it cannot be undone.
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving::",

@@ -1,9 +1,10 @@
 //! Counters of which a reader sees only the present value: how far they rose since the last
-//! reading, by the three ways in which they can fall.
+//! reading, by the ways in which they can fall.
 //!
 //! | counter | it falls when | policy |
 //! |---|---|---|
-//! | stall clock of a cgroup | it was evicted, or a stall is being charged | [`rise_of_clock`] |
+//! | stalls of a host or scope | one ends during the reading, or has no end | [`SteadyCounter`] |
+//! | the same of a cgroup, by cause | the same, or its entry was evicted | [`rise_of_clock`] |
 //! | histogram of a cgroup | it was evicted | [`rise_of_words`] |
 //! | file of a cgroup | the cgroup was created again | [`FileCounter`] |
 //!
@@ -16,14 +17,60 @@ pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A counter over a source that falls at times. It never falls itself.
+///
+/// Most falls are made up by the next reading: a stall that ends while two maps are read is in
+/// neither. Others are for good: a stall in progress whose end was missed is dropped. After those
+/// the counter goes on from the lower value, so later stalls count at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SteadyCounter {
+    value: u64,
+    /// What the source lost for good.
+    dropped: u64,
+    /// The source at its fall, until that is made up.
+    fallen_to: Option<u64>,
+}
+
+impl SteadyCounter {
+    /// A counter that is at `value` when the source is.
+    pub const fn starting_at(value: u64) -> Self {
+        Self { value, dropped: 0, fallen_to: None }
+    }
+
+    /// Whether the source is still below the counter.
+    pub const fn is_behind(&self) -> bool {
+        self.fallen_to.is_some()
+    }
+
+    /// Takes the present value of the source; returns the counter. `for_good`: if the source is
+    /// below the counter, it will not make that up.
+    pub fn update(&mut self, now: u64, for_good: bool) -> u64 {
+        if now.saturating_add(self.dropped) >= self.value {
+            self.value = now.saturating_add(self.dropped);
+            self.fallen_to = None;
+            return self.value;
+        }
+        let lowest = self.fallen_to.map_or(now, |fallen| fallen.min(now));
+        if for_good {
+            self.dropped = self.value - lowest;
+            self.value = now.saturating_add(self.dropped);
+            self.fallen_to = None;
+        } else {
+            self.fallen_to = Some(lowest);
+        }
+        self.value
+    }
+}
+
 /// How far a stall clock rose above the highest value that was read, which it replaces.
 ///
-/// While a stall is being charged it may be missing or counted twice, so a value that is slightly
-/// lower is ignored until the clock passes the highest one again. A value below half was evicted
-/// and started again at 0.
+/// While a stall is being charged it may be missing or counted twice, and part of it may be charged
+/// to another cause: so a value that is slightly lower is ignored until the clock passes the
+/// highest one again. A value below half was evicted and started again at 0, or a stall whose end
+/// was missed was dropped: the clock rises from there. The past does not count again.
 pub fn rise_of_clock(highest: &mut u64, now: u64) -> u64 {
     if now < *highest / 2 {
-        *highest = 0;
+        *highest = now;
     }
     let rose = now.saturating_sub(*highest);
     *highest = now.max(*highest);
@@ -135,11 +182,35 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_ignores_a_small_fall_and_restarts_after_a_large_one() {
+    fn a_clock_ignores_a_small_fall_and_never_counts_the_past_again() {
         let mut highest = 0;
         let rises = [100, 90, 110, 40, 60].map(|now| rise_of_clock(&mut highest, now));
-        assert_eq!(rises, [100, 0, 10, 40, 20]);
+        assert_eq!(rises, [100, 0, 10, 0, 20]);
         assert_eq!(rise_of_words(&[3, 5], &[1, 5]), [2, 0]);
         assert_eq!(rise_of_words(&[3, 4], &[1, 5]), [3, 4]);
+    }
+
+    #[test]
+    fn a_steady_counter_follows_its_source_after_a_fall() {
+        for (case, readings, expected) in [
+            ("rises", &[(5, false), (7, true)][..], &[5, 7][..]),
+            ("made up by the next", &[(100, false), (90, false), (101, false)], &[100, 100, 101]),
+            ("for good", &[(3600, false), (10, true), (13, false)], &[3600, 3600, 3603]),
+            (
+                "known to be for good one reading later",
+                &[(3600, false), (10, false), (13, true), (14, false)],
+                &[3600, 3600, 3603, 3604],
+            ),
+            (
+                "falls again meanwhile",
+                &[(50, false), (10, false), (4, true), (5, false)],
+                &[50, 50, 50, 51],
+            ),
+        ] {
+            let mut counter = SteadyCounter::default();
+            let values: Vec<_> =
+                readings.iter().map(|(now, good)| counter.update(*now, *good)).collect();
+            assert_eq!(values, expected, "{case}");
+        }
     }
 }

@@ -95,4 +95,6 @@ pub struct CgroupReport {
     /// Cgroups that have processes and are not shown, although a pattern matches or their path is
     /// not known.
     pub omitted: usize,
+    /// How often the path of a cgroup was not kept.
+    pub paths_dropped: u64,
 }

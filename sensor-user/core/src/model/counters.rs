@@ -30,12 +30,12 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    /// Counts the tasks of all slots, in the order of the table; `now` is CLOCK_MONOTONIC.
+    /// Counts the tasks of all slots; `now` is CLOCK_MONOTONIC. `slots` are in the order of the
+    /// table, with or without those that are not in use.
     pub fn of(slots: &[Slot], now: u64) -> Self {
         let mut in_flight = Self::default();
-        let buckets = slots.chunks(WAYS).flat_map(|bucket| bucket.iter().map(move |s| (bucket, s)));
-        for (bucket, slot) in buckets.filter(|(_, s)| s.active()) {
-            if slot.is(Kind::Pfmemalloc) && has_continued(slot, bucket) {
+        for (i, slot) in slots.iter().enumerate().filter(|(_, slot)| slot.active()) {
+            if has_continued(slots, i) {
                 continue;
             }
             let kind = (slot.owner & 0xff) as usize;
@@ -61,9 +61,10 @@ pub type ByCause = [u64; Cause::COUNT];
 /// and those under way. One pass over the slots: there may be thousands, and hundreds of cgroups.
 pub fn unsettled_stalls(slots: &[Slot], now: u64) -> BTreeMap<u64, ByCause> {
     let mut by_cgroup = BTreeMap::<u64, ByCause>::new();
-    for slot in slots {
+    for (i, slot) in slots.iter().enumerate() {
         let Some(cause) = slot.cause() else { continue };
-        let under_way = if slot.active() { slot.exclusive_ns(now) } else { 0 };
+        let is_under_way = slot.active() && !has_continued(slots, i);
+        let under_way = if is_under_way { slot.exclusive_ns(now) } else { 0 };
         let ns = slot.unsettled_ns.saturating_add(under_way);
         if ns > 0 {
             let sum = &mut by_cgroup.entry(slot.aux).or_default()[cause as usize];
@@ -78,14 +79,34 @@ pub fn total_ns(by_cause: &ByCause) -> u64 {
     by_cause.iter().copied().fold(0, u64::saturating_add)
 }
 
-/// Whether a task has entered or left another kind since it was throttled: then it is awake, and
-/// the end of the throttling was missed (see the probe `pfmemalloc_throttle`). All slots of a task
-/// are in one bucket.
-fn has_continued(throttled: &Slot, bucket: &[Slot]) -> bool {
-    bucket.iter().any(|s| {
-        let last = if s.active() { s.start_ns } else { s.inner_ns };
-        s.tid() == throttled.tid() && last > throttled.start_ns
+/// Whether the end of the stall in slot `i` was missed: its task has entered or left another stall
+/// since, and none of these kinds contains another. (Soft-limit reclaim is part of the reclaim
+/// around it, and kswapd's work is not a stall.)
+fn has_continued(slots: &[Slot], i: usize) -> bool {
+    let is_stall = |slot: &Slot| slot.cause().is_some() || slot.is(Kind::Pfmemalloc);
+    let Some(stall) = slots.get(i).filter(|slot| is_stall(slot)) else { return false };
+    // All slots of a task are in one bucket, and buckets are in order.
+    let neighbours = i.saturating_sub(WAYS - 1)..slots.len().min(i + WAYS);
+    slots[neighbours].iter().any(|other| {
+        let last = if other.active() { other.start_ns } else { other.inner_ns };
+        other.tid() == stall.tid()
+            && other.owner != stall.owner
+            && is_stall(other)
+            && last > stall.start_ns
     })
+}
+
+/// How long a stall under way is believed where no pass over the tasks can confirm it.
+pub const UNCONFIRMED_NS: u64 = 10_000_000_000;
+
+/// Lets no stall under way count for longer than [`UNCONFIRMED_NS`]: its end may have been missed.
+pub fn limit_unconfirmed(slots: &mut [Slot], now: u64) {
+    for slot in slots.iter_mut().filter(|slot| slot.active() && !slot.is(Kind::Kswapd)) {
+        if slot.exclusive_ns(now) > UNCONFIRMED_NS {
+            let begun = now.saturating_sub(slot.inner_ns).saturating_sub(UNCONFIRMED_NS);
+            slot.start_ns = begun.max(1);
+        }
+    }
 }
 
 /// Kinds of reclaim that tasks of a cgroup do themselves, with their labels.
@@ -167,5 +188,64 @@ mod tests {
         assert_eq!(in_flight.kswapd_ns[..3], [0, 150, 0]);
         assert_eq!(in_flight.tasks[Kind::Pfmemalloc as usize], 1);
         assert_eq!(in_flight.exclusive_ns[Kind::Pfmemalloc as usize], 80);
+    }
+
+    #[test]
+    fn a_stall_is_over_when_its_task_is_in_a_later_one() {
+        let slot = |tid, kind, start_ns, inner_ns| Slot {
+            owner: owner(tid, kind),
+            start_ns,
+            inner_ns,
+            aux: 7,
+            unsettled_ns: 0,
+        };
+        let phantom = slot(1, Kind::Memcg, 100, 0);
+        for (case, other, is_inside) in [
+            ("another task", slot(2, Kind::Direct, 150, 0), true),
+            ("a later reclaim under way", slot(1, Kind::Direct, 150, 0), false),
+            ("a later reclaim that ended", slot(1, Kind::Direct, 0, 150), false),
+            ("a later compaction", slot(1, Kind::Compaction, 150, 0), false),
+            ("an earlier reclaim", slot(1, Kind::Direct, 0, 90), true),
+            ("the soft-limit reclaim within", slot(1, Kind::Softlimit, 150, 0), true),
+            ("the soft-limit reclaim within, ended", slot(1, Kind::Softlimit, 0, 150), true),
+        ] {
+            let unused = Slot::default();
+            // As the kernel half has them, and without the unused ones; in each order.
+            for slots in [
+                vec![unused, phantom, unused, other],
+                vec![other, unused, unused, phantom],
+                vec![phantom, other],
+                vec![slot(9, Kind::Direct, 0, 1), phantom, other],
+                vec![slot(9, Kind::Direct, 0, 1), slot(9, Kind::Memcg, 0, 1), other, phantom],
+            ] {
+                let tasks = InFlight::of(&slots, 200).tasks[Kind::Memcg as usize];
+                assert_eq!(tasks, u32::from(is_inside), "{case}: {slots:?}");
+                let memcg_ns = unsettled_stalls(&slots, 200).get(&7).map_or(0, |by| by[1]);
+                assert_eq!(memcg_ns, if is_inside { 100 } else { 0 }, "{case}: {slots:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unconfirmed_stall_counts_for_a_limited_time() {
+        let hour = 3_600_000_000_000;
+        let slot = |start_ns, inner_ns, kind| Slot {
+            owner: owner(1, kind),
+            start_ns,
+            inner_ns,
+            ..Slot::default()
+        };
+        for (case, slot, expected) in [
+            ("an hour", slot(1, 0, Kind::Direct), UNCONFIRMED_NS),
+            ("with an inner stall", slot(1, 5, Kind::Memcg), UNCONFIRMED_NS),
+            ("all of it inner", slot(1, hour, Kind::Memcg), 0),
+            ("a second", slot(hour - 1_000_000_000, 0, Kind::Memcg), 1_000_000_000),
+            ("kswapd", slot(1, 0, Kind::Kswapd), hour - 1),
+        ] {
+            let mut slots = [slot];
+            limit_unconfirmed(&mut slots, hour);
+            assert_eq!(slots[0].exclusive_ns(hour), expected, "{case}");
+            assert!(slots[0].active(), "{case}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Rare events: OOM kills, the exits of their victims, and SIGKILLs by user-space OOM killers.
+//! Rare events: OOM kills, the exits of their victims, and kills by user-space OOM killers.
 //!
 //! Names in events come from processes, which choose them freely. They are free of control
 //! characters that serde does not escape (see [`crate::common::text`]).
@@ -87,6 +87,28 @@ impl OomType {
     }
 }
 
+/// The signal by which a process kills another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "UPPERCASE")]
+pub enum SentSignal {
+    /// The receiver ends.
+    #[default]
+    Sigkill,
+    /// The receiver is asked to end; it may clean up first, or ignore it.
+    Sigterm,
+}
+
+impl SentSignal {
+    /// As in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Sigkill => "SIGKILL",
+            Self::Sigterm => "SIGTERM",
+        }
+    }
+}
+
 /// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -119,8 +141,11 @@ pub enum EventKind {
         /// Id of the event of the kill.
         kill: String,
     },
-    /// A user-space OOM killer sent SIGKILL.
+    /// A user-space OOM killer sent SIGKILL or SIGTERM.
     KillSignal {
+        /// The signal.
+        #[serde(default)]
+        signal: SentSignal,
         /// The sender.
         sender: TaskInfo,
         /// The receiver.
@@ -152,7 +177,7 @@ impl EventKind {
     pub fn tasks_mut(&mut self) -> Vec<&mut TaskInfo> {
         match self {
             Self::OomKill { victim, trigger, .. } => vec![victim, trigger],
-            Self::KillSignal { sender, target } => vec![sender, target],
+            Self::KillSignal { sender, target, .. } => vec![sender, target],
             Self::VictimExit { .. } => Vec::new(),
         }
     }

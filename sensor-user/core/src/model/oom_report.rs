@@ -24,7 +24,20 @@ pub struct CgroupLimits {
     /// Memory in swap; on v1 memory and swap together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap_bytes: Option<u64>,
-    /// The limit of that.
+    /// The part of `current_bytes` that is anonymous memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub anon_bytes: Option<u64>,
+    /// The part that is page cache, with `shmem_bytes`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_bytes: Option<u64>,
+    /// The part of `file_bytes` that is tmpfs and shared memory. It belongs to no process, and
+    /// cannot be freed without swap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shmem_bytes: Option<u64>,
+    /// The part that is the kernel's slab; v2 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slab_bytes: Option<u64>,
+    /// The limit of `swap_bytes`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub swap_max_bytes: Option<u64>,
     /// Processes in it that the OOM killer killed, by the cgroup's own count.
@@ -36,6 +49,37 @@ pub struct CgroupLimits {
     /// Processes in it that systemd-oomd killed (`user.oomd_kill`, written after the kill).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oomd_kills: Option<u64>,
+}
+
+/// What the host's memory was used for, by /proc/meminfo. Each value is absent if the kernel does not
+/// report it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct HostMemoryUsage {
+    /// All memory (`MemTotal`).
+    pub total_bytes: Option<u64>,
+    /// Memory that could be had without swapping (`MemAvailable`).
+    pub available_bytes: Option<u64>,
+    /// Anonymous memory of processes (`AnonPages`).
+    pub anon_bytes: Option<u64>,
+    /// tmpfs and shared memory (`Shmem`).
+    pub shmem_bytes: Option<u64>,
+    /// Slab that the kernel can free, such as cached inodes (`SReclaimable`).
+    pub slab_reclaimable_bytes: Option<u64>,
+    /// Slab that the kernel cannot free (`SUnreclaim`).
+    pub slab_unreclaimable_bytes: Option<u64>,
+    /// Page tables (`PageTables`).
+    pub page_tables_bytes: Option<u64>,
+    /// Stacks of tasks in the kernel (`KernelStack`).
+    pub kernel_stack_bytes: Option<u64>,
+    /// Memory of the kernel per CPU (`Percpu`).
+    pub percpu_bytes: Option<u64>,
+    /// Huge pages of the pools, used or not (`Hugetlb`).
+    pub hugetlb_bytes: Option<u64>,
+    /// Swap (`SwapTotal`).
+    pub swap_total_bytes: Option<u64>,
+    /// Free swap (`SwapFree`).
+    pub swap_free_bytes: Option<u64>,
 }
 
 /// How long the host stalled in a window before the event.
@@ -74,6 +118,9 @@ pub struct OomReport {
     pub top_growers: Vec<ProcessUsage>,
     /// The cgroups that grew most in the ten minutes before.
     pub growing_cgroups: Vec<CgroupUsage>,
+    /// What the host's memory was used for, shortly after the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_memory: Option<HostMemoryUsage>,
     /// Stalls of the minute before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<StallWindow>,

@@ -38,6 +38,25 @@ pub struct Snapshot {
     /// Durations of reclaim by cgroup and kind, for cgroups with histograms. Read with the stall
     /// clock.
     pub reclaim: Arc<[CgroupReclaim]>,
+    /// The maps that could not be read.
+    pub unread: UnreadMaps,
+}
+
+/// Maps that could not be read for a sample.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UnreadMaps {
+    /// The rows are those of an earlier sample, and empty if there was none. Tasks in flight are
+    /// not known. The verdict does not use the probes.
+    pub counters: bool,
+    /// Stall clocks and histograms of cgroups are those of an earlier sample.
+    pub cgroups: bool,
+}
+
+impl UnreadMaps {
+    /// Whether each kind of map was read, by the label of the kind.
+    pub fn readable(self) -> [(&'static str, bool); 2] {
+        [("counters", !self.counters), ("cgroups", !self.cgroups)]
+    }
 }
 
 /// A snapshot, and the verdict on each scope at that moment, the host first.

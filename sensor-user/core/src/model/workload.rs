@@ -3,7 +3,10 @@
 //!
 //! The conventions are those of systemd (units and slices), of the runtimes' systemd and cgroupfs
 //! drivers (`docker-ID.scope` or `/docker/ID`), and of the kubelet
-//! (`kubepods-burstable-podUID.slice` with `_` for `-`, or `/kubepods/burstable/podUID`).
+//! (`kubepods-burstable-podUID.slice` with `_` for `-`, or `/kubepods/burstable/podUID`). A runtime
+//! that uses cgroupfs while the kubelet uses systemd has one directory
+//! `kubepods-burstable-podUID.slice:cri-containerd:ID`. In kind, names begin with `kubelet-`.
+//! The units of a machine (systemd-nspawn) are not the host's: the unit is that of the machine.
 //!
 //! Not here: names of pods (the daemon's `host/pods`).
 
@@ -32,11 +35,12 @@ pub struct WorkloadId {
 }
 
 /// Prefixes of the scopes that runtimes create with systemd, and the runtime of each.
-const SCOPE_PREFIXES: [(&str, &str); 6] = [
+const SCOPE_PREFIXES: [(&str, &str); 7] = [
     ("docker-", "docker"),
     ("cri-containerd-", "containerd"),
     ("nerdctl-", "containerd"),
     ("crio-", "cri-o"),
+    ("libpod-payload-", "podman"),
     ("libpod-", "podman"),
     ("lxc.payload.", "lxc"),
 ];
@@ -44,6 +48,16 @@ const SCOPE_PREFIXES: [(&str, &str); 6] = [
 /// Directories that runtimes create without systemd, and the runtime of each.
 const PARENTS: [(&str, &str); 4] =
     [("docker", "docker"), ("libpod_parent", "podman"), ("lxc", "lxc"), ("lxc.payload", "lxc")];
+
+/// Names before the id where a runtime is asked for systemd's cgroups but uses cgroupfs
+/// (`SLICE:NAME:ID`), and the runtime of each.
+const COLON_NAMES: [(&str, &str); 5] = [
+    ("cri-containerd", "containerd"),
+    ("nerdctl", "containerd"),
+    ("docker", "docker"),
+    ("crio", "cri-o"),
+    ("libpod", "podman"),
+];
 
 /// Suffixes of units that contain processes; slices do not.
 const UNIT_SUFFIXES: [&str; 5] = [".service", ".scope", ".mount", ".socket", ".swap"];
@@ -54,6 +68,14 @@ impl WorkloadId {
         let mut workload = Self::default();
         let mut parent = "";
         for name in path.split('/').filter(|name| !name.is_empty()) {
+            if let Some((slice, container, runtime)) = colons(name) {
+                return Self {
+                    pod: pod(slice).or(workload.pod),
+                    container: Some(container.to_owned()),
+                    runtime: Some(runtime.to_owned()),
+                    ..Self::default()
+                };
+            }
             if let Some(uid) = pod(name) {
                 workload.pod = Some(uid);
             } else if let Some((container, runtime)) = container(parent, name) {
@@ -67,6 +89,11 @@ impl WorkloadId {
                 .any(|suffix| name.len() > suffix.len() && name.ends_with(suffix))
             {
                 workload.unit = Some(name.to_owned());
+                if is_machine(name) {
+                    // Units below are the machine's: `payload/system.slice/nginx.service`, without
+                    // `payload` before systemd 238.
+                    return workload;
+                }
             }
             parent = name;
         }
@@ -93,6 +120,21 @@ fn container<'a>(parent: &str, name: &'a str) -> Option<(&'a str, Option<&'stati
     (name.len() == 64 && is_hex(name)).then_some((name, None))
 }
 
+/// Slice, id and runtime of a directory `SLICE:NAME:ID`. The slice may be empty.
+fn colons(name: &str) -> Option<(&str, &str, &'static str)> {
+    let (rest, id) = name.rsplit_once(':')?;
+    let (slice, name) = rest.rsplit_once(':')?;
+    let (_, runtime) = COLON_NAMES.iter().find(|(known, _)| *known == name)?;
+    let is_slice = slice.is_empty() || slice.strip_suffix(".slice").is_some();
+    (is_slice && is_hex(id)).then_some((slice, id, *runtime))
+}
+
+/// Whether the unit contains a machine, as systemd-nspawn and systemd-machined name it.
+fn is_machine(unit: &str) -> bool {
+    unit.starts_with("systemd-nspawn@")
+        || unit.starts_with("machine-") && unit.strip_suffix(".scope").is_some()
+}
+
 /// Ids have 64 digits; some tools truncate them to twelve.
 fn is_hex(id: &str) -> bool {
     id.len() >= 12 && id.bytes().all(|b| b.is_ascii_hexdigit())
@@ -101,7 +143,7 @@ fn is_hex(id: &str) -> bool {
 /// Uid of a pod: from `podUID`, or from a slice with `_` for `-`.
 fn pod(name: &str) -> Option<String> {
     let uid = match name.strip_suffix(".slice") {
-        Some(slice) if slice.starts_with("kubepods") => {
+        Some(slice) if slice.starts_with("kubepods") || slice.contains("-kubepods") => {
             slice.rsplit_once("-pod")?.1.replace('_', "-")
         }
         Some(_) => return None,
@@ -181,12 +223,74 @@ mod tests {
         ]);
     }
 
+    /// As in reports of users.
+    #[test]
+    fn mixed_drivers_and_nested_hosts_are_recognised() {
+        let kind = "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-burstable.slice/\
+                    kubelet-kubepods-burstable-podUID_.slice";
+        let in_docker = format!("/docker/{ID}{kind}/cri-containerd-ID.scope");
+        let kubepods = "kubepods-burstable-podUID_.slice";
+        let service = "/system.slice/containerd.service";
+        assert_workloads(&[
+            (&format!("{service}/{kubepods}:cri-containerd:ID"), ["", "ID", "containerd", UID]),
+            (&format!("{service}/kubepods-podUID_.slice:crio:ID"), ["", "ID", "cri-o", UID]),
+            (
+                &format!("{service}/kubepods-besteffort-podUID.slice:cri-containerd:ID"),
+                ["", "ID", "containerd", UID],
+            ),
+            ("/system.slice:docker:ID", ["", "ID", "docker", ""]),
+            ("/system.slice/x.service/user.slice:libpod:ID", ["", "ID", "podman", ""]),
+            (&format!("{kind}/cri-containerd-ID.scope"), ["", "ID", "containerd", UID]),
+            ("/kubelet/kubepods/burstable/podUID/ID", ["", "ID", "", UID]),
+            // The node itself is a container, and the pod inside of it is not the host's.
+            (&in_docker, ["", "ID", "docker", ""]),
+            ("/system.slice/web.service/libpod-payload-ID", ["", "ID", "podman", ""]),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID.scope",
+                ["", "ID", "podman", ""],
+            ),
+            ("/system.slice/x.service/libpod-payload-x", ["x.service", "", "", ""]),
+        ]);
+    }
+
+    /// They are those of its own systemd.
+    #[test]
+    fn units_of_a_machine_are_the_machine_s() {
+        let nspawn = "systemd-nspawn@shop.service";
+        assert_workloads(&[
+            (&format!("/machine.slice/{nspawn}"), [nspawn, "", "", ""]),
+            (&format!("/machine.slice/{nspawn}/supervisor"), [nspawn, "", "", ""]),
+            (
+                &format!("/machine.slice/{nspawn}/payload/system.slice/nginx.service"),
+                [nspawn, "", "", ""],
+            ),
+            (&format!("/machine.slice/{nspawn}/payload/docker/ID"), [nspawn, "", "", ""]),
+            (
+                "/machine.slice/machine-shop.scope/payload/system.slice/mysql.service",
+                ["machine-shop.scope", "", "", ""],
+            ),
+            (
+                "/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/libvirt/emulator",
+                ["machine-qemu\\x2d1\\x2dvm.scope", "", "", ""],
+            ),
+            (
+                "/machine.slice/machine-old.scope/system.slice/a.service",
+                ["machine-old.scope", "", "", ""],
+            ),
+            ("/system.slice/machine-id.service/payload/b.service", ["b.service", "", "", ""]),
+        ]);
+    }
+
     #[test]
     fn similar_names_are_not_containers_or_pods() {
         assert_workloads(&[
             ("/podcast", ["", "", "", ""]),
             ("/system.slice/docker-registry.service", ["docker-registry.service", "", "", ""]),
             ("/docker/buildkit", ["", "", "", ""]),
+            ("/a.service:cri-containerd:ID", ["", "", "", ""]),
+            ("/a.slice:other:ID", ["", "", "", ""]),
+            ("/a.slice:docker:short", ["", "", "", ""]),
+            ("/my-kubepods-pod1.slice", ["", "", "", ""]),
             ("/.service", ["", "", "", ""]),
         ]);
     }
@@ -196,7 +300,8 @@ mod tests {
         #[test]
         fn every_name_is_a_part_of_the_path(
             path in "[a-f0-9_./-]{0,80}\
-                |(/(docker|kubepods|pod[a-f0-9]{32}|[a-f0-9]{64}|.{0,9}\\.service)){0,4}",
+                |(/(docker|kubepods|pod[a-f0-9]{32}|[a-f0-9]{64}|.{0,9}\\.service\
+                |a\\.slice:docker:[a-f0-9]{12}|machine-a\\.scope)){0,4}",
         ) {
             let WorkloadId { unit, container, pod, .. } = WorkloadId::of(&path);
             for name in [unit, container, pod].into_iter().flatten() {

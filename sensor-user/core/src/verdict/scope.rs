@@ -10,6 +10,12 @@ pub const HOST: &str = "host";
 /// Longest name of a scope: it must fit in an agent-check's line and in a label.
 pub const MAX_SCOPE_NAME: usize = 64;
 
+/// Whether a scope can have this name: it appears in URLs, labels, agent-check lines and terminals.
+pub fn is_scope_name(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=MAX_SCOPE_NAME).contains(&name.len()) && name.chars().all(plain)
+}
+
 /// State and weight of each scope, by name; saved over a restart of the daemon.
 pub type ScopeStates = BTreeMap<String, ScopeState>;
 

@@ -51,6 +51,11 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|n| *n < i64::MAX.cast_unsigned() / 2)
 }
 
+/// Whether processes are in a v2 cgroup or below it, by its cgroup.events.
+pub fn parse_populated(events: &str) -> bool {
+    numbers(events, ["populated"]) == [Some(1)]
+}
+
 /// A memory.stat: sizes in bytes, events in pages. Includes descendant cgroups.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct MemoryStat {

@@ -1,17 +1,25 @@
 //! Mount points of the cgroup hierarchies, and a list of all cgroups.
 //!
 //! A cgroup's id, as the kernel half reports it, is the inode number of its directory.
+//!
+//! A mount point may be any bytes but NUL: one that is not UTF-8, or contains a space, must not hide
+//! the others.
 
 use std::{
+    ffi::OsString,
     fs,
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
 use walkdir::DirEntryExt as _;
 
+/// The mounts of this process's mount namespace.
+const MOUNTS: &str = "/proc/self/mounts";
+
 /// Most directories in one walk; usual hosts have far fewer.
-const MAX_WALK: usize = 50_000;
+pub const MAX_WALK: usize = 50_000;
 
 /// Whether the memory controller is on a v1 hierarchy of this host.
 pub fn memory_on_v1() -> bool {
@@ -28,26 +36,44 @@ fn parse_memory_on_v1(cgroups: &str) -> bool {
 
 /// Mount point of the memory controller's hierarchy.
 pub fn memory_root() -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
-    parse_memory_root(&mounts, memory_on_v1())
+    parse_memory_root(&fs::read(MOUNTS).ok()?, memory_on_v1())
 }
 
 /// Mount point of the v2 hierarchy.
 pub fn unified_root() -> Option<PathBuf> {
-    parse_memory_root(&fs::read_to_string("/proc/self/mounts").ok()?, false)
+    parse_memory_root(&fs::read(MOUNTS).ok()?, false)
 }
 
-fn parse_memory_root(mounts: &str, v1: bool) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
+/// Parses lines `SOURCE MOUNT_POINT KIND OPTIONS 0 0`. The kernel separates the words by one space.
+fn parse_memory_root(mounts: &[u8], v1: bool) -> Option<PathBuf> {
+    mounts.split(|byte| *byte == b'\n').find_map(|line| {
+        let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
         let [_, mount_point, kind, options, ..] = words[..] else { return None };
         let matches = if v1 {
-            kind == "cgroup" && options.split(',').any(|o| o == "memory")
+            kind == b"cgroup" && options.split(|byte| *byte == b',').any(|o| o == b"memory")
         } else {
-            kind == "cgroup2"
+            kind == b"cgroup2"
         };
-        matches.then(|| PathBuf::from(mount_point))
+        matches.then(|| OsString::from_vec(unescape(mount_point)).into())
     })
+}
+
+/// Decodes `\ooo`, which the kernel writes for a space, a tab, a line feed, `#` and a backslash
+/// (show_vfsmnt, fs/proc_namespace.c).
+fn unescape(escaped: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped;
+    while let [first, ..] = rest {
+        let code = match rest {
+            [b'\\', high @ b'0'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7', ..] => {
+                Some((high - b'0') << 6 | (middle - b'0') << 3 | (low - b'0'))
+            }
+            _ => None,
+        };
+        bytes.push(code.unwrap_or(*first));
+        rest = rest.get(if code.is_some() { 4 } else { 1 }..).unwrap_or_default();
+    }
+    bytes
 }
 
 /// Mount points of the hierarchies that have files about memory.
@@ -64,9 +90,26 @@ pub struct CgroupMounts {
 impl CgroupMounts {
     /// Reads the mount points. An error if no hierarchy has the memory controller.
     pub fn find() -> Result<Self> {
-        let memory = memory_root().context("no hierarchy with the memory controller")?;
+        let memory = memory_root().with_context(|| {
+            format!("no cgroup hierarchy has the memory controller: {REMEDY_KERNEL}")
+        })?;
         Ok(Self { memory, v1: memory_on_v1(), unified: unified_root() })
     }
+}
+
+/// Why cgroups may lack the controller although the kernel has the code.
+const REMEDY_KERNEL: &str = "remove cgroup_disable=memory from the kernel's command line (on a \
+                             Raspberry Pi, add cgroup_enable=memory)";
+
+/// Why a cgroup on v2 lacks the memory controller, with the remedy. `root` is the mount point.
+pub fn why_no_controller(root: &Path) -> String {
+    let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+    if controllers.split_whitespace().any(|name| name == "memory") {
+        return "the memory controller is not enabled in the cgroup.subtree_control of its parent \
+                (systemd: MemoryAccounting=yes, or Delegate=yes above it)"
+            .to_owned();
+    }
+    format!("the kernel's memory controller is disabled: {REMEDY_KERNEL}")
 }
 
 /// Id and path below `root`, starting with `/`, of every cgroup; the root first.
@@ -97,15 +140,48 @@ mod tests {
         assert!(!parse_memory_on_v1(""));
     }
 
+    const MOUNTS_OF_A_HOST: &[u8] = b"tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+        cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
+        cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
+        cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+
     #[test]
     fn the_mount_of_the_memory_controller_is_found() {
-        let mounts = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
-                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
-                      cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let root = |v1| parse_memory_root(mounts, v1);
+        let root = |v1| parse_memory_root(MOUNTS_OF_A_HOST, v1);
         assert_eq!(root(true), Some("/sys/fs/cgroup/memory".into()));
         assert_eq!(root(false), Some("/sys/fs/cgroup/unified".into()));
+    }
+
+    #[test]
+    fn a_hostile_mount_point_does_not_hide_the_others() {
+        for other in [
+            &b"tmpfs /mnt/caf\xe9 tmpfs rw 0 0\n"[..],
+            b"//nas/old\xff /mnt/old cifs rw 0 0\n",
+            // Other white space is part of a name, and a name may contain the name of a type.
+            "none /mnt\u{a0}cgroup2 tmpfs rw 0 0\n".as_bytes(),
+            b"none /mnt\x0ccgroup2\x0crw tmpfs rw 0 0\n",
+            b"cgroup2 /mnt\\040cgroup2 tmpfs rw 0 0\n",
+            b"\n",
+        ] {
+            let mounts = [other, MOUNTS_OF_A_HOST].concat();
+            let roots = [true, false].map(|v1| parse_memory_root(&mounts, v1));
+            let expected = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"];
+            assert_eq!(roots, expected.map(|root| Some(root.into())), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn escapes_of_a_mount_point_are_decoded() {
+        for (escaped, expected) in [
+            (&b"/mnt/a\\040b\\011c\\012\\134\\043"[..], &b"/mnt/a b\tc\n\\#"[..]),
+            (b"/caf\xe9", b"/caf\xe9"),
+            // Sequences that the kernel never writes.
+            (b"/\\4000\\08\\", b"/\\4000\\08\\"),
+        ] {
+            let mounts = [b"none ", escaped, b" cgroup2 rw 0 0\n"].concat();
+            let root = parse_memory_root(&mounts, false).map(PathBuf::into_os_string);
+            assert_eq!(root.map(OsString::into_vec), Some(expected.to_vec()));
+        }
     }
 
     #[test]

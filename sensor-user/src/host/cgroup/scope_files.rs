@@ -1,18 +1,22 @@
 //! The open files of one scope's cgroup, on v1 or v2, read at every sample. If the cgroup is
 //! removed and created again, as when a service restarts, the files are opened again.
 //!
+//! A v2 cgroup without the memory controller still has PSI, and is measured by it alone. Where the
+//! memory controller is on v1, PSI is that of the v2 cgroup with the same path, but only while
+//! processes are in it: a container runtime may have joined v1 only.
+//!
 //! Not here: files that are opened for one reading (`stats`).
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use walkdir::DirEntryExt as _;
 
 use sensor_core::{common::counter::FileCounter, verdict::reading::Reading};
 
 use super::{
-    files::{FileNames, MemoryStat, parse_bytes},
-    mounts::CgroupMounts,
+    files::{FileNames, MemoryStat, parse_bytes, parse_populated},
+    mounts::{self, CgroupMounts},
 };
 use crate::host::{
     pressure,
@@ -25,25 +29,45 @@ use crate::host::{
 pub struct ScopeFiles {
     mounts: CgroupMounts,
     path: PathBuf,
+    reopen_after_ns: u64,
     files: Option<OpenFiles>,
     kills: FileCounter,
+    hang: Hang,
 }
 
 #[derive(Debug)]
 struct OpenFiles {
-    /// Inodes of the cgroup's directory and of its descendants.
+    /// Inode of the cgroup's directory and, without PSI, of its descendants.
     ids: Vec<u64>,
-    opened_ns: u64,
-    own: LimitFiles,
+    reopen_ns: u64,
+    /// `None` without the memory controller, on v2.
+    own: Option<LimitFiles>,
     /// Ancestors that have a limit: their limits bound the cgroup too.
     ancestors: Vec<LimitFiles>,
     kills: Option<ProcFile>,
+    psi: PsiFiles,
+}
+
+/// PSI of the cgroup.
+#[derive(Debug, Default)]
+struct PsiFiles {
+    /// Where the memory controller is on v1: cgroup.events of the v2 cgroup, and whether processes
+    /// were in it when it was opened.
+    twin: Option<(ProcFile, bool)>,
     pressure: Option<ProcFile>,
     io_pressure: Option<ProcFile>,
 }
 
-/// Files are opened again after this time: an ancestor's limit or the set of descendants may have
-/// changed.
+/// Time in which the cgroup was out of memory without a kill.
+#[derive(Debug, Default)]
+struct Hang {
+    total_ns: u64,
+    /// Time of the last reading, if the cgroup was out of memory then.
+    last_ns: Option<u64>,
+}
+
+/// Files are opened again after at most this time: an ancestor's limit or the set of descendants
+/// may have changed.
 const REOPEN_NS: u64 = 60_000_000_000;
 /// Most ids that are listed of a cgroup and its descendants.
 const MAX_IDS: usize = 256;
@@ -51,19 +75,32 @@ const MAX_IDS: usize = 256;
 impl ScopeFiles {
     /// Opens no file yet: the cgroup need not exist.
     pub fn new(mounts: CgroupMounts, path: &str) -> Self {
-        let path = path.trim_start_matches('/').into();
-        Self { mounts, path, files: None, kills: FileCounter::default() }
+        Self {
+            mounts,
+            path: path.trim_start_matches('/').into(),
+            reopen_after_ns: reopen_after_ns(path),
+            files: None,
+            kills: FileCounter::default(),
+            hang: Hang::default(),
+        }
     }
 
-    /// Ids of the cgroup and its descendants as the kernel half reports them, the cgroup's own
-    /// first; empty if the cgroup does not exist.
+    /// Ids of the cgroup and, if it has no PSI, its descendants, as the kernel half reports them;
+    /// the cgroup's own first. Empty if the cgroup does not exist.
     pub fn ids(&self) -> &[u64] {
         self.files.as_ref().map_or(&[], |files| &files.ids)
     }
 
     /// Whether the cgroup exists but has no PSI.
     pub fn lacks_psi(&self) -> bool {
-        self.files.as_ref().is_some_and(|files| files.pressure.is_none())
+        self.files.as_ref().is_some_and(|files| files.psi.pressure.is_none())
+    }
+
+    /// Nanoseconds in which the cgroup was out of memory and its tasks waited without a kill: v1
+    /// with `oom_kill_disable`. They sleep in mem_cgroup_oom_synchronize (mm/memcontrol-v1.c), which
+    /// is neither reclaim nor PSI.
+    pub fn hang_ns(&self) -> u64 {
+        self.hang.total_ns
     }
 
     /// Reads all files into `reading`. An error if the cgroup does not exist.
@@ -72,8 +109,8 @@ impl ScopeFiles {
     /// cannot exceed the host's. Kills are counted from the first read on.
     pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<()> {
         let now = reading.at_ns;
-        let fresh = |files: &OpenFiles| now < files.opened_ns.saturating_add(REOPEN_NS);
-        let mut files = match self.files.take().filter(fresh) {
+        let fresh = |mut files: OpenFiles| files.is_fresh(now).then_some(files);
+        let mut files = match self.files.take().and_then(fresh) {
             Some(files) => files,
             None => self.open(now)?,
         };
@@ -86,41 +123,110 @@ impl ScopeFiles {
             }
             ok => ok,
         };
-        result.with_context(|| format!("read the cgroup /{}", self.path.display()))?;
+        let is_hanging = result.with_context(|| self.name())?;
         self.files = Some(files);
+        self.hang.add(now, is_hanging);
+        let with_hang = |ns: u64| ns.saturating_add(self.hang.total_ns);
+        new_reading.some_ns = new_reading.some_ns.map(with_hang);
+        new_reading.full_ns = new_reading.full_ns.map(with_hang);
         new_reading.oom_kills = new_reading.oom_kills.map(|kills| self.kills.update(kills));
         *reading = new_reading;
         Ok(())
     }
 
+    fn name(&self) -> String {
+        format!("read the cgroup /{}", self.path.display())
+    }
+
     fn open(&self, now_ns: u64) -> Result<OpenFiles> {
-        let CgroupMounts { memory, v1, unified } = &self.mounts;
+        let CgroupMounts { memory, v1, .. } = &self.mounts;
         let (dir, v1) = (memory.join(&self.path), *v1);
-        let own = LimitFiles::open(&dir, v1)?;
+        let own = match LimitFiles::open(&dir, v1) {
+            Err(_) if !v1 && dir.exists() && !dir.join("memory.stat").exists() => None,
+            own => Some(own?),
+        };
+        let psi = self.open_psi();
+        if own.is_none() && psi.pressure.is_none() {
+            let why = mounts::why_no_controller(memory);
+            bail!("{}: it has no memory.pressure, and {why}", self.name());
+        }
         let paths = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
         let ancestors = paths.filter_map(|path| LimitFiles::open(&memory.join(path), v1).ok());
         let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
         let ancestors =
             ancestors.filter_map(|mut files| has_limit(&mut files).then_some(files)).collect();
-        // With psi=0 the file exists, but reading it fails.
-        let unified = unified.as_ref().map(|root| root.join(&self.path));
-        let psi = |name: &str| ProcFile::readable(&unified.as_ref()?.join(name));
-        let (pressure, io_pressure) = (psi("memory.pressure"), psi("io.pressure"));
+        let lists_descendants = psi.pressure.is_none();
         let ids = walkdir::WalkDir::new(&dir)
+            .max_depth(if lists_descendants { usize::MAX } else { 0 })
             .into_iter()
             .filter_entry(|entry| entry.file_type().is_dir())
             .filter_map(|entry| Some(entry.ok()?.ino()))
             .take(MAX_IDS)
             .collect();
         let kills = ProcFile::open(&dir.join(FileNames::of(v1).oom_kills)).ok();
-        Ok(OpenFiles { ids, opened_ns: now_ns, own, ancestors, kills, pressure, io_pressure })
+        let reopen_ns = now_ns.saturating_add(self.reopen_after_ns);
+        Ok(OpenFiles { ids, reopen_ns, own, ancestors, kills, psi })
+    }
+
+    fn open_psi(&self) -> PsiFiles {
+        let Some(root) = &self.mounts.unified else { return PsiFiles::default() };
+        let dir = root.join(&self.path);
+        let events = self.mounts.v1.then(|| ProcFile::open(&dir.join("cgroup.events")).ok());
+        let twin = events.flatten().map(|mut events| {
+            let populated = is_populated(&mut events);
+            (events, populated)
+        });
+        if self.mounts.v1 && !twin.as_ref().is_some_and(|(_, populated)| *populated) {
+            return PsiFiles { twin, ..PsiFiles::default() };
+        }
+        // With psi=0 the file exists, but reading it fails.
+        let psi = |name: &str| ProcFile::readable(&dir.join(name));
+        PsiFiles { twin, pressure: psi("memory.pressure"), io_pressure: psi("io.pressure") }
+    }
+}
+
+/// Between half of [`REOPEN_NS`] and all of it, by the path: the files of all scopes must not be
+/// opened within the same second.
+fn reopen_after_ns(path: &str) -> u64 {
+    // FNV-1a.
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    REOPEN_NS / 2 + hash % (REOPEN_NS / 2)
+}
+
+fn is_populated(events: &mut ProcFile) -> bool {
+    events.read().is_ok_and(parse_populated)
+}
+
+impl Hang {
+    fn add(&mut self, now_ns: u64, is_hanging: bool) {
+        // Once alone may be a kill in progress.
+        if let (true, Some(last_ns)) = (is_hanging, self.last_ns) {
+            self.total_ns = self.total_ns.saturating_add(now_ns.saturating_sub(last_ns));
+        }
+        self.last_ns = is_hanging.then_some(now_ns);
     }
 }
 
 impl OpenFiles {
-    fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<()> {
-        let stat = MemoryStat::parse(self.own.stat.read()?, v1);
-        let mut headroom = self.own.headroom(v1, &stat)?;
+    /// Whether the files need not be opened again.
+    fn is_fresh(&mut self, now_ns: u64) -> bool {
+        // Processes may have entered the v2 cgroup, or left it.
+        let mut twin = self.psi.twin.iter_mut();
+        now_ns < self.reopen_ns && twin.all(|(events, was)| is_populated(events) == *was)
+    }
+
+    /// Returns whether tasks wait because the cgroup is out of memory.
+    fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<bool> {
+        let mut headroom = match &mut self.own {
+            Some(own) => {
+                let stat = MemoryStat::parse(own.stat.read()?, v1);
+                fill_counters(&stat, reading);
+                own.headroom(v1, &stat)?
+            }
+            None => Headroom::default(),
+        };
         for ancestor in &mut self.ancestors {
             let stat = MemoryStat::parse(ancestor.stat.read()?, v1);
             headroom = headroom.min(ancestor.headroom(v1, &stat)?);
@@ -137,22 +243,28 @@ impl OpenFiles {
         reading.unused_bytes = headroom.unused;
         // Without swap on the host, the cgroup's limit of swap has no meaning.
         reading.swap_free_bytes = host.swap_free_bytes.and(headroom.swap_free);
-        let page = rustix::param::page_size() as u64;
-        reading.refaulted_bytes = stat.refaulted.map(|pages| pages.saturating_mul(page));
-        reading.swapped_in_bytes = stat.swapped_in.map(|pages| pages.saturating_mul(page));
-        reading.swapped_out_bytes = stat.swapped_out.map(|pages| pages.saturating_mul(page));
-        (reading.scanned_pages, reading.reclaimed_pages) = (stat.scanned, stat.reclaimed);
+        let mut is_hanging = false;
         if let Some(kills) = &mut self.kills {
-            [reading.oom_kills] = numbers(kills.read()?, ["oom_kill"]);
+            let [kills, under_oom] = numbers(kills.read()?, ["oom_kill", "under_oom"]);
+            (reading.oom_kills, is_hanging) = (kills, under_oom.is_some_and(|n| n > 0));
         }
-        if let Some(pressure) = &mut self.pressure {
+        if let Some(pressure) = &mut self.psi.pressure {
             pressure::parse(pressure.read()?)?.fill(reading);
         }
-        if let Some(pressure) = &mut self.io_pressure {
+        if let Some(pressure) = &mut self.psi.io_pressure {
             reading.io_full_ns = Some(pressure::parse(pressure.read()?)?.full_ns);
         }
-        Ok(())
+        Ok(is_hanging)
     }
+}
+
+fn fill_counters(stat: &MemoryStat, reading: &mut Reading) {
+    let page = rustix::param::page_size() as u64;
+    let bytes = |pages: Option<u64>| pages.map(|pages| pages.saturating_mul(page));
+    reading.refaulted_bytes = bytes(stat.refaulted);
+    reading.swapped_in_bytes = bytes(stat.swapped_in);
+    reading.swapped_out_bytes = bytes(stat.swapped_out);
+    (reading.scanned_pages, reading.reclaimed_pages) = (stat.scanned, stat.reclaimed);
 }
 
 /// The files of one cgroup's limits and usage.
@@ -166,7 +278,7 @@ struct LimitFiles {
 }
 
 /// Memory that can still be allocated, in bytes; `None` is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Headroom {
     total: Option<u64>,
     /// `unused` and reclaimable cache.
@@ -274,6 +386,16 @@ mod tests {
     }
 
     const MIB: u64 = 1 << 20;
+
+    const PRESSURE: &str =
+        "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n";
+
+    const V1_FILES: [(&str, &str); 4] = [
+        ("memory.usage_in_bytes", "5"),
+        ("memory.limit_in_bytes", "9223372036854771712"),
+        ("memory.stat", "total_cache 1\n"),
+        ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n"),
+    ];
 
     #[test]
     fn v2_is_read_and_bounded_by_the_host() {
@@ -389,8 +511,113 @@ mod tests {
 
     #[test]
     fn a_missing_cgroup_is_an_error_with_its_path() {
-        let (_dir, mut scope) = scope_files(false, &[]);
-        let error = scope.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
-        assert!(format!("{error:#}").contains("a/web/memory."), "{error:#}");
+        for v1 in [false, true] {
+            let (dir, mut scope) = scope_files(v1, &[]);
+            fs::remove_dir(dir.path().join("a/web")).expect("rmdir");
+            let error = scope.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
+            assert!(format!("{error:#}").contains("a/web/memory."), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_without_the_memory_controller_is_measured_by_its_psi() {
+        let (dir, mut scope) = scope_files(false, &[("memory.pressure", PRESSURE)]);
+        for (name, text) in [
+            ("a/memory.max", (100 * MIB).to_string()),
+            ("a/memory.high", "max".to_owned()),
+            ("a/memory.current", (30 * MIB).to_string()),
+            ("a/memory.stat", "file 0\n".to_owned()),
+        ] {
+            fs::write(dir.path().join(name), text).expect("write");
+        }
+        let mut reading = Reading::default();
+        scope.read(&mut reading, &HOST).expect("reads");
+        assert_eq!((reading.full_ns, reading.refaulted_bytes), (Some(5000), None));
+        assert_eq!(reading.total_bytes, Some(100 * MIB), "the parent's limit");
+        assert!(!scope.lacks_psi());
+    }
+
+    #[test]
+    fn a_missing_controller_is_named_with_the_remedy() {
+        for (controllers, remedy) in [
+            ("cpu io memory pids", "cgroup.subtree_control"),
+            ("cpu pids", "cgroup_disable=memory"),
+        ] {
+            let (dir, mut scope) = scope_files(false, &[]);
+            fs::write(dir.path().join("cgroup.controllers"), controllers).expect("write");
+            let error = scope.read(&mut Reading::default(), &HOST).expect_err("no PSI");
+            let error = format!("{error:#}");
+            assert!(error.contains("memory controller") && error.contains(remedy), "{error}");
+            assert!(error.contains("/a/web"), "{error}");
+        }
+    }
+
+    /// The v1 cgroup `/a/web`, and the v2 cgroup with the same path and these events.
+    fn hybrid(events: &str) -> (tempfile::TempDir, ScopeFiles) {
+        let (dir, mut scope) = scope_files(true, &V1_FILES);
+        let unified = dir.path().join("unified");
+        fs::create_dir_all(unified.join("a/web")).expect("mkdir");
+        for name in ["memory.pressure", "io.pressure"] {
+            fs::write(unified.join("a/web").join(name), PRESSURE).expect("write");
+        }
+        fs::write(unified.join("a/web/cgroup.events"), events).expect("write");
+        scope.mounts.unified = Some(unified);
+        (dir, scope)
+    }
+
+    #[test]
+    fn psi_of_a_v2_twin_counts_only_while_processes_are_in_it() {
+        let (dir, mut scope) = hybrid("populated 0\nfrozen 0\n");
+        for (events, expected) in [
+            ("populated 0\nfrozen 0\n", None),
+            ("populated 1\nfrozen 0\n", Some(5000)),
+            ("populated 0\nfrozen 0\n", None),
+        ] {
+            fs::write(dir.path().join("unified/a/web/cgroup.events"), events).expect("write");
+            let mut reading = Reading::default();
+            scope.read(&mut reading, &HOST).expect("reads");
+            assert_eq!((reading.full_ns, reading.io_full_ns), (expected, expected), "{events}");
+            assert_eq!(scope.lacks_psi(), expected.is_none());
+        }
+    }
+
+    #[test]
+    fn descendants_are_listed_only_without_psi() {
+        for (events, ids) in [("populated 1\n", 1), ("populated 0\n", 2)] {
+            let (dir, mut scope) = hybrid(events);
+            fs::create_dir(dir.path().join("a/web/worker")).expect("mkdir");
+            scope.read(&mut Reading::default(), &HOST).expect("reads");
+            assert_eq!(scope.ids().len(), ids, "{events}");
+        }
+    }
+
+    /// With `oom_kill_disable`, tasks at the limit sleep until memory is free.
+    #[test]
+    fn time_out_of_memory_without_a_kill_is_stalled_time() {
+        let (dir, mut scope) = hybrid("populated 1\n");
+        let mut seconds = 0;
+        let mut read = |under_oom: u32| {
+            let text = format!("oom_kill_disable 1\nunder_oom {under_oom}\noom_kill 0\n");
+            fs::write(dir.path().join("a/web/memory.oom_control"), text).expect("write");
+            seconds += 1;
+            let mut reading = Reading { at_ns: seconds * 1_000_000_000, ..Reading::default() };
+            scope.read(&mut reading, &HOST).expect("reads");
+            (reading.full_ns, scope.hang_ns())
+        };
+        for (under_oom, hung_seconds) in [(0, 0), (1, 0), (1, 1), (1, 2), (0, 2), (1, 2), (1, 3)] {
+            let hang_ns = hung_seconds * 1_000_000_000;
+            assert_eq!(read(under_oom), (Some(5000 + hang_ns), hang_ns));
+        }
+    }
+
+    #[test]
+    fn scopes_are_not_opened_again_in_the_same_second() {
+        let mut seconds: Vec<_> = (0..32)
+            .map(|i| reopen_after_ns(&format!("/system.slice/web-{i}.service")) / 1_000_000_000)
+            .collect();
+        assert!(seconds.iter().all(|s| (30..60).contains(s)), "{seconds:?}");
+        seconds.sort_unstable();
+        let most = seconds.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+        assert!(most <= Some(4), "{seconds:?}");
     }
 }

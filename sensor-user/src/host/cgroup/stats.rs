@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use sensor_core::model::{cgroup_report::CgroupStats, oom_report::CgroupLimits};
 
 use super::{
-    files::{FileNames, MemoryStat, parse_bytes},
+    files::{FileNames, MemoryStat, parse_bytes, parse_populated},
     mounts::CgroupMounts,
 };
 use crate::host::{pressure, proc_file::numbers};
@@ -30,6 +30,14 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     let current_bytes = Some(bytes(files.usage)?);
     let kills = fs::read_to_string(dir.join(files.oom_kills)).unwrap_or_default();
     let [oom_kills] = numbers(&kills, ["oom_kill"]);
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    // v1 does not report slab.
+    let kinds = if mounts.v1 {
+        ["total_rss", "total_cache", "total_shmem", ""]
+    } else {
+        ["anon", "file", "shmem", "slab"]
+    };
+    let [anon_bytes, file_bytes, shmem_bytes, slab_bytes] = numbers(&stat, kinds);
     // systemd-oomd supports v2 only.
     let unified = mounts.unified.as_ref().map(|root| root.join(below));
     let mark = |name: &str| {
@@ -42,6 +50,10 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
         current_bytes,
         max_bytes: bytes(files.limit),
         high_bytes: files.high.and_then(bytes),
+        anon_bytes,
+        file_bytes,
+        shmem_bytes,
+        slab_bytes,
         swap_bytes: bytes(files.swap_usage),
         swap_max_bytes: bytes(files.swap_limit),
         oom_kills,
@@ -77,7 +89,12 @@ pub fn read_stats(mounts: &CgroupMounts, path: &str) -> CgroupStats {
     let stat = text(&dir, "memory.stat").unwrap_or_default();
     let page = rustix::param::page_size() as u64;
     let psi = || {
-        let text = text(&mounts.unified.as_ref()?.join(below), "memory.pressure")?;
+        let dir = mounts.unified.as_ref()?.join(below);
+        // Where memory is on v1, processes need not be in the v2 cgroup with the same path.
+        if mounts.v1 && !parse_populated(&text(&dir, "cgroup.events")?) {
+            return None;
+        }
+        let text = text(&dir, "memory.pressure")?;
         let totals = pressure::parse(&text).ok()?;
         Some([totals.some_ns, totals.full_ns])
     };
@@ -152,6 +169,23 @@ mod tests {
         assert_eq!((parent.max_bytes, parent.high_bytes), (None, Some(600)));
     }
 
+    /// Memory in tmpfs belongs to no process.
+    #[test]
+    fn the_kinds_of_memory_are_read() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let v1 = "cache 1\nrss 1\nshmem 1\ntotal_cache 60\ntotal_rss 7\ntotal_shmem 50\n";
+        let files = [("memory.usage_in_bytes", "70"), ("memory.stat", v1)];
+        write(dir.path(), "a", &files);
+        let v2 = "anon 7\nfile 60\nshmem 50\nslab_reclaimable 1\nslab_unreclaimable 2\nslab 3\n";
+        write(dir.path(), "b", &[("memory.current", "70"), ("memory.stat", v2)]);
+        for (path, slab) in [("/a", None), ("/b", Some(3))] {
+            let limits = limits_above(&mounts(dir.path(), path == "/a"), path);
+            let [own] = &limits[..] else { panic!("{limits:?}") };
+            let kinds = [own.anon_bytes, own.file_bytes, own.shmem_bytes, own.slab_bytes];
+            assert_eq!(kinds, [Some(7), Some(60), Some(50), slab], "{path}");
+        }
+    }
+
     #[test]
     fn memory_is_charged_to_the_nearest_cgroup_with_the_controller() {
         let dir = tempfile::tempdir().expect("tempdir");
@@ -183,5 +217,22 @@ mod tests {
         assert_eq!(limits.len(), 1);
         assert_eq!((limits[0].current_bytes, limits[0].max_bytes), (Some(5), None));
         assert_eq!(limits_above(&mounts(dir.path(), true), "/"), []);
+    }
+    #[test]
+    fn psi_of_an_empty_v2_twin_is_no_measure() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let pressure =
+            "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n";
+        for (v1, events, expected) in [
+            (true, "populated 0\nfrozen 0\n", None),
+            (true, "populated 1\nfrozen 0\n", Some([7000, 5000])),
+            (false, "populated 0\nfrozen 0\n", Some([7000, 5000])),
+        ] {
+            let files = [("cgroup.events", events), ("memory.pressure", pressure)];
+            write(dir.path(), "unified/a", &files);
+            let unified = Some(dir.path().join("unified"));
+            let mounts = CgroupMounts { unified, ..mounts(dir.path(), v1) };
+            assert_eq!(read_stats(&mounts, "/a").pressure_ns, expected, "{v1} {events}");
+        }
     }
 }

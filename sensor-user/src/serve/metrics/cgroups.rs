@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Error};
 
 use prometheus_client::{encoding::DescriptorEncoder, metrics::MetricType, registry::Unit};
 use sensor_core::{
-    common::text::is_line_end,
+    common::{clock::monotonic_ns, text::is_line_end},
     model::{
         cgroup_report::{CgroupCounters, CgroupReport, CgroupStats, ShownCgroup},
         counters::RECLAIM_KINDS,
@@ -16,6 +16,7 @@ use sensor_ebpf::probes::Cause;
 
 use super::{
     encode::{Field, Labels, counter, gauge},
+    growth_labels::{GrowthLabels, LabelSet},
     histogram,
 };
 use crate::serve::state::settings::Buckets;
@@ -106,6 +107,11 @@ pub(super) fn encode(
     let name = "memsensor_cgroups_omitted";
     let mut omitted = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
+    let help = "How often the path of a cgroup was not kept: it was longer than 1 KiB, or all \
+                paths took 2 MiB; a walk over the cgroup tree counts such a cgroup again";
+    let name = "memsensor_dropped_cgroup_paths";
+    let mut dropped = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    counter(&mut dropped, &Labels::new(), report.paths_dropped as f64)?;
     let shown: ByLabel<'_> =
         report.shown.iter().map(|cgroup| (safe_label(&cgroup.path), cgroup)).collect();
     info(encoder, &shown)?;
@@ -193,11 +199,13 @@ fn kills(encoder: &mut DescriptorEncoder, cgroups: &Counters<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Writes the `count` processes that grew most within a minute.
+/// Writes the `count` processes that grew most within a minute, with labels that are bounded over
+/// time.
 pub(super) fn growth(
     encoder: &mut DescriptorEncoder,
     usage: &MemoryUsage,
     count: usize,
+    labels: &GrowthLabels,
 ) -> Result<(), Error> {
     let help = "Growth of the own memory of the processes that grew most in the last minute";
     let name = "memsensor_process_growth_bytes_per_second";
@@ -207,7 +215,7 @@ pub(super) fn growth(
     let mut fastest: Vec<_> = usage.processes.iter().filter(grows).collect();
     fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
-    let mut series = BTreeMap::<(String, String), f64>::new();
+    let mut series = BTreeMap::<LabelSet, f64>::new();
     for process in fastest {
         let cgroup = process.cgroup_path.as_deref().unwrap_or_default();
         let key = (safe_label(&process.comm), safe_label(cgroup));
@@ -217,7 +225,12 @@ pub(super) fn growth(
         *series.entry(key).or_default() +=
             process.growth.minute_bytes as f64 / f64::from(process.minute_seconds);
     }
-    for ((comm, cgroup), rate) in series {
+    let now = monotonic_ns();
+    let mut bounded = BTreeMap::<LabelSet, f64>::new();
+    for (key, rate) in series {
+        *bounded.entry(labels.labels(key, now, count)).or_default() += rate;
+    }
+    for ((comm, cgroup), rate) in bounded {
         gauge(&mut family, &vec![("comm", comm), ("cgroup", cgroup)], rate)?;
     }
     Ok(())
@@ -225,6 +238,8 @@ pub(super) fn growth(
 
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
     use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
 
     use super::*;
@@ -233,19 +248,27 @@ mod tests {
     };
 
     #[derive(Debug)]
-    struct Exposition(CgroupReport, MemoryUsage);
+    struct Exposition(CgroupReport, MemoryUsage, Arc<GrowthLabels>);
 
     impl Collector for Exposition {
         fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
             super::encode(&mut encoder, &self.0, Buckets::Coarse)?;
-            growth(&mut encoder, &self.1, 2)
+            growth(&mut encoder, &self.1, 2, &self.2)
         }
     }
 
     fn samples(report: CgroupReport, processes: Vec<ProcessUsage>) -> Vec<String> {
+        samples_after(&Arc::default(), report, processes)
+    }
+
+    fn samples_after(
+        earlier: &Arc<GrowthLabels>,
+        report: CgroupReport,
+        processes: Vec<ProcessUsage>,
+    ) -> Vec<String> {
         let mut registry = Registry::default();
         let usage = MemoryUsage { processes, ..MemoryUsage::default() };
-        registry.register_collector(Box::new(Exposition(report, usage)));
+        registry.register_collector(Box::new(Exposition(report, usage, Arc::clone(earlier))));
         let mut text = String::new();
         text::encode(&mut text, &registry).expect("writes");
         let samples = text.lines().filter(|line| !line.starts_with('#'));
@@ -268,9 +291,10 @@ mod tests {
         let shown = vec![shown("/a.service", CgroupCounters::default()), shown("/b", stalled)];
         let other = CgroupCounters { oom_kills: 1, ..CgroupCounters::default() };
         assert_eq!(
-            samples(CgroupReport { shown, other, omitted: 3 }, Vec::new()),
+            samples(CgroupReport { shown, other, omitted: 3, paths_dropped: 4 }, Vec::new()),
             [
                 "memsensor_cgroups_omitted 3.0",
+                "memsensor_dropped_cgroup_paths_total 4.0",
                 "memsensor_cgroup_info{cgroup=\"/a.service\",unit=\"a.service\"} 1",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/a.service\"} 5.0",
                 "memsensor_cgroup_memory_bytes{cgroup=\"/b\"} 5.0",
@@ -311,15 +335,31 @@ mod tests {
         assert_eq!(memory, ["memsensor_cgroup_memory_bytes{cgroup=\"/\u{fffd}\"} 5.0"]);
     }
 
-    #[test]
-    fn only_the_fastest_growing_processes_have_series() {
-        let process = |comm: &str, minute_seconds, minute_bytes| ProcessUsage {
+    fn process(comm: &str, minute_seconds: u32, minute_bytes: i64) -> ProcessUsage {
+        ProcessUsage {
             comm: comm.to_owned(),
             age_seconds: 600,
             growth: Growth { minute_bytes, ..Growth::default() },
             minute_seconds,
             ..ProcessUsage::default()
-        };
+        }
+    }
+
+    #[test]
+    fn a_process_with_many_names_has_few_series() {
+        let (labels, mut series) = (Arc::default(), BTreeSet::new());
+        for scrape in 0..100 {
+            let processes = vec![process(&format!("name {scrape}"), 60, 60)];
+            let samples = samples_after(&labels, CgroupReport::default(), processes);
+            series.insert(samples.last().expect("a series").clone());
+        }
+        assert_eq!(series.len(), 8 + 1, "{series:#?}");
+        let other = r#"memsensor_process_growth_bytes_per_second{comm="other",cgroup=""} 1.0"#;
+        assert!(series.contains(other), "{series:#?}");
+    }
+
+    #[test]
+    fn only_the_fastest_growing_processes_have_series() {
         let processes = vec![
             process("slow", 60, 60),
             process("worker", 60, 6000),
@@ -330,7 +370,7 @@ mod tests {
         ];
         let name = "memsensor_process_growth_bytes_per_second";
         assert_eq!(
-            samples(CgroupReport::default(), processes)[1..],
+            samples(CgroupReport::default(), processes)[2..],
             [
                 format!("{name}{{comm=\"recently seen\",cgroup=\"\"}} 500.0"),
                 format!("{name}{{comm=\"worker\",cgroup=\"\"}} 110.0"),

@@ -8,12 +8,13 @@
 //! * `probes`: metrics of the probes, generic over their specs; `scopes`, `cgroups`, `sensor` (the
 //!   daemon itself), `connections` (its clients), `process` (the standard `process_*`): the other
 //!   parts.
-//! * `encode`, `histogram`: writing series.
+//! * `encode`, `histogram`: writing series; `growth_labels`: a bound of series over time.
 
 mod cgroups;
 pub mod classic;
 mod connections;
 mod encode;
+mod growth_labels;
 mod histogram;
 mod probes;
 mod process;

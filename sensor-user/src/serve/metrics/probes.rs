@@ -51,12 +51,20 @@ fn families() -> Vec<(String, Vec<Member>)> {
 }
 
 impl ProbeMetrics<'_> {
-    /// Writes the metrics of all probes that are attached.
+    /// Writes the metrics of all probes that are attached. While their maps cannot be read, counters
+    /// keep their last values, and gauges are absent.
     pub(super) fn encode(&self, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+        if self.snapshot.rows.is_empty() {
+            return Ok(());
+        }
         families().iter().try_for_each(|(name, members)| self.family(encoder, name, members))
     }
 
     fn is_measured(&self, probe: usize, metric: &Metric) -> bool {
+        let is_gauge = matches!(metric_type(metric.shape), MetricType::Gauge);
+        if is_gauge && self.snapshot.unread.counters {
+            return false;
+        }
         let state = self.coverage.probes.get(probe);
         state.is_some_and(|state| state.measures_metric(probes::ALL[probe].programs, metric))
     }
@@ -235,4 +243,60 @@ fn with_exemplar(
     counter.inc_by(count - 1, None, None);
     counter.inc_by(1, Some(vec![("event_id", id)]), Some(time));
     counter.encode(encoder.encode_family(labels)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use prometheus_client::{collector::Collector, encoding::text, registry::Registry};
+    use sensor_core::model::{
+        coverage::{AttachState, Coverage},
+        snapshot::UnreadMaps,
+    };
+    use sensor_ebpf::spec::ROW_WORDS;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Page(Snapshot, Coverage, Arc<EventLog>);
+
+    impl Collector for Page {
+        fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
+            let Self(snapshot, coverage, events) = self;
+            let buckets = Buckets::Coarse;
+            ProbeMetrics { snapshot, coverage, events, buckets }.encode(&mut encoder)
+        }
+    }
+
+    fn page(snapshot: &Snapshot) -> String {
+        let mut coverage = Coverage::none("");
+        coverage.probes.iter_mut().for_each(|probe| {
+            probe.state = AttachState::Attached;
+            probe.programs.clear();
+        });
+        let mut registry = Registry::default();
+        let events = Arc::new(EventLog::new(""));
+        registry.register_collector(Box::new(Page(snapshot.clone(), coverage, events)));
+        let mut text = String::new();
+        text::encode(&mut text, &registry).expect("a page");
+        text
+    }
+
+    #[test]
+    fn without_maps_counters_stay_and_gauges_are_absent() {
+        let unread = UnreadMaps { counters: true, cgroups: true };
+        let before_the_first = Snapshot { unread, ..Snapshot::default() };
+        assert_eq!(page(&before_the_first), "# EOF\n");
+        let rows: Arc<Vec<Row>> = Arc::new(vec![[7; ROW_WORDS]; probes::ALL.len() + 1]);
+        let [window_start, recent_start] = [Arc::clone(&rows), Arc::clone(&rows)];
+        let read = Snapshot { rows, window_start, recent_start, ..Snapshot::default() };
+        let kept = Snapshot { unread, ..read.clone() };
+        for (snapshot, has_gauges) in [(read, true), (kept, false)] {
+            let text = page(&snapshot);
+            assert!(text.contains("memsensor_oom_kills_total{type=\"global\"} 7"), "{text}");
+            assert_eq!(text.contains("memsensor_reclaiming_tasks"), has_gauges);
+            assert_eq!(text.contains("memsensor_reclaim_priority_min"), has_gauges);
+        }
+    }
 }

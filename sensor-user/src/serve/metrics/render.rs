@@ -18,7 +18,9 @@ use sensor_core::{
     model::{readiness::TrafficHealth, snapshot::Sample},
 };
 
-use super::{cgroups, classic, probes::ProbeMetrics, process, scopes, sensor};
+use super::{
+    cgroups, classic, growth_labels::GrowthLabels, probes::ProbeMetrics, process, scopes, sensor,
+};
 use crate::serve::state::app::AppState;
 
 /// A page is rendered again after this, also without a new sample. A flood of requests costs no
@@ -49,6 +51,7 @@ impl Format {
 pub struct Renderer {
     last_ns: AtomicU64,
     page: Mutex<Option<Page>>,
+    growth_labels: Arc<GrowthLabels>,
 }
 
 /// What a page must not differ in from the answers of `/readyz`.
@@ -118,6 +121,7 @@ impl Renderer {
         registry.register_collector(Box::new(Exposition {
             sample: state.sample(),
             state: state.clone(),
+            growth_labels: Arc::clone(&self.growth_labels),
             last_seconds: self.last_ns.load(Ordering::Relaxed) as f64 / 1e9,
         }));
         let mut text = String::with_capacity(32 * 1024);
@@ -132,12 +136,13 @@ impl Renderer {
 struct Exposition {
     sample: Option<Arc<Sample>>,
     state: AppState,
+    growth_labels: Arc<GrowthLabels>,
     last_seconds: f64,
 }
 
 impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        let Self { sample, state, last_seconds } = self;
+        let Self { sample, state, growth_labels, last_seconds } = self;
         let published = &state.published;
         if let Some(sample) = sample {
             let snapshot = &sample.snapshot;
@@ -146,7 +151,8 @@ impl Collector for Exposition {
             ProbeMetrics { snapshot, coverage, events, buckets }.encode(&mut encoder)?;
             scopes::encode(&mut encoder, &sample.scopes, |scope| state.health(scope))?;
             if let Some(usage) = published.usage.load() {
-                cgroups::growth(&mut encoder, &usage, state.metrics.growing_processes)?;
+                let count = state.metrics.growing_processes;
+                cgroups::growth(&mut encoder, &usage, count, growth_labels)?;
             }
         }
         if let Some(report) = &*published.cgroups.load() {

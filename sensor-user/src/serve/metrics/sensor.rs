@@ -17,7 +17,10 @@ use super::{
     connections,
     encode::{Labels, counter, flag, gauge},
 };
-use crate::{publish::loop_lag::LoopLags, serve::state::app::AppState};
+use crate::{
+    publish::{log_losses, loop_lag::LoopLags},
+    serve::state::app::AppState,
+};
 
 /// Writes all of these metrics. `last_seconds` is the duration of the last rendering.
 pub(super) fn encode(
@@ -48,6 +51,10 @@ pub(super) fn encode(
         encoder.encode_descriptor("memsensor_drained", help, None, MetricType::Gauge)?;
     flag(&mut drained, &Labels::new(), state.drain.is_drained())?;
     connections::encode(encoder, &state.connections)?;
+    let help = "Lines of the log that were dropped because nothing read the log";
+    let name = "memsensor_log_lines_lost";
+    let mut lost = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    counter(&mut lost, &Labels::new(), log_losses::lost_lines() as f64)?;
     lag_metrics(encoder, &state.published.lags)?;
     probe_metrics(encoder, &state.published.coverage)?;
     let help = "Version and revision of the running daemon";
@@ -134,6 +141,7 @@ fn sampling_metrics(
         MetricType::Gauge,
     )?;
     gauge(&mut when, &Labels::new(), snapshot.taken_unix)?;
+    readable_maps(encoder, snapshot)?;
     if let Some(row) = snapshot.rows.get(loss::ROW as usize) {
         let help = "Events that the kernel half could not record, by reason";
         let mut lost =
@@ -161,6 +169,21 @@ fn sampling_metrics(
         encoder.encode_descriptor("memsensor_bpf_runs", help, None, MetricType::Counter)?;
     for cost in &snapshot.costs {
         counter(&mut runs, &vec![("program", cost.program.to_owned())], cost.runs as f64)?;
+    }
+    Ok(())
+}
+
+/// Absent where no program could be loaded, because there are no maps.
+fn readable_maps(encoder: &mut DescriptorEncoder, snapshot: &Snapshot) -> Result<(), Error> {
+    if snapshot.rows.is_empty() && !snapshot.unread.counters {
+        return Ok(());
+    }
+    let help = "Whether the last attempt to read these BPF maps succeeded; if 0, counters keep their \
+                last values, gauges are absent, and the verdict uses PSI alone";
+    let name = "memsensor_bpf_maps_readable";
+    let mut readable = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (maps, is_readable) in snapshot.unread.readable() {
+        flag(&mut readable, &vec![("maps", maps.to_owned())], is_readable)?;
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub struct AppState {
     pub metrics: Metrics,
     /// The operator's drain.
     pub drain: Arc<OperatorDrain>,
-    /// Clients that ask for readiness.
+    /// Clients that poll readiness.
     pub clients: Arc<ClientTracker>,
     /// Counts of connections.
     pub connections: Connections,

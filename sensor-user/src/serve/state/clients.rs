@@ -1,4 +1,4 @@
-//! Which clients ask for readiness, and which of them know of the operator's drain: for
+//! The clients that poll readiness, and which of them have received the operator's drain: for
 //! `memsensor drain --wait`.
 
 use std::{
@@ -10,8 +10,8 @@ use std::{
 use sensor_core::model::readiness::FailOn;
 use serde::{Deserialize, Serialize};
 
-/// A question of a client. One address may ask several: a balancer for several scopes, a person on
-/// the same host. Each must be answered, because the answer to one is not known to the others.
+/// A query of a client. One address may send several: a balancer for several scopes, a person on
+/// the same host. The drain must reach each, because the senders do not share their answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadinessQuery {
     /// The client's address.
@@ -20,11 +20,11 @@ pub struct ReadinessQuery {
     pub scope: usize,
     /// From which state on the client takes it out of service.
     pub fail_on: FailOn,
-    /// How it asked.
+    /// How it was sent.
     pub protocol: Protocol,
 }
 
-/// How a client asks.
+/// How a client queries readiness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// `/readyz`.
@@ -33,12 +33,12 @@ pub enum Protocol {
     Agent,
 }
 
-/// Most questions that are kept; the one that was asked longest ago is dropped first.
+/// Most queries that are kept; the one that was answered longest ago is dropped first.
 const MAX_QUERIES: usize = 256;
 /// `drain --wait` does not wait for a client that was silent for longer.
 const ACTIVE_NS: u64 = 60_000_000_000;
 
-/// Recent questions.
+/// Recent queries, each with its last answer.
 #[derive(Debug)]
 pub struct ClientTracker {
     answered: Mutex<[Option<AnsweredQuery>; MAX_QUERIES]>,
@@ -55,9 +55,9 @@ struct AnsweredQuery {
 /// Clients of the last minute, by whether their last answers reported the drain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DrainAcks {
-    /// Clients whose last answer to every question reported it.
+    /// Clients that received it in the last answers to all of their queries.
     pub acknowledged: Vec<IpAddr>,
-    /// Clients that have not repeated all of their questions since.
+    /// Clients that have not repeated all of their queries since.
     pub pending: Vec<IpAddr>,
     /// How long the daemon has been listening. Earlier clients are unknown.
     pub listening_seconds: f64,
@@ -90,11 +90,11 @@ impl ClientTracker {
         }
     }
 
-    /// Which clients know of the drain.
+    /// Which clients have received the drain.
     pub fn drain_acks(&self, now_ns: u64) -> DrainAcks {
         let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let active = |a: &&AnsweredQuery| now_ns.saturating_sub(a.answered_ns) <= ACTIVE_NS;
-        // By address: whether the answers to all of its questions reported it.
+        // By address: whether the answers to all of its queries reported it.
         let mut clients = BTreeMap::new();
         for answer in answered.iter().flatten().filter(active) {
             *clients.entry(answer.query.addr).or_insert(true) &= answer.drained;

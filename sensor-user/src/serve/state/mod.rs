@@ -2,7 +2,7 @@
 //!
 //! * [`app`]: handles to published data, and to all of the following.
 //! * [`readiness`]: state and weight of a scope, and why.
-//! * [`drain`]: the operator's drain; [`clients`]: which clients know of it.
+//! * [`drain`]: the operator's drain; [`clients`]: which clients have received it.
 //! * [`connections`]: counts of connections.
 //! * [`settings`]: settings of serving.
 

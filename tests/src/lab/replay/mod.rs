@@ -2,7 +2,7 @@
 //! application, steady user traffic, and an agent that leaks on web-01 until the host thrashes.
 //!
 //! A host is a network namespace and a memory cgroup with a limit. memsensor runs on each host,
-//! outside the cgroup that it judges. The result is what the users' requests met.
+//! outside the cgroup that it judges. The result: failures and latency of the users' requests.
 //!
 //! * [`net`]: the namespaces and their links.
 //! * [`web`]: a host: nginx, the application, the agent, memsensor.

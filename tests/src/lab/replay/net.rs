@@ -65,9 +65,9 @@ pub const fn address(host: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, 11 + host)
 }
 
-/// Creates a namespace for the balancer and its users and moves this thread into it, with its later children.
-/// Returns the namespaces of so many hosts, each linked to it. The thread cannot go back: do not call this in a
-/// thread that needs the machine's own network.
+/// Creates a namespace for the balancer and its users and moves this thread into it, with its later
+/// children. Returns the namespaces of so many hosts, each linked to it. The thread cannot go back:
+/// do not call this in a thread that needs the machine's own network.
 pub fn connect_hosts(hosts: u8) -> Result<Vec<Net>> {
     let balancer = Net::new()?;
     move_into_link_name_space(balancer.0.as_fd(), Some(LinkNameSpaceType::Network))

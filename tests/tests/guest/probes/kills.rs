@@ -106,7 +106,7 @@ fn kill_signal() {
     let (_, observed) = watch.stop();
     let signal = std::os::unix::process::ExitStatusExt::signal(&status);
     assert_eq!(signal, Some(9), "earlyoom did not kill: {status}");
-    let EventKind::KillSignal { sender, target } = &kills[0].kind else { panic!() };
+    let EventKind::KillSignal { sender, target, .. } = &kills[0].kind else { panic!() };
     assert_eq!((sender.pid, sender.comm.as_str()), (earlyoom.id(), "earlyoom"));
     assert_eq!((target.pid, target.comm.as_str()), (victim.id(), "hog"));
     let of = |r: &Record| {

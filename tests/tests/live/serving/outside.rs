@@ -114,6 +114,70 @@ fn the_daemon_survives_a_closed_log_reader() {
     }
 }
 
+/// The writing end of a pipe that is full, and its reading end.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let flags = rustix::fs::fcntl_getfl(&writer).expect("flags");
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).expect("set");
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    while writer.write(b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).expect("reset");
+    (reader, writer)
+}
+
+fn ends_within(child: &mut Running, time: Duration) -> Option<std::process::ExitStatus> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        if let Some(status) = child.0.try_wait().expect("wait") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+#[test]
+fn the_daemon_answers_while_nothing_reads_its_log() {
+    let addr = {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        free.local_addr().expect("addr")
+    };
+    let socket = std::env::temp_dir().join(format!("memsensor-test-{}-full", std::process::id()));
+    let file = config("full.toml", &format!("socket = \"{}\"", socket.display()));
+    let (reader, stderr) = full_pipe();
+    let memsensor = program("memsensor").expect("memsensor");
+    let daemon =
+        Command::new(&memsensor).args(run(&file, &addr.to_string(), LOCAL)).stderr(stderr).spawn();
+    let mut daemon = Running(daemon.expect("run"));
+    wait_until("ready", || get(addr, "/readyz", "").is_ok_and(|answer| answer.status == 200));
+    // Each writes a line to the log.
+    for words in [&["drain", "--reason", "test"][..], &["undrain"]] {
+        let mut asking = Command::new(&memsensor);
+        asking.args(words).arg("--socket").arg(&socket).stdout(Stdio::null());
+        let mut asking = Running(asking.spawn().expect("run"));
+        let status = ends_within(&mut asking, Duration::from_secs(5)).expect("an answer");
+        assert!(status.success(), "{words:?}: {status}");
+        assert_eq!(get(addr, "/livez", "").expect("/livez").status, 200, "{words:?}");
+    }
+    let pid = rustix::process::Pid::from_child(&daemon.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("stop");
+    let status = ends_within(&mut daemon, Duration::from_secs(5)).expect("it ends");
+    assert!(status.success(), "{status}");
+    drop(reader);
+    for path in [file, socket.with_extension("verdict.json")] {
+        std::fs::remove_file(path).expect("remove");
+    }
+}
+
+#[test]
+fn sighup_does_not_end_the_daemon() {
+    let daemon = Daemon::start("").expect("daemon");
+    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::HUP).expect("hup");
+    wait_until("logged", || daemon.log().contains("SIGHUP is ignored"));
+    assert_eq!(daemon.get("/livez", "").expect("/livez").status, 200);
+}
+
 #[test]
 fn a_closed_stdout_is_not_an_error() {
     let memsensor = program("memsensor").expect("memsensor");

@@ -197,7 +197,11 @@ fn check_reports_unknown_without_a_daemon() {
     assert_eq!(daemon.check_on("", "degraded").expect("check").1, Some(0));
     daemon.stop(rustix::process::Signal::TERM).expect("stop");
     let (line, code) = daemon.check("").expect("check");
-    assert!(line.starts_with("MEMSENSOR UNKNOWN - ask 127.0.0.1:") && code == Some(3), "{line}");
+    assert!(
+        line.starts_with("MEMSENSOR UNKNOWN - request readiness from 127.0.0.1:")
+            && code == Some(3),
+        "{line}"
+    );
     assert_eq!(
         daemon.check_on("", "overloaded").expect("check").1,
         Some(2),

@@ -3,8 +3,6 @@
 import time
 from urllib.parse import urlsplit, urlunsplit
 
-from requests.exceptions import RequestException
-
 from datadog_checks.base import ConfigurationError, OpenMetricsBaseCheckV2, is_affirmative
 
 from . import kills, limits, metrics
@@ -77,9 +75,9 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
         for endpoint, scraper in self.scrapers.items():
             try:
                 self.kills.submit(scraper.http, events_endpoint(endpoint))
-            # ValueError: not JSON. RecursionError: JSON with too many levels.
-            except (RequestException, ValueError, RecursionError) as error:
-                self.warning('cannot read events of memsensor: %s', error)
+            # Any exception: the list of errors that another program's response can cause is never complete.
+            except Exception as error:
+                self.warning('cannot read events of memsensor: %s', str(error) or type(error).__name__)
 
     def persistent_cache_id(self):
         # The default is a digest of the whole configuration: a new tag would send every kill again.

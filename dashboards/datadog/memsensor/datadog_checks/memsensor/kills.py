@@ -7,6 +7,7 @@ of events again, under the same aggregation keys.
 """
 
 import json
+import re
 from datetime import datetime, timezone
 
 from . import limits, sanitize
@@ -19,7 +20,12 @@ MISSED = 'memsensor.events_missed'
 # Datadog rejects older events.
 MAX_AGE_SECONDS = 18 * 3600
 MAX_TITLE = 100
+MAX_TEXT = 4000
 MAX_ID = 64
+# An id of the sensor. Only such an id is part of a request.
+ID = re.compile(rf'[0-9A-Za-z-]{{1,{MAX_ID}}}')
+# The sensor numbers its events from 1, with 64 bits.
+MAX_SEQ = 2**64 - 1
 MIB = 1024 * 1024
 OOM_TYPE = {'global': 'the machine is out of memory', 'memcg': 'a cgroup is out of memory'}
 
@@ -37,7 +43,7 @@ class Kills:
         """Requests events and sends the new ones."""
         last = self.last or parse_cache(self.check.read_persistent_cache(CACHE_KEY))
         # If the sensor no longer has this event, it returns its latest events.
-        params = {'after': last[1]} if last and len(last[1]) <= MAX_ID else {}
+        params = {'after': last[1]} if last and ID.fullmatch(last[1]) else {}
         with http.get(endpoint, params=params, stream=True) as response:
             response.raise_for_status()
             events = parse_events(limits.read_body(response, limits.MAX_EVENTS_BYTES))
@@ -58,7 +64,7 @@ class Kills:
     def _submit_event(self, event):
         """Sends a kill that is not too old. Returns whether it was sent."""
         # `victim_exit` is not sent: its data is also in the kill.
-        describe = {'oom_kill': oom_kill, 'kill_signal': kill_signal}.get(event.get('event'))
+        describe = {'oom_kill': oom_kill, 'kill_signal': kill_signal}.get(sanitize.plain(event.get('event')))
         if describe is None:
             return False
         timestamp = parse_time(event.get('time'), self.check.now())
@@ -86,7 +92,7 @@ class Kills:
                 'source_type_name': 'memsensor',
                 'timestamp': timestamp,
                 'msg_title': title if len(title) <= MAX_TITLE else title[: MAX_TITLE - 3] + '...',
-                'msg_text': '\n'.join(lines),
+                'msg_text': '\n'.join(lines)[:MAX_TEXT],
                 'aggregation_key': aggregation_key,
                 'alert_type': alert_type,
                 'host': self.check.hostname,
@@ -101,8 +107,13 @@ def parse_events(body):
     events = response.get('events') if isinstance(response, dict) else None
     if not isinstance(events, list):
         raise ValueError('the response has no list of events')
-    valid = [e for e in events if isinstance(e, dict) and type(e.get('seq')) is int and type(e.get('id')) is str]
+    valid = [e for e in events if isinstance(e, dict) and is_seq(e.get('seq')) and type(e.get('id')) is str]
     return sorted(valid, key=lambda event: event['seq'])
+
+
+def is_seq(value):
+    """Whether this can be the number of an event."""
+    return type(value) is int and 1 <= value <= MAX_SEQ
 
 
 def new_events(events, last):
@@ -126,24 +137,24 @@ def parse_cache(text):
     """Number and id of the last event, or None if the cache is empty or damaged."""
     try:
         seq, event_id = json.loads(text or 'null')
-        return int(seq), str(event_id)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return None
+    return (seq, event_id) if is_seq(seq) and type(event_id) is str else None
 
 
 def parse_time(text, now):
-    """RFC 3339 as seconds since 1970; `now` if the text is not valid."""
+    """RFC 3339 as seconds since 1970; `now` if the text is not valid, or in the future."""
     try:
         time = datetime.strptime(text, '%Y-%m-%dT%H:%M:%S.%fZ').replace(tzinfo=timezone.utc)
     except (TypeError, ValueError):
         return now
-    return int(time.timestamp())
+    return min(int(time.timestamp()), now)
 
 
 def oom_kill(event):
     """Type, alert type, title, lines and tags of a kill by the kernel."""
     victim, trigger, memory = (section(event, key) for key in ('victim', 'trigger', 'memory'))
-    oom_type = str(event.get('type'))
+    oom_type = sanitize.plain(event.get('type'))
     lines = [
         f'Victim: {process(victim)}.',
         f'Memory of the victim: {sizes(memory)}.',
@@ -153,8 +164,7 @@ def oom_kill(event):
     if context := section(event, 'context'):
         fields = ', '.join(f'{key} {sanitize.text(context[key], 40)}' for key in CONTEXT if key in context)
         lines.append(f'Allocation: {fields}.')
-    seconds = event.get('memory_back_seconds')
-    if isinstance(seconds, (int, float)):
+    if (seconds := sanitize.number(event.get('memory_back_seconds'))) is not None:
         lines.append(f'The memory was freed after {seconds:.3f} s.')
     tags = [sanitize.tag('oom_type', oom_type), *victim_tags(victim), sanitize.tag('trigger', trigger.get('comm', ''))]
     return OOM_KILL, 'error', f'OOM kill: {short_name(victim)}, {OOM_TYPE.get(oom_type, "")}', lines, tags
@@ -181,8 +191,8 @@ def section(event, key):
 
 def sizes(memory):
     """The measured sizes in MiB."""
-    measured = ((name, memory.get(f'{name}_bytes')) for name in SIZES)
-    parts = [f'{name.replace("_", " ")} {n / MIB:.1f} MiB' for name, n in measured if isinstance(n, (int, float))]
+    measured = ((name, sanitize.number(memory.get(f'{name}_bytes'))) for name in SIZES)
+    parts = [f'{name.replace("_", " ")} {n / MIB:.1f} MiB' for name, n in measured if n is not None]
     return ', '.join(parts) or 'not known'
 
 
@@ -219,7 +229,7 @@ def victim_tags(victim):
     for key, name in (('unit', 'unit'), ('container', 'container_id'), ('pod', 'pod_uid'), ('cgroup', 'cgroup')):
         if victim.get(key):
             tags.append(sanitize.tag(name, victim[key], 200 - len(name) - 1))
-    namespace, slash, pod = str(victim.get('pod_name') or '').partition('/')
+    namespace, slash, pod = sanitize.plain(victim.get('pod_name')).partition('/')
     if slash:
         tags += [sanitize.tag('kube_namespace', namespace), sanitize.tag('pod_name', pod)]
     return tags

@@ -1,4 +1,4 @@
-"""Reads responses with limits on time and size, because the sensor may be frozen or the port may be another service."""
+"""Reads responses with limits on time, size and numbers: the sensor may be frozen, or the port another service's."""
 
 import time
 
@@ -6,6 +6,8 @@ from requests.exceptions import ConnectionError, RequestException
 from urllib3.exceptions import HTTPError
 
 from datadog_checks.base.checks.openmetrics.v2.scraper import OpenMetricsScraper
+
+from . import sanitize
 
 # Timeout of each connect and each read, unless `timeout` is set.
 TIMEOUT_SECONDS = 5
@@ -59,3 +61,8 @@ class Scraper(OpenMetricsScraper):
         # Only a line feed ends a line. `splitlines` also splits at U+2028, so a process with that character in its
         # name would make the scrape fail.
         yield from text.split('\n')
+
+    def generate_sample_data(self, metric):
+        """Without samples that are not finite: the base class fails at an integer that is too large for a float."""
+        metric.samples = [sample for sample in metric.samples if sanitize.number(sample.value) is not None]
+        yield from super().generate_sample_data(metric)

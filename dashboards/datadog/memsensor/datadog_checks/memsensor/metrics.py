@@ -103,7 +103,9 @@ GROUPS = {
         'memsensor_unknown_scope_requests': 'unknown_scope_requests',
         'memsensor_connections': 'connections',
         'memsensor_current_connections': 'current_connections',
+        'memsensor_log_lines_lost': 'log_lines_lost',
         'memsensor_bpf_map_bytes': 'bpf_map_bytes',
+        'memsensor_bpf_maps_readable': 'bpf_maps_readable',
         'memsensor_bpf_run_seconds': 'bpf_run_seconds',
         'memsensor_bpf_runs': 'bpf_runs',
         # Of the sensor's process; these metrics have no `memsensor_` prefix.

@@ -89,7 +89,7 @@ class Readiness:
         for sample, tags, hostname in samples:
             self.check.monotonic_count(name, sample.value, tags=tags, hostname=hostname, flush_first_value=flush)
             scope = scope_of(sample)
-            self.transitions[scope] = self.transitions.get(scope, 0) + sample.value
+            self.transitions[scope] = self.transitions.get(scope, 0) + float(sample.value)
 
     def submit_unreachable(self, error):
         """Reports every known scope as unknown because the scrape failed."""
@@ -102,7 +102,7 @@ class Readiness:
         for scope in sorted({HOST, *previous} - self.states.keys()):
             self._service_check(scope, AgentCheck.UNKNOWN, 'the sensor does not report this scope')
         states = dict(sorted(self.states.items())[:MAX_SCOPES])
-        current = {scope: [state, self.transitions.get(scope)] for scope, state in states.items()}
+        current = {scope: [state, sanitize.number(self.transitions.get(scope))] for scope, state in states.items()}
         for scope, state in states.items():
             status = STATUS.get(state, AgentCheck.UNKNOWN)
             self._service_check(scope, status, self._summary(scope))
@@ -160,7 +160,9 @@ class Readiness:
     def _transitions_since(self, scope, old):
         """State changes since the previous run; 0 after a restart of the sensor, which resets the counter."""
         new = self.transitions.get(scope)
-        return 0 if old is None or new is None else max(0, int(new - old))
+        # The sum of finite numbers, and their difference, may not be finite.
+        changes = None if old is None or new is None else sanitize.number(new - old)
+        return 0 if changes is None else max(0, int(changes))
 
     def _previous(self):
         if self.previous is None:
@@ -182,7 +184,8 @@ def parse_cache(text):
     """The states of the previous run, or none if the cache is damaged."""
     try:
         entries = json.loads(text or '{}').items()
-        states = {scope: [str(state), None if n is None else float(n)] for scope, (state, n) in entries}
-    except (AttributeError, TypeError, ValueError):
+        valid = [(scope, state, n) for scope, (state, n) in entries if n is None or sanitize.number(n) is not None]
+        states = {scope: [sanitize.plain(state), sanitize.number(n)] for scope, state, n in valid}
+    except (AttributeError, TypeError, ValueError, RecursionError):
         return {}
     return dict(list(states.items())[:MAX_SCOPES])

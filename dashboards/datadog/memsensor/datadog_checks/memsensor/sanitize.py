@@ -1,10 +1,11 @@
-"""Makes text from other users safe for events and tags.
+"""Makes text from other users safe for events and tags, and numbers from elsewhere safe for arithmetic.
 
 Any user can choose the names of threads and cgroups. In an event such a name could be markdown (`%%%`), a link, or a
 mention (`@pagerduty`) that pages a person. All but a few characters are escaped as `\\xNN`, as systemd does it. The
 escape keeps the full name and removes its meaning to Datadog.
 """
 
+import math
 import re
 
 # Characters to escape in text. `:` would make a link and `@` a mention.
@@ -21,7 +22,7 @@ def _escape(match):
 def text(value, max_length=100):
     """The escaped value, cut to `max_length` characters."""
     # Cut before escaping: a value may be very long.
-    raw = str(value)[: max_length + 1]
+    raw = plain(value)[: max_length + 1]
     escaped = _UNSAFE_IN_TEXT.sub(_escape, raw)
     if len(escaped) <= max_length:
         return escaped
@@ -32,4 +33,20 @@ def text(value, max_length=100):
 
 def tag(key, value, max_length=100):
     """`key:value` with the characters that Datadog keeps in a tag."""
-    return f'{key}:{_UNSAFE_IN_TAG.sub("_", str(value)[:max_length])}'
+    return f'{key}:{_UNSAFE_IN_TAG.sub("_", plain(value)[:max_length])}'
+
+
+def plain(value):
+    """A text or a number as text, and `?` for any other value: `str` fails at an array with too many levels."""
+    return str(value) if isinstance(value, (str, int, float)) else '?'
+
+
+def number(value):
+    """The value as a finite number, or None. JSON and expositions have integers that are too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None

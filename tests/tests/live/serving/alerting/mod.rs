@@ -134,8 +134,7 @@ fn assert_inhibited(webhook: &Webhook, since: Instant) {
     never("MemsensorThrashingWithoutKill", "fleet");
 }
 
-/// The cases without a kill, because a kill suppresses MemsensorThrashingWithoutKill. Returns the
-/// thrashing process.
+/// The cases without a kill. Returns the thrashing process.
 fn become_silent_or_thrash(
     hosts: &mut Hosts,
     scope: &Scope,

@@ -121,7 +121,7 @@ impl Drop for Monitoring {
         if !std::thread::panicking() {
             return;
         }
-        // Any kill on this machine suppresses MemsensorThrashingWithoutKill, so print the kills.
+        // A kill that ends the thrashing prevents MemsensorThrashingWithoutKill, so print the kills.
         for query in [
             "scope:memsensor:unfit{scope=\"web\"}",
             "scope:memsensor:refault_rate5m{scope=\"web\"}",

@@ -45,3 +45,20 @@ fn envoy_follows_readiness_and_always_serves() {
     wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
     envoy.expect_share(20..=80);
 }
+
+#[test]
+fn envoy_serves_without_memsensor() {
+    let mut hosts = Host::both();
+    let envoy = envoy();
+    envoy.expect_share(35..=65);
+
+    // On one host: the other serves.
+    hosts[0].stop_memsensor();
+    envoy.wait_for_share(false);
+    envoy.expect_share(0..=0);
+
+    // On all hosts: all of them serve.
+    hosts[1].stop_memsensor();
+    wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
+    envoy.expect_share(20..=80);
+}

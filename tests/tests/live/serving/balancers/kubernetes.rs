@@ -20,7 +20,7 @@ fn the_kubernetes_manifests_fit_the_schema() {
         (out.status.success(), String::from_utf8_lossy(&output).into_owned())
     };
     let text = std::fs::read_to_string(file).expect("the manifests");
-    assert_eq!(text.matches("\nkind: ").count(), 2, "two objects");
+    assert_eq!(text.matches("\nkind: ").count(), 3, "three objects");
     let (valid, output) = check(&text);
     assert!(valid, "{output}");
     let (valid, output) = check(&text.replace("readinessProbe:", "readynessProbe:"));

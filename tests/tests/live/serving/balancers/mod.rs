@@ -112,6 +112,10 @@ impl Host {
         self.kill();
     }
 
+    fn stop_memsensor(&mut self) {
+        self.daemon.stop(rustix::process::Signal::KILL).expect("stop");
+    }
+
     fn state(&self) -> String {
         self.daemon.agent_check("web").expect("agent").trim().to_owned()
     }

@@ -29,7 +29,7 @@ fn nginx_follows_the_weights_and_always_serves() {
     let start = |text: &mut String, dir: &Path, addr| {
         substitute(text, "listen 80;", &format!("listen {addr};"));
         let upstream = dir.join("upstream.conf");
-        substitute(text, "/etc/nginx/memsensor-web.conf", &upstream.display().to_string());
+        substitute(text, "/etc/nginx/memsensor/web.conf", &upstream.display().to_string());
         let pid = format!("pid {0}/pid; error_log {0}/errors;", dir.display());
         *text = format!("{pid}\n{}", text.replace("http {", "http { access_log off;"));
     };

@@ -1,13 +1,11 @@
 //! Traefik: an HTTP check without weights, and a failover to a fallback service.
 
-use std::process::Command;
+use std::{process::Command, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{Balancer, Host, substitute, tool};
 use crate::wait_until;
 
-#[test]
-fn traefik_follows_readiness_and_always_serves() {
-    let hosts = Host::both();
+fn traefik() -> Balancer {
     let traefik = Balancer::start(
         "traefik.yaml",
         |text, _, _| {
@@ -24,6 +22,13 @@ fn traefik_follows_readiness_and_always_serves() {
         },
     );
     traefik.wait_until_it_serves();
+    traefik
+}
+
+#[test]
+fn traefik_follows_readiness_and_always_serves() {
+    let hosts = Host::both();
+    let traefik = traefik();
     traefik.expect_share(40..=60);
 
     hosts[0].kill_twice();
@@ -37,4 +42,28 @@ fn traefik_follows_readiness_and_always_serves() {
     wait_until("no failure", || traefik.send(50) == (50, 0));
     hosts[1].daemon.ask(&["undrain"]).expect("undrain");
     traefik.wait_for_share(false);
+}
+
+#[test]
+fn traefik_serves_without_memsensor() {
+    let mut hosts = Host::both();
+    let traefik = traefik();
+    traefik.expect_share(40..=60);
+
+    // On one host: the other serves.
+    hosts[0].stop_memsensor();
+    traefik.wait_for_share(false);
+    traefik.expect_share(0..=0);
+
+    // On all hosts: all of them serve.
+    hosts[1].stop_memsensor();
+    wait_until("both serve", || (1..20).contains(&traefik.send(20).0));
+    wait_until("no failure", || traefik.send(50).1 == 0);
+    traefik.expect_share(40..=60);
+
+    // The web server's own check still removes a host.
+    hosts[0].web.hangs.store(true, Relaxed);
+    // Time for a failed check: a request to a host that hangs ends with the client's timeout.
+    std::thread::sleep(Duration::from_secs(4));
+    traefik.expect_share(0..=0);
 }
