@@ -298,78 +298,78 @@ mod tests {
     }
 
     proptest! {
-           #[test]
-           fn shares_and_the_bound_hold(
-               max in 1..130usize,
-               steps in prop::collection::vec(step(), 0..400),
-           ) {
-               let mut places = Places::new(max);
-               let mut open = BTreeMap::<Id, u8>::new();
-               for step in steps {
-                   match step {
-                       Step::Connect(n, replace) => {
-                           if let Some((id, evicted)) = ids(places.admit(prefix(n), replace)) {
-                               if let Some(evicted) = evicted {
-                                   prop_assert!(open.remove(&evicted).is_some());
-                               }
-                               prop_assert!(open.insert(id, n).is_none());
-                           }
-                       }
-                       Step::Activate(at) => {
-                           if let Some(id) = pick(&open, at) {
-    places.set_active(id);
-    }
-                       }
-                       Step::Answer(at) => {
-                           if let Some(id) = pick(&open, at) {
-    places.set_answered(id);
-    }
-                       }
-                       Step::Release(at) => {
-                           if let Some(id) = pick(&open, at) {
-                               open.remove(&id);
-                               prop_assert!(places.release(id));
-                           }
-                       }
-                   }
-                   prop_assert_eq!(places.len(), open.len());
-                   prop_assert!(open.len() <= max);
-                   for n in 0..12 {
-                       let held = open.values().filter(|of| **of == n).count();
-                       prop_assert_eq!(held, places.held(prefix(n)));
-                       prop_assert!(held <= (max / PARTS).max(1), "{} holds {}", n, held);
-                   }
-                   prop_assert!(places.held.len() <= places.len(), "bounded memory");
-               }
-           }
+        #[test]
+        fn shares_and_the_bound_hold(
+            max in 1..130usize,
+            steps in prop::collection::vec(step(), 0..400),
+        ) {
+            let mut places = Places::new(max);
+            let mut open = BTreeMap::<Id, u8>::new();
+            for step in steps {
+                match step {
+                    Step::Connect(n, replace) => {
+                        if let Some((id, evicted)) = ids(places.admit(prefix(n), replace)) {
+                            if let Some(evicted) = evicted {
+                                prop_assert!(open.remove(&evicted).is_some());
+                            }
+                            prop_assert!(open.insert(id, n).is_none());
+                        }
+                    }
+                    Step::Activate(at) => {
+                        if let Some(id) = pick(&open, at) {
+                            places.set_active(id);
+                        }
+                    }
+                    Step::Answer(at) => {
+                        if let Some(id) = pick(&open, at) {
+                            places.set_answered(id);
+                        }
+                    }
+                    Step::Release(at) => {
+                        if let Some(id) = pick(&open, at) {
+                            open.remove(&id);
+                            prop_assert!(places.release(id));
+                        }
+                    }
+                }
+                prop_assert_eq!(places.len(), open.len());
+                prop_assert!(open.len() <= max);
+                for n in 0..12 {
+                    let held = open.values().filter(|of| **of == n).count();
+                    prop_assert_eq!(held, places.held(prefix(n)));
+                    prop_assert!(held <= (max / PARTS).max(1), "{} holds {}", n, held);
+                }
+                prop_assert!(places.held.len() <= places.len(), "bounded memory");
+            }
+        }
 
-           /// Whatever one address does, also if it never reads its answers.
-           #[test]
-           fn a_new_address_gets_in_while_one_floods(
-               max in 2..130usize,
-               flood in prop::collection::vec(any::<bool>(), 0..400),
-           ) {
-               let mut places = Places::new(max);
-               for active in flood {
-                   if let Some((id, _)) = ids(places.admit(prefix(1), true)) && active {
-                       places.set_active(id);
-                   }
-               }
-               let (_, evicted) = ids(places.admit(prefix(2), true)).expect("a place");
-               prop_assert!(evicted.is_none());
-           }
+        /// Whatever one address does, also if it never reads its answers.
+        #[test]
+        fn a_new_address_gets_in_while_one_floods(
+            max in 2..130usize,
+            flood in prop::collection::vec(any::<bool>(), 0..400),
+        ) {
+            let mut places = Places::new(max);
+            for active in flood {
+                if let Some((id, _)) = ids(places.admit(prefix(1), true)) && active {
+                    places.set_active(id);
+                }
+            }
+            let (_, evicted) = ids(places.admit(prefix(2), true)).expect("a place");
+            prop_assert!(evicted.is_none());
+        }
 
-           /// However many addresses hold silent connections.
-           #[test]
-           fn a_new_address_gets_in_while_all_others_are_silent(
-               max in 1..130usize,
-               flood in prop::collection::vec(0..100u8, 0..400),
-           ) {
-               let mut places = Places::new(max);
-               for n in flood {
-                   places.admit(prefix(n), true);
-               }
-               prop_assert!(ids(places.admit(prefix(200), true)).is_some());
-           }
-       }
+        /// However many addresses hold silent connections.
+        #[test]
+        fn a_new_address_gets_in_while_all_others_are_silent(
+            max in 1..130usize,
+            flood in prop::collection::vec(0..100u8, 0..400),
+        ) {
+            let mut places = Places::new(max);
+            for n in flood {
+                places.admit(prefix(n), true);
+            }
+            prop_assert!(ids(places.admit(prefix(200), true)).is_some());
+        }
+    }
 }
