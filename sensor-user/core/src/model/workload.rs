@@ -125,13 +125,14 @@ fn colons(name: &str) -> Option<(&str, &str, &'static str)> {
     let (rest, id) = name.rsplit_once(':')?;
     let (slice, name) = rest.rsplit_once(':')?;
     let (_, runtime) = COLON_NAMES.iter().find(|(known, _)| *known == name)?;
-    let is_slice = slice.is_empty() || slice.ends_with(".slice");
+    let is_slice = slice.is_empty() || slice.strip_suffix(".slice").is_some();
     (is_slice && is_hex(id)).then_some((slice, id, *runtime))
 }
 
 /// Whether the unit contains a machine, as systemd-nspawn and systemd-machined name it.
 fn is_machine(unit: &str) -> bool {
-    unit.starts_with("systemd-nspawn@") || unit.starts_with("machine-") && unit.ends_with(".scope")
+    let scope = unit.strip_suffix(".scope");
+    unit.starts_with("systemd-nspawn@") || scope.is_some_and(|name| name.starts_with("machine-"))
 }
 
 /// Ids have 64 digits; some tools truncate them to twelve.
@@ -240,7 +241,7 @@ mod tests {
             ("/system.slice:docker:ID", ["", "ID", "docker", ""]),
             ("/system.slice/x.service/user.slice:libpod:ID", ["", "ID", "podman", ""]),
             (&format!("{kind}/cri-containerd-ID.scope"), ["", "ID", "containerd", UID]),
-            (&format!("/kubelet/kubepods/burstable/podUID/ID"), ["", "ID", "", UID]),
+            ("/kubelet/kubepods/burstable/podUID/ID", ["", "ID", "", UID]),
             // The node itself is a container, and the pod inside of it is not the host's.
             (&in_docker, ["", "ID", "docker", ""]),
             ("/system.slice/web.service/libpod-payload-ID", ["", "ID", "podman", ""]),
