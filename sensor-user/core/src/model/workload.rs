@@ -131,8 +131,8 @@ fn colons(name: &str) -> Option<(&str, &str, &'static str)> {
 
 /// Whether the unit contains a machine, as systemd-nspawn and systemd-machined name it.
 fn is_machine(unit: &str) -> bool {
-    unit.starts_with("systemd-nspawn@")
-        || unit.starts_with("machine-") && unit.strip_suffix(".scope").is_some()
+    let scope = unit.strip_suffix(".scope");
+    unit.starts_with("systemd-nspawn@") || scope.is_some_and(|name| name.starts_with("machine-"))
 }
 
 /// Ids have 64 digits; some tools truncate them to twelve.

@@ -85,6 +85,7 @@ GROUPS = {
         'memsensor_cgroup_stall_seconds': 'cgroup_stall_seconds',
         'memsensor_cgroup_reclaim_seconds': 'cgroup_reclaim_seconds',
         'memsensor_cgroups_omitted': 'cgroups_omitted',
+        'memsensor_dropped_cgroup_paths': 'dropped_cgroup_paths',
         'memsensor_cgroups_created': 'cgroups_created',
         'memsensor_cgroups_removed': 'cgroups_removed',
     },
