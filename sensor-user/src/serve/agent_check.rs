@@ -71,7 +71,7 @@ pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     } else {
         match health.state {
             ReadinessState::Unknown | ReadinessState::Stale | ReadinessState::Starting => {
-                writeln!(rest, "down#memsensor-{}", health.state.label())
+                writeln!(rest, "down #memsensor-{}", health.state.label())
             }
             // No new requests. Requests in progress are finished, and a session with a cookie for
             // this server still reaches it.
@@ -228,9 +228,9 @@ mod tests {
             (ReadinessState::Overloaded, 0.0, "up 0%\n"),
             (ReadinessState::Drained, 0.0, "up 0%\n"),
             (ReadinessState::Unknown, 1.0, "up 100%\n"),
-            (ReadinessState::Unknown, 0.0, "down#memsensor-unknown\n"),
-            (ReadinessState::Stale, 0.0, "down#memsensor-stale\n"),
-            (ReadinessState::Starting, 0.0, "down#memsensor-starting\n"),
+            (ReadinessState::Unknown, 0.0, "down #memsensor-unknown\n"),
+            (ReadinessState::Stale, 0.0, "down #memsensor-stale\n"),
+            (ReadinessState::Starting, 0.0, "down #memsensor-starting\n"),
         ] {
             let mut buffer = [0; MAX_LINE];
             let line = line(TrafficHealth { state, weight }, &mut buffer);

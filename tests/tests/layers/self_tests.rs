@@ -98,7 +98,6 @@ fn wings_do_not_import_each_other_or_collectors() {
     assert_violations(
         &[&others[..], &[serve]].concat(),
         &[
-            "serve/http.rs may not import host/footprint.rs: crate::host::footprint",
             "serve/http.rs may not import host/memory.rs: crate::host::memory",
             "serve/http.rs may not import oom/decode.rs: crate::oom::decode",
         ],

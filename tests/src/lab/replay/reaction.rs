@@ -156,7 +156,7 @@ mod tests {
             ("up 100%", Some(100)),
             ("up 35%", Some(35)),
             ("up 0%", Some(0)),
-            ("down#memsensor-stale", Some(0)),
+            ("down #memsensor-stale", Some(0)),
             ("no response", None),
         ] {
             assert_eq!(weight(line), expected, "{line}");

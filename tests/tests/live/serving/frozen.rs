@@ -24,7 +24,7 @@ fn a_frozen_sensor_is_not_ready() {
     wait_until("stale", || daemon.get("/readyz", "").expect("readyz").status == 503);
     let body = daemon.get("/readyz", "").expect("readyz").body;
     assert!(body.contains("\"state\":\"stale\""), "{body}");
-    assert_eq!(agent_check(&daemon), "down#memsensor-stale\n");
+    assert_eq!(agent_check(&daemon), "down #memsensor-stale\n");
     assert_eq!(daemon.get("/livez", "").expect("livez").status, 200);
     assert_eq!(
         daemon.get("/metrics", "").expect("metrics").status,
@@ -71,7 +71,7 @@ fn a_frozen_sensor_does_not_notify_the_watchdog() {
 }
 
 /// The id of a thread of the daemon, by name.
-fn thread(daemon: &Daemon, name: &str) -> String {
+pub(super) fn thread(daemon: &Daemon, name: &str) -> String {
     let threads = format!("/proc/{}/task", daemon.pid());
     let found = std::fs::read_dir(threads)
         .expect("threads")
@@ -82,13 +82,13 @@ fn thread(daemon: &Daemon, name: &str) -> String {
 }
 
 /// A v2 group with the daemon in it and a threaded child that can be frozen.
-struct Freezer {
+pub(super) struct Freezer {
     group: Unified,
     child: std::path::PathBuf,
 }
 
 impl Freezer {
-    fn new(daemon: &Daemon) -> Self {
+    pub(super) fn new(daemon: &Daemon) -> Self {
         let group = Unified::new("freezer");
         let write = |path: &std::path::Path, value: &str| {
             std::fs::write(path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -100,12 +100,12 @@ impl Freezer {
         Self { group, child }
     }
 
-    fn freeze(&self, tid: &str) {
+    pub(super) fn freeze(&self, tid: &str) {
         std::fs::write(self.child.join("cgroup.threads"), tid).expect("move the thread");
         std::fs::write(self.child.join("cgroup.freeze"), "1").expect("freeze");
     }
 
-    fn thaw(&self) {
+    pub(super) fn thaw(&self) {
         std::fs::write(self.child.join("cgroup.freeze"), "0").expect("thaw");
     }
 }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{Balancer, Host, substitute};
-use crate::wait_until;
+use crate::{
+    serving::frozen::{Freezer, thread},
+    wait_until,
+};
 
 struct HaProxy(Balancer);
 
@@ -140,6 +143,19 @@ fn haproxy_removes_a_frozen_host_by_the_http_check() {
     hosts[0].web.hangs.store(true, Ordering::Relaxed);
     wait_until("removed", || haproxy.server("web", "web-01").0.starts_with("DOWN"));
     assert_eq!(haproxy.0.send(30), (0, 0));
+}
+
+/// HAProxy acts on the agent's `down`, which a description follows only after a space.
+#[test]
+fn haproxy_removes_a_stale_host_by_the_agent_check() {
+    let hosts = Host::both();
+    let haproxy = HaProxy::start("web");
+    let freezer = Freezer::new(&hosts[0].daemon);
+    freezer.freeze(&thread(&hosts[0].daemon, "sense"));
+    wait_until("removed", || haproxy.server("web", "web-01").0 == "DOWN (agent)");
+    assert_eq!(haproxy.0.send(30), (0, 0));
+    freezer.thaw();
+    wait_until("back", || haproxy.server("web", "web-01") == ("UP".into(), "100".into()));
 }
 
 /// The agent-check's response for an unknown scope does not change the server's state.
