@@ -2,8 +2,11 @@
 //!
 //! HAProxy keeps every setting that a line does not mention, and ignores an agent that it cannot
 //! reach. Therefore every line has the complete state, and a backend needs an HTTP `check` too. A
-//! line has up or down and the weight. It never has `ready`, `drain` or `maint`: an operator sets
-//! those in HAProxy, and the next agent-check would overwrite them.
+//! line is `up` and the weight. It never has `ready`, `drain` or `maint`: an operator sets those in
+//! HAProxy, and the next agent-check would overwrite them. Nor has it `down`: only an agent's `up`
+//! would end it, so the server would stay DOWN where memsensor dies and does not come back. A weight
+//! of 0 gets no new requests either; requests in progress are finished, and a session with a cookie
+//! for this server still reaches it. Whether the server itself responds is for the HTTP check.
 //!
 //! `agent-send "NAME\n"` asks for a scope, `"NAME?fail_on=drained\n"` for a scope with a
 //! [`FailOn`]; without `agent-send` the answer is for the host.
@@ -20,7 +23,7 @@ use std::{
 };
 
 use sensor_core::{
-    model::readiness::{FailOn, ReadinessState, TrafficHealth},
+    model::readiness::{FailOn, TrafficHealth},
     verdict::scope::MAX_SCOPE_NAME,
 };
 use tokio::{
@@ -54,7 +57,7 @@ const MAX_UNREAD: usize = 4096;
 const MAX_ASKERS: usize = 64;
 
 /// Longest answer.
-const MAX_LINE: usize = 64;
+const MAX_LINE: usize = 16;
 /// Longest question.
 const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=overloaded\r\n".len();
 
@@ -64,20 +67,13 @@ const NO_CHANGE: &[u8] = b"\n";
 /// The answer for a state, written into `buffer`.
 pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
     // HAProxy treats a weight below one percent as 0.
-    let percent = (health.weight * 100.0).round().clamp(1.0, 100.0);
-    let mut rest = &mut buffer[..];
-    let written = if health.takes_traffic() {
-        writeln!(rest, "up {percent:.0}%")
+    let percent = if health.takes_traffic() {
+        (health.weight * 100.0).round().clamp(1.0, 100.0)
     } else {
-        match health.state {
-            ReadinessState::Unknown | ReadinessState::Stale | ReadinessState::Starting => {
-                writeln!(rest, "down #memsensor-{}", health.state.label())
-            }
-            // No new requests. Requests in progress are finished, and a session with a cookie for
-            // this server still reaches it.
-            _ => writeln!(rest, "up 0%"),
-        }
+        0.0
     };
+    let mut rest = &mut buffer[..];
+    let written = writeln!(rest, "up {percent:.0}%");
     let left = rest.len();
     if written.is_err() {
         return NO_CHANGE;
@@ -217,6 +213,8 @@ async fn drain(from: &mut (impl AsyncRead + Unpin), timeout: Duration) -> usize 
 
 #[cfg(test)]
 mod tests {
+    use sensor_core::model::readiness::ReadinessState;
+
     use super::*;
 
     #[test]
@@ -228,9 +226,9 @@ mod tests {
             (ReadinessState::Overloaded, 0.0, "up 0%\n"),
             (ReadinessState::Drained, 0.0, "up 0%\n"),
             (ReadinessState::Unknown, 1.0, "up 100%\n"),
-            (ReadinessState::Unknown, 0.0, "down #memsensor-unknown\n"),
-            (ReadinessState::Stale, 0.0, "down #memsensor-stale\n"),
-            (ReadinessState::Starting, 0.0, "down #memsensor-starting\n"),
+            (ReadinessState::Unknown, 0.0, "up 0%\n"),
+            (ReadinessState::Stale, 0.0, "up 0%\n"),
+            (ReadinessState::Starting, 0.0, "up 0%\n"),
         ] {
             let mut buffer = [0; MAX_LINE];
             let line = line(TrafficHealth { state, weight }, &mut buffer);

@@ -47,9 +47,6 @@ fn rises(some_us: &[(Duration, u64)], window: Duration) -> impl Iterator<Item = 
 
 /// The weight in an agent-check's line, in percent; `None` if it has none.
 pub fn weight(line: &str) -> Option<u32> {
-    if line.starts_with("down") {
-        return Some(0);
-    }
     line.split_whitespace().find_map(|word| word.strip_suffix('%')?.parse().ok())
 }
 
@@ -156,7 +153,6 @@ mod tests {
             ("up 100%", Some(100)),
             ("up 35%", Some(35)),
             ("up 0%", Some(0)),
-            ("down #memsensor-stale", Some(0)),
             ("no response", None),
         ] {
             assert_eq!(weight(line), expected, "{line}");
