@@ -203,14 +203,18 @@ impl Drop for Many {
     }
 }
 
-/// Ten thousand cgroups, with processes in more of them than are exported. Small machines make a
-/// thousand.
+/// Ten thousand cgroups; a thousand on a small machine, where more would take all of its memory.
+fn many_for_this_machine() -> usize {
+    let meminfo = <procfs::Meminfo as procfs::Current>::current().expect("meminfo");
+    if meminfo.mem_total >= 4 << 30 { 10_000 } else { 1000 }
+}
+
+/// There are processes in more cgroups than are exported.
 #[test]
 fn metrics_of_ten_thousand_cgroups_are_bounded() {
     const INHABITED: usize = 60;
     const MOST: usize = 40;
-    let meminfo = <procfs::Meminfo as procfs::Current>::current().expect("meminfo");
-    let groups = if meminfo.mem_total >= 4 << 30 { 10_000 } else { 1000 };
+    let groups = many_for_this_machine();
     let mut many = Many::new();
     many.make(0..groups / 2);
     let daemon = Daemon::start(&format!("[cgroups]\nmost = {MOST}\n")).expect("daemon");
@@ -276,10 +280,9 @@ fn churn(many: &Many, count: u32) -> Duration {
 /// memory.
 #[test]
 fn a_flood_of_new_cgroups_costs_the_event_thread_little() {
-    const LIVE: usize = 10_000;
     const FLOOD: u32 = 20_000;
     let many = Many::new();
-    many.make(0..LIVE);
+    many.make(0..many_for_this_machine());
     let daemon = Daemon::start("").expect("daemon");
     // The first walk, and one that the first lost records cause.
     churn(&many, FLOOD / 5);
