@@ -126,7 +126,8 @@ fn a_flood_from_one_address_does_not_delay_others() {
         took.sort();
         let p99 = took[took.len() * 99 / 100];
         println!("{name}: {} requests, p99 {p99:?}, longest {:?}", took.len(), took.last());
-        assert!(p99 <= Duration::from_millis(20), "{name}: {p99:?}");
+        // Without shares by address it was 2 s; a few milliseconds are usual.
+        assert!(p99 <= Duration::from_millis(500), "{name}: {p99:?}");
     }
     let series = parse(&daemon.get("/metrics", "").expect("metrics").body);
     let ended = |listener: &str, outcome: &str| {
