@@ -108,9 +108,15 @@ fn kills_in_a_scope_change_its_verdict_and_not_the_hosts() {
     assert_metrics_of_scopes(&daemon);
 }
 
+/// Without scopes the agent waits 2 ms for a question, and longer for clients that sent one before.
+fn become_known(daemon: &Daemon) {
+    assert_eq!(daemon.agent_check("host\n").expect("agent"), "up 100%\n");
+}
+
 #[test]
 fn an_unknown_fail_on_is_refused() {
     let daemon = Daemon::start("").expect("daemon");
+    become_known(&daemon);
     assert_eq!(daemon.get("/readyz?fail_on=nonsense", "").expect("readyz").status, 400);
     assert_eq!(daemon.agent_check("host?fail_on=nonsense\n").expect("agent"), "\n");
 }
@@ -118,6 +124,7 @@ fn an_unknown_fail_on_is_refused() {
 #[test]
 fn requests_for_an_unknown_scope_are_refused_and_counted() {
     let daemon = Daemon::start("").expect("daemon");
+    become_known(&daemon);
     assert_eq!(daemon.agent_check("unknown\n").expect("agent"), "\n");
     assert_eq!(daemon.get("/readyz/unknown", "").expect("readyz").status, 404);
     let (line, code) = daemon.check("unknown").expect("check");
