@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sensor_tests::support::manifests::{container, readiness_script};
 use serde_yaml_ng::Value;
 
 const SCRIPT: &str =
@@ -226,22 +227,9 @@ fn the_pod_has_the_capabilities_of_the_unit() {
     assert_eq!(pod, expected);
 }
 
-/// The manifests in `kubernetes.yaml`.
-fn manifests() -> Vec<Value> {
-    let text = std::fs::read_to_string(Path::new(SCRIPT).with_file_name("kubernetes.yaml"));
-    let text = text.expect("the manifests");
-    text.split("\n---\n").map(|text| serde_yaml_ng::from_str(text).expect("YAML")).collect()
-}
-
-/// The container of the DaemonSet or of the Deployment.
-fn container(kind: &str) -> Value {
-    let manifest = manifests().into_iter().find(|manifest| manifest["kind"] == kind);
-    manifest.expect(kind)["spec"]["template"]["spec"]["containers"][0].clone()
-}
-
 #[test]
 fn the_sensor_pod_has_no_limits_and_few_rights() {
-    let pod = container("DaemonSet");
+    let pod = container("DaemonSet").expect("the DaemonSet");
     assert_eq!(pod["resources"]["limits"], Value::Null, "a limit throttles or kills the sensor");
     assert_eq!(pod["livenessProbe"]["httpGet"]["path"], "/livez");
     let security = &pod["securityContext"];
@@ -285,19 +273,13 @@ fn serve(ip: &str, server: Server) -> u16 {
 
 /// Whether the readiness script of the application's pod succeeds.
 fn pod_is_ready(dir: &Path, node_ip: &str, [web, memsensor, service]: [Server; 3]) -> bool {
-    let pod = container("Deployment");
-    let command = &pod["readinessProbe"]["exec"]["command"];
-    assert_eq!([&command[0], &command[1]], ["sh", "-c"]);
-    let mut script = command[2].as_str().expect("a script").to_owned();
-    for (from, to) in [
+    let script = readiness_script(&[
         ("localhost:8080", format!("127.0.0.1:{}", serve("127.0.0.1", web))),
         (":9817", format!(":{}", serve(node_ip, memsensor))),
         ("http://web/", format!("http://127.0.0.1:{}/", serve("127.0.0.1", service))),
         ("/tmp/last-resort", dir.join("last-resort").display().to_string()),
-    ] {
-        assert!(script.contains(from), "the script has no {from}");
-        script = script.replace(from, &to);
-    }
+    ]);
+    let script = script.expect("the readiness script");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).env("NODE_IP", node_ip).env("http_proxy", "http://127.0.0.1:1");
     command.status().expect("start sh").success()

@@ -8,7 +8,7 @@
 //! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
 //! * [`open_loop`]: requests at a fixed rate.
-//! * [`alerting`], [`dashboards`], [`repository`]: shipped files, as tests need them.
+//! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
 //! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
 //!   use.
 
@@ -16,6 +16,7 @@ pub mod alerting;
 pub mod counts;
 pub mod daemon;
 pub mod dashboards;
+pub mod manifests;
 pub mod metrics_table;
 pub mod open_loop;
 pub mod prometheus;

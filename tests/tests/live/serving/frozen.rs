@@ -89,7 +89,7 @@ pub(super) struct Freezer {
 
 impl Freezer {
     pub(super) fn new(daemon: &Daemon) -> Self {
-        let group = Unified::new("freezer");
+        let group = Unified::new(&format!("freezer-{}", daemon.pid()));
         let write = |path: &std::path::Path, value: &str| {
             std::fs::write(path, value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         };

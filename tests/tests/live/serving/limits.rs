@@ -77,7 +77,7 @@ fn connect_from(source: [u8; 4], to: SocketAddr) -> rustix::io::Result<TcpStream
 }
 
 /// Holds `held` silent connections to an address, and opens a hundred more each second.
-fn flood(to: SocketAddr, held: usize, stop: &AtomicBool) {
+pub(super) fn flood(to: SocketAddr, held: usize, stop: &AtomicBool) {
     let mut silent = VecDeque::new();
     while !stop.load(Ordering::Relaxed) {
         silent.extend(connect_from([127, 0, 0, 2], to));

@@ -2,33 +2,52 @@
 
 use std::process::Command;
 
-use super::{Balancer, Host, substitute, tool};
+use super::{
+    Balancer, Host,
+    faults::{Front, Traffic, traffic_through},
+    substitute, tool,
+};
 use crate::wait_until;
 
-fn envoy() -> Balancer {
-    let envoy = Balancer::start(
-        "envoy.yaml",
-        |text, _, addr| {
-            substitute(text, "192.0.2.", "127.2.0.");
-            let from = "{address: 0.0.0.0, port_value: 80}";
-            substitute(text, from, &format!("{{address: 127.0.0.1, port_value: {}}}", addr.port()));
-            substitute(text, "path: /readyz}", "path: /readyz/web}");
-        },
-        |_, file, _| {
-            let mut command = Command::new(tool("envoy"));
-            command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"]);
-            command.arg(file);
-            command
-        },
-    );
-    envoy.wait_until_it_serves();
-    envoy
+pub(super) struct Envoy(Balancer);
+
+impl Envoy {
+    pub(super) fn start() -> Self {
+        let envoy = Balancer::start(
+            "envoy.yaml",
+            |text, _, addr| {
+                substitute(text, "192.0.2.", "127.2.0.");
+                let from = "{address: 0.0.0.0, port_value: 80}";
+                let to = format!("{{address: 127.0.0.1, port_value: {}}}", addr.port());
+                substitute(text, from, &to);
+                substitute(text, "path: /readyz}", "path: /readyz/web}");
+            },
+            |_, file, _| {
+                let mut command = Command::new(tool("envoy"));
+                command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"]);
+                command.arg(file);
+                command
+            },
+        );
+        envoy.wait_until_it_serves();
+        Self(envoy)
+    }
+}
+
+impl Front for Envoy {
+    fn name(&self) -> &'static str {
+        "Envoy"
+    }
+
+    fn traffic(&self) -> Traffic {
+        traffic_through(&self.0)
+    }
 }
 
 #[test]
 fn envoy_follows_readiness_and_always_serves() {
     let hosts = Host::both();
-    let envoy = envoy();
+    let Envoy(envoy) = Envoy::start();
     envoy.expect_share(35..=65);
 
     // Degraded: the healthy host takes 70 % (its half times Envoy's overprovisioning of 1.4).
@@ -42,23 +61,6 @@ fn envoy_follows_readiness_and_always_serves() {
 
     hosts[1].kill_twice();
     wait_until("both overloaded", || hosts[1].state() == "up 0%");
-    wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
-    envoy.expect_share(20..=80);
-}
-
-#[test]
-fn envoy_serves_without_memsensor() {
-    let mut hosts = Host::both();
-    let envoy = envoy();
-    envoy.expect_share(35..=65);
-
-    // On one host: the other serves.
-    hosts[0].stop_memsensor();
-    envoy.wait_for_share(false);
-    envoy.expect_share(0..=0);
-
-    // On all hosts: all of them serve.
-    hosts[1].stop_memsensor();
     wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
     envoy.expect_share(20..=80);
 }

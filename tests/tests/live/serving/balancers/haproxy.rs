@@ -8,16 +8,20 @@ use std::{
     time::Duration,
 };
 
-use super::{Balancer, Host, substitute};
+use super::{
+    Balancer, Host,
+    faults::{Front, Traffic, traffic_through},
+    substitute,
+};
 use crate::{
     serving::frozen::{Freezer, thread},
     wait_until,
 };
 
-struct HaProxy(Balancer);
+pub(super) struct HaProxy(Balancer);
 
 impl HaProxy {
-    fn start(scope: &str) -> Self {
+    pub(super) fn start(scope: &str) -> Self {
         let balancer = Balancer::start(
             "haproxy.cfg",
             |text, dir, addr| {
@@ -51,6 +55,17 @@ impl HaProxy {
 
     /// Status and effective weight of a server.
     fn server(&self, backend: &str, name: &str) -> (String, String) {
+        let [status, weight] = self.columns(backend, name, ["status", "weight"]);
+        (status, weight)
+    }
+
+    /// Columns of a server's statistics.
+    fn columns<const N: usize>(
+        &self,
+        backend: &str,
+        name: &str,
+        columns: [&str; N],
+    ) -> [String; N] {
         let text = self.command("show stat");
         let mut lines = text.lines().map(|l| l.split(',').collect::<Vec<_>>());
         let names = lines.next().expect("a head");
@@ -58,7 +73,24 @@ impl HaProxy {
         let line = lines
             .find(|l| l[0] == backend && l.get(1) == Some(&name))
             .unwrap_or_else(|| panic!("no {backend}/{name}: {text}"));
-        (line[at("status")].to_owned(), line[at("weight")].to_owned())
+        columns.map(|column| line[at(column)].to_owned())
+    }
+}
+
+impl Front for HaProxy {
+    fn name(&self) -> &'static str {
+        "HAProxy"
+    }
+
+    fn traffic(&self) -> Traffic {
+        traffic_through(&self.0)
+    }
+
+    fn has_polled(&self, host: usize, answered: bool) -> bool {
+        let name = ["web-01", "web-02"][host];
+        // L7OK is an answer; while a check is in progress, the last outcome has an asterisk.
+        let [outcome] = self.columns("web", name, ["agent_status"]);
+        outcome.trim_start_matches("* ").starts_with("L7OK") == answered
     }
 }
 

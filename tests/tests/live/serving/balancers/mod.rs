@@ -2,6 +2,7 @@
 //! Behind each are two hosts: a web server, a cgroup and a daemon.
 
 mod envoy;
+mod faults;
 mod haproxy;
 mod keepalived;
 mod kubernetes;
@@ -32,6 +33,9 @@ use crate::wait_until;
 const WORK: Duration = Duration::from_millis(5);
 /// Concurrent requests.
 const CLIENTS: usize = 8;
+
+/// Hosts behind a load balancer.
+const HOSTS: usize = 2;
 
 /// A web server that returns its name; when it hangs, it accepts connections and sends nothing.
 struct Web {
@@ -93,7 +97,7 @@ struct Host {
 
 impl Host {
     /// 192.0.2.11 and 192.0.2.12, mapped to 127.2.0.11 and 127.2.0.12.
-    fn both() -> [Self; 2] {
+    fn both() -> [Self; HOSTS] {
         [(11, "web-01"), (12, "web-02")].map(|(n, name)| {
             let ip = format!("127.2.0.{n}");
             let scope = Scope::new(name, 16 * MIB).expect("scope");
@@ -149,7 +153,17 @@ impl Balancer {
         change: impl FnOnce(&mut String, &Path, SocketAddr),
         command: impl FnOnce(&Path, &Path, SocketAddr) -> Command,
     ) -> Self {
-        let dir = std::env::temp_dir().join(format!("memsensor-{name}-{}", std::process::id()));
+        Self::start_in(name, name, change, command)
+    }
+
+    /// The same with a directory of this name.
+    fn start_in(
+        dir: &str,
+        name: &str,
+        change: impl FnOnce(&mut String, &Path, SocketAddr),
+        command: impl FnOnce(&Path, &Path, SocketAddr) -> Command,
+    ) -> Self {
+        let dir = std::env::temp_dir().join(format!("memsensor-{dir}-{}", std::process::id()));
         std::fs::create_dir_all(&dir).expect("mkdir");
         let addr = {
             let free = TcpListener::bind("127.0.0.1:0").expect("bind");

@@ -2,33 +2,52 @@
 
 use std::{process::Command, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use super::{Balancer, Host, substitute, tool};
+use super::{
+    Balancer, Host,
+    faults::{Front, Traffic, traffic_through},
+    substitute, tool,
+};
 use crate::wait_until;
 
-fn traefik() -> Balancer {
-    let traefik = Balancer::start(
-        "traefik.yaml",
-        |text, _, _| {
-            substitute(text, "192.0.2.", "127.2.0.");
-            substitute(text, "path: /readyz,", "path: /readyz/web,");
-            substitute(text, "\"/readyz?", "\"/readyz/web?");
-        },
-        |_, file, addr| {
-            let mut command = Command::new(tool("traefik"));
-            command.arg(format!("--entrypoints.www.address={addr}"));
-            command.arg(format!("--providers.file.filename={}", file.display()));
-            command.args(["--global.sendanonymoususage=false", "--global.checknewversion=false"]);
-            command
-        },
-    );
-    traefik.wait_until_it_serves();
-    traefik
+pub(super) struct Traefik(Balancer);
+
+impl Traefik {
+    pub(super) fn start() -> Self {
+        let traefik = Balancer::start(
+            "traefik.yaml",
+            |text, _, _| {
+                substitute(text, "192.0.2.", "127.2.0.");
+                substitute(text, "path: /readyz,", "path: /readyz/web,");
+                substitute(text, "\"/readyz?", "\"/readyz/web?");
+            },
+            |_, file, addr| {
+                let mut command = Command::new(tool("traefik"));
+                command.arg(format!("--entrypoints.www.address={addr}"));
+                command.arg(format!("--providers.file.filename={}", file.display()));
+                command
+                    .args(["--global.sendanonymoususage=false", "--global.checknewversion=false"]);
+                command
+            },
+        );
+        traefik.wait_until_it_serves();
+        Self(traefik)
+    }
+}
+
+impl Front for Traefik {
+    fn name(&self) -> &'static str {
+        "Traefik"
+    }
+
+    fn traffic(&self) -> Traffic {
+        traffic_through(&self.0)
+    }
 }
 
 #[test]
 fn traefik_follows_readiness_and_always_serves() {
     let hosts = Host::both();
-    let traefik = traefik();
+    let Traefik(traefik) = Traefik::start();
     traefik.expect_share(40..=60);
 
     hosts[0].kill_twice();
@@ -47,7 +66,7 @@ fn traefik_follows_readiness_and_always_serves() {
 #[test]
 fn traefik_serves_without_memsensor() {
     let mut hosts = Host::both();
-    let traefik = traefik();
+    let Traefik(traefik) = Traefik::start();
     traefik.expect_share(40..=60);
 
     // On one host: the other serves.
