@@ -177,6 +177,9 @@ fn other_signals(rules: &[RuleNow], signals: &Signals) -> Vec<SignalNow> {
 impl Explanation {
     /// What would change the state, in one sentence.
     fn outlook(&self) -> String {
+        if self.unknown_reason.is_some() && self.state != VerdictState::Ready {
+            return "the state is kept: it improves only after it was measured as calm".to_owned();
+        }
         let wait = self.recover_after_seconds;
         let active = [Status::Fires, Status::Holds].iter().flat_map(|status| {
             self.rules.iter().filter(|r| r.status == *status).map(|r| r.rule.as_str())
@@ -298,7 +301,7 @@ mod tests {
             the sample is 2.5 s old\n\
             drained by an operator: kernel update\n\
             stalls cannot be measured: no PSI\n\
-            the state improves 10 s after these rules are quiet: oom_kill, out_of_memory\n\n";
+            the state is kept: it improves only after it was measured as calm\n\n";
         assert!(text.starts_with(header), "{text}");
         for lines in [
             "\nholds  out_of_memory (no traffic): this is the second OOM kill within a minute: \
