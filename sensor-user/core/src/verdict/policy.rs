@@ -90,7 +90,7 @@ pub const RULES: &[Rule] = &[
         when: &[
             when(S::IoFull1s, 0.5),
             when(S::IoFull10s, 0.1),
-            when(S::Refaults10s, 50.0),
+            when(S::SwapIns10s, 50.0),
             when(S::Available, 0.1),
         ],
         without_psi: false,

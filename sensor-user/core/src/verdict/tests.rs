@@ -137,6 +137,25 @@ fn page_cache_reads_and_a_short_burst_keep_full_weight() {
     assert_eq!(host.seconds(60, CALM), READY);
 }
 
+/// System-wide PSI of I/O is near 1 while a single process reads.
+#[test]
+fn a_reader_on_a_full_host_is_swapping_only_with_swap_ins() {
+    for (swapped_in_pages, state) in [(0, VerdictState::Ready), (600, VerdictState::Overloaded)] {
+        let mut host = Host::new();
+        host.reading.io_full_ns = Some(0);
+        host.reading.swapped_in_bytes = Some(0);
+        for _ in 0..60 {
+            let add = |counter: &mut Option<u64>, n| *counter = counter.map(|count| count + n);
+            add(&mut host.reading.io_full_ns, SECOND * 9 / 10);
+            add(&mut host.reading.swapped_in_bytes, swapped_in_pages * 4096);
+            // A cache that is read again, 0.25 MiB a second.
+            host.second(Second { available: GIB / 20, refaulted: GIB / 4096, ..CALM });
+        }
+        let verdict = host.second(Second { available: GIB / 20, refaulted: GIB / 4096, ..CALM });
+        assert_eq!(verdict.0, state, "{swapped_in_pages} pages swapped in per second");
+    }
+}
+
 #[test]
 fn one_kill_degrades_and_a_second_one_overloads() {
     let mut host = Host::new();
