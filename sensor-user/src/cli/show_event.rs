@@ -217,6 +217,7 @@ fn host_memory_line(memory: &HostMemoryUsage) -> String {
         ("unreclaimable slab", memory.slab_unreclaimable_bytes),
         ("page tables", memory.page_tables_bytes),
         ("huge pages", memory.hugetlb_bytes),
+        ("ZFS cache", memory.zfs_arc_bytes),
         ("free swap", memory.swap_free_bytes),
     ];
     let part = |(name, bytes): (&str, Option<u64>)| Some(format!("{name} {} MiB", mib(bytes?)));

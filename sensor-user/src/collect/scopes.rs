@@ -33,6 +33,7 @@ use super::{settings::ScopeSettings, stall_counter::StallCounter};
 use crate::{
     host::{
         cgroup::{mounts::CgroupMounts, scope_files::ScopeFiles},
+        late_files::OfferedFiles,
         memory::HostMemory,
         pressure,
     },
@@ -123,6 +124,11 @@ impl Scopes {
     pub fn ids_without_psi(&self) -> BTreeSet<u64> {
         let files = self.cgroups.iter().map(|cgroup| &cgroup.files);
         files.filter(|files| files.lacks_psi()).flat_map(ScopeFiles::ids).copied().collect()
+    }
+
+    /// Where a thread that may open files offers those of the host that appear later.
+    pub fn offered_files(&self) -> Arc<OfferedFiles> {
+        self.memory.offered_files()
     }
 
     /// Files that are ready for `PRI` when there is pressure.

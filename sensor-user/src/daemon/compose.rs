@@ -29,6 +29,7 @@ use crate::{
     host::{
         cgroup::mounts::{self, CgroupMounts},
         kmsg::KernelLog,
+        late_files::LateFilesOpener,
     },
     kernel::{
         debug_log::DebugLog,
@@ -133,6 +134,7 @@ pub fn thread_bodies(
     let Privileged { scopes, kills, kernel_log } = privileged;
     let KernelHalf { mut reader, debug_log } = kernel;
     let rings = reader.as_mut().and_then(Reader::take_rings);
+    let late_files = LateFilesOpener::new(Path::new("/"), scopes.offered_files());
     let parts = Parts {
         published,
         paths: Arc::new(CgroupPaths::new(mounts::memory_root())?),
@@ -144,7 +146,7 @@ pub fn thread_bodies(
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
         sampler: parts.sampler(config, reader, scopes),
         cgroups: parts.collector(config)?,
-        store: parts.store(config),
+        store: parts.store(config, late_files),
         supervisor: Supervisor::is_present().then(|| parts.supervisor()),
     })
 }
@@ -210,11 +212,12 @@ impl Parts<'_> {
         Ok(Some(Collector::new(inputs, selection, report)))
     }
 
-    fn store(&self, config: &Config) -> VerdictStore {
+    fn store(&self, config: &Config, late_files: LateFilesOpener) -> VerdictStore {
         VerdictStore {
             file: verdict_file(config),
             sample: Arc::clone(&self.published.sample),
             process: Arc::clone(&self.published.process),
+            late_files,
             shutdown: Arc::clone(self.shutdown),
         }
     }

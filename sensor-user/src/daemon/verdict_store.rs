@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::{
-    host::own_process,
+    host::{late_files::LateFilesOpener, own_process},
     publish::{control::Shutdown, own_process::PublishedProcess, sample::PublishedSample},
 };
 
@@ -80,18 +80,21 @@ pub struct VerdictStore {
     pub sample: PublishedSample,
     /// Figures of the daemon's process: reading them opens files, which may wait for memory too.
     pub process: PublishedProcess,
+    /// Files of the host that appear later: opening them may wait too.
+    pub late_files: LateFilesOpener,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
 
 impl VerdictStore {
     /// Saves until shutdown.
-    pub fn run(self) {
+    pub fn run(mut self) {
         let mut last = None;
         let mut written = Instant::now();
         let mut failing = false;
         loop {
             self.process.store(Some(Arc::new(own_process::figures())));
+            self.late_files.open_if_due();
             let stopping = self.shutdown.is_requested();
             if let Some(sample) = self.sample.load().as_ref() {
                 let states = states_of(sample);

@@ -1,12 +1,18 @@
 //! The host's memory: /proc/vmstat, /proc/meminfo, /proc/zoneinfo, and PSI.
+//!
+//! Shares are of the memory that reclaim works with. The pool of huge pages is not part of it
+//! (hugetlb, of all sizes): it is neither free nor reclaimable, but MemTotal includes it.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use tracing::debug;
 
 use super::{
+    late_files::{LateFiles, OfferedFiles},
     pressure,
     proc_file::{ProcFile, numbers},
+    swap::SwapRoom,
+    zfs,
 };
 use sensor_core::{model::oom_report::HostMemoryUsage, verdict::reading::Reading};
 
@@ -14,6 +20,11 @@ use sensor_core::{model::oom_report::HostMemoryUsage, verdict::reading::Reading}
 /// and interrupts off (walk_zones_in_node, mm/vmstat.c), which delays every allocation. No rule uses
 /// the value.
 const ZONEINFO_NS: u64 = 15_000_000_000;
+
+/// Shortest time between two reads of what changes slowly, under pressure too: the cache of ZFS, and
+/// how much of free swap is in memory. A little less than the usual interval, so that a sample that
+/// is early reads them too.
+const SLOW_NS: u64 = 900_000_000;
 
 /// The open files. A file that cannot be opened leaves its part of a reading empty.
 #[derive(Debug)]
@@ -23,8 +34,22 @@ pub struct HostMemory {
     zoneinfo: Option<ProcFile>,
     /// The last value of zoneinfo, and when it was read.
     above_low: Option<(u64, Option<i64>)>,
+    swaps: Option<ProcFile>,
+    late_files: LateFiles,
+    offered: Arc<OfferedFiles>,
+    /// The last values of `swaps` and `late_files`, and when they were read.
+    slow: Option<(u64, SlowValues)>,
     pressure: Option<ProcFile>,
     io_pressure: Option<ProcFile>,
+}
+
+/// Corrections of the values of meminfo.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct SlowValues {
+    /// Memory that ZFS can give back, which MemAvailable does not include.
+    zfs_bytes: u64,
+    /// The part of free swap that is room beside memory.
+    swap: SwapRoom,
 }
 
 impl HostMemory {
@@ -38,6 +63,10 @@ impl HostMemory {
             meminfo: open("proc/meminfo"),
             zoneinfo: open("proc/zoneinfo"),
             above_low: None,
+            swaps: open("proc/swaps"),
+            late_files: LateFiles::open(root),
+            offered: Arc::default(),
+            slow: None,
             pressure: readable("proc/pressure/memory"),
             io_pressure: readable("proc/pressure/io"),
         }
@@ -46,6 +75,11 @@ impl HostMemory {
     /// Whether the kernel measures pressure.
     pub fn has_psi(&self) -> bool {
         self.pressure.is_some()
+    }
+
+    /// Where a thread that may open files offers those that appear later.
+    pub fn offered_files(&self) -> Arc<OfferedFiles> {
+        Arc::clone(&self.offered)
     }
 
     /// Reads all files into `reading`. A file that cannot be read leaves its part empty, so that
@@ -58,12 +92,32 @@ impl HostMemory {
         if let Some(text) = read(&mut self.meminfo) {
             parse_meminfo(text, reading);
         }
+        let slow = self.slow_values(reading.at_ns);
+        correct(reading, slow);
         reading.above_low_bytes = self.above_low_bytes(reading.at_ns, page);
         let totals = |file: &mut Option<ProcFile>| pressure::parse(read(file)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
         reading.io_full_ns = totals(&mut self.io_pressure).map(|totals| totals.full_ns);
+    }
+
+    fn slow_values(&mut self, now_ns: u64) -> SlowValues {
+        match self.slow {
+            Some((read_ns, values)) if now_ns < read_ns.saturating_add(SLOW_NS) => values,
+            _ => {
+                if let Some(files) = self.offered.take() {
+                    self.late_files = files;
+                }
+                let LateFiles { arcstats, zram } = &mut self.late_files;
+                let zfs_bytes = read(arcstats).and_then(zfs::evictable).unwrap_or(0);
+                let swaps = read(&mut self.swaps);
+                let swap = swaps.map(|swaps| SwapRoom::read(swaps, zram)).unwrap_or_default();
+                let values = SlowValues { zfs_bytes, swap };
+                self.slow = Some((now_ns, values));
+                values
+            }
+        }
     }
 
     fn above_low_bytes(&mut self, now_ns: u64, page: u64) -> Option<i64> {
@@ -110,17 +164,30 @@ fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
 }
 
 fn parse_meminfo(text: &str, reading: &mut Reading) {
-    let values = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree"]);
-    let [total, available, unused, swap] = values.map(|kib| kib.map(|n| n.saturating_mul(1024)));
-    reading.total_bytes = total;
+    let values = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree", "Hugetlb"]);
+    let values = values.map(|kib| kib.map(|n| n.saturating_mul(1024)));
+    let [total, available, unused, swap, huge] = values;
+    reading.total_bytes = total.map(|total| total.saturating_sub(huge.unwrap_or(0)));
     reading.available_bytes = available;
     reading.unused_bytes = unused;
     reading.swap_free_bytes = swap;
 }
 
+fn correct(reading: &mut Reading, slow: SlowValues) {
+    if let Some(available) = &mut reading.available_bytes {
+        *available = available.saturating_add(slow.zfs_bytes);
+    }
+    if let Some(free) = &mut reading.swap_free_bytes {
+        *free = slow.swap.of(*free);
+    }
+}
+
 /// What the host's memory is used for now.
 pub fn usage() -> Option<HostMemoryUsage> {
-    Some(parse_usage(&fs::read_to_string("/proc/meminfo").ok()?))
+    let arcstats = fs::read_to_string(Path::new("/").join(zfs::ARCSTATS)).ok();
+    let zfs_arc_bytes = arcstats.and_then(|text| zfs::size(&text));
+    let usage = parse_usage(&fs::read_to_string("/proc/meminfo").ok()?);
+    Some(HostMemoryUsage { zfs_arc_bytes, ..usage })
 }
 
 fn parse_usage(meminfo: &str) -> HostMemoryUsage {
@@ -150,6 +217,7 @@ fn parse_usage(meminfo: &str) -> HostMemoryUsage {
         kernel_stack_bytes: bytes[7],
         percpu_bytes: bytes[8],
         hugetlb_bytes: bytes[9],
+        zfs_arc_bytes: None,
         swap_total_bytes: bytes[10],
         swap_free_bytes: bytes[11],
     }
@@ -177,7 +245,7 @@ fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::late_files::tests::open_now, *};
 
     #[test]
     fn vmstat_has_one_or_two_refault_counters() {
@@ -228,6 +296,77 @@ mod tests {
         assert_eq!(reading.available_bytes, Some(51_200));
         assert_eq!(reading.unused_bytes, Some(5120));
         assert_eq!(reading.swap_free_bytes, Some(0));
+    }
+
+    /// A root with these files, and MemTotal 16 GiB, MemAvailable 1 GiB, SwapFree 8 GiB.
+    fn root_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a directory");
+        let meminfo = "MemTotal: 16777216 kB\nMemAvailable: 1048576 kB\nSwapFree: 8388608 kB\n";
+        for (path, text) in [("proc/meminfo", meminfo)].iter().chain(files) {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        }
+        dir
+    }
+
+    fn read_at(memory: &mut HostMemory, millis: u64) -> Reading {
+        let mut reading = Reading { at_ns: millis * 1_000_000, ..Reading::default() };
+        memory.read(&mut reading);
+        reading
+    }
+
+    #[test]
+    fn shares_are_of_the_memory_without_huge_pages() {
+        for (huge, expected) in [("Hugetlb: 70 kB\n", 30), ("", 100), ("Hugetlb: 200 kB\n", 0)] {
+            let mut reading = Reading::default();
+            let text = format!("MemTotal: 100 kB\nHugePages_Total: 9\nHugepagesize: 7 kB\n{huge}");
+            parse_meminfo(&text, &mut reading);
+            assert_eq!(reading.total_bytes, Some(expected * 1024), "{huge:?}");
+        }
+    }
+
+    #[test]
+    fn the_cache_of_zfs_above_its_minimum_is_available() {
+        let root = root_with(&[(zfs::ARCSTATS, "size 4 7516192768\nc_min 4 1073741824\n")]);
+        let reading = read_at(&mut HostMemory::open(root.path()), 1000);
+        assert_eq!(reading.available_bytes, Some(7 << 30), "1 GiB, and 6 of ZFS");
+        assert_eq!(reading.total_bytes, Some(16 << 30));
+    }
+
+    #[test]
+    fn files_that_appear_later_are_used_when_they_are_offered() {
+        let root = root_with(&[("proc/swaps", "Filename\n/dev/zram0 partition 8388608 0 100\n")]);
+        let mut memory = HostMemory::open(root.path());
+        assert_eq!(read_at(&mut memory, 1000).swap_free_bytes, Some(4 << 30), "2:1 is assumed");
+        for (path, text) in [
+            ("sys/block/zram0/mm_stat", "1099511627776 0 274877906944 0 0 0 0 0 0\n"),
+            (zfs::ARCSTATS, "size 4 7516192768\nc_min 4 1073741824\n"),
+        ] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text).expect("write");
+        }
+        assert_eq!(read_at(&mut memory, 3000).swap_free_bytes, Some(4 << 30), "no file is opened");
+        open_now(root.path(), &memory.offered_files());
+        let reading = read_at(&mut memory, 5000);
+        let swap = reading.swap_free_bytes.expect("measured");
+        assert!(swap.abs_diff(6 << 30) < 1 << 20, "4:1 is measured: {swap}");
+        assert_eq!(reading.available_bytes, Some(7 << 30));
+    }
+
+    #[test]
+    fn slow_values_are_read_once_a_second_at_most() {
+        let root = root_with(&[(zfs::ARCSTATS, "")]);
+        let mut memory = HostMemory::open(root.path());
+        for (millis, size_gib, expected_gib) in
+            [(5000, 2_u64, 2), (5100, 4, 2), (5899, 4, 2), (5900, 4, 4), (6000, 9, 4), (7000, 9, 9)]
+        {
+            let text = format!("size 4 {}\nc_min 4 0\n", size_gib << 30);
+            fs::write(root.path().join(zfs::ARCSTATS), text).expect("write");
+            let available = read_at(&mut memory, millis).available_bytes;
+            assert_eq!(available, Some((1 + expected_gib) << 30), "at {millis} ms");
+        }
     }
 
     #[test]

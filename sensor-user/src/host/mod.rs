@@ -1,6 +1,7 @@
 //! The edge to the host's files. Each reader parses text that a test can pass in.
 //!
-//! * [`memory`], [`pressure`]: the host's memory and PSI.
+//! * [`memory`], [`pressure`]: the host's memory and PSI; [`swap`], [`zfs`]: swap in memory, and a
+//!   cache that the kernel does not count as one; [`late_files`]: their files.
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
 //!   other figures of its process.
@@ -12,9 +13,12 @@
 pub mod cgroup;
 pub mod footprint;
 pub mod kmsg;
+pub mod late_files;
 pub mod memory;
 pub mod own_process;
 pub mod pods;
 pub mod pressure;
 pub mod proc_file;
 pub mod proc_walk;
+mod swap;
+mod zfs;

@@ -10,6 +10,7 @@
 //! * [`cgroups`]: metrics of cgroups.
 //! * [`record`]: the report of a kill.
 //! * [`signals`]: SIGKILL from user space.
+//! * [`host_memory`]: huge pages and zram.
 //! * [`host`]: requirements, reduced operation, and cleanup.
 //! * [`serving`]: consumers of memsensor.
 //!
@@ -20,6 +21,7 @@
 
 mod cgroups;
 mod host;
+mod host_memory;
 mod oom;
 mod processes;
 mod reclaim;

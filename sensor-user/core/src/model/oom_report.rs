@@ -76,6 +76,8 @@ pub struct HostMemoryUsage {
     pub percpu_bytes: Option<u64>,
     /// Huge pages of the pools, used or not (`Hugetlb`).
     pub hugetlb_bytes: Option<u64>,
+    /// The cache of ZFS. `MemAvailable` does not include it.
+    pub zfs_arc_bytes: Option<u64>,
     /// Swap (`SwapTotal`).
     pub swap_total_bytes: Option<u64>,
     /// Free swap (`SwapFree`).

@@ -35,15 +35,16 @@ pub struct Reading {
     pub reclaimed_pages: Option<u64>,
     /// OOM kills because the memory of this scope was exhausted.
     pub oom_kills: Option<u64>,
-    /// Memory that the scope may use: the host's, or a cgroup's limit.
+    /// Memory that the scope may use: the host's, or a cgroup's limit. Without the pool of huge pages,
+    /// which reclaim cannot use.
     pub total_bytes: Option<u64>,
-    /// Memory that can be allocated without swapping: MemAvailable, or for a cgroup the free memory
-    /// up to its limit plus its clean page cache.
+    /// Memory that can be allocated without swapping: MemAvailable and the evictable cache of ZFS, or
+    /// for a cgroup the free memory up to its limit plus its clean page cache.
     pub available_bytes: Option<u64>,
     /// Memory that is not used at all, not even for page cache: MemFree, or the rest up to a
     /// cgroup's limit.
     pub unused_bytes: Option<u64>,
-    /// Free swap that the scope may use.
+    /// Free swap that the scope may use; of swap in memory (zram) only what compression gains.
     pub swap_free_bytes: Option<u64>,
     /// Free memory above the zones' low watermarks, where kswapd wakes; negative below.
     pub above_low_bytes: Option<i64>,

@@ -65,6 +65,9 @@ pub struct MemoryStat {
     pub shmem: u64,
     /// Reclaimable slab; 0 on v1, which does not report it.
     pub slab: u64,
+    /// Huge pages of the pool (hugetlb); 0 where they are not charged to memory, which is the default
+    /// (v2 with `memory_hugetlb_accounting` does, and reports it since 6.13).
+    pub hugetlb: u64,
     /// Pages that were evicted and read again.
     pub refaulted: Option<u64>,
     /// Pages read from swap.
@@ -78,9 +81,10 @@ pub struct MemoryStat {
 }
 
 /// Lines of v1's memory.stat; lines with `total_` include descendants.
-const V1_STAT: [&str; 9] = [
+const V1_STAT: [&str; 10] = [
     "total_cache",
     "total_shmem",
+    "",
     "",
     "total_workingset_refault_anon",
     "total_workingset_refault_file",
@@ -91,10 +95,11 @@ const V1_STAT: [&str; 9] = [
 ];
 
 /// Lines of v2's memory.stat; all include descendants.
-const V2_STAT: [&str; 9] = [
+const V2_STAT: [&str; 10] = [
     "file",
     "shmem",
     "slab_reclaimable",
+    "hugetlb",
     "workingset_refault_anon",
     "workingset_refault_file",
     "pswpin",
@@ -107,12 +112,13 @@ impl MemoryStat {
     /// Parses the text of a memory.stat.
     pub fn parse(text: &str, v1: bool) -> Self {
         let names = if v1 { V1_STAT } else { V2_STAT };
-        let [file, shmem, slab, anon, cache, swapped_in, swapped_out, scanned, reclaimed] =
-            numbers(text, names);
+        let [file, shmem, slab, hugetlb, rest @ ..] = numbers(text, names);
+        let [anon, cache, swapped_in, swapped_out, scanned, reclaimed] = rest;
         Self {
             file: file.unwrap_or(0),
             shmem: shmem.unwrap_or(0),
             slab: slab.unwrap_or(0),
+            hugetlb: hugetlb.unwrap_or(0),
             refaulted: anon.map(|a| a.saturating_add(cache.unwrap_or(0))).or(cache),
             // pswpin exists since 6.13. An anonymous page that refaults comes from swap.
             swapped_in: swapped_in.or(anon),

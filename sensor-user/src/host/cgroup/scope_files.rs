@@ -333,6 +333,8 @@ impl LimitFiles {
         let cache = stat.file.saturating_sub(stat.shmem).saturating_add(stat.slab);
         let unused = total.map(|total| total.saturating_sub(usage));
         let available = unused.map(|unused| unused.saturating_add(cache.min(usage)));
+        // The pool of huge pages is neither free nor reclaimable.
+        let total = total.map(|total| total.saturating_sub(stat.hugetlb));
         let mut swap_free = None;
         if let (Some(swapped), Some(limit)) = (&mut self.swap_usage, &mut self.swap_limit)
             && let Some(limit) = parse_bytes(limit.read()?)
@@ -507,6 +509,24 @@ mod tests {
             let expected = [total, available, swap].map(|n| Some(n * MIB));
             assert_eq!(headroom, expected, "limit: {limit}");
         }
+    }
+
+    #[test]
+    fn huge_pages_that_are_charged_do_not_count() {
+        let stat = format!("file 0\nhugetlb {}\n", 60 * MIB);
+        let (_dir, mut scope) = scope_files(
+            false,
+            &[
+                ("memory.max", &(100 * MIB).to_string()),
+                ("memory.high", "max"),
+                ("memory.current", &(80 * MIB).to_string()),
+                ("memory.stat", &stat),
+            ],
+        );
+        let mut reading = Reading::default();
+        scope.read(&mut reading, &HOST).expect("reads");
+        assert_eq!(reading.total_bytes, Some(40 * MIB));
+        assert_eq!(reading.available_bytes, Some(20 * MIB));
     }
 
     #[test]

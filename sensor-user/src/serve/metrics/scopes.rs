@@ -44,14 +44,22 @@ const EVENT_BYTES: [ReadingField; 3] = [
 ];
 
 const SIZE_BYTES: [ReadingField; 5] = [
-    ("memsensor_memory_total", "Memory that the scope may use", |r| number(r.total_bytes)),
+    (
+        "memsensor_memory_total",
+        "Memory that the scope may use, without the pool of huge pages",
+        |r| number(r.total_bytes),
+    ),
     ("memsensor_memory_available", "Memory that can be allocated without swapping", |r| {
         number(r.available_bytes)
     }),
     ("memsensor_memory_unused", "Memory without any use, not even as page cache", |r| {
         number(r.unused_bytes)
     }),
-    ("memsensor_swap_free", "Free swap that the scope may use", |r| number(r.swap_free_bytes)),
+    (
+        "memsensor_swap_free",
+        "Free swap that the scope may use; of swap on zram what compression gains",
+        |r| number(r.swap_free_bytes),
+    ),
     (
         "memsensor_above_low_watermark",
         "Free memory above the zones' low watermarks, where kswapd wakes; negative below",

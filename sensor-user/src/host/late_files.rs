@@ -1,0 +1,122 @@
+//! Files that may appear after the daemon starts: the statistics of ZFS, whose module may be loaded
+//! later, and of zram devices, which may be added and removed.
+//!
+//! The sensing thread must not open files. Another thread opens them, again and again at a slow pace
+//! ([`LateFilesOpener`]), and the sensing thread takes the open ones ([`OfferedFiles`]).
+//!
+//! Not here: their formats (`zfs`, `swap`).
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::{proc_file::ProcFile, zfs};
+
+/// Time between two openings.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// Most zram devices.
+const MAX_ZRAM: usize = 32;
+
+/// The files that exist.
+#[derive(Debug, Default)]
+pub struct LateFiles {
+    /// Statistics of ZFS's cache.
+    pub(super) arcstats: Option<ProcFile>,
+    /// Names of zram devices, such as `zram0`, and their mm_stat.
+    pub(super) zram: Vec<(String, ProcFile)>,
+}
+
+impl LateFiles {
+    /// Opens the files below `root`, which is `/` except in tests.
+    pub(super) fn open(root: &Path) -> Self {
+        let arcstats = ProcFile::open(&root.join(zfs::ARCSTATS)).ok();
+        let devices = fs::read_dir(root.join("sys/block")).into_iter().flatten().flatten();
+        let mm_stat = |device: fs::DirEntry| {
+            let name = device.file_name().into_string().ok().filter(|name| is_zram(name))?;
+            Some((name, ProcFile::open(&device.path().join("mm_stat")).ok()?))
+        };
+        Self { arcstats, zram: devices.filter_map(mm_stat).take(MAX_ZRAM).collect() }
+    }
+}
+
+/// Whether this is the name of a zram device: `zram` and a number.
+pub(super) fn is_zram(name: &str) -> bool {
+    name.strip_prefix("zram").is_some_and(|number| number.parse::<u32>().is_ok())
+}
+
+/// The files that were opened last, until the sensing thread takes them.
+#[derive(Debug, Default)]
+pub struct OfferedFiles(ArcSwapOption<LateFiles>);
+
+impl OfferedFiles {
+    fn offer(&self, files: LateFiles) {
+        self.0.store(Some(Arc::new(files)));
+    }
+
+    /// The files that were opened since the last call. Never waits.
+    pub(super) fn take(&self) -> Option<LateFiles> {
+        Arc::into_inner(self.0.swap(None)?)
+    }
+}
+
+/// Opens the files for the sensing thread. For a thread that may open files.
+#[derive(Debug)]
+pub struct LateFilesOpener {
+    root: PathBuf,
+    offered: Arc<OfferedFiles>,
+    last: Instant,
+}
+
+impl LateFilesOpener {
+    /// The files were just opened, so the next time is later.
+    pub fn new(root: &Path, offered: Arc<OfferedFiles>) -> Self {
+        Self { root: root.to_owned(), offered, last: Instant::now() }
+    }
+
+    /// Opens the files if that is due.
+    pub fn open_if_due(&mut self) {
+        if self.last.elapsed() >= INTERVAL {
+            self.last = Instant::now();
+            self.offered.offer(LateFiles::open(&self.root));
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Opens the files now.
+    pub(in crate::host) fn open_now(root: &Path, offered: &OfferedFiles) {
+        offered.offer(LateFiles::open(root));
+    }
+
+    #[test]
+    fn only_zram_devices_are_zram() {
+        for (name, expected) in
+            [("zram0", true), ("zram12", true), ("zram", false), ("zramx", false), ("sda", false)]
+        {
+            assert_eq!(is_zram(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn offered_files_are_taken_once_and_are_the_newest() {
+        let root = tempfile::tempdir().expect("a directory");
+        let offered = OfferedFiles::default();
+        assert!(offered.take().is_none());
+        open_now(root.path(), &offered);
+        fs::create_dir_all(root.path().join("sys/block/zram3")).expect("mkdir");
+        fs::write(root.path().join("sys/block/zram3/mm_stat"), "1 2 3").expect("write");
+        open_now(root.path(), &offered);
+        let names: Vec<_> = offered.take().expect("files").zram.into_iter().map(|z| z.0).collect();
+        assert_eq!(names, ["zram3"]);
+        assert!(offered.take().is_none());
+    }
+}
