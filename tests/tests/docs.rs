@@ -37,7 +37,11 @@ use sensor_ebpf::{
 use sensor_tests::support::repository::repository;
 use sensor_user::{
     host::own_process,
-    publish::{event_log::EventLog, loop_lag::LoopLags, usage::PublishedUsage},
+    publish::{
+        event_log::EventLog,
+        loop_lag::{self, LoopLags},
+        usage::PublishedUsage,
+    },
     serve::{
         metrics::render::Renderer,
         state::{
@@ -91,7 +95,7 @@ fn complete_state() -> AppState {
         cgroups: Arc::new(ArcSwapOption::from_pointee(cgroup_report())),
         events: Arc::new(EventLog::new("")),
         coverage: Arc::new(complete_coverage()),
-        lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+        lags: Arc::new(LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0)),
         process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
@@ -102,7 +106,7 @@ fn complete_state() -> AppState {
         policy: Arc::default(),
         readiness: settings::Readiness { stale_after, on_unknown },
         metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
-        drain: Arc::new(OperatorDrain::load(no_file)),
+        drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
         clients: Arc::new(ClientTracker::new(0)),
         connections: Connections::default(),
         unknown_scopes: Arc::default(),

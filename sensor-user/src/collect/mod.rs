@@ -2,14 +2,17 @@
 //! sample.
 //!
 //! * [`settings`]: how often, and which scopes.
-//! * [`sampler`]: the loop.
+//! * [`sampler`]: the loop; [`scan_loop`] scans processes and opens files for it.
+//! * [`pressed`]: whether a scope is under pressure.
 //! * [`scopes`]: the host and the named cgroups: readings in, verdicts out.
 //! * [`counts`]: the counts of the kernel half, or which of them could not be read.
 //! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI.
 
 pub mod counts;
 pub mod history;
+mod pressed;
 pub mod sampler;
+pub mod scan_loop;
 pub mod scopes;
 pub mod settings;
 pub mod stall_counter;

@@ -1,10 +1,9 @@
 //! The sensing loop: takes a sample at a fixed interval, or when the kernel reports pressure.
 //!
-//! It depends on nothing that serves: readers load the last published value and cannot delay it.
-//! Scans of processes come after the verdict, never before it.
+//! It depends on nothing that serves: readers load the last published value and cannot delay it. It
+//! opens no files and scans no processes (`scan_loop`).
 
 use std::{
-    os::fd::AsFd as _,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,33 +15,22 @@ use sensor_core::{
         coverage::Coverage,
         snapshot::{Sample, Snapshot},
     },
-    verdict::{scope::ScopeVerdict, signals::Signal, state::VerdictState},
 };
 
 use super::{
     counts::{CountReader, Counts},
     history::{RowHistory, SettledRows},
+    pressed::is_pressed,
     scopes::Scopes,
     settings::Settings,
 };
 use crate::{
     kernel::read::Reader,
-    publish::{
-        control::{RescanRequest, Shutdown},
-        loop_lag::LoopLags,
-        sample::PublishedSample,
-    },
-    usage::scanner::{ProcessScanner, ScanPriority},
+    publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample},
 };
 
-/// Share of time stalled from which on samples are more frequent.
-const PRESSED: f64 = 0.02;
-
-/// The same for I/O: a healthy disk always has some.
-const PRESSED_IO: f64 = 0.1;
-
-/// Samples per search for OOM victims whose exits were missed.
-const SAMPLES_PER_VICTIMS: u64 = 600;
+/// Time to the next sample while new files of a scope are on their way.
+const PENDING_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Data that the sampler shares with other threads.
 #[derive(Debug, Clone)]
@@ -55,23 +43,19 @@ pub struct Shared {
     pub lags: Arc<LoopLags>,
     /// Ends the loop.
     pub shutdown: Arc<Shutdown>,
-    /// Requests for a scan of processes.
-    pub rescan: Arc<RescanRequest>,
 }
 
-/// Takes samples; owns the reader, and with it the attached programs.
+/// Takes samples.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Sampler {
     /// `None` on a host where nothing could be loaded: then snapshots have no counts.
     reader: Option<Reader>,
     scopes: Scopes,
-    scanner: ProcessScanner,
     shared: Shared,
     counts: CountReader,
     history: RowHistory,
     interval: Duration,
     pressed_interval: Duration,
-    samples: u64,
     /// When the next sample is due: CLOCK_MONOTONIC nanoseconds.
     due_ns: u64,
 }
@@ -82,36 +66,30 @@ impl Sampler {
         settings: &Settings,
         reader: Option<Reader>,
         scopes: Scopes,
-        scanner: ProcessScanner,
         shared: Shared,
     ) -> Self {
         let Settings { interval, pressed_interval, window, .. } = *settings;
         Self {
             reader,
             scopes,
-            scanner,
             shared,
             counts: CountReader::default(),
             history: RowHistory::new(window, interval),
             interval,
             pressed_interval: pressed_interval.min(interval),
-            samples: 0,
             due_ns: monotonic_ns(),
         }
     }
 
     /// Takes samples until shutdown.
     pub fn run(mut self) {
-        // A client may ask for processes as soon as the first sample is published.
-        self.scanner.scan(self.reader.as_mut(), monotonic_ns(), ScanPriority::Requested);
         while !self.shared.shutdown.is_requested() {
             let pressed = self.sample();
             self.wait(pressed);
         }
     }
 
-    /// Takes one sample, evaluates it, publishes it, then scans processes if that is due. Returns
-    /// whether there is pressure.
+    /// Takes one sample, evaluates it and publishes it. Returns whether there is pressure.
     fn sample(&mut self) -> bool {
         let without_psi = self.scopes.ids_without_psi();
         let counts = self.counts.read(self.reader.as_ref(), &without_psi);
@@ -119,20 +97,6 @@ impl Sampler {
         let now = monotonic_ns();
         self.shared.lags.sense.tick(now, self.due_ns);
         self.due_ns = now.saturating_add(nanos(self.interval(pressed)));
-        let priority = if self.shared.rescan.take() {
-            ScanPriority::Requested
-        } else if pressed {
-            ScanPriority::Pressed
-        } else {
-            ScanPriority::Calm
-        };
-        self.scanner.scan(self.reader.as_mut(), now, priority);
-        self.samples += 1;
-        if let Some(reader) =
-            self.reader.as_mut().filter(|_| self.samples.is_multiple_of(SAMPLES_PER_VICTIMS))
-        {
-            reader.drop_old_victims(now);
-        }
         pressed
     }
 
@@ -148,7 +112,8 @@ impl Sampler {
     }
 
     fn interval(&self, pressed: bool) -> Duration {
-        if pressed { self.pressed_interval } else { self.interval }
+        let interval = if pressed { self.pressed_interval } else { self.interval };
+        if self.scopes.is_pending() { interval.min(PENDING_INTERVAL) } else { interval }
     }
 
     fn snapshot(&mut self, counts: Counts) -> Snapshot {
@@ -176,34 +141,17 @@ impl Sampler {
         }
     }
 
-    /// Waits for the next sample, for pressure, for a request or for shutdown.
+    /// Waits for the next sample, for pressure or for shutdown.
     fn wait(&self, pressed: bool) {
         // While there is pressure, the triggers add nothing.
         let triggers = if pressed { &[] } else { self.scopes.triggers() };
         let Ok(timeout) = Timespec::try_from(self.interval(pressed)) else { return };
-        let Shared { shutdown, rescan, .. } = &self.shared;
-        let events = [shutdown.as_fd(), rescan.as_fd()];
-        let events = events.iter().map(|event| PollFd::new(event, PollFlags::IN));
+        let shutdown = PollFd::new(&self.shared.shutdown, PollFlags::IN);
         let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
-        let mut all: Vec<_> = events.chain(triggers).collect();
+        let mut all: Vec<_> = std::iter::once(shutdown).chain(triggers).collect();
         // If interrupted, the next sample comes early.
         let _ = poll(&mut all, Some(&timeout));
     }
-}
-
-/// Whether a scope is under pressure, so that samples are more frequent. Not while it only waits
-/// for its weight to rise, or while its cgroup does not exist, both of which may last for days.
-fn is_pressed(scope: &ScopeVerdict) -> bool {
-    if scope.unknown_reason.is_some() {
-        return false;
-    }
-    let signals = &scope.verdict.signals;
-    let reaches = |signal, threshold| signals.get(signal).is_some_and(|v| v >= threshold);
-    let is_bad = scope.verdict.position.state != VerdictState::Ready;
-    is_bad && !scope.verdict.evidence.rules.is_empty()
-        || reaches(Signal::Some1s, PRESSED)
-        || reaches(Signal::Stalled1s, PRESSED)
-        || reaches(Signal::IoFull1s, PRESSED_IO)
 }
 
 #[cfg(test)]
@@ -215,7 +163,7 @@ mod tests {
             coverage::{AttachState, ProbeState},
             snapshot::UnreadMaps,
         },
-        verdict::{evaluator::Evaluator, reading::Reading, weight},
+        verdict::{state::VerdictState, weight},
     };
     use sensor_ebpf::probes;
 
@@ -223,6 +171,7 @@ mod tests {
         super::{counts::tests::FakeMaps, scopes},
         *,
     };
+    use crate::publish::loop_lag;
 
     /// All probes are attached.
     fn coverage() -> Coverage {
@@ -259,51 +208,13 @@ mod tests {
         write_psi(root, 0);
         let scopes = Scopes::open(&scopes, root, Arc::default()).expect("scopes");
         let coverage = Arc::new(coverage());
-        let paths =
-            Arc::new(crate::cgroups::shared_paths::CgroupPaths::new(None).expect("eventfd"));
-        let scanner = ProcessScanner::new(&coverage, paths, Arc::default());
         let shared = Shared {
             published: Arc::default(),
             coverage,
-            lags: Arc::new(LoopLags::new(settings.interval)),
+            lags: Arc::new(LoopLags::new(settings.interval, loop_lag::WATCHDOG, 0)),
             shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
-            rescan: Arc::new(RescanRequest::new().expect("an eventfd")),
         };
-        Sampler::new(&settings, None, scopes, scanner, shared)
-    }
-
-    #[test]
-    fn samples_are_frequent_only_while_a_measured_scope_is_under_pressure() {
-        let mut evaluator = Evaluator::new(Arc::default(), weight::Settings::default());
-        let mut at = |second: u64, full_s: Option<u64>, kills| {
-            let at_ns = second * 1_000_000_000;
-            let full_ns = full_s.map(|seconds| seconds * 1_000_000_000);
-            let reading = Reading { at_ns, full_ns, oom_kills: Some(kills), ..Reading::default() };
-            let verdict = match full_s {
-                Some(_) => evaluator.evaluate(reading),
-                None => evaluator.pause(at_ns),
-            };
-            let unknown_reason = full_s.is_none().then(|| "no such cgroup".into());
-            let scope = ScopeVerdict {
-                scope: "a".into(),
-                cgroup_id: None,
-                reading,
-                verdict,
-                unknown_reason,
-            };
-            (scope.verdict.position.state, is_pressed(&scope))
-        };
-        assert_eq!(at(1, Some(0), 0), (VerdictState::Ready, false));
-        let stalled = (2..20).map(|second| at(second, Some(second - 1), 0)).last();
-        assert_eq!(stalled, Some((VerdictState::Overloaded, true)));
-        let calm: Vec<_> = (20..40).map(|second| at(second, Some(18), 0)).collect();
-        assert_eq!(calm[0], (VerdictState::Overloaded, true), "rules still hold");
-        let waits = (VerdictState::Degraded, false);
-        assert!(calm.contains(&waits), "it only waits for its weight: {calm:?}");
-        assert!(matches!(at(40, Some(18), 5), (_, true)), "a kill");
-        // Its cgroup was removed: it keeps its state.
-        let gone = at(41, None, 0);
-        assert!(gone.0 != VerdictState::Ready && !gone.1, "{gone:?}");
+        Sampler::new(&settings, None, scopes, shared)
     }
 
     #[test]

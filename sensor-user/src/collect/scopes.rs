@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::Result;
 use sensor_core::{
-    common::counter::MergedCounter,
+    common::{clock::monotonic_ns, counter::MergedCounter},
     model::{coverage::Coverage, snapshot::Snapshot},
     verdict::{
         evaluator::Evaluator,
@@ -32,7 +32,11 @@ use tracing::{info, warn};
 use super::{settings::ScopeSettings, stall_counter::StallCounter};
 use crate::{
     host::{
-        cgroup::{mounts::CgroupMounts, scope_files::ScopeFiles},
+        cgroup::{
+            mounts::CgroupMounts,
+            scope_files::{ScopeFiles, Unread},
+            scope_opener::ScopeOpeners,
+        },
         late_files::OfferedFiles,
         memory::HostMemory,
         pressure,
@@ -61,6 +65,8 @@ struct CgroupScope {
     files: ScopeFiles,
     kills: MergedCounter,
     stalls: StallCounter,
+    /// It could not be read, and new files are on their way.
+    is_pending: bool,
 }
 
 /// All scopes.
@@ -71,6 +77,8 @@ pub struct Scopes {
     host: Evaluator,
     cgroups: Vec<CgroupScope>,
     kills: Arc<OomKillCounts>,
+    /// Until the thread that opens files has them.
+    openers: Option<ScopeOpeners>,
     /// Wake the sampler when there is pressure anywhere: a cgroup's pressure is part of the host's.
     /// Triggers on cgroups are unsafe: before 6.5, removing a cgroup whose trigger is polled frees
     /// the wait queue of the poller (`psi_trigger_destroy`, kernel/sched/psi.c; 5.10 warns).
@@ -83,16 +91,18 @@ impl Scopes {
         let evaluator = || {
             Evaluator::new(Arc::clone(&settings.policy), settings.weight).with_gap(settings.max_gap)
         };
-        let mut cgroups = Vec::new();
+        let (mut cgroups, mut openers) = (Vec::new(), ScopeOpeners::new()?);
         for scope in &settings.scopes {
             cgroups.push(CgroupScope {
                 name: Arc::from(scope.name.as_str()),
                 evaluator: evaluator(),
-                files: ScopeFiles::new(CgroupMounts::find()?, &scope.cgroup),
+                files: openers.add(CgroupMounts::find()?, &scope.cgroup),
                 kills: MergedCounter::default(),
                 stalls: StallCounter::default(),
+                is_pending: false,
             });
         }
+        openers.serve(monotonic_ns());
         let memory = HostMemory::open(root);
         let mut triggers = Vec::new();
         if memory.has_psi() {
@@ -105,7 +115,13 @@ impl Scopes {
         } else {
             warn!("no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock replaces it");
         }
-        Ok(Self { memory, host_name: HOST.into(), host: evaluator(), cgroups, kills, triggers })
+        let (host, host_name, openers) = (evaluator(), HOST.into(), Some(openers));
+        Ok(Self { memory, host_name, host, cgroups, kills, openers, triggers })
+    }
+
+    /// Opens the files of cgroups; can be taken once.
+    pub fn take_openers(&mut self) -> Option<ScopeOpeners> {
+        self.openers.take()
     }
 
     /// Starts from the states that an earlier daemon saved.
@@ -129,6 +145,11 @@ impl Scopes {
     /// Where a thread that may open files offers those of the host that appear later.
     pub fn offered_files(&self) -> Arc<OfferedFiles> {
         self.memory.offered_files()
+    }
+
+    /// Whether new files of a scope are on their way: the next sample should come soon.
+    pub fn is_pending(&self) -> bool {
+        self.cgroups.iter().any(|cgroup| cgroup.is_pending)
     }
 
     /// Files that are ready for `PRI` when there is pressure.
@@ -177,7 +198,9 @@ impl CgroupScope {
         stalls: Option<&BTreeMap<u64, u64>>,
     ) -> ScopeVerdict {
         let mut reading = Reading { at_ns: host.at_ns, ..Reading::default() };
-        let (verdict, unknown_reason) = match self.files.read(&mut reading, host) {
+        let read = self.files.read(&mut reading, host);
+        self.is_pending = read.as_ref().is_err_and(|unread| unread.is_pending);
+        let (verdict, unknown_reason) = match read {
             Ok(()) => {
                 let kills = [reading.oom_kills, ring_kills];
                 reading.oom_kills = self.kills.update(reading.at_ns, kills);
@@ -189,7 +212,10 @@ impl CgroupScope {
                 }
                 (self.evaluator.evaluate(reading), no_stall_source(&reading))
             }
-            Err(e) => (self.evaluator.pause(reading.at_ns), Some(format!("{e:#}").into())),
+            // A service that restarts is not unknown in between.
+            Err(Unread { reason, is_pending }) => {
+                (self.evaluator.pause(reading.at_ns), (!is_pending).then_some(reason))
+            }
         };
         let (scope, cgroup_id) = (Arc::clone(&self.name), self.files.ids().first().copied());
         ScopeVerdict { scope, cgroup_id, reading, verdict, unknown_reason }

@@ -12,9 +12,9 @@ use tracing::info;
 
 use super::{
     config::Config,
+    store::{self, Store},
     systemd::Supervisor,
     threads::Bodies,
-    verdict_store::{self, VerdictStore},
 };
 use crate::{
     cgroups::{
@@ -24,15 +24,20 @@ use crate::{
     },
     collect::{
         sampler::{Sampler, Shared},
+        scan_loop::ScanLoop,
         scopes::Scopes,
     },
     host::{
-        cgroup::mounts::{self, CgroupMounts},
+        cgroup::{
+            mounts::{self, CgroupMounts},
+            scope_opener::ScopeOpeners,
+        },
         kmsg::KernelLog,
         late_files::LateFilesOpener,
     },
     kernel::{
         debug_log::DebugLog,
+        programs::Programs,
         read::{Reader, Rings},
     },
     oom::event_reader::{EventReader, Inputs},
@@ -68,7 +73,7 @@ impl Privileged {
         let settings = config.scopes(config.policy()?);
         let mut scopes = Scopes::open(&settings, Path::new("/"), Arc::clone(&kills))?;
         let max_age = config.verdict.relapse_within;
-        scopes.resume(&verdict_store::read(&verdict_file(config), max_age));
+        scopes.resume(&store::read(&verdict_file(config), max_age));
         // The log only completes kills that the probes report, so it is not needed without them.
         let mut kernel_log = None;
         if has_probes {
@@ -98,7 +103,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         cgroups: Arc::default(),
         events: Arc::new(EventLog::new(&boot_id())),
         coverage: Arc::new(coverage),
-        lags: Arc::new(LoopLags::new(config.interval)),
+        lags: Arc::new(LoopLags::new(config.interval, Supervisor::watchdog(), monotonic_ns())),
         process: Arc::default(),
     };
     Ok(AppState {
@@ -107,7 +112,7 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
         policy: config.policy()?,
         readiness: config.readiness(),
         metrics: config.metrics(),
-        drain: Arc::new(OperatorDrain::load(drain_file(config))),
+        drain: Arc::new(OperatorDrain::load(drain_file(config))?),
         clients: Arc::new(ClientTracker::new(monotonic_ns())),
         connections: Connections::default(),
         unknown_scopes: Arc::default(),
@@ -119,6 +124,8 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
 pub struct KernelHalf {
     /// Reads the maps.
     pub reader: Option<Reader>,
+    /// The programs; dropping them detaches everything.
+    pub programs: Option<Programs>,
     /// Messages of the kernel half, if they are on.
     pub debug_log: Option<DebugLog>,
 }
@@ -126,17 +133,19 @@ pub struct KernelHalf {
 /// The work of each thread.
 pub fn thread_bodies(
     config: &Config,
-    published: &Published,
+    state: &AppState,
     kernel: KernelHalf,
     privileged: Privileged,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Bodies> {
-    let Privileged { scopes, kills, kernel_log } = privileged;
-    let KernelHalf { mut reader, debug_log } = kernel;
+    let Privileged { mut scopes, kills, kernel_log } = privileged;
+    let KernelHalf { mut reader, programs, debug_log } = kernel;
+    let openers = scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?;
     let rings = reader.as_mut().and_then(Reader::take_rings);
     let late_files = LateFilesOpener::new(Path::new("/"), scopes.offered_files());
     let parts = Parts {
-        published,
+        published: &state.published,
+        drain: &state.drain,
         paths: Arc::new(CgroupPaths::new(mounts::memory_root())?),
         rescan: Arc::new(RescanRequest::new()?),
         kills,
@@ -145,8 +154,9 @@ pub fn thread_bodies(
     Ok(Bodies {
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
         sampler: parts.sampler(config, reader, scopes),
+        scan: parts.scan_loop(programs, openers, late_files),
         cgroups: parts.collector(config)?,
-        store: parts.store(config, late_files),
+        store: parts.store(config),
         supervisor: Supervisor::is_present().then(|| parts.supervisor()),
     })
 }
@@ -154,6 +164,7 @@ pub fn thread_bodies(
 /// Handles that several threads share.
 struct Parts<'a> {
     published: &'a Published,
+    drain: &'a Arc<OperatorDrain>,
     paths: SharedPaths,
     rescan: Arc<RescanRequest>,
     kills: Arc<OomKillCounts>,
@@ -184,16 +195,32 @@ impl Parts<'_> {
     }
 
     fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
-        let Published { sample, usage, coverage, lags, .. } = self.published;
-        let scanner = ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage));
+        let Published { sample, coverage, lags, .. } = self.published;
         let shared = Shared {
             published: Arc::clone(sample),
             coverage: Arc::clone(coverage),
             lags: Arc::clone(lags),
             shutdown: Arc::clone(self.shutdown),
-            rescan: Arc::clone(&self.rescan),
         };
-        Sampler::new(&config.sampling(), reader, scopes, scanner, shared)
+        Sampler::new(&config.sampling(), reader, scopes, shared)
+    }
+
+    fn scan_loop(
+        &self,
+        programs: Option<Programs>,
+        openers: ScopeOpeners,
+        late_files: LateFilesOpener,
+    ) -> ScanLoop {
+        let Published { sample, usage, coverage, .. } = self.published;
+        ScanLoop {
+            programs,
+            scanner: ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage)),
+            openers,
+            late_files,
+            sample: Arc::clone(sample),
+            rescan: Arc::clone(&self.rescan),
+            shutdown: Arc::clone(self.shutdown),
+        }
     }
 
     /// `None` without the memory controller: then cgroups have no metrics.
@@ -212,12 +239,12 @@ impl Parts<'_> {
         Ok(Some(Collector::new(inputs, selection, report)))
     }
 
-    fn store(&self, config: &Config, late_files: LateFilesOpener) -> VerdictStore {
-        VerdictStore {
+    fn store(&self, config: &Config) -> Store {
+        Store {
             file: verdict_file(config),
+            drain: Arc::clone(self.drain),
             sample: Arc::clone(&self.published.sample),
             process: Arc::clone(&self.published.process),
-            late_files,
             shutdown: Arc::clone(self.shutdown),
         }
     }

@@ -7,7 +7,7 @@
 //! * [`threads`]: the threads beside the one that serves.
 //! * [`hardening`]: locked memory and priority, for short response times while the host thrashes.
 //! * [`systemd`]: notifications to the supervisor.
-//! * [`verdict_store`]: the verdict, saved over a restart.
+//! * [`store`]: the verdict and the drain, saved over a restart.
 
 pub mod compose;
 pub mod config;
@@ -17,6 +17,6 @@ pub mod hardening;
 pub mod listeners;
 mod optional_address;
 pub mod run;
+pub mod store;
 pub mod systemd;
 pub mod threads;
-pub mod verdict_store;

@@ -21,7 +21,7 @@ use super::{
     compose::{self, KernelHalf, Privileged},
     config::Config,
     failure::Failure,
-    hardening::{Hardening, STACK_BYTES},
+    hardening::Hardening,
     listeners::Listeners,
     threads::Threads,
 };
@@ -37,22 +37,14 @@ use crate::{
     serve::{http::SHUTDOWN_TIMEOUT, state::app::AppState},
 };
 
-/// Most threads that wait for the disk while a drain is saved.
-const MAX_BLOCKING_THREADS: usize = 2;
-
 /// Runs until SIGINT or SIGTERM.
 pub fn run(config: &Config) -> Result<()> {
     check_privileges(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(MAX_BLOCKING_THREADS)
-        .thread_stack_size(STACK_BYTES)
         .build()
         .context("start the runtime")?;
-    let result = runtime.block_on(serve(config));
-    // A write of the drain may still wait for the disk.
-    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
-    result
+    runtime.block_on(serve(config))
 }
 
 /// An error if capabilities for loading are missing, unless `allow_degraded`.
@@ -73,10 +65,11 @@ fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
         None => load::load(&config.kernel()),
     };
     match loaded {
-        Ok(Loaded { coverage, reader, debug_log }) => {
+        Ok(Loaded { coverage, reader, programs, debug_log }) => {
             load::check_required(&coverage, &config.probes.required, config.allow_degraded)
                 .context(Failure::Unsupported)?;
-            Ok((coverage, KernelHalf { reader: Some(reader), debug_log }))
+            let (reader, programs) = (Some(reader), Some(programs));
+            Ok((coverage, KernelHalf { reader, programs, debug_log }))
         }
         Err(e) if config.allow_degraded => {
             warn!("no probe is attached (allow_degraded): {e:#}");
@@ -98,7 +91,7 @@ async fn serve(config: &Config) -> Result<()> {
     hardening.lock();
     log_hardening(&hardening);
     let shutdown = Arc::new(Shutdown::new()?);
-    let bodies = compose::thread_bodies(config, &state.published, kernel, privileged, &shutdown)?;
+    let bodies = compose::thread_bodies(config, &state, kernel, privileged, &shutdown)?;
     let threads = Threads::start(bodies, shutdown)?;
     let (stopping, stop) = watch::channel(false);
     let connections = listeners.serve(&config.http, &state, &stop);

@@ -10,7 +10,11 @@ use sd_notify::NotifyState;
 use sensor_core::common::{clock::monotonic_ns, counter::nanos};
 use tracing::warn;
 
-use crate::publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample};
+use crate::publish::{
+    control::Shutdown,
+    loop_lag::{LoopLags, WATCHDOG},
+    sample::PublishedSample,
+};
 
 /// Time between two checks, without a watchdog.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +34,11 @@ impl Supervisor {
     /// Whether there is a supervisor to notify.
     pub fn is_present() -> bool {
         std::env::var_os("NOTIFY_SOCKET").is_some()
+    }
+
+    /// The watchdog's time: the supervisor's, or that of the unit where there is none.
+    pub fn watchdog() -> Duration {
+        sd_notify::watchdog_enabled().unwrap_or(WATCHDOG)
     }
 
     /// Sends notifications until shutdown.

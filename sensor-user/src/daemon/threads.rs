@@ -1,6 +1,6 @@
 //! The threads beside the serving thread: plain threads with small stacks, resident from the start.
 //!
-//! Not here: the work of each thread (`collect`, `oom`, `cgroups`, `verdict_store`, `systemd`).
+//! Not here: the work of each thread (`collect`, `oom`, `cgroups`, `store`, `systemd`).
 
 use std::{sync::Arc, thread::JoinHandle};
 
@@ -9,11 +9,13 @@ use tracing::warn;
 
 use super::{
     hardening::{self, STACK_BYTES},
+    store::Store,
     systemd::Supervisor,
-    verdict_store::VerdictStore,
 };
 use crate::{
-    cgroups::collector::Collector, collect::sampler::Sampler, oom::event_reader::EventReader,
+    cgroups::collector::Collector,
+    collect::{sampler::Sampler, scan_loop::ScanLoop},
+    oom::event_reader::EventReader,
     publish::control::Shutdown,
 };
 
@@ -22,12 +24,14 @@ use crate::{
 pub struct Bodies {
     /// Takes samples.
     pub sampler: Sampler,
+    /// Scans processes, and opens files of scopes.
+    pub scan: ScanLoop,
     /// Reads events; `None` if no program could be loaded.
     pub events: Option<EventReader>,
     /// Collects cgroups; `None` without the memory controller.
     pub cgroups: Option<Collector>,
-    /// Saves the verdict.
-    pub store: VerdictStore,
+    /// Saves the verdict and the drain.
+    pub store: Store,
     /// Notifies the supervisor; `None` without one.
     pub supervisor: Option<Supervisor>,
 }
@@ -42,8 +46,9 @@ pub struct Threads {
 impl Threads {
     /// Starts the threads; they inherit the capabilities and the scheduling class of the caller.
     pub fn start(bodies: Bodies, shutdown: Arc<Shutdown>) -> Result<Self> {
-        let Bodies { sampler, events, cgroups, store, supervisor } = bodies;
-        let mut handles = vec![spawn("sense", move || sampler.run())?];
+        let Bodies { sampler, scan, events, cgroups, store, supervisor } = bodies;
+        let mut handles = vec![spawn("scan", move || scan.run())?];
+        handles.push(spawn("sense", move || sampler.run())?);
         if let Some(events) = events {
             handles.push(spawn("events", move || events.run())?);
         }

@@ -50,18 +50,26 @@ pub(super) fn is_zram(name: &str) -> bool {
     name.strip_prefix("zram").is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
-/// The files that were opened last, until the sensing thread takes them.
+/// The files that were opened last, until the sensing thread takes them, and those that it had
+/// before, until they are closed.
 #[derive(Debug, Default)]
-pub struct OfferedFiles(ArcSwapOption<LateFiles>);
+pub struct OfferedFiles {
+    opened: ArcSwapOption<LateFiles>,
+    replaced: ArcSwapOption<LateFiles>,
+}
 
 impl OfferedFiles {
     fn offer(&self, files: LateFiles) {
-        self.0.store(Some(Arc::new(files)));
+        self.replaced.store(None);
+        self.opened.store(Some(Arc::new(files)));
     }
 
-    /// The files that were opened since the last call. Never waits.
-    pub(super) fn take(&self) -> Option<LateFiles> {
-        Arc::into_inner(self.0.swap(None)?)
+    /// Replaces `files` by those that were opened since the last call. Never waits, and closes
+    /// none: that is for the opener.
+    pub(super) fn replace(&self, files: &mut LateFiles) {
+        if let Some(opened) = self.opened.swap(None).and_then(Arc::into_inner) {
+            self.replaced.store(Some(Arc::new(std::mem::replace(files, opened))));
+        }
     }
 }
 
@@ -110,13 +118,23 @@ pub(super) mod tests {
     fn offered_files_are_taken_once_and_are_the_newest() {
         let root = tempfile::tempdir().expect("a directory");
         let offered = OfferedFiles::default();
-        assert!(offered.take().is_none());
+        let mut files = LateFiles::default();
+        offered.replace(&mut files);
+        assert!(files.zram.is_empty());
         open_now(root.path(), &offered);
         fs::create_dir_all(root.path().join("sys/block/zram3")).expect("mkdir");
         fs::write(root.path().join("sys/block/zram3/mm_stat"), "1 2 3").expect("write");
         open_now(root.path(), &offered);
-        let names: Vec<_> = offered.take().expect("files").zram.into_iter().map(|z| z.0).collect();
-        assert_eq!(names, ["zram3"]);
-        assert!(offered.take().is_none());
+        let names = |files: &LateFiles| -> Vec<_> {
+            files.zram.iter().map(|(name, _)| name.clone()).collect()
+        };
+        for _ in 0..2 {
+            offered.replace(&mut files);
+            assert_eq!(names(&files), ["zram3"]);
+        }
+        open_now(root.path(), &offered);
+        offered.replace(&mut files);
+        let closed_later = offered.replaced.load();
+        assert_eq!(closed_later.as_deref().map(names).as_deref(), Some(&["zram3".to_owned()][..]));
     }
 }

@@ -106,9 +106,7 @@ impl HostMemory {
         match self.slow {
             Some((read_ns, values)) if now_ns < read_ns.saturating_add(SLOW_NS) => values,
             _ => {
-                if let Some(files) = self.offered.take() {
-                    self.late_files = files;
-                }
+                self.offered.replace(&mut self.late_files);
                 let LateFiles { arcstats, zram } = &mut self.late_files;
                 let zfs_bytes = read(arcstats).and_then(zfs::evictable).unwrap_or(0);
                 let swaps = read(&mut self.swaps);

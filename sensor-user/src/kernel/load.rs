@@ -1,7 +1,7 @@
 //! Loads the BPF object, attaches the programs that the plan allows, and keeps them attached.
 //!
 //! One program's failure never stops the others: [`Coverage`] records it with its reason. Dropping
-//! [`Loaded`] detaches everything; nothing is pinned.
+//! [`Programs`] detaches everything; nothing is pinned.
 
 use std::{
     cell::LazyCell,
@@ -33,6 +33,7 @@ use super::{
     attach,
     debug_log::DebugLog,
     probe,
+    programs::{self, Programs},
     read::Reader,
     settings::{BpfLog, KillSenders, Settings},
 };
@@ -41,13 +42,15 @@ use crate::host::cgroup::mounts::memory_on_v1;
 /// The BPF object, built by build.rs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("MEMSENSOR_BPF_OBJECT_PATH"));
 
-/// The loaded object. Its programs stay attached until this is dropped.
+/// The loaded object.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Loaded {
     /// Which probes are attached.
     pub coverage: Coverage,
     /// Reads the maps.
     pub reader: Reader,
+    /// The programs, which stay attached until this is dropped.
+    pub programs: Programs,
     /// Messages of the kernel half, if they are on.
     pub debug_log: Option<DebugLog>,
 }
@@ -81,7 +84,9 @@ pub fn load(settings: &Settings) -> Result<Loaded> {
     let map_bytes = ebpf.maps().map(|(name, map)| (name.to_owned(), map_bytes(map))).collect();
     let coverage = Coverage { probes, enums: plan.enums, senders, map_bytes };
     let same_pids = plan.globals.get("SELF_TGID") == Some(&std::process::id());
-    Ok(Loaded { coverage, reader: Reader::new(ebpf, stats, same_pids)?, debug_log })
+    let sees_all_tasks = same_pids && programs::has_iterator(&ebpf);
+    let reader = Reader::new(&mut ebpf, stats, sees_all_tasks)?;
+    Ok(Loaded { coverage, reader, programs: Programs::new(ebpf)?, debug_log })
 }
 
 /// The programs that this kernel allows, and the values of the object's globals.

@@ -2,6 +2,7 @@
 //!
 //! * [`settings`]: the part of the configuration that the kernel half needs.
 //! * [`load`] loads the object and keeps it; [`probe`] attaches a probe, [`attach`] one program.
+//! * [`programs`] keeps them attached, and scans processes.
 //! * [`read`] reads the maps; [`debug_log`] the kernel half's messages.
 //! * [`privilege`] checks and drops capabilities.
 //!
@@ -12,5 +13,6 @@ pub mod debug_log;
 pub mod load;
 pub mod privilege;
 mod probe;
+pub mod programs;
 pub mod read;
 pub mod settings;

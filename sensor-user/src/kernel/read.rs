@@ -1,13 +1,14 @@
 //! Reads the kernel half's maps: rows summed over CPUs, tasks in flight, stall clocks, ring
 //! buffers.
 //!
-//! Maps are read as arrays of words; the probes' specs define each word.
+//! Maps are read as arrays of words; the probes' specs define each word. Nothing is opened here after
+//! the start: the sensing thread reads.
+//!
+//! Not here: passes over the processes (`programs`).
 
 use std::{
-    borrow::BorrowMut,
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io::Read as _,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
         unix::fs::FileExt as _,
@@ -18,44 +19,33 @@ use anyhow::{Context as _, Result};
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{Iter, Program},
+    programs::Program,
 };
 use sensor_core::model::counters::{
     ByCause, CgroupReclaim, ProgramCost, RECLAIM_KINDS, limit_unconfirmed, total_ns,
     unsettled_stalls,
 };
 use sensor_ebpf::{
-    event::Process,
     hist,
     inflight::{CHUNK_WORDS, CHUNKS, Slot},
     loss, probes,
     spec::{ROW_WORDS, Row},
 };
-use tracing::info;
 
-/// The iterator over processes.
-const ITERATOR: &str = probes::processes::PROBE.programs[0].name;
+use crate::host::proc_file::numbers;
 
-/// Most bytes that the kernel returns per read of an iterator (8 pages, kernel/bpf/bpf_iter.c).
-const PAGE_BYTES: usize = 32 << 10;
-
-/// The maps of the loaded object, and the object itself: dropping it detaches everything.
+/// The maps of the loaded object.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct Reader {
     counters: PerCpuArray<MapData, Row>,
     inflight: Array<MapData, [u64; CHUNK_WORDS]>,
     stalls: HashMap<MapData, u64, ByCause>,
     reclaim: HashMap<MapData, [u64; 2], [u64; hist::WORDS]>,
-    /// Killing time and process id of each OOM victim whose memory is not free yet.
-    victims: HashMap<MapData, u64, [u64; 2]>,
     rings: Option<Rings>,
-    /// /proc/self/fdinfo of each program; each read starts at the beginning.
-    infos: Vec<File>,
-    ebpf: Ebpf,
+    /// Each program, and its /proc/self/fdinfo; each read starts at the beginning.
+    infos: Vec<(&'static str, File)>,
     /// Whether passes over the processes see all tasks, and so end stalls whose ends were missed.
     sees_all_tasks: bool,
-    /// Buffer for a pass over the processes.
-    page: Box<[u8]>,
     /// While this is open, the kernel measures the cost of programs.
     stats: Option<OwnedFd>,
 }
@@ -70,26 +60,28 @@ pub struct Rings {
 }
 
 impl Reader {
-    /// `same_pids`: this process is in the initial pid namespace.
-    pub(super) fn new(mut ebpf: Ebpf, stats: Option<OwnedFd>, same_pids: bool) -> Result<Self> {
+    /// `sees_all_tasks`: passes over the processes see all tasks of the host.
+    pub(super) fn new(
+        ebpf: &mut Ebpf,
+        stats: Option<OwnedFd>,
+        sees_all_tasks: bool,
+    ) -> Result<Self> {
         let mut take = |name: &str| {
             ebpf.take_map(name).with_context(|| format!("the object has no map {name}"))
         };
         let maps = (take("COUNTERS")?, take("INFLIGHT")?, take("STALLS")?, take("RECLAIM")?);
-        let victims = take("VICTIMS")?.try_into()?;
         let rings =
             Rings { events: take("EVENTS")?.try_into()?, cgroups: take("CGROUPS")?.try_into()? };
+        let programs = probes::ALL.iter().flat_map(|probe| probe.programs);
+        let info = |name: &'static str| Some((name, info_of(ebpf.program(name)?)?));
         Ok(Self {
             counters: maps.0.try_into()?,
             inflight: maps.1.try_into()?,
             stalls: maps.2.try_into()?,
             reclaim: maps.3.try_into()?,
-            victims,
             rings: Some(rings),
-            infos: ebpf.programs().filter_map(|(_, program)| info_of(program)).collect(),
-            sees_all_tasks: same_pids && ebpf.program(ITERATOR).is_some_and(|p| p.fd().is_ok()),
-            ebpf,
-            page: vec![0; PAGE_BYTES].into(),
+            infos: programs.filter_map(|program| info(program.name)).collect(),
+            sees_all_tasks,
             stats,
         })
     }
@@ -168,7 +160,8 @@ impl Reader {
     /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; `None` before 5.12, which
     /// does not report them.
     pub fn recursion_misses(&self) -> Option<u64> {
-        self.infos.iter().filter_map(read_misses).reduce(u64::saturating_add)
+        let misses = self.infos.iter().filter_map(|(_, info)| read_info(info)?.misses);
+        misses.reduce(u64::saturating_add)
     }
 
     /// The stall clocks of all cgroups in the kernel half's map, ordered by id, including stalls in
@@ -199,75 +192,16 @@ impl Reader {
         Ok(entries.into_iter().filter_map(reclaim).collect())
     }
 
-    /// Makes room for later OOM victims, see [`drop_old_victims`]; `now` is CLOCK_MONOTONIC.
-    pub fn drop_old_victims(&mut self, now: u64) {
-        let dropped = drop_old_victims(&mut self.victims, now);
-        if dropped > 0 {
-            info!("the exits of {dropped} OOM victims are not timed: they took more than an hour");
-        }
-    }
-
     /// Run time and run count of each program; empty while BPF statistics are off.
     pub fn costs(&self) -> Vec<ProgramCost> {
-        let programs = probes::ALL.iter().flat_map(|p| p.programs);
-        programs
-            .filter_map(|spec| {
-                let info = self.ebpf.program(spec.name)?.info().ok()?;
-                // Statistics may be on for the whole host (kernel.bpf_stats_enabled).
-                (self.stats.is_some() || info.run_count() > 0).then(|| ProgramCost {
-                    program: spec.name,
-                    run_ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
-                    runs: info.run_count(),
-                })
-            })
-            .collect()
+        let costs = self.infos.iter().filter_map(|(program, info)| {
+            let ProgramInfo { run_ns, runs, .. } = read_info(info)?;
+            // Statistics may be on for the whole host (kernel.bpf_stats_enabled).
+            let is_on = self.stats.is_some() || runs > 0;
+            is_on.then_some(ProgramCost { program, run_ns, runs })
+        });
+        costs.collect()
     }
-
-    /// Calls `each` for every process that has memory (see [`probes::processes`]). Each pass needs
-    /// a new descriptor, because an iterator's cannot be rewound.
-    pub fn processes(&mut self, mut each: impl FnMut(&Process)) -> Result<()> {
-        let program =
-            self.ebpf.program_mut(ITERATOR).context("the object has no process iterator")?;
-        let program: &mut Iter = program.try_into()?;
-        let link = program.attach().context("begin a pass over the processes")?;
-        let mut file = program.take_link(link)?.into_file().context("open the processes")?;
-        let mut filled = 0;
-        loop {
-            let free = self.page.get_mut(filled..).context("a record larger than the buffer")?;
-            let len = file.read(free).context("read the processes")?;
-            if len == 0 {
-                break;
-            }
-            filled += len;
-            let records =
-                self.page.get(..filled).unwrap_or_default().chunks_exact(size_of::<Process>());
-            let rest = records.remainder().len();
-            for record in records {
-                each(&bytemuck::pod_read_unaligned(record));
-            }
-            self.page.copy_within(filled - rest..filled, 0);
-            filled = rest;
-        }
-        anyhow::ensure!(filled == 0, "the kernel returned an incomplete process");
-        Ok(())
-    }
-}
-
-/// How long an OOM victim may take to exit.
-const VICTIM_AGE_NS: u64 = 3_600_000_000_000;
-
-/// Drops victims that were killed over an hour ago, and returns their number. The kernel may have
-/// skipped the program that sees them exit (see [`loss::Loss::Recursion`]): such victims would fill
-/// the table in the end, and the exit of a later process in the same address space would be taken
-/// for theirs.
-pub fn drop_old_victims<T: BorrowMut<MapData>>(
-    victims: &mut HashMap<T, u64, [u64; 2]>,
-    now: u64,
-) -> usize {
-    let is_old = |killed_ns: u64| now.saturating_sub(killed_ns) > VICTIM_AGE_NS;
-    let all = victims.iter().take(MAX_ENTRIES).filter_map(Result::ok);
-    let old: Vec<_> = all.filter(|(_, [killed_ns, _])| is_old(*killed_ns)).collect();
-    old.iter().filter(|(key, _)| victims.remove(key).is_ok()).count()
 }
 
 /// Most entries that are read of a map; larger than every map.
@@ -291,15 +225,25 @@ fn info_of(program: &Program) -> Option<File> {
     File::open(format!("/proc/self/fdinfo/{fd}")).ok()
 }
 
-fn read_misses(info: &File) -> Option<u64> {
+/// What the kernel reports of a program.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ProgramInfo {
+    run_ns: u64,
+    runs: u64,
+    /// `None` before 5.12.
+    misses: Option<u64>,
+}
+
+fn read_info(info: &File) -> Option<ProgramInfo> {
     // The text has about 300 bytes.
     let mut text = [0; 1024];
     let len = info.read_at(&mut text, 0).ok()?;
-    parse_misses(std::str::from_utf8(text.get(..len)?).ok()?)
+    Some(parse_info(std::str::from_utf8(text.get(..len)?).ok()?))
 }
 
-fn parse_misses(info: &str) -> Option<u64> {
-    info.lines().find_map(|l| l.strip_prefix("recursion_misses:")?.trim().parse().ok())
+fn parse_info(text: &str) -> ProgramInfo {
+    let [run_ns, runs, misses] = numbers(text, ["run_time_ns", "run_cnt", "recursion_misses"]);
+    ProgramInfo { run_ns: run_ns.unwrap_or(0), runs: runs.unwrap_or(0), misses }
 }
 
 #[cfg(test)]
@@ -322,13 +266,14 @@ mod tests {
     #[test]
     fn misses_that_a_kernel_does_not_report_are_not_0() {
         // bpf_prog_show_fdinfo of 5.10, and of 5.12 and later.
-        let old = "pos:\t0\nflags:\t02000002\nprog_type:\t17\nrun_time_ns:\t0\nrun_cnt:\t0\n";
+        let old = "pos:\t0\nflags:\t02000002\nprog_type:\t17\nrun_time_ns:\t12\nrun_cnt:\t3\n";
         for (more, misses) in [
             ("", None),
             ("recursion_misses:\t0\n", Some(0)),
             ("recursion_misses:\t7\nverified_insns:\t92\n", Some(7)),
         ] {
-            assert_eq!(parse_misses(&format!("{old}{more}")), misses, "{more:?}");
+            let expected = ProgramInfo { run_ns: 12, runs: 3, misses };
+            assert_eq!(parse_info(&format!("{old}{more}")), expected, "{more:?}");
         }
     }
 }

@@ -1,10 +1,15 @@
 //! The last events, for later requests, and a feed of new ones. Bounded.
+//!
+//! Servers read an immutable list, which is replaced when an event is added: they neither lock, sort
+//! nor copy.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
+use arc_swap::ArcSwap;
 use sensor_core::{
     common::clock::{monotonic_ns, wall},
     model::{
@@ -35,33 +40,76 @@ const MAX_LAG: usize = 256;
 pub struct EventLog {
     /// The boot that events are of: a prefix of its id.
     boot: String,
-    kept: Mutex<KeptEvents>,
+    /// Locked only by threads that add events.
+    queues: Mutex<Queues>,
+    kept: ArcSwap<KeptEvents>,
     followers: broadcast::Sender<Arc<Event>>,
 }
 
+/// Id and time of the last kill, by [`OomType`].
+type LastKills = [Option<(String, SystemTime)>; OomType::ALL.len()];
+
+/// The events that were kept at one moment, oldest first.
+#[derive(Debug, Default)]
+pub struct KeptEvents {
+    events: Vec<Arc<Event>>,
+    last_kills: LastKills,
+}
+
+impl KeptEvents {
+    /// Id and time of the last OOM kill of that type.
+    pub fn last_kill(&self, oom_type: OomType) -> Option<&(String, SystemTime)> {
+        self.last_kills[oom_type as usize].as_ref()
+    }
+}
+
+impl Deref for KeptEvents {
+    type Target = [Arc<Event>];
+
+    fn deref(&self) -> &Self::Target {
+        &self.events
+    }
+}
+
+/// New events, as a client that follows them receives them.
 #[derive(Debug)]
-struct KeptEvents {
+pub struct Feed {
+    receiver: broadcast::Receiver<Arc<Event>>,
+    /// Events up to this number are in the list that the client has.
+    after: u64,
+}
+
+impl Feed {
+    /// The next event, or the number of those that were missed.
+    pub async fn recv(&mut self) -> Result<Arc<Event>, broadcast::error::RecvError> {
+        loop {
+            let event = self.receiver.recv().await?;
+            if event.seq > self.after {
+                return Ok(event);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Queues {
     seq: u64,
     /// Kills by [`OomType`], and signals.
     queues: [EventQueue; 3],
-    /// Id and time of the last kill, by [`OomType`].
-    last_kills: [Option<(String, SystemTime)>; OomType::ALL.len()],
+    last_kills: LastKills,
 }
 
 impl EventLog {
     /// An empty log for this boot; a few digits of its id are enough.
     pub fn new(boot_id: &str) -> Self {
         let boot = boot_id.chars().filter(char::is_ascii_hexdigit).take(8).collect();
-        Self { boot, kept: Mutex::new(KeptEvents::new()), followers: broadcast::channel(MAX_LAG).0 }
+        let (queues, followers) = (Mutex::new(Queues::new()), broadcast::channel(MAX_LAG).0);
+        Self { boot, queues, kept: ArcSwap::default(), followers }
     }
 
     /// The prefix of the ids of events.
     pub fn boot(&self) -> &str {
         &self.boot
-    }
-
-    fn kept(&self) -> MutexGuard<'_, KeptEvents> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an event of `time_ns` (CLOCK_MONOTONIC).
@@ -72,44 +120,47 @@ impl EventLog {
 
     fn push_at(&self, time_ns: u64, time: SystemTime, kind: EventKind, report: Option<OomReport>) {
         let id = event_id(&self.boot, time_ns);
-        let mut kept = self.kept();
-        kept.seq += 1;
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.seq += 1;
         if let EventKind::OomKill { oom_type, .. } = &kind {
-            kept.last_kills[*oom_type as usize] = Some((id.clone(), time));
+            queues.last_kills[*oom_type as usize] = Some((id.clone(), time));
         }
-        let (queue, owner) = kept.place(&kind);
+        let (queue, owner) = queues.place(&kind);
         let time = humantime::format_rfc3339_millis(time).to_string();
-        let event = Arc::new(Event { id, seq: kept.seq, time, kind, report: report.map(Arc::new) });
-        kept.queues[queue].push(owner, Arc::clone(&event));
-        // An error means that there are no followers.
+        let event =
+            Arc::new(Event { id, seq: queues.seq, time, kind, report: report.map(Arc::new) });
+        queues.queues[queue].push(owner, Arc::clone(&event));
+        self.kept.store(Arc::new(queues.kept()));
+        // Last: see `follow`. An error means that there are no followers.
         let _ = self.followers.send(event);
     }
 
     /// The kept events, and a feed of those after them, without a gap between.
-    pub fn follow(&self) -> (Vec<Arc<Event>>, broadcast::Receiver<Arc<Event>>) {
-        let kept = self.kept();
-        let mut events: Vec<_> = kept.queues.iter().flat_map(EventQueue::iter).cloned().collect();
-        let feed = self.followers.subscribe();
-        drop(kept);
-        events.sort_by_key(|event| event.seq);
-        (events, feed)
+    pub fn follow(&self) -> (Arc<KeptEvents>, Feed) {
+        // In this order: an event that is added meanwhile is in both, and the feed skips it.
+        let receiver = self.followers.subscribe();
+        let kept = self.events();
+        let after = kept.last().map_or(0, |event| event.seq);
+        (kept, Feed { receiver, after })
     }
 
-    /// The kept events, oldest first.
-    pub fn events(&self) -> Vec<Arc<Event>> {
-        self.follow().0
-    }
-
-    /// Id and time of the last OOM kill of that type.
-    pub fn last_kill(&self, oom_type: OomType) -> Option<(String, SystemTime)> {
-        self.kept().last_kills[oom_type as usize].clone()
+    /// The kept events. Takes no lock.
+    pub fn events(&self) -> Arc<KeptEvents> {
+        self.kept.load_full()
     }
 }
 
-impl KeptEvents {
+impl Queues {
     fn new() -> Self {
         let queues = std::array::from_fn(|i| EventQueue::new(KEEP[i], KEEP_REPORTS[i]));
         Self { seq: 0, queues, last_kills: Default::default() }
+    }
+
+    fn kept(&self) -> KeptEvents {
+        let mut events: Vec<_> = self.queues.iter().flat_map(EventQueue::iter).cloned().collect();
+        // Three sorted runs.
+        events.sort_by_key(|event| event.seq);
+        KeptEvents { events, last_kills: self.last_kills.clone() }
     }
 
     /// The queue and the owner of a new event. Adds an exit to its kill: how long the memory of the
@@ -210,7 +261,7 @@ mod tests {
         assert_eq!((kept.len(), kept[0].seq), (2048, 1489), "a flood pushes out no other kind");
         let (_, mut feed) = log.follow();
         log.push(0, exit(1, 0), None);
-        assert_eq!(feed.try_recv().expect("one more").seq, 8001);
+        assert_eq!(feed.receiver.try_recv().expect("one more").seq, 8001);
     }
 
     proptest! {
@@ -268,8 +319,42 @@ mod tests {
             memory_back_seconds
         };
         assert_eq!((seconds("b-64"), seconds("b-c8")), (Some(0.5), None));
-        let (last, _) = log.last_kill(OomType::Global).expect("one");
-        assert_eq!((last.as_str(), log.last_kill(OomType::Memcg)), ("b-c8", None));
+        let kept = log.events();
+        let (last, _) = kept.last_kill(OomType::Global).expect("one");
+        assert_eq!((last.as_str(), kept.last_kill(OomType::Memcg)), ("b-c8", None));
+    }
+
+    #[test]
+    fn readers_do_not_wait_while_an_event_is_added() {
+        let log = EventLog::new("");
+        log.push(0, kill(1), None);
+        let _adding = log.queues.lock().expect("not locked");
+        assert_eq!(log.events().len(), 1);
+        assert_eq!(log.follow().0.len(), 1);
+        assert!(log.events().last_kill(OomType::Global).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_follower_receives_each_event_once() {
+        const EVENTS: u64 = 200;
+        let log = Arc::new(EventLog::new(""));
+        let adding = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || (0..EVENTS).for_each(|_| log.push(0, signal(), None))
+        });
+        let mut feeds = Vec::new();
+        while !adding.is_finished() {
+            feeds.push(log.follow());
+        }
+        adding.join().expect("no panic");
+        feeds.push(log.follow());
+        for (kept, mut feed) in feeds {
+            let mut seen: Vec<_> = kept.iter().map(|event| event.seq).collect();
+            while seen.len() < usize::try_from(EVENTS).expect("few") {
+                seen.push(feed.recv().await.expect("not behind").seq);
+            }
+            assert!(seen.iter().copied().eq(1..=EVENTS), "{seen:?}");
+        }
     }
 
     #[test]
@@ -293,8 +378,9 @@ mod tests {
         ] {
             log.push_at(1, wall(1, 300_000_000, now), kill(7), None);
             assert_eq!(log.events().last().expect("one").time, text);
-            let (_, time) = log.last_kill(OomType::Global).expect("one");
-            assert!(time >= UNIX_EPOCH, "an exemplar needs a time after 1970");
+            let kept = log.events();
+            let (_, time) = kept.last_kill(OomType::Global).expect("one");
+            assert!(*time >= UNIX_EPOCH, "an exemplar needs a time after 1970");
         }
     }
 

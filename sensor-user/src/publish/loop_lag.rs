@@ -15,9 +15,14 @@ pub const TICK: Duration = Duration::from_millis(100);
 /// Allowed lag of the serving loop: an answer is due within this.
 const MAX_SERVE_LAG: Duration = Duration::from_millis(50);
 
+/// A loop that has not run for this long is stuck, if no supervisor has another time: as the
+/// watchdog of the systemd unit.
+pub const WATCHDOG: Duration = Duration::from_mins(2);
+
 /// The lag of both loops.
 #[derive(Debug)]
 pub struct LoopLags {
+    stuck_after: Duration,
     /// The sensing loop. It may be late by one sample: under pressure samples are more frequent.
     pub sense: LoopTimer,
     /// The serving loop.
@@ -25,9 +30,23 @@ pub struct LoopLags {
 }
 
 impl LoopLags {
-    /// No lag yet. `interval` is the time between samples.
-    pub fn new(interval: Duration) -> Self {
-        Self { sense: LoopTimer::new(interval), serve: LoopTimer::new(MAX_SERVE_LAG) }
+    /// No lag yet, at `now_ns` of CLOCK_MONOTONIC. `interval` is the time between samples, and
+    /// `watchdog` that after which a loop is stuck.
+    pub fn new(interval: Duration, watchdog: Duration, now_ns: u64) -> Self {
+        Self {
+            stuck_after: watchdog.max(interval * 2),
+            sense: LoopTimer::new(interval, now_ns),
+            serve: LoopTimer::new(MAX_SERVE_LAG, now_ns),
+        }
+    }
+
+    /// The name of a loop that has not run for the watchdog's time.
+    pub fn stuck(&self, now_ns: u64) -> Option<&'static str> {
+        let is_stuck = |timer: &LoopTimer| {
+            let last_ns = timer.last_ns.load(Ordering::Relaxed);
+            Duration::from_nanos(now_ns.saturating_sub(last_ns)) > self.stuck_after
+        };
+        self.all().into_iter().find(|(_, timer)| is_stuck(timer)).map(|(name, _)| name)
     }
 
     /// Both, by name.
@@ -47,13 +66,14 @@ pub struct LoopTimer {
     max_lag: Duration,
     misses: AtomicU64,
     longest_ns: AtomicU64,
+    /// When it last ran, or when it was made.
     last_ns: AtomicU64,
 }
 
 impl LoopTimer {
-    fn new(max_lag: Duration) -> Self {
-        let [misses, longest_ns, last_ns] = Default::default();
-        Self { max_lag, misses, longest_ns, last_ns }
+    fn new(max_lag: Duration, now_ns: u64) -> Self {
+        let [misses, longest_ns] = Default::default();
+        Self { max_lag, misses, longest_ns, last_ns: AtomicU64::new(now_ns) }
     }
 
     /// The loop runs at `now_ns` and was due at `due_ns`.
@@ -84,7 +104,7 @@ mod tests {
     #[test]
     fn only_lag_beyond_the_allowed_counts_as_a_miss() {
         const MS: u64 = 1_000_000;
-        let lags = LoopLags::new(Duration::from_secs(1));
+        let lags = LoopLags::new(Duration::from_secs(1), WATCHDOG, 0);
         for (now, due) in [(100, 100), (150, 100), (90, 100)] {
             lags.serve.tick(now * MS, due * MS);
         }
@@ -98,5 +118,23 @@ mod tests {
         assert_eq!(lags.sense.misses(), 0);
         assert!(lags.alive_since(310 * MS));
         assert!(!lags.alive_since(311 * MS), "neither has run since");
+    }
+
+    #[test]
+    fn a_loop_that_has_not_run_for_two_minutes_is_stuck() {
+        const SECOND: u64 = 1_000_000_000;
+        let (interval, start) = (Duration::from_secs(1), 1000 * SECOND);
+        let lags = LoopLags::new(interval, WATCHDOG, start);
+        let at = |seconds: u64| start + seconds * SECOND;
+        assert_eq!((lags.stuck(at(0)), lags.stuck(at(120))), (None, None), "it starts");
+        assert!(lags.stuck(at(121)).is_some());
+        lags.serve.tick(at(200), at(200));
+        assert_eq!(lags.stuck(at(200)), Some("sense"));
+        lags.sense.tick(at(201), at(201));
+        assert_eq!((lags.stuck(at(201)), lags.stuck(at(320))), (None, None));
+        lags.sense.tick(at(321), at(321));
+        assert_eq!(lags.stuck(at(321)), Some("serve"));
+        let slow = LoopLags::new(Duration::from_secs(60), Duration::from_secs(10), 0);
+        assert_eq!((slow.stuck(120 * SECOND), slow.stuck(121 * SECOND)), (None, Some("sense")));
     }
 }

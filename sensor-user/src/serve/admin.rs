@@ -188,11 +188,11 @@ fn event(id: &str, state: &AppState) -> Result<Arc<Event>> {
     let kept = state.published.events.events();
     if id.is_empty() {
         let is_kill = |event: &Event| !matches!(event.kind, EventKind::VictimExit { .. });
-        let last = kept.into_iter().rfind(|event| is_kill(event));
-        return last.context("no kill since the daemon started");
+        let last = kept.iter().rfind(|event| is_kill(event));
+        return last.cloned().context("no kill since the daemon started");
     }
-    let event = kept.into_iter().find(|event| event.id == id);
-    event.with_context(|| {
+    let event = kept.iter().find(|event| event.id == id);
+    event.cloned().with_context(|| {
         format!("no event {id:?} is kept (any more); `memsensor events` lists those that are")
     })
 }
@@ -229,13 +229,13 @@ fn add_stalls(cgroups: &mut [CgroupUsage], snapshot: &Snapshot) {
 async fn drain(reason: &str, seconds: Option<f64>, state: &AppState) -> Result<Response> {
     let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
     state.drain.begin(reason, lasts.context("duration of the drain")?);
-    Arc::clone(&state.drain).save().await?;
+    state.drain.save().await?;
     Ok(Response::Done { done: "drained".to_owned() })
 }
 
 async fn undrain(state: &AppState) -> Result<Response> {
     let was_drained = state.drain.end();
-    Arc::clone(&state.drain).save().await?;
+    state.drain.save().await?;
     let done = if was_drained { "no longer drained" } else { "it was not drained" };
     Ok(Response::Done { done: done.to_owned() })
 }
@@ -255,9 +255,10 @@ async fn send_events(
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
     let (kept, mut feed) = state.published.events.follow();
-    for event in kept {
-        send(write, &Response::Event(event)).await?;
+    for event in kept.iter() {
+        send(write, &Response::Event(Arc::clone(event))).await?;
     }
+    drop(kept);
     if !follow {
         return Ok(());
     }

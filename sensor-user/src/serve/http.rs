@@ -34,9 +34,12 @@ use super::{
         settings::Http,
     },
 };
-use sensor_core::model::{
-    event::Event,
-    readiness::{FailOn, ReadinessState},
+use sensor_core::{
+    common::clock::monotonic_ns,
+    model::{
+        event::Event,
+        readiness::{FailOn, ReadinessState},
+    },
 };
 
 /// Time for answers in progress after shutdown begins.
@@ -53,7 +56,6 @@ struct Routes {
 /// All routes. The paths of health checks have every form that checkers use: HAProxy's `option
 /// httpchk` asks with OPTIONS, and some people end a path with a slash.
 pub fn router(state: AppState) -> Router {
-    let livez = || async { text(StatusCode::OK, "alive\n") };
     let (livez, host) = (get(livez).options(livez), get(readyz).options(readyz));
     let scope = get(readyz_of).options(readyz_of);
     Router::new()
@@ -128,6 +130,15 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
     (status, headers, body).into_response()
 }
 
+/// Fails if a loop is stuck: then only a restart helps.
+async fn livez(Shared(routes): Shared<Routes>) -> Response {
+    match routes.state.published.lags.stuck(monotonic_ns()) {
+        None => text(StatusCode::OK, "alive\n"),
+        Some("sense") => text(StatusCode::SERVICE_UNAVAILABLE, "the sensing loop is stuck\n"),
+        Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the serving loop is stuck\n"),
+    }
+}
+
 async fn index() -> Response {
     text(
         StatusCode::OK,
@@ -137,7 +148,7 @@ async fn index() -> Response {
          /readyz/NAME        the same for a scope\n\
          ?fail_on=degraded   503 also for a degraded scope\n\
          ?fail_on=drained    503 only while an operator has drained the host\n\
-         /livez              200 while this process answers\n\
+         /livez              200 while the loops of memsensor run, else 503\n\
          /api/v1/events      the latest OOM kills and kills by OOM daemons, oldest first, as JSON\n\
          ?id=ID              one event, with its report\n\
          ?after=ID           the first hundred events after that one\n",
@@ -179,31 +190,30 @@ struct EventParams {
 const MAX_EVENTS: usize = 100;
 
 async fn events(Shared(routes): Shared<Routes>, Query(params): Query<EventParams>) -> Response {
-    let mut kept = routes.state.published.events.events();
+    let kept = routes.state.published.events.events();
     if let Some(id) = params.id {
-        kept.retain(|event| event.id == id);
-        if kept.is_empty() {
-            return text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n");
-        }
-    } else {
-        keep_page(&mut kept, params.after.as_deref());
-        // With reports the answer could have half a megabyte.
-        for event in &mut kept {
-            Arc::make_mut(event).report = None;
-        }
+        return match kept.iter().find(|event| event.id == id) {
+            Some(event) => json(StatusCode::OK, &Events { events: std::slice::from_ref(event) }),
+            None => text(StatusCode::NOT_FOUND, "no such event is kept; see /api/v1/events\n"),
+        };
     }
-    json(StatusCode::OK, &Events { events: &kept })
+    let mut events = page(&kept, params.after.as_deref()).to_vec();
+    // With reports the answer could have half a megabyte.
+    for event in &mut events {
+        Arc::make_mut(event).report = None;
+    }
+    json(StatusCode::OK, &Events { events: &events })
 }
 
-/// Keeps the first events after the one with that id, for a client that requests page after page;
-/// or the latest events, if that event is no longer kept or is of another boot.
-fn keep_page(kept: &mut Vec<Arc<Event>>, after: Option<&str>) {
+/// The first events after the one with that id, for a client that requests page after page; or the
+/// latest events, if that event is no longer kept or is of another boot.
+fn page<'a>(kept: &'a [Arc<Event>], after: Option<&str>) -> &'a [Arc<Event>] {
     match after.and_then(|id| kept.iter().position(|event| event.id == id)) {
         Some(at) => {
-            kept.drain(..=at);
-            kept.truncate(MAX_EVENTS);
+            let later = &kept[at + 1..];
+            &later[..later.len().min(MAX_EVENTS)]
         }
-        None => drop(kept.drain(..kept.len().saturating_sub(MAX_EVENTS))),
+        None => &kept[kept.len().saturating_sub(MAX_EVENTS)..],
     }
 }
 

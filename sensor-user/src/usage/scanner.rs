@@ -20,7 +20,7 @@ use super::tracker::{ScanBatch, UsageTracker};
 use crate::{
     cgroups::shared_paths::SharedPaths,
     host::{cgroup::mounts, proc_walk::ProcWalk},
-    kernel::read::Reader,
+    kernel::programs::Programs,
     publish::usage::PublishedUsage,
 };
 
@@ -84,7 +84,7 @@ impl ProcessScanner {
     }
 
     /// Scans if a scan is due. Continues a walk over /proc by one step.
-    pub fn scan(&mut self, reader: Option<&mut Reader>, now: u64, priority: ScanPriority) {
+    pub fn scan(&mut self, programs: Option<&mut Programs>, now: u64, priority: ScanPriority) {
         if priority == ScanPriority::Calm {
             self.calm = Some(boot_seconds());
         }
@@ -93,7 +93,7 @@ impl ProcessScanner {
         let batch = match &mut self.source {
             Source::Iterator if due => {
                 self.begun_ns = Some(now);
-                iterate(reader).map(Some)
+                iterate(programs).map(Some)
             }
             Source::Proc(walk) if due || walk.is_some() => {
                 if walk.is_none() {
@@ -113,6 +113,11 @@ impl ProcessScanner {
                 }
             }
         }
+    }
+
+    /// Whether a walk over /proc is in progress.
+    pub fn is_walking(&self) -> bool {
+        matches!(self.source, Source::Proc(Some(_)))
     }
 
     fn publish(&mut self, batch: ScanBatch, now: u64, priority: ScanPriority) {
@@ -140,10 +145,10 @@ fn boot_seconds() -> u32 {
     u32::try_from(since_boot_ns() / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
-fn iterate(reader: Option<&mut Reader>) -> Result<ScanBatch> {
+fn iterate(programs: Option<&mut Programs>) -> Result<ScanBatch> {
     let mut batch = ScanBatch::default();
-    if let Some(reader) = reader {
-        reader.processes(|process| batch.add(process))?;
+    if let Some(programs) = programs {
+        programs.processes(|process| batch.add(process))?;
     }
     Ok(batch)
 }

@@ -9,7 +9,7 @@ use sensor_ebpf::{
     probes::oom_kill::{HOST_KILLS_WORD, KILLS_WORD},
     spec::{NO_ARG, SENDER_WITH_EVENT},
 };
-use sensor_user::kernel::read::drop_old_victims;
+use sensor_user::kernel::programs::drop_old_victims;
 
 use crate::bench::{Bench, at, histogram, now, run_on, stay_on_this_cpu, tid};
 

@@ -14,20 +14,20 @@ use sensor_tests::support::{
 };
 
 use sensor_user::{
-    kernel::{load, read::Reader, settings::Settings},
+    kernel::{load, programs::Programs, settings::Settings},
     serve::admin_protocol::Top,
 };
 
 use crate::{Running, hog, wait_for_line};
 
-fn reader() -> Reader {
-    load::load(&Settings::default()).expect("load").reader
+fn programs() -> Programs {
+    load::load(&Settings::default()).expect("load").programs
 }
 
-fn table(reader: &mut Reader) -> BTreeMap<u32, Process> {
+fn table(programs: &mut Programs) -> BTreeMap<u32, Process> {
     let mut table = BTreeMap::new();
     let has_main_thread = |p: &Process| p.task.tid == p.task.tgid;
-    reader
+    programs
         .processes(|process| {
             let before = table.insert(process.task.tgid, *process);
             assert!(
@@ -86,9 +86,9 @@ fn assert_agrees(found: &Process, start: u64, before: &InProc, after: &InProc) -
 
 /// One scan: compares every process that is in /proc before and after it. Returns the ids of those
 /// whose size was compared.
-fn compare_with_proc(reader: &mut Reader) -> BTreeSet<u32> {
+fn compare_with_proc(programs: &mut Programs) -> BTreeSet<u32> {
     let before = proc_table();
-    let table = table(reader);
+    let table = table(programs);
     let after = proc_table();
     let mut steady = BTreeSet::new();
     for ((pid, start), process) in &before {
@@ -118,13 +118,13 @@ fn compare_with_proc(reader: &mut Reader) -> BTreeSet<u32> {
 /// them.
 #[test]
 fn every_scan_agrees_with_proc() {
-    let mut reader = reader();
+    let mut programs = programs();
     let scope = Scope::new("steady", 64 * MIB).expect("scope");
     let mut held = hog(&scope, &["anon", "32", "hold"]);
     let mut held = held.stdout(Stdio::piped()).spawn().expect("start hog");
     wait_for_line(&mut held);
     for scan in 0..10 {
-        let steady = compare_with_proc(&mut reader);
+        let steady = compare_with_proc(&mut programs);
         assert!(steady.contains(&held.id()), "scan {scan}: the hog was not compared");
         assert!(steady.len() >= 2, "scan {scan}: only {} processes were compared", steady.len());
     }
@@ -135,7 +135,7 @@ fn every_scan_agrees_with_proc() {
 /// Memory by kind, the cgroup, and threads as one process.
 #[test]
 fn a_process_is_listed_once_with_all_its_memory() {
-    let mut reader = reader();
+    let mut programs = programs();
     let scope = Scope::new("table", 256 * MIB).expect("scope");
     let mut held = hog(&scope, &["--adj", "123", "anon", "64", "hold"]);
     let mut held = held.stdout(Stdio::piped()).spawn().expect("start hog");
@@ -149,9 +149,9 @@ fn a_process_is_listed_once_with_all_its_memory() {
     let all_64_mib = pages(52)..pages(76);
     let is_64_mib = |p: &Process| all_64_mib.contains(&(p.sizes.anon_pages + p.sizes.swap_pages));
     crate::wait_until("all four threads hold their memory", || {
-        table(&mut reader).get(&threads.id()).is_some_and(is_64_mib)
+        table(&mut programs).get(&threads.id()).is_some_and(is_64_mib)
     });
-    let table = table(&mut reader);
+    let table = table(&mut programs);
     let one = &table[&held.id()];
     assert!(is_64_mib(one), "{one:?}");
     // A program file in a tmpfs counts as shared memory.
@@ -166,7 +166,7 @@ fn a_process_is_listed_once_with_all_its_memory() {
         child.kill().expect("kill");
         child.wait().expect("wait");
     }
-    let after = self::table(&mut reader);
+    let after = self::table(&mut programs);
     assert!(after.values().all(|p| p.task.cgroup != one.task.cgroup), "the cgroup is empty");
 }
 
@@ -206,7 +206,7 @@ fn a_vfork_child_before_exec_is_not_listed() {
     };
     crate::wait_until("the child", || child_of(parent.id()).is_some());
     let child = child_of(parent.id()).expect("it is blocked");
-    let table = table(&mut reader());
+    let table = table(&mut programs());
     drop(fifo);
     let ended = parent.wait().expect("wait");
     assert!(ended.success(), "{ended}");

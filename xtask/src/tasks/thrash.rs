@@ -36,6 +36,9 @@ pub(crate) struct Args {
     /// Use an emulated QEMU guest, which thrashes as a whole and then runs out of memory
     #[arg(long, conflicts_with = "swap")]
     guest: bool,
+    /// Trace the system calls of memsensor's sensing and answering threads instead
+    #[arg(long, conflicts_with_all = ["swap", "guest"])]
+    syscalls: bool,
     /// Kernel series of the guest
     #[arg(long, default_value = "6.12", requires = "guest")]
     kernel: String,
@@ -50,13 +53,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         binaries: &[],
         groups: &[Group::Build, Group::Tests],
         root_reason: "the measurement creates cgroups and swap",
-        section: if args.guest { "thrash-guest" } else { "thrash" },
+        section: match (args.guest, args.syscalls) {
+            (true, _) => "thrash-guest",
+            (_, true) => "thrash-syscalls",
+            _ => "thrash",
+        },
     };
     let root = measurement.prepare(args.write)?;
     let tables = if args.guest {
         measure_guest(args)?
     } else {
         measurement.run_program(root, |command| {
+            command.args(args.syscalls.then_some("--syscalls"));
             command.args(args.swap.iter().flat_map(|swap| ["--swap", swap]));
             if let Some(seconds) = args.seconds {
                 command.args(["--seconds", &seconds.to_string()]);

@@ -1,7 +1,7 @@
 //! Small JSON files in the directory of the socket, for state that is kept over a restart of the
 //! daemon. The directory is on a tmpfs: after a reboot the host starts without that state.
 //!
-//! Not here: the state itself (the daemon's `verdict_store` and `drain`).
+//! Not here: the state itself (the daemon's `store` and `drain`).
 
 use std::{
     fs,

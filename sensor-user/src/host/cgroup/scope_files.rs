@@ -1,61 +1,60 @@
 //! The open files of one scope's cgroup, on v1 or v2, read at every sample. If the cgroup is
-//! removed and created again, as when a service restarts, the files are opened again.
+//! removed and created again, as when a service restarts, new files are requested.
 //!
 //! A v2 cgroup without the memory controller still has PSI, and is measured by it alone. Where the
 //! memory controller is on v1, PSI is that of the v2 cgroup with the same path, but only while
 //! processes are in it: a container runtime may have joined v1 only.
 //!
-//! Not here: files that are opened for one reading (`stats`).
+//! Not here: opening them (`scope_opener`), and files that are opened for one reading (`stats`).
 
-use std::path::{Path, PathBuf};
+use std::{path::Path, sync::Arc};
 
-use anyhow::{Context as _, Result, bail};
-use walkdir::DirEntryExt as _;
-
+use anyhow::{Context as _, Result, ensure};
 use sensor_core::{common::counter::FileCounter, verdict::reading::Reading};
 
 use super::{
     files::{FileNames, MemoryStat, parse_bytes, parse_populated},
-    mounts::{self, CgroupMounts},
+    scope_opener::Handoff,
 };
 use crate::host::{
     pressure,
     proc_file::{ProcFile, numbers},
 };
 
-/// Files of one cgroup. Its path is relative to the mount points, e.g.
-/// `/system.slice/nginx.service`.
+/// Files of one cgroup, as the sensing thread reads them.
 #[derive(Debug)]
 pub struct ScopeFiles {
-    mounts: CgroupMounts,
-    path: PathBuf,
-    reopen_after_ns: u64,
-    files: Option<OpenFiles>,
+    v1: bool,
+    name: String,
+    handoff: Arc<Handoff>,
+    files: Option<Arc<OpenFiles>>,
     kills: FileCounter,
     hang: Hang,
+    /// Since when nothing can be read: CLOCK_MONOTONIC nanoseconds.
+    unread_ns: Option<u64>,
 }
 
+/// The open files of a cgroup.
 #[derive(Debug)]
-struct OpenFiles {
+pub(super) struct OpenFiles {
     /// Inode of the cgroup's directory and, without PSI, of its descendants.
-    ids: Vec<u64>,
-    reopen_ns: u64,
+    pub(super) ids: Vec<u64>,
     /// `None` without the memory controller, on v2.
-    own: Option<LimitFiles>,
+    pub(super) own: Option<LimitFiles>,
     /// Ancestors that have a limit: their limits bound the cgroup too.
-    ancestors: Vec<LimitFiles>,
-    kills: Option<ProcFile>,
-    psi: PsiFiles,
+    pub(super) ancestors: Vec<LimitFiles>,
+    pub(super) kills: Option<ProcFile>,
+    pub(super) psi: PsiFiles,
 }
 
 /// PSI of the cgroup.
 #[derive(Debug, Default)]
-struct PsiFiles {
+pub(super) struct PsiFiles {
     /// Where the memory controller is on v1: cgroup.events of the v2 cgroup, and whether processes
     /// were in it when it was opened.
-    twin: Option<(ProcFile, bool)>,
-    pressure: Option<ProcFile>,
-    io_pressure: Option<ProcFile>,
+    pub(super) twin: Option<(ProcFile, bool)>,
+    pub(super) pressure: Option<ProcFile>,
+    pub(super) io_pressure: Option<ProcFile>,
 }
 
 /// Time in which the cgroup was out of memory without a kill.
@@ -66,22 +65,30 @@ struct Hang {
     last_ns: Option<u64>,
 }
 
-/// Files are opened again after at most this time: an ancestor's limit or the set of descendants
-/// may have changed.
-const REOPEN_NS: u64 = 60_000_000_000;
-/// Most ids that are listed of a cgroup and its descendants.
-const MAX_IDS: usize = 256;
+/// A scope whose files cannot be read for this long is reported as not measured: the opener may not
+/// have had the time to open them.
+const PENDING_NS: u64 = 2_000_000_000;
+
+/// Why a scope could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The reason.
+    pub reason: Arc<str>,
+    /// New files have been requested, and are probably there at the next sample.
+    pub is_pending: bool,
+}
 
 impl ScopeFiles {
-    /// Opens no file yet: the cgroup need not exist.
-    pub fn new(mounts: CgroupMounts, path: &str) -> Self {
+    /// Files that an opener hands over; none yet.
+    pub(super) fn new(v1: bool, name: String, handoff: Arc<Handoff>) -> Self {
         Self {
-            mounts,
-            path: path.trim_start_matches('/').into(),
-            reopen_after_ns: reopen_after_ns(path),
+            v1,
+            name,
+            handoff,
             files: None,
             kills: FileCounter::default(),
             hang: Hang::default(),
+            unread_ns: None,
         }
     }
 
@@ -103,28 +110,26 @@ impl ScopeFiles {
         self.hang.total_ns
     }
 
-    /// Reads all files into `reading`. An error if the cgroup does not exist.
+    /// Reads all files into `reading`. Opens none: if they cannot be read, as when the cgroup was
+    /// removed, it requests new ones and fails.
     ///
     /// `host` is the reading of the host at the same moment: memory that is available to the cgroup
     /// cannot exceed the host's. Kills are counted from the first read on.
-    pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<()> {
-        let now = reading.at_ns;
-        let fresh = |mut files: OpenFiles| files.is_fresh(now).then_some(files);
-        let mut files = match self.files.take().and_then(fresh) {
-            Some(files) => files,
-            None => self.open(now)?,
-        };
-        let mut new_reading = *reading;
-        let result = match files.read(self.mounts.v1, &mut new_reading, host) {
-            // The cgroup was removed, and may have been created again.
-            Err(_) => {
-                files = self.open(now)?;
-                files.read(self.mounts.v1, &mut new_reading, host)
+    pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<(), Unread> {
+        if let Some(opened) = self.handoff.take_opened() {
+            if let Some(replaced) = self.files.replace(opened) {
+                self.handoff.give_back(replaced);
             }
-            ok => ok,
-        };
-        let is_hanging = result.with_context(|| self.name())?;
-        self.files = Some(files);
+        }
+        let now = reading.at_ns;
+        let mut new_reading = *reading;
+        let files = self.files.as_mut().and_then(Arc::get_mut);
+        let result = files.context("it is not open yet").and_then(|files| {
+            files.check_twin()?;
+            files.read(self.v1, &mut new_reading, host)
+        });
+        let is_hanging = result.map_err(|error| self.unread(now, &error))?;
+        self.unread_ns = None;
         self.hang.add(now, is_hanging);
         let with_hang = |ns: u64| ns.saturating_add(self.hang.total_ns);
         new_reading.some_ns = new_reading.some_ns.map(with_hang);
@@ -134,68 +139,21 @@ impl ScopeFiles {
         Ok(())
     }
 
-    fn name(&self) -> String {
-        format!("read the cgroup /{}", self.path.display())
-    }
-
-    fn open(&self, now_ns: u64) -> Result<OpenFiles> {
-        let CgroupMounts { memory, v1, .. } = &self.mounts;
-        let (dir, v1) = (memory.join(&self.path), *v1);
-        let own = match LimitFiles::open(&dir, v1) {
-            Err(_) if !v1 && dir.exists() && !dir.join("memory.stat").exists() => None,
-            own => Some(own?),
-        };
-        let psi = self.open_psi();
-        if own.is_none() && psi.pressure.is_none() {
-            let why = mounts::why_no_controller(memory);
-            bail!("{}: it has no memory.pressure, and {why}", self.name());
+    /// Requests new files.
+    fn unread(&mut self, now_ns: u64, error: &anyhow::Error) -> Unread {
+        self.handoff.request();
+        let since = *self.unread_ns.get_or_insert(now_ns);
+        match self.handoff.failure() {
+            Some(reason) => Unread { reason, is_pending: false },
+            None => Unread {
+                reason: format!("{}: {error:#}", self.name).into(),
+                is_pending: now_ns.saturating_sub(since) < PENDING_NS,
+            },
         }
-        let paths = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
-        let ancestors = paths.filter_map(|path| LimitFiles::open(&memory.join(path), v1).ok());
-        let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
-        let ancestors =
-            ancestors.filter_map(|mut files| has_limit(&mut files).then_some(files)).collect();
-        let lists_descendants = psi.pressure.is_none();
-        let ids = walkdir::WalkDir::new(&dir)
-            .max_depth(if lists_descendants { usize::MAX } else { 0 })
-            .into_iter()
-            .filter_entry(|entry| entry.file_type().is_dir())
-            .filter_map(|entry| Some(entry.ok()?.ino()))
-            .take(MAX_IDS)
-            .collect();
-        let kills = ProcFile::open(&dir.join(FileNames::of(v1).oom_kills)).ok();
-        let reopen_ns = now_ns.saturating_add(self.reopen_after_ns);
-        Ok(OpenFiles { ids, reopen_ns, own, ancestors, kills, psi })
-    }
-
-    fn open_psi(&self) -> PsiFiles {
-        let Some(root) = &self.mounts.unified else { return PsiFiles::default() };
-        let dir = root.join(&self.path);
-        let events = self.mounts.v1.then(|| ProcFile::open(&dir.join("cgroup.events")).ok());
-        let twin = events.flatten().map(|mut events| {
-            let populated = is_populated(&mut events);
-            (events, populated)
-        });
-        if self.mounts.v1 && !twin.as_ref().is_some_and(|(_, populated)| *populated) {
-            return PsiFiles { twin, ..PsiFiles::default() };
-        }
-        // With psi=0 the file exists, but reading it fails.
-        let psi = |name: &str| ProcFile::readable(&dir.join(name));
-        PsiFiles { twin, pressure: psi("memory.pressure"), io_pressure: psi("io.pressure") }
     }
 }
 
-/// Between half of [`REOPEN_NS`] and all of it, by the path: the files of all scopes must not be
-/// opened within the same second.
-fn reopen_after_ns(path: &str) -> u64 {
-    // FNV-1a.
-    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    REOPEN_NS / 2 + hash % (REOPEN_NS / 2)
-}
-
-fn is_populated(events: &mut ProcFile) -> bool {
+pub(super) fn is_populated(events: &mut ProcFile) -> bool {
     events.read().is_ok_and(parse_populated)
 }
 
@@ -210,15 +168,19 @@ impl Hang {
 }
 
 impl OpenFiles {
-    /// Whether the files need not be opened again.
-    fn is_fresh(&mut self, now_ns: u64) -> bool {
-        // Processes may have entered the v2 cgroup, or left it.
+    /// An error if processes have entered the v2 cgroup since it was opened, or left it: then the
+    /// cgroup has other sources.
+    fn check_twin(&mut self) -> Result<()> {
         let mut twin = self.psi.twin.iter_mut();
-        now_ns < self.reopen_ns && twin.all(|(events, was)| is_populated(events) == *was)
+        ensure!(
+            twin.all(|(events, was)| is_populated(events) == *was),
+            "its processes have entered or left the v2 cgroup"
+        );
+        Ok(())
     }
 
     /// Returns whether tasks wait because the cgroup is out of memory.
-    fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<bool> {
+    pub(super) fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<bool> {
         let mut headroom = match &mut self.own {
             Some(own) => {
                 let stat = MemoryStat::parse(own.stat.read()?, v1);
@@ -269,7 +231,7 @@ fn fill_counters(stat: &MemoryStat, reading: &mut Reading) {
 
 /// The files of one cgroup's limits and usage.
 #[derive(Debug)]
-struct LimitFiles {
+pub(super) struct LimitFiles {
     usage: ProcFile,
     limits: Vec<ProcFile>,
     swap_usage: Option<ProcFile>,
@@ -301,7 +263,7 @@ impl Headroom {
 }
 
 impl LimitFiles {
-    fn open(dir: &Path, v1: bool) -> Result<Self> {
+    pub(super) fn open(dir: &Path, v1: bool) -> Result<Self> {
         let open = |name: &str| ProcFile::open(&dir.join(name));
         let stat = open("memory.stat")?;
         let names = FileNames::of(v1);
@@ -318,7 +280,7 @@ impl LimitFiles {
         })
     }
 
-    fn limit(&mut self) -> Result<Option<u64>> {
+    pub(super) fn limit(&mut self) -> Result<Option<u64>> {
         let mut least = None;
         for limit in &mut self.limits {
             least = parse_bytes(limit.read()?).into_iter().chain(least).min();
@@ -349,9 +311,38 @@ impl LimitFiles {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, ops::Deref, path::PathBuf};
 
-    use super::*;
+    use super::{
+        super::{mounts::CgroupMounts, scope_opener::ScopeOpeners},
+        *,
+    };
+
+    /// A scope whose requests are served at once.
+    struct Served(ScopeFiles, ScopeOpeners);
+
+    impl Served {
+        fn new(memory: PathBuf, v1: bool, unified: PathBuf) -> Self {
+            let mut openers = ScopeOpeners::new().expect("an eventfd");
+            let mounts = CgroupMounts { memory, v1, unified: Some(unified) };
+            Self(openers.add(mounts, "/a/web"), openers)
+        }
+
+        fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<(), Unread> {
+            self.0.read(reading, host).or_else(|_| {
+                self.1.serve(reading.at_ns);
+                self.0.read(reading, host)
+            })
+        }
+    }
+
+    impl Deref for Served {
+        type Target = ScopeFiles;
+
+        fn deref(&self) -> &ScopeFiles {
+            &self.0
+        }
+    }
 
     const HOST: Reading = Reading {
         at_ns: 0,
@@ -376,15 +367,15 @@ mod tests {
     };
 
     /// The cgroup `/a/web` with these files.
-    fn scope_files(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, ScopeFiles) {
+    fn scope_files(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, Served) {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir_all(dir.path().join("a/web")).expect("mkdir");
         for (name, text) in files {
             fs::write(dir.path().join("a/web").join(name), text).expect("write");
         }
         let root = dir.path().to_path_buf();
-        let mounts = CgroupMounts { memory: root.clone(), v1, unified: Some(root) };
-        (dir, ScopeFiles::new(mounts, "/a/web"))
+        let scope = Served::new(root.clone(), v1, root);
+        (dir, scope)
     }
 
     const MIB: u64 = 1 << 20;
@@ -535,7 +526,7 @@ mod tests {
             let (dir, mut scope) = scope_files(v1, &[]);
             fs::remove_dir(dir.path().join("a/web")).expect("rmdir");
             let error = scope.read(&mut Reading::default(), &HOST).expect_err("nothing to read");
-            assert!(format!("{error:#}").contains("a/web/memory."), "{error:#}");
+            assert!(error.reason.contains("a/web/memory."), "{error:?}");
         }
     }
 
@@ -565,23 +556,22 @@ mod tests {
         ] {
             let (dir, mut scope) = scope_files(false, &[]);
             fs::write(dir.path().join("cgroup.controllers"), controllers).expect("write");
-            let error = scope.read(&mut Reading::default(), &HOST).expect_err("no PSI");
-            let error = format!("{error:#}");
+            let error = scope.read(&mut Reading::default(), &HOST).expect_err("no PSI").reason;
             assert!(error.contains("memory controller") && error.contains(remedy), "{error}");
             assert!(error.contains("/a/web"), "{error}");
         }
     }
 
     /// The v1 cgroup `/a/web`, and the v2 cgroup with the same path and these events.
-    fn hybrid(events: &str) -> (tempfile::TempDir, ScopeFiles) {
-        let (dir, mut scope) = scope_files(true, &V1_FILES);
+    fn hybrid(events: &str) -> (tempfile::TempDir, Served) {
+        let (dir, _) = scope_files(true, &V1_FILES);
         let unified = dir.path().join("unified");
         fs::create_dir_all(unified.join("a/web")).expect("mkdir");
         for name in ["memory.pressure", "io.pressure"] {
             fs::write(unified.join("a/web").join(name), PRESSURE).expect("write");
         }
         fs::write(unified.join("a/web/cgroup.events"), events).expect("write");
-        scope.mounts.unified = Some(unified);
+        let scope = Served::new(dir.path().to_path_buf(), true, unified);
         (dir, scope)
     }
 
@@ -628,16 +618,5 @@ mod tests {
             let hang_ns = hung_seconds * 1_000_000_000;
             assert_eq!(read(under_oom), (Some(5000 + hang_ns), hang_ns));
         }
-    }
-
-    #[test]
-    fn scopes_are_not_opened_again_in_the_same_second() {
-        let mut seconds: Vec<_> = (0..32)
-            .map(|i| reopen_after_ns(&format!("/system.slice/web-{i}.service")) / 1_000_000_000)
-            .collect();
-        assert!(seconds.iter().all(|s| (30..60).contains(s)), "{seconds:?}");
-        seconds.sort_unstable();
-        let most = seconds.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
-        assert!(most <= Some(4), "{seconds:?}");
     }
 }

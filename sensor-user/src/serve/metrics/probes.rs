@@ -157,7 +157,7 @@ impl ProbeMetrics<'_> {
         let index =
             word.checked_sub(oom_kill::KILLS_WORD).filter(|_| probe == Id::oom_kill as usize);
         let oom_type = OomType::ALL.get(index?)?;
-        self.events.last_kill(*oom_type)
+        self.events.events().last_kill(*oom_type).cloned()
     }
 
     /// A counter's series: labels, and the word of the row, for each word that has a name.

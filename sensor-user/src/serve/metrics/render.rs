@@ -181,7 +181,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        publish::{event_log::EventLog, loop_lag::LoopLags},
+        publish::{
+            event_log::EventLog,
+            loop_lag::{self, LoopLags},
+        },
         serve::state::{
             app::Published,
             clients::ClientTracker,
@@ -198,7 +201,7 @@ mod tests {
             cgroups: Arc::default(),
             events: Arc::new(EventLog::new("")),
             coverage: Arc::new(Coverage::none("none")),
-            lags: Arc::new(LoopLags::new(Duration::from_secs(1))),
+            lags: Arc::new(LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0)),
             process: Arc::default(),
         };
         let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
@@ -209,7 +212,7 @@ mod tests {
             policy: Arc::default(),
             readiness: Readiness { stale_after, on_unknown },
             metrics: Metrics { buckets: Buckets::default(), growing_processes: 5 },
-            drain: Arc::new(OperatorDrain::load(no_file)),
+            drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
             clients: Arc::new(ClientTracker::new(0)),
             connections: Connections::default(),
             unknown_scopes: Arc::default(),

@@ -3,13 +3,18 @@
 //! It outlives the daemon, but not a reboot: see [`sensor_core::common::state_file`].
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tracing::info;
 
 use sensor_core::common::{
@@ -17,6 +22,11 @@ use sensor_core::common::{
     counter::nanos,
     state_file::StateFile,
 };
+
+use crate::publish::control::EventFd;
+
+/// Time that a client waits until its drain is saved.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longer reasons are cut: a reason is shown in one line.
 const MAX_REASON: usize = 200;
@@ -45,22 +55,38 @@ impl Drain {
 pub struct OperatorDrain {
     drain: ArcSwapOption<Drain>,
     boot: String,
-    /// Locked for each write. A write reads the drain after it has the lock, so the last write is
-    /// up to date.
-    file: Mutex<StateFile>,
+    file: StateFile,
+    /// Number of the last request to save it.
+    requested: AtomicU64,
+    wake: EventFd,
+    saved: watch::Sender<Saved>,
+}
+
+/// The last write of the file.
+#[derive(Debug, Clone, Default)]
+struct Saved {
+    /// All requests up to this number are served.
+    number: u64,
+    failure: Option<String>,
 }
 
 impl OperatorDrain {
     /// Starts with the drain that the file holds.
-    pub fn load(file: StateFile) -> Self {
+    pub fn load(file: StateFile) -> Result<Self> {
         let boot = boot_id();
         let saved = file.read().filter(|drain: &Drain| drain.boot == boot);
-        let drain = ArcSwapOption::new(saved.map(Arc::new));
-        let this = Self { drain, boot, file: Mutex::new(file) };
+        let this = Self {
+            drain: ArcSwapOption::new(saved.map(Arc::new)),
+            boot,
+            file,
+            requested: AtomicU64::new(0),
+            wake: EventFd::new()?,
+            saved: watch::Sender::default(),
+        };
         if let Some(drain) = this.drain().as_deref().and_then(Option::as_ref) {
             info!("still drained by an operator: {}", drain.reason);
         }
-        this
+        Ok(this)
     }
 
     /// The drain in effect. Does not allocate.
@@ -104,21 +130,55 @@ impl OperatorDrain {
         was_drained
     }
 
-    /// Saves the drain for a restart of the daemon. Runs on a thread of its own: the disk of a
-    /// thrashing host may be slow, and the serving thread must not wait for it.
-    pub async fn save(self: Arc<Self>) -> Result<()> {
-        let write = move || {
-            let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            match self.drain.load().as_deref() {
-                Some(drain) => file.write(drain).context(
-                    "the drain is in effect, but will not survive a restart of the daemon",
-                ),
-                None => file
-                    .remove()
-                    .context("the drain is ended, but a restart of the daemon would restore it"),
-            }
-        };
-        tokio::task::spawn_blocking(write).await.context("write the drain")?
+    /// Saves the drain for a restart of the daemon: waits for the thread that writes it. The disk
+    /// of a thrashing host may be slow, and the serving thread must not wait for it.
+    pub async fn save(&self) -> Result<()> {
+        let mut saved = self.saved.subscribe();
+        let number = self.requested.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake.signal();
+        let served = saved.wait_for(|saved| saved.number >= number);
+        match tokio::time::timeout(SAVE_TIMEOUT, served).await {
+            Ok(Ok(saved)) => match &saved.failure {
+                Some(failure) => bail!("{failure}"),
+                None => Ok(()),
+            },
+            _ => bail!(
+                "it is in effect, but not saved after {} s: a restart of the daemon may undo it",
+                SAVE_TIMEOUT.as_secs()
+            ),
+        }
+    }
+
+    /// Writes the file if that was requested. Only one thread calls this; it may wait for the disk.
+    pub fn write_if_requested(&self) {
+        self.wake.take();
+        // Before the drain is read: a later request is for another write.
+        let number = self.requested.load(Ordering::Acquire);
+        if number == self.saved.borrow().number {
+            return;
+        }
+        let failure = self.write().err().map(|e| format!("{e:#}"));
+        self.saved.send_replace(Saved { number, failure });
+    }
+
+    fn write(&self) -> Result<()> {
+        match self.drain.load().as_deref() {
+            Some(drain) => self
+                .file
+                .write(drain)
+                .context("the drain is in effect, but will not survive a restart of the daemon"),
+            None => self
+                .file
+                .remove()
+                .context("the drain is ended, but a restart of the daemon would restore it"),
+        }
+    }
+}
+
+impl AsFd for OperatorDrain {
+    /// Readable while a write is requested.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
     }
 }
 
@@ -130,52 +190,82 @@ mod tests {
         StateFile::beside(&dir.path().join("socket"), "drain.json")
     }
 
+    fn load(dir: &tempfile::TempDir) -> OperatorDrain {
+        OperatorDrain::load(file(dir)).expect("an eventfd")
+    }
+
+    /// Saves it, with a thread that writes.
+    async fn save(drain: &OperatorDrain) -> Result<()> {
+        let write = async {
+            tokio::task::yield_now().await;
+            drain.write_if_requested();
+        };
+        tokio::join!(drain.save(), write).0
+    }
+
     #[tokio::test]
     async fn it_outlives_the_daemon() {
         let dir = tempfile::tempdir().expect("a directory");
-        let daemon = || Arc::new(OperatorDrain::load(file(&dir)));
-        let first = daemon();
+        let first = load(&dir);
         assert_eq!(first.reason(), None);
         first.begin("kernel update\n", None);
         assert_eq!(first.reason().as_deref(), Some("kernel update "));
-        first.save().await.expect("saved");
-        let second = daemon();
+        save(&first).await.expect("saved");
+        let second = load(&dir);
         assert_eq!(second.reason().as_deref(), Some("kernel update "));
         assert!(second.end());
-        Arc::clone(&second).save().await.expect("removed");
+        save(&second).await.expect("removed");
         assert!(!second.end());
-        Arc::clone(&second).save().await.expect("nothing to remove");
-        assert_eq!(daemon().reason(), None);
+        save(&second).await.expect("nothing to remove");
+        assert_eq!(load(&dir).reason(), None);
     }
 
-    #[test]
-    fn a_disk_that_hangs_does_not_delay_serving() {
+    #[tokio::test]
+    async fn a_drain_that_cannot_be_saved_is_an_error_and_in_effect() {
         let dir = tempfile::tempdir().expect("a directory");
-        let drain = Arc::new(OperatorDrain::load(file(&dir)));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let slow_write = drain.file.lock().expect("not locked yet");
-        let (one, two) = runtime.block_on(async {
-            drain.begin("one", None);
-            let one = tokio::spawn(Arc::clone(&drain).save());
-            // The only serving thread is not blocked.
-            tokio::task::yield_now().await;
-            assert!(drain.is_drained() && !one.is_finished());
-            drain.begin("two", None);
-            (one, tokio::spawn(Arc::clone(&drain).save()))
-        });
-        drop(slow_write);
-        for write in [one, two] {
-            runtime.block_on(write).expect("no panic").expect("saved");
+        let missing = StateFile::beside(&dir.path().join("no/socket"), "drain.json");
+        let drain = OperatorDrain::load(missing).expect("an eventfd");
+        drain.begin("r", None);
+        let error = save(&drain).await.expect_err("no such directory");
+        assert!(error.to_string().contains("will not survive a restart"), "{error}");
+        assert!(drain.is_drained());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_does_not_delay_serving() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let drain = Arc::new(load(&dir));
+        let save = |drain: &Arc<OperatorDrain>| {
+            let drain = Arc::clone(drain);
+            tokio::spawn(async move { drain.save().await })
+        };
+        // Nothing writes. The only serving thread is not blocked.
+        drain.begin("one", None);
+        let one = save(&drain);
+        tokio::task::yield_now().await;
+        assert!(drain.is_drained() && !one.is_finished());
+        let error = one.await.expect("no panic").expect_err("not saved");
+        assert!(error.to_string().contains("not saved after 5 s"), "{error}");
+        drain.begin("two", None);
+        let two = save(&drain);
+        drain.begin("three", None);
+        let three = save(&drain);
+        tokio::task::yield_now().await;
+        drain.write_if_requested();
+        for saved in [two, three] {
+            saved.await.expect("no panic").expect("saved");
         }
-        let after = OperatorDrain::load(file(&dir));
-        assert_eq!(after.reason().as_deref(), Some("two"), "in any order of the writes");
+        assert_eq!(load(&dir).reason().as_deref(), Some("three"), "the last one");
+        drain.end();
+        drain.write_if_requested();
+        assert_eq!(load(&dir).reason().as_deref(), Some("three"), "no request, no write");
     }
 
     #[test]
     fn it_ends_by_a_monotonic_clock_and_with_its_boot() {
         let second = 1_000_000_000;
         let dir = tempfile::tempdir().expect("a directory");
-        let drain = OperatorDrain::load(file(&dir));
+        let drain = load(&dir);
         let before_ns = since_boot_ns();
         drain.begin("r", Some(Duration::from_mins(30)));
         let is_drained_at = |seconds: u64| drain.drain_at(before_ns + seconds * second).is_some();
@@ -185,7 +275,7 @@ mod tests {
         for (boot, is_drained) in [(boot_id(), true), ("another".into(), false)] {
             let saved = Drain { reason: "r".into(), boot, until_ns: None };
             file(&dir).write(&saved).expect("written");
-            assert_eq!(OperatorDrain::load(file(&dir)).is_drained(), is_drained);
+            assert_eq!(load(&dir).is_drained(), is_drained);
         }
     }
 }

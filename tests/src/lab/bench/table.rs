@@ -45,7 +45,7 @@ impl Drop for Crowd {
 
 /// The table as Markdown, with medians of so many rounds.
 pub fn run(rounds: u32) -> Result<String> {
-    let mut reader = load::load(&Settings::default())?.reader;
+    let mut programs = load::load(&Settings::default())?.programs;
     let mut crowd = Crowd(Vec::new());
     let mut tracker = UsageTracker::new(procfs::page_size());
     let mut text = String::from(
@@ -59,12 +59,12 @@ pub fn run(rounds: u32) -> Result<String> {
         let (mut passes, mut whole, mut walks) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
             let mut seen = 0;
-            passes.push(cpu_ms(|| reader.processes(|_| seen += 1))?);
+            passes.push(cpu_ms(|| programs.processes(|_| seen += 1))?);
             ensure!(seen >= processes, "{seen} of {processes} processes were scanned");
             second += 1;
             whole.push(cpu_ms(|| {
                 let mut pass = ScanBatch::default();
-                reader.processes(|process| pass.add(process))?;
+                programs.processes(|process| pass.add(process))?;
                 tracker.update(pass, second);
                 Ok(())
             })?);

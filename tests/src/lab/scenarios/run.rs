@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use procfs::{FromBufRead as _, MemoryPressure};
 use sensor_core::{common::clock::monotonic_ns, verdict::reading::Reading};
 use sensor_user::host::{
-    cgroup::{mounts::CgroupMounts, scope_files::ScopeFiles},
+    cgroup::{mounts::CgroupMounts, scope_opener::ScopeOpeners},
     memory::HostMemory,
 };
 
@@ -254,14 +254,16 @@ fn sample(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
     let mut pressure = Psi::open(dir.join("memory.pressure"))?;
     let mut io = Psi::open(dir.join("io.pressure"))?;
     let mut host = HostMemory::open(Path::new("/"));
-    let mut group = ScopeFiles::new(roots, path);
+    let mut openers = ScopeOpeners::new()?;
+    let mut group = openers.add(roots, path);
     let mut samples = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let at_ns = monotonic_ns();
         let mut whole = Reading { at_ns, ..Reading::default() };
         host.read(&mut whole);
         let mut reading = Reading { at_ns, ..Reading::default() };
-        group.read(&mut reading, &whole)?;
+        openers.serve(at_ns);
+        group.read(&mut reading, &whole).map_err(|unread| anyhow!(unread.reason))?;
         // The daemon does not read I/O pressure of a cgroup; experimental rules may use it.
         reading.io_full_ns = reading.io_full_ns.or(Some(io.read()?.full.total * 1000));
         let psi = pressure.read()?;

@@ -61,7 +61,11 @@ fn a_frozen_sensor_does_not_notify_the_watchdog() {
     // Some messages are in flight, then there are none; systemd would restart the service.
     let more = std::iter::from_fn(receive).take(10).count();
     assert!(more < 10, "it notifies the watchdog while it is frozen");
+    // Kubernetes has no watchdog, but asks for this.
+    let livez = daemon.get("/livez", "").expect("livez");
+    assert_eq!((livez.status, &*livez.body), (503, "the sensing loop is stuck\n"));
     freezer.thaw();
+    wait_until("alive again", || daemon.get("/livez", "").expect("livez").status == 200);
     assert_eq!(receive().as_deref(), Some("WATCHDOG=1"), "after the thaw");
     let pid = Pid::from_raw(daemon.pid().cast_signed()).expect("a pid");
     kill_process(pid, Signal::TERM).expect("stop it");

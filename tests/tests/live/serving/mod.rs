@@ -14,6 +14,7 @@ mod replay;
 mod scrape;
 mod screen;
 mod survive;
+mod syscalls;
 mod verdict;
 
 use sensor_tests::support::daemon::Daemon;

@@ -1,13 +1,15 @@
-//! Saves state and weight of each scope for a restart of the daemon: after an upgrade on a
-//! recovering host, a scope must neither be ready at once nor lose the count of its relapses.
+//! The thread that writes files, so that no other waits for a disk: state and weight of each scope,
+//! and the operator's drain. It also reads the files of the daemon's own process.
 //!
-//! Not here: the operator's drain (`serve/state/drain`).
+//! After an upgrade on a recovering host, a scope must neither be ready at once nor lose the count
+//! of its relapses. Not here: the drain itself (`serve/state/drain`).
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_core::{
     common::{
         clock::{boot_id, since_boot_ns},
@@ -20,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::{
-    host::{late_files::LateFilesOpener, own_process},
+    host::own_process,
     publish::{control::Shutdown, own_process::PublishedProcess, sample::PublishedSample},
+    serve::state::drain::OperatorDrain,
 };
 
 /// Time between two comparisons with the saved states.
@@ -70,54 +73,74 @@ pub fn read(file: &StateFile, max_age: Duration) -> ScopeStates {
     states
 }
 
-/// Saves the states when they change. Runs on a thread of its own: a write, even to tmpfs, may wait
-/// for memory.
+/// Saves the states when they change, and the drain on request. Runs on a thread of its own: a
+/// write, even to tmpfs, may wait for memory.
 #[derive(Debug)]
-pub struct VerdictStore {
-    /// The file.
+pub struct Store {
+    /// The file of the states.
     pub file: StateFile,
+    /// The drain, with its file.
+    pub drain: Arc<OperatorDrain>,
     /// The last sample.
     pub sample: PublishedSample,
     /// Figures of the daemon's process: reading them opens files, which may wait for memory too.
     pub process: PublishedProcess,
-    /// Files of the host that appear later: opening them may wait too.
-    pub late_files: LateFilesOpener,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
 
-impl VerdictStore {
+/// What was last written, and when.
+#[derive(Debug)]
+struct Written {
+    states: Option<ScopeStates>,
+    at: Instant,
+    is_failing: bool,
+}
+
+impl Store {
     /// Saves until shutdown.
-    pub fn run(mut self) {
-        let mut last = None;
-        let mut written = Instant::now();
-        let mut failing = false;
+    pub fn run(self) {
+        let mut written = Written { states: None, at: Instant::now(), is_failing: false };
         loop {
+            self.drain.write_if_requested();
             self.process.store(Some(Arc::new(own_process::figures())));
-            self.late_files.open_if_due();
             let stopping = self.shutdown.is_requested();
             if let Some(sample) = self.sample.load().as_ref() {
-                let states = states_of(sample);
-                let changed = last.as_ref() != Some(&states);
-                if stopping || changed || written.elapsed() >= REWRITE_AFTER {
-                    match self.file.write(&SavedStates::now(states.clone())) {
-                        Ok(()) => (last, written, failing) = (Some(states), Instant::now(), false),
-                        Err(e) if !failing => {
-                            warn!(
-                                "cannot save the verdict; after a restart every scope starts as \
-                                 ready: {e:#}"
-                            );
-                            failing = true;
-                        }
-                        Err(_) => {}
-                    }
-                }
+                self.save(states_of(sample), stopping, &mut written);
             }
             if stopping {
                 return;
             }
-            self.shutdown.wait(INTERVAL);
+            self.wait();
         }
+    }
+
+    fn save(&self, states: ScopeStates, stopping: bool, written: &mut Written) {
+        let changed = written.states.as_ref() != Some(&states);
+        if !stopping && !changed && written.at.elapsed() < REWRITE_AFTER {
+            return;
+        }
+        match self.file.write(&SavedStates::now(states.clone())) {
+            Ok(()) => {
+                *written = Written { states: Some(states), at: Instant::now(), is_failing: false };
+            }
+            Err(e) if !written.is_failing => {
+                warn!(
+                    "cannot save the verdict; after a restart every scope starts as ready: {e:#}"
+                );
+                written.is_failing = true;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Waits for the next comparison, for a drain, or for shutdown.
+    fn wait(&self) {
+        let Ok(timeout) = Timespec::try_from(INTERVAL) else { return };
+        let mut events =
+            [PollFd::new(&self.shutdown, PollFlags::IN), PollFd::new(&self.drain, PollFlags::IN)];
+        // If interrupted, the next round comes early.
+        let _ = poll(&mut events, Some(&timeout));
     }
 }
 

@@ -1,0 +1,297 @@
+//! Opens the files of a scope's cgroup for the sensing thread, which opens none: opening waits for
+//! memory and for locks of the kernel. Files are handed over by atomic swaps.
+//!
+//! Not here: what is read from them (`scope_files`).
+
+use std::{
+    os::fd::{AsFd, BorrowedFd},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::{Result, bail};
+use arc_swap::ArcSwapOption;
+use sensor_core::verdict::reading::Reading;
+use walkdir::DirEntryExt as _;
+
+use super::{
+    files::FileNames,
+    mounts::{self, CgroupMounts},
+    scope_files::{LimitFiles, OpenFiles, PsiFiles, ScopeFiles, is_populated},
+};
+use crate::{host::proc_file::ProcFile, publish::control::EventFd};
+
+/// Files are opened again after at most this time: an ancestor's limit or the set of descendants
+/// may have changed.
+const REOPEN_NS: u64 = 60_000_000_000;
+/// Most ids that are listed of a cgroup and its descendants.
+const MAX_IDS: usize = 256;
+
+/// What the sensing thread and the opener of one scope exchange. Neither waits for the other.
+#[derive(Debug)]
+pub(super) struct Handoff {
+    /// The sensing thread cannot read the files that it has.
+    requested: AtomicBool,
+    opened: ArcSwapOption<OpenFiles>,
+    /// Files that newer ones have replaced. The opener closes them.
+    replaced: ArcSwapOption<OpenFiles>,
+    /// Why the opener could not open them when it last tried.
+    failure: ArcSwapOption<Arc<str>>,
+    wake: Arc<EventFd>,
+}
+
+impl Handoff {
+    fn new(wake: Arc<EventFd>) -> Self {
+        Self {
+            requested: AtomicBool::new(false),
+            opened: ArcSwapOption::empty(),
+            replaced: ArcSwapOption::empty(),
+            failure: ArcSwapOption::empty(),
+            wake,
+        }
+    }
+
+    /// New files, if there are any.
+    pub(super) fn take_opened(&self) -> Option<Arc<OpenFiles>> {
+        let has_some = self.opened.load().is_some();
+        has_some.then(|| self.opened.swap(None)).flatten()
+    }
+
+    /// Leaves files to the opener, which has taken the last ones before it opened others.
+    pub(super) fn give_back(&self, files: Arc<OpenFiles>) {
+        self.replaced.store(Some(files));
+    }
+
+    /// Requests new files.
+    pub(super) fn request(&self) {
+        self.requested.store(true, Ordering::Release);
+        self.wake.signal();
+    }
+
+    /// Why there are no new files.
+    pub(super) fn failure(&self) -> Option<Arc<str>> {
+        self.failure.load().as_deref().cloned()
+    }
+}
+
+/// Opens the files of one cgroup. Its path is relative to the mount points, e.g.
+/// `/system.slice/nginx.service`.
+#[derive(Debug)]
+struct ScopeOpener {
+    mounts: CgroupMounts,
+    path: PathBuf,
+    reopen_after_ns: u64,
+    /// When files are opened again without a request.
+    reopen_ns: u64,
+    handoff: Arc<Handoff>,
+}
+
+/// Openers of all scopes.
+#[derive(Debug)]
+pub struct ScopeOpeners {
+    openers: Vec<ScopeOpener>,
+    wake: Arc<EventFd>,
+}
+
+impl ScopeOpeners {
+    /// Without a scope.
+    pub fn new() -> Result<Self> {
+        Ok(Self { openers: Vec::new(), wake: Arc::new(EventFd::new()?) })
+    }
+
+    /// Adds a cgroup, which need not exist. Its files are opened by [`Self::serve`].
+    pub fn add(&mut self, mounts: CgroupMounts, path: &str) -> ScopeFiles {
+        let handoff = Arc::new(Handoff::new(Arc::clone(&self.wake)));
+        let opener = ScopeOpener {
+            mounts,
+            path: path.trim_start_matches('/').into(),
+            reopen_after_ns: reopen_after_ns(path),
+            reopen_ns: 0,
+            handoff,
+        };
+        let (v1, handoff) = (opener.mounts.v1, Arc::clone(&opener.handoff));
+        let files = ScopeFiles::new(v1, opener.name(), handoff);
+        self.openers.push(opener);
+        files
+    }
+
+    /// Opens files that are requested, or older than a minute.
+    pub fn serve(&mut self, now_ns: u64) {
+        self.wake.take();
+        for opener in &mut self.openers {
+            opener.serve(now_ns);
+        }
+    }
+}
+
+impl AsFd for ScopeOpeners {
+    /// Readable while files are requested.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+}
+
+impl ScopeOpener {
+    fn serve(&mut self, now_ns: u64) {
+        let Handoff { requested, opened, replaced, failure, .. } = &*self.handoff;
+        replaced.store(None);
+        if !requested.swap(false, Ordering::Acquire) && now_ns < self.reopen_ns {
+            return;
+        }
+        self.reopen_ns = now_ns.saturating_add(self.reopen_after_ns);
+        match self.open() {
+            Ok(files) => {
+                failure.store(None);
+                opened.store(Some(Arc::new(files)));
+            }
+            Err(e) => failure.store(Some(Arc::new(format!("{e:#}").into()))),
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("read the cgroup /{}", self.path.display())
+    }
+
+    fn open(&self) -> Result<OpenFiles> {
+        let CgroupMounts { memory, v1, .. } = &self.mounts;
+        let (dir, v1) = (memory.join(&self.path), *v1);
+        let own = match LimitFiles::open(&dir, v1) {
+            Err(_) if !v1 && dir.exists() && !dir.join("memory.stat").exists() => None,
+            own => Some(own?),
+        };
+        let psi = self.open_psi();
+        if own.is_none() && psi.pressure.is_none() {
+            let why = mounts::why_no_controller(memory);
+            bail!("{}: it has no memory.pressure, and {why}", self.name());
+        }
+        let paths = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
+        let ancestors = paths.filter_map(|path| LimitFiles::open(&memory.join(path), v1).ok());
+        let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
+        let ancestors =
+            ancestors.filter_map(|mut files| has_limit(&mut files).then_some(files)).collect();
+        let lists_descendants = psi.pressure.is_none();
+        let ids = walkdir::WalkDir::new(&dir)
+            .max_depth(if lists_descendants { usize::MAX } else { 0 })
+            .into_iter()
+            .filter_entry(|entry| entry.file_type().is_dir())
+            .filter_map(|entry| Some(entry.ok()?.ino()))
+            .take(MAX_IDS)
+            .collect();
+        let kills = ProcFile::open(&dir.join(FileNames::of(v1).oom_kills)).ok();
+        let mut files = OpenFiles { ids, own, ancestors, kills, psi };
+        // Buffers reach their size here, in this process and in the kernel. The sensing thread
+        // reports an error.
+        let _ = files.read(v1, &mut Reading::default(), &Reading::default());
+        Ok(files)
+    }
+
+    fn open_psi(&self) -> PsiFiles {
+        let Some(root) = &self.mounts.unified else { return PsiFiles::default() };
+        let dir = root.join(&self.path);
+        let events = self.mounts.v1.then(|| ProcFile::open(&dir.join("cgroup.events")).ok());
+        let twin = events.flatten().map(|mut events| {
+            let populated = is_populated(&mut events);
+            (events, populated)
+        });
+        if self.mounts.v1 && !twin.as_ref().is_some_and(|(_, populated)| *populated) {
+            return PsiFiles { twin, ..PsiFiles::default() };
+        }
+        // With psi=0 the file exists, but reading it fails.
+        let psi = |name: &str| ProcFile::readable(&dir.join(name));
+        PsiFiles { twin, pressure: psi("memory.pressure"), io_pressure: psi("io.pressure") }
+    }
+}
+
+/// Between half of [`REOPEN_NS`] and all of it, by the path: the files of all scopes must not be
+/// opened within the same second.
+fn reopen_after_ns(path: &str) -> u64 {
+    // FNV-1a.
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    REOPEN_NS / 2 + hash % (REOPEN_NS / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn scopes_are_not_opened_again_in_the_same_second() {
+        let mut seconds: Vec<_> = (0..32)
+            .map(|i| reopen_after_ns(&format!("/system.slice/web-{i}.service")) / 1_000_000_000)
+            .collect();
+        assert!(seconds.iter().all(|s| (30..60).contains(s)), "{seconds:?}");
+        seconds.sort_unstable();
+        let most = seconds.chunk_by(|a, b| a == b).map(<[u64]>::len).max();
+        assert!(most <= Some(4), "{seconds:?}");
+    }
+
+    /// A v2 hierarchy whose cgroup `/web` may be made, and its scope.
+    fn scope() -> (tempfile::TempDir, ScopeOpeners, ScopeFiles) {
+        let root = tempfile::tempdir().expect("a directory");
+        let memory = root.path().to_path_buf();
+        let mounts = CgroupMounts { memory: memory.clone(), v1: false, unified: Some(memory) };
+        let mut openers = ScopeOpeners::new().expect("an eventfd");
+        let files = openers.add(mounts, "/web");
+        (root, openers, files)
+    }
+
+    fn make(root: &tempfile::TempDir) {
+        fs::create_dir(root.path().join("web")).expect("mkdir");
+        for (name, text) in [
+            ("memory.current", "5"),
+            ("memory.max", "9"),
+            ("memory.high", "max"),
+            ("memory.stat", "file 0\n"),
+            (
+                "memory.pressure",
+                "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n",
+            ),
+        ] {
+            fs::write(root.path().join("web").join(name), text).expect("write");
+        }
+    }
+
+    #[test]
+    fn only_the_opener_opens_and_closes() {
+        let (root, mut openers, mut files) = scope();
+        make(&root);
+        let read = |files: &mut ScopeFiles, second: u64| {
+            let mut reading = Reading { at_ns: second * 1_000_000_000, ..Reading::default() };
+            files.read(&mut reading, &Reading::default()).map(|()| reading.total_bytes)
+        };
+        let unread = read(&mut files, 1).expect_err("not opened");
+        assert!(unread.is_pending && unread.reason.contains("/web"), "{unread:?}");
+        assert!(read(&mut files, 2).is_err_and(|unread| unread.is_pending));
+        assert!(read(&mut files, 3).is_err_and(|unread| !unread.is_pending), "for two seconds");
+        openers.serve(4_000_000_000);
+        assert_eq!(read(&mut files, 4), Ok(Some(9)));
+        // A minute later: the old files are closed by the opener, not when they are replaced.
+        openers.serve(64_000_000_000);
+        let handoff = Arc::clone(&openers.openers[0].handoff);
+        assert!(handoff.opened.load().is_some() && handoff.replaced.load().is_none());
+        assert_eq!(read(&mut files, 65), Ok(Some(9)));
+        assert!(handoff.opened.load().is_none() && handoff.replaced.load().is_some());
+        openers.serve(65_000_000_000);
+        assert!(handoff.opened.load().is_none() && handoff.replaced.load().is_none());
+    }
+
+    #[test]
+    fn a_cgroup_that_appears_is_opened_on_request() {
+        let (root, mut openers, mut files) = scope();
+        openers.serve(0);
+        let mut reading = Reading::default();
+        let mut read = || files.read(&mut reading, &Reading::default());
+        let unread = read().expect_err("no such cgroup");
+        assert!(!unread.is_pending && unread.reason.contains("web/memory."), "{unread:?}");
+        make(&root);
+        openers.serve(1);
+        assert_eq!(read(), Ok(()));
+    }
+}
