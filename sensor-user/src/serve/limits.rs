@@ -7,18 +7,21 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+use rustix::net::{self, SocketFlags};
 use tokio::{
+    io::unix::AsyncFd,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, watch},
     task::AbortHandle,
     time::Instant,
 };
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::{
     places::{Admission, Id, Places, Prefix},
@@ -37,6 +40,8 @@ const MAX_PER_ADDRESS: u32 = 25;
 /// More than [`MAX_PER_PERIOD`]: the backlog is in order of arrival, and a client would wait there
 /// behind a flood.
 const MAX_ACCEPTED: u32 = 400;
+/// Connections that may be closed in a row before other tasks run: some tens of microseconds.
+const REFUSED_IN_A_ROW: u32 = 16;
 /// Most likely there are no free descriptors: some are closed within this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -126,17 +131,20 @@ impl Gate {
         Some(Ticket { gate: Arc::clone(self), id, peer, outcome })
     }
 
-    /// Serves a connection, now or from `start` on, or closes it.
+    /// Serves a connection, now or from `start` on, or closes it. Returns whether it is served.
     fn take<F>(
         self: &Arc<Self>,
-        stream: TcpStream,
+        socket: OwnedFd,
         peer: IpAddr,
         start: Option<Instant>,
         serve: &impl Fn(TcpStream, Arc<Ticket>) -> F,
-    ) where
+    ) -> bool
+    where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Some(ticket) = self.admit(peer, start.is_none()) else { return };
+        let Some(ticket) = self.admit(peer, start.is_none()) else { return false };
+        // Only now: the runtime's part of a connection costs more than to accept and close it.
+        let Ok(stream) = TcpStream::from_std(socket.into()) else { return false };
         let (id, ticket) = (ticket.id, Arc::new(ticket));
         let served = serve(stream, Arc::clone(&ticket));
         let task = tokio::spawn(async move {
@@ -148,6 +156,7 @@ impl Gate {
             served.await;
         });
         self.open().tasks.insert(id, task.abort_handle());
+        true
     }
 }
 
@@ -228,27 +237,51 @@ pub async fn accept_tcp<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
+    let listener = match listener.into_std().and_then(AsyncFd::new) {
+        Ok(listener) => listener,
+        Err(e) => {
+            error!("cannot accept connections: {e}");
+            return;
+        }
+    };
     let mut rate_limit = RateLimit::new(Instant::now());
+    let mut refused_in_a_row = 0;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let ready = tokio::select! {
+            ready = listener.readable() => ready,
             _ = stop.wait_for(|stop| *stop) => return,
         };
-        let (stream, peer) = match accepted {
-            Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
-            Err(e) => {
+        let accepted = ready.map(|mut ready| ready.try_io(|listener| accept(listener.get_ref())));
+        let (socket, peer) = match accepted {
+            Ok(Err(_would_block)) => continue,
+            Ok(Ok(Ok(accepted))) => accepted,
+            Ok(Ok(Err(e))) | Err(e) => {
                 wait_after(&e).await;
                 continue;
             }
         };
         let start = rate_limit.count(Prefix::of(peer), Instant::now());
-        gate.take(stream, peer, start, &serve);
+        let is_served = gate.take(socket, peer, start, &serve);
+        refused_in_a_row = if is_served { 0 } else { refused_in_a_row + 1 };
         if let Some(next_period) = rate_limit.pause() {
             tokio::time::sleep_until(next_period).await;
         }
-        // A request that has come is read before its connection could be evicted.
-        tokio::task::yield_now().await;
+        // A request that has come is read before its connection could be evicted. Closing others
+        // must not keep the thread either.
+        if is_served || refused_in_a_row >= REFUSED_IN_A_ROW {
+            refused_in_a_row = 0;
+            tokio::task::yield_now().await;
+        }
     }
+}
+
+/// Accepts a connection: without the runtime, which most connections of a flood never need.
+fn accept(listener: &std::net::TcpListener) -> io::Result<(OwnedFd, IpAddr)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, peer) = net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+    let peer = peer.ok_or_else(|| io::Error::other("a connection without an address"))?;
+    Ok((socket, peer.ip().to_canonical()))
 }
 
 /// Accepts and serves at most as many connections at a time as `permits` has, until `stop`. More
@@ -328,6 +361,21 @@ mod tests {
         (client.expect("connected"), server.expect("accepted").0)
     }
 
+    fn fd(stream: TcpStream) -> OwnedFd {
+        stream.into_std().expect("a socket").into()
+    }
+
+    #[test]
+    fn an_accepted_connection_has_its_address_and_does_not_block() {
+        let listener = std::net::TcpListener::bind("[::]:0").expect("bound");
+        let port = listener.local_addr().expect("an address").port();
+        let _client = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let (socket, peer) = accept(&listener).expect("accepted");
+        assert_eq!(peer, IpAddr::from([127, 0, 0, 1]), "not as an IPv6 address");
+        let read = rustix::io::read(&socket, &mut [0; 1]);
+        assert_eq!(read, Err(rustix::io::Errno::AGAIN));
+    }
+
     #[tokio::test]
     async fn an_evicted_connection_is_closed_and_counted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
@@ -339,14 +387,14 @@ mod tests {
             std::future::pending::<()>().await;
         };
         let (mut first, server) = connected(&listener).await;
-        gate.take(server, peer, None, &never);
+        gate.take(fd(server), peer, None, &never);
         tokio::task::yield_now().await;
         assert_eq!(counts.open.load(Ordering::Relaxed), 1);
         let (mut refused, server) = connected(&listener).await;
-        gate.take(server, peer, Some(Instant::now() + PERIOD), &never);
+        gate.take(fd(server), peer, Some(Instant::now() + PERIOD), &never);
         assert_eq!(refused.read(&mut [0]).await.ok(), Some(0), "over its rate");
         let (_second, server) = connected(&listener).await;
-        gate.take(server, peer, None, &never);
+        gate.take(fd(server), peer, None, &never);
         assert_eq!(first.read(&mut [0]).await.ok(), Some(0), "evicted");
         tokio::task::yield_now().await;
         assert_eq!(counts.open.load(Ordering::Relaxed), 1);
