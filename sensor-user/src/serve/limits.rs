@@ -237,7 +237,7 @@ pub async fn accept_tcp<F>(
 ) where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = match listener.into_std().and_then(AsyncFd::new) {
+    let listener = match listener.into_std().and_then(register) {
         Ok(listener) => listener,
         Err(e) => {
             error!("cannot accept connections: {e}");
@@ -273,6 +273,14 @@ pub async fn accept_tcp<F>(
             tokio::task::yield_now().await;
         }
     }
+}
+
+#[allow(
+    deprecated,
+    reason = "unsound only for a type that may close its descriptor early; `register` is unsafe"
+)]
+fn register(listener: std::net::TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+    AsyncFd::new(listener)
 }
 
 /// Accepts a connection: without the runtime, which most connections of a flood never need.
