@@ -1,25 +1,33 @@
 //! A bounded queue of log lines and a thread that writes them: if nothing reads the log, a line is
-//! dropped and counted, and no other thread waits.
+//! dropped and counted, and no other thread waits. Nor does one wait for the queue's lock: the
+//! writing thread has normal priority, and may have to wait for a processor while it holds it. For
+//! the same reason it is no channel, whose receiver takes a lock of its own.
 //!
 //! Own code instead of tracing-appender: its thread keeps all capabilities, and its guard prints to
 //! stdout if the log is not read, which may block for the same reason.
 
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, TryLockError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
     },
     time::{Duration, Instant},
 };
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::publish::control::EventFd;
+
 /// Lines that may wait.
 const MAX_LINES: usize = 512;
 /// Bytes that may wait: they are locked memory.
 const MAX_BYTES: usize = 256 << 10;
+/// How often a thread tries to lock the queue before it drops its line: some microseconds.
+const TRIES: u32 = 1000;
+/// The writing thread looks for lines at least this often; a new line wakes it.
+const POLL: Duration = Duration::from_mins(10);
 /// Stack of the writing thread.
 const STACK_BYTES: usize = 128 << 10;
 /// Time that the end of the process waits for the last lines.
@@ -28,10 +36,45 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The queue; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct LogQueue {
-    lines: SyncSender<Vec<u8>>,
+    lines: Arc<Lines>,
     /// Bytes that wait, including those of the line that is being written.
     waiting: Arc<AtomicUsize>,
     lost: &'static AtomicU64,
+}
+
+#[derive(Debug)]
+struct Lines {
+    /// Has room for all lines from the start.
+    queue: Mutex<VecDeque<Vec<u8>>>,
+    added: EventFd,
+}
+
+impl Lines {
+    /// Adds a line; false if there is no room, or if the lock cannot be had at once.
+    fn add(&self, line: Vec<u8>) -> bool {
+        for _ in 0..TRIES {
+            let mut queue = match self.queue.try_lock() {
+                Ok(queue) => queue,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    std::hint::spin_loop();
+                    continue;
+                }
+            };
+            let has_room = queue.len() < MAX_LINES;
+            if has_room {
+                queue.push_back(line);
+                self.added.signal();
+            }
+            return has_room;
+        }
+        false
+    }
+
+    /// The next line. Only for the writing thread.
+    fn next(&self) -> Option<Vec<u8>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
 }
 
 impl LogQueue {
@@ -43,16 +86,23 @@ impl LogQueue {
         prepare: impl FnOnce() + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
-        let (sender, lines) = sync_channel(MAX_LINES);
+        let queue = Mutex::new(VecDeque::with_capacity(MAX_LINES));
+        let added = EventFd::new().map_err(io::Error::other)?;
+        let lines = Arc::new(Lines { queue, added });
         let waiting = Arc::new(AtomicUsize::new(0));
-        let queue = Self { lines: sender, waiting: Arc::clone(&waiting), lost };
+        let queue = Self { lines: Arc::clone(&lines), waiting: Arc::clone(&waiting), lost };
         let body = move || {
             prepare();
             let mut reported = 0;
-            while let Some(line) = next(&lines, || report_losses(lost, &mut reported, &report)) {
-                // A closed log must not end the daemon.
-                let _ = out.write_all(&line);
-                waiting.fetch_sub(line.len(), Ordering::Relaxed);
+            loop {
+                lines.added.take();
+                while let Some(line) = lines.next() {
+                    // A closed log must not end the daemon.
+                    let _ = out.write_all(&line);
+                    waiting.fetch_sub(line.len(), Ordering::Relaxed);
+                }
+                report_losses(lost, &mut reported, &report);
+                lines.added.wait(POLL);
             }
         };
         std::thread::Builder::new().name("log".to_owned()).stack_size(STACK_BYTES).spawn(body)?;
@@ -63,7 +113,7 @@ impl LogQueue {
     pub(super) fn push(&self, line: &[u8]) {
         let waiting = self.waiting.fetch_add(line.len(), Ordering::Relaxed);
         let has_room = waiting.saturating_add(line.len()) <= MAX_BYTES;
-        if !has_room || self.lines.try_send(line.to_vec()).is_err() {
+        if !has_room || !self.lines.add(line.to_vec()) {
             self.waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -75,18 +125,6 @@ impl LogQueue {
         while self.waiting.load(Ordering::Relaxed) > 0 && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
-    }
-}
-
-/// The next line; calls `drained` before it waits for one.
-fn next(lines: &Receiver<Vec<u8>>, drained: impl FnOnce()) -> Option<Vec<u8>> {
-    match lines.try_recv() {
-        Ok(line) => Some(line),
-        Err(TryRecvError::Empty) => {
-            drained();
-            lines.recv().ok()
-        }
-        Err(TryRecvError::Disconnected) => None,
     }
 }
 
@@ -119,7 +157,7 @@ impl<'a> MakeWriter<'a> for LogQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
 
@@ -177,5 +215,21 @@ mod tests {
         assert_eq!(reported, lost);
         queue.flush();
         assert_eq!(queue.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn no_thread_waits_for_the_writer_s_lock() {
+        static LOST: AtomicU64 = AtomicU64::new(0);
+        let queue = LogQueue::start(io::sink(), &LOST, || {}, |_| {}).expect("a thread");
+        let held = queue.lines.queue.lock().expect("not poisoned");
+        let began = Instant::now();
+        queue.push(b"line");
+        assert!(began.elapsed() < FLUSH_TIMEOUT, "{:?}", began.elapsed());
+        assert_eq!(LOST.load(Ordering::Relaxed), 1);
+        drop(held);
+        queue.push(b"line");
+        queue.flush();
+        let lines = (LOST.load(Ordering::Relaxed), queue.waiting.load(Ordering::Relaxed));
+        assert_eq!(lines, (1, 0));
     }
 }

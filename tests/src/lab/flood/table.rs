@@ -18,14 +18,14 @@ impl Latency {
     fn of(requests: &[Request<()>]) -> Self {
         let mut took: Vec<_> = requests.iter().map(|request| request.took).collect();
         took.sort_unstable();
-        let at = |part: f64| {
-            let index = (took.len() as f64 * part) as usize;
-            took.get(index.min(took.len().saturating_sub(1))).copied().unwrap_or_default()
+        let at = |percent: usize| {
+            let index = took.len() * percent / 100;
+            took.get(index).or(took.last()).copied().unwrap_or_default()
         };
         Self {
-            p50: at(0.5),
-            p99: at(0.99),
-            longest: at(1.0),
+            p50: at(50),
+            p99: at(99),
+            longest: at(100),
             failed: requests.iter().filter(|request| request.outcome.is_err()).count(),
             all: requests.len(),
         }
