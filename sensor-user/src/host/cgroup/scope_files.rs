@@ -116,10 +116,10 @@ impl ScopeFiles {
     /// `host` is the reading of the host at the same moment: memory that is available to the cgroup
     /// cannot exceed the host's. Kills are counted from the first read on.
     pub fn read(&mut self, reading: &mut Reading, host: &Reading) -> Result<(), Unread> {
-        if let Some(opened) = self.handoff.take_opened() {
-            if let Some(replaced) = self.files.replace(opened) {
-                self.handoff.give_back(replaced);
-            }
+        if let Some(opened) = self.handoff.take_opened()
+            && let Some(replaced) = self.files.replace(opened)
+        {
+            self.handoff.give_back(replaced);
         }
         let now = reading.at_ns;
         let mut new_reading = *reading;
