@@ -87,11 +87,15 @@ pub enum Command {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Address of the HTTP server; repeat the option for more [default: `listen` of the
-        /// configuration]
+        /// Address for HTTP with all routes: readiness, metrics and events; repeat the option for
+        /// more [default: `[[listen]]` of the configuration]
+        ///
+        /// Replaces every `[[listen]]` of HTTP, with its `allow`. The agent-check stays.
         #[arg(long, value_name = "ADDR")]
         listen: Vec<SocketAddr>,
-        /// Address for HAProxy's agent-check [default: `agent_listen` of the configuration]
+        /// Address for HAProxy's agent-check [default: `[[listen]]` of the configuration]
+        ///
+        /// Replaces every `[[listen]]` with the route `agent`. HTTP stays.
         #[arg(long, value_name = "ADDR")]
         agent_listen: Option<SocketAddr>,
         /// Start even if required probes cannot be attached, as `allow_degraded` in the

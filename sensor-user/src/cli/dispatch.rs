@@ -30,14 +30,17 @@ use super::{
 use crate::{
     daemon::{config::Config, failure::Failure, hardening::Hardening, run},
     kernel::{load, privilege},
-    serve::admin_protocol::{Request, Response, Top},
+    serve::{
+        admin_protocol::{Request, Response, Top},
+        listen,
+    },
 };
 
 /// Runs a command.
 pub fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run { config, listen, agent_listen, allow_degraded } => {
-            run_daemon(read(&config)?, listen, agent_listen, allow_degraded)?;
+            run_daemon(read(&config)?, &listen, agent_listen, allow_degraded)?;
         }
         Command::Probes { config, json } => return probe(&read(&config)?, json),
         Command::Events { follow, json, socket } => {
@@ -98,14 +101,12 @@ fn read(arg: &ConfigArg) -> Result<Config> {
 
 fn run_daemon(
     mut config: Config,
-    listen: Vec<SocketAddr>,
+    listen: &[SocketAddr],
     agent_listen: Option<SocketAddr>,
     allow_degraded: bool,
 ) -> Result<()> {
-    if !listen.is_empty() {
-        config.listen = listen;
-    }
-    config.agent_listen = agent_listen.or(config.agent_listen);
+    config.listen = config.listeners();
+    listen::replace(&mut config.listen, listen, agent_listen);
     config.allow_degraded |= allow_degraded;
     config.check().context(Misconfigured)?;
     run::run(&config)

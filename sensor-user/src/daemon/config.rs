@@ -5,7 +5,7 @@
 //!
 //! Not here: what a setting does; each module has its own settings and checks them.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result};
 use sensor_core::{
@@ -17,7 +17,7 @@ use sensor_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{config_escapes, optional_address};
+use super::config_escapes;
 use crate::{
     cgroups,
     collect::{
@@ -25,7 +25,10 @@ use crate::{
         settings::{self as sampling, ScopeSettings},
     },
     kernel::settings::{self as kernel, BpfLog, KillSenders, Probes},
-    serve::state::settings::{self as serving, Buckets, Http},
+    serve::{
+        listen::{self, Listener},
+        state::settings::{self as serving, Buckets, Http},
+    },
 };
 
 /// All settings.
@@ -36,20 +39,6 @@ use crate::{
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Addresses of the HTTP server, which serves `/metrics`, `/readyz`, `/livez` and
-    /// `/api/v1/events`; at least one. Any client that can connect can read the names of processes
-    /// and cgroups. Listen on `127.0.0.1` or a management address where a firewall does not
-    /// restrict the port.
-    #[cfg_attr(
-        feature = "schema",
-        schemars(with = "Vec<String>", extend("items" = {"type": "string", "format": "address"}))
-    )]
-    pub listen: Vec<SocketAddr>,
-    /// Address that answers HAProxy's agent-check; `""` disables it. It must not be one of
-    /// `listen`. Disable it where no HAProxy queries this host.
-    #[serde(with = "optional_address")]
-    #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "address")))]
-    pub agent_listen: Option<SocketAddr>,
     /// Path of the Unix socket that `memsensor events`, `event`, `explain`, `top`, `drain` and
     /// `undrain` use; only root can connect. State files (the drain, the last verdict) are in the
     /// same directory. If you change it, pass `--socket` to these commands.
@@ -132,6 +121,13 @@ pub struct Config {
     /// Which cgroups have metrics of their own. A `*` in a path is any name or a part of one, and
     /// does not match `/`. Each list has at most 64 paths.
     pub cgroups: cgroups::settings::Settings,
+    /// An address to listen on, and what it serves there. One `[[listen]]` per address, at most 16.
+    /// They replace the default, which is: `[::]:9817` with readiness and metrics, `[::]:9818` with
+    /// the agent-check, and `127.0.0.1:9819` with events, because these have names of processes.
+    /// `[::]` is all addresses of IPv6 and IPv4. Where the kernel has no IPv6, the default is
+    /// `0.0.0.0`; an address that you write is bound as it is.
+    #[serde(deserialize_with = "listen::at_least_one")]
+    pub listen: Vec<Listener>,
     /// A cgroup with a verdict of its own, beside the host's: from its own limit, PSI and OOM
     /// kills. One `[[scope]]` per cgroup, at most 32. Use it where load balancers send traffic to a
     /// service that has a memory limit.
@@ -141,8 +137,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::from(([0, 0, 0, 0], 9817))],
-            agent_listen: Some(SocketAddr::from(([0, 0, 0, 0], 9818))),
             socket: "/run/memsensor/memsensor.sock".to_owned(),
             interval: Duration::from_secs(1),
             pressed_interval: Duration::from_millis(100),
@@ -160,6 +154,7 @@ impl Default for Config {
             buckets: Buckets::default(),
             growing_processes: 5,
             cgroups: cgroups::settings::Settings::default(),
+            listen: Vec::new(),
             scope: Vec::new(),
         }
     }
@@ -183,7 +178,7 @@ impl Config {
 
     /// Checks what types cannot: each module checks its settings.
     pub fn check(&self) -> Result<()> {
-        serving::check_listeners(&self.listen, self.agent_listen)?;
+        listen::check_all(&self.listen)?;
         self.sampling().check()?;
         self.http.check()?;
         self.metrics().check()?;
@@ -193,6 +188,11 @@ impl Config {
         sampling::check_scopes(&self.scope)?;
         self.probes.check()?;
         self.kill_senders.check()
+    }
+
+    /// The listeners: those of the file, or the default.
+    pub fn listeners(&self) -> Vec<Listener> {
+        if self.listen.is_empty() { Listener::defaults() } else { self.listen.clone() }
     }
 
     /// Settings of the loader.
@@ -257,12 +257,9 @@ mod tests {
     fn mistakes_name_the_key_and_what_is_allowed() {
         for (text, message) in [
             ("lisen = []", "unknown field `lisen`"),
-            ("listen = []", "at least one address"),
-            ("listen = [\"localhost\"]", "invalid socket address"),
             ("interval = \"1ms\"", "between 50ms and 1m"),
             ("stale_after = \"1s\"", "less than two intervals"),
             ("pressed_interval = \"1ms\"", "between 20ms and 1m"),
-            ("agent_listen = \"nowhere\"", "invalid socket address"),
             ("[verdict]\ndegraded_weight = 1.5", "degraded_weight: 1.5 is not above 0"),
             ("[rules.stale]\nenabled = false", "no rule \"stale\"; there are: stalled"),
             ("[[scope]]\nname = \"host\"\ncgroup = \"/a\"", "\"host\" twice"),
@@ -285,7 +282,6 @@ mod tests {
             ("[http]\nhead_timeout = \"0s\"", "http.head_timeout: 0s is not between 100ms and 10m"),
             ("[http]\ndeadline = \"0s\"", "http.deadline: 0s is not between 100ms and 10m"),
             ("[http]\ndeadline = \"1year\"", "http.deadline: 1year is not between"),
-            ("listen = [\"0.0.0.0:9818\"]", "agent_listen: 0.0.0.0:9818 is in listen as well"),
             ("interval = \"50ms\"\nwindow = \"1h\"", "more than 600 intervals"),
             ("[kill_senders]\nothers = [\"a-name-far-too-long\"]", "longer than the 15 bytes"),
             ("[kill_senders]\nothers = [\"earlyoom\"]", "twice"),
@@ -295,12 +291,45 @@ mod tests {
         }
     }
 
+    /// A listener with this line in place of its routes.
+    fn listener(line: &str) -> String {
+        format!("[[listen]]\naddress = \"127.0.0.1:1\"\n{line}\n")
+    }
+
+    #[test]
+    fn mistakes_of_a_listener_name_it() {
+        const ROUTES: &str = "routes = [\"metrics\"]";
+        let allow = |networks: &str| listener(&format!("{ROUTES}\nallow = [{networks}]"));
+        let one = |n| format!("[[listen]]\naddress = \"127.0.0.1:{n}\"\n{ROUTES}\n");
+        for (text, message) in [
+            ("listen = []".to_owned(), "listen: at least one is needed"),
+            ("listen = [\"0.0.0.0:9817\"]".to_owned(), "expected a table [[listen]] with"),
+            ("agent_listen = \"0.0.0.0:9818\"".to_owned(), "unknown field `agent_listen`"),
+            ("[[listen]]\naddress = \"localhost\"".to_owned(), "invalid socket address"),
+            (listener(""), "missing field `routes`"),
+            (format!("[[listen]]\n{ROUTES}"), "missing field `address`"),
+            (listener("routes = []"), "listen: 127.0.0.1:1: routes: at least one"),
+            (listener("routes = [\"readyz\"]"), "unknown variant `readyz`, expected one of"),
+            (listener("routes = [\"metrics\", \"metrics\"]"), "routes: a word is there twice"),
+            (listener("routes = [\"agent\", \"metrics\"]"), "a [[listen]] of its own"),
+            (listener(&format!("{ROUTES}\nport = 1")), "unknown field `port`"),
+            (listener(&format!("{ROUTES}\nmay_fall_back = true")), "unknown field"),
+            (allow(""), "listen: 127.0.0.1:1: allow: no client could connect"),
+            (allow("\"web-01\""), "\"web-01\" is not a network such as"),
+            (allow("\"10.1.0.0/8\""), "write \"10.0.0.0/8\""),
+            (allow(&"\"::1\",".repeat(65)), "allow: 65 networks, at most 64"),
+            (one(1) + &one(1), "listen: 127.0.0.1:1 twice"),
+            ((1..=17).map(one).collect(), "listen: 17 listeners, at most 16"),
+        ] {
+            let error = format!("{:#}", Config::parse(&text).expect_err(&text));
+            assert!(error.contains(message), "{text:?}: {error:?}");
+        }
+    }
+
     #[test]
     fn two_listeners_may_take_any_free_port() {
-        let any = "listen = [\"127.0.0.1:0\"]\nagent_listen = \"127.0.0.1:0\"";
-        Config::parse(any).expect("two ports");
-        let nowhere = "listen = [\"0.0.0.0:9818\"]\nagent_listen = \"\"";
-        Config::parse(nowhere).expect("one listener");
+        let any = "[[listen]]\naddress = \"127.0.0.1:0\"\nroutes = [\"readiness\"]\n";
+        Config::parse(&any.repeat(2)).expect("two ports");
     }
 
     #[test]

@@ -2,14 +2,17 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::{
+    io::Errno,
+    net::{self, AddressFamily, SocketFlags, SocketType, sockopt},
+};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
@@ -20,8 +23,9 @@ use super::{config::Config, failure::Failure};
 use crate::serve::{
     admin::{self, Admin},
     agent_check::Agent,
-    http,
+    http::{self, Handlers},
     limits::{Gate, accept_tcp, accept_unix},
+    listen::Listener,
     state::app::AppState,
     state::settings::Http,
 };
@@ -38,8 +42,7 @@ const CLOSED_POLL: Duration = Duration::from_millis(5);
 /// Bound addresses, and the socket.
 #[derive(Debug)]
 pub struct Listeners {
-    http: Vec<TcpListener>,
-    agent: Option<TcpListener>,
+    tcp: Vec<(TcpListener, Listener)>,
     admin: Option<UnixListener>,
     socket: Option<RemoveOnDrop>,
 }
@@ -55,11 +58,10 @@ impl Listeners {
     /// Binds all addresses and the socket. With `allow_degraded`, a socket that cannot be created
     /// is not an error.
     pub fn bind(config: &Config) -> Result<Self> {
-        let all: Vec<_> = config.listen.iter().copied().chain(config.agent_listen).collect();
-        let bind = |addr, option| bind(addr, &all, option);
-        let http = config.listen.iter().map(|addr| bind(*addr, "--listen"));
-        let http = http.collect::<Result<_>>()?;
-        let agent = config.agent_listen.map(|addr| bind(addr, "--agent-listen")).transpose()?;
+        let listeners = config.listeners();
+        let all: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+        let bind = |listener: Listener| Ok((bind(&listener, &all)?, listener));
+        let tcp = listeners.into_iter().map(bind).collect::<Result<_>>()?;
         let path = Path::new(&config.socket);
         let admin = match admin::bind(path) {
             Ok(listener) => Some(listener),
@@ -70,7 +72,7 @@ impl Listeners {
             Err(e) => return Err(with_failure(e)),
         };
         let socket = admin.is_some().then(|| RemoveOnDrop(path.to_owned()));
-        Ok(Self { http, agent, admin, socket })
+        Ok(Self { tcp, admin, socket })
     }
 
     /// Serves until `stop`.
@@ -80,20 +82,25 @@ impl Listeners {
         state: &AppState,
         stop: &watch::Receiver<bool>,
     ) -> Connections {
-        let gate = Gate::new(limits.max_connections, Arc::clone(&state.connections.http));
-        let router = http::router(state.clone());
-        for listener in self.http {
-            let (router, limits, stopped) = (router.clone(), limits.clone(), stop.clone());
-            let serve = move |stream, ticket| {
-                http::serve(stream, ticket, router.clone(), limits.clone(), stopped.clone())
-            };
-            tokio::spawn(accept_tcp(listener, Arc::clone(&gate), stop.clone(), serve));
-        }
-        if let Some(listener) = self.agent {
-            let gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
-            let agent = Arc::new(Agent::new(state.clone()));
-            let serve = move |stream, ticket| Arc::clone(&agent).answer(stream, ticket);
-            tokio::spawn(accept_tcp(listener, gate, stop.clone(), serve));
+        let http_gate = Gate::new(limits.max_connections, Arc::clone(&state.connections.http));
+        let agent_gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
+        let handlers = Handlers::new(state.clone());
+        let agent = Arc::new(Agent::new(state.clone()));
+        for (tcp, listener) in self.tcp {
+            let stop = stop.clone();
+            if listener.is_agent() {
+                let (gate, agent) = (Arc::clone(&agent_gate), Arc::clone(&agent));
+                let serve = move |stream, ticket| Arc::clone(&agent).answer(stream, ticket);
+                tokio::spawn(accept_tcp(tcp, listener.allow, gate, stop, serve));
+            } else {
+                let (gate, limits, stopped) =
+                    (Arc::clone(&http_gate), limits.clone(), stop.clone());
+                let router = http::router(handlers.clone(), &listener.routes);
+                let serve = move |stream, ticket| {
+                    http::serve(stream, ticket, router.clone(), limits.clone(), stopped.clone())
+                };
+                tokio::spawn(accept_tcp(tcp, listener.allow, gate, stop, serve));
+            }
         }
         if let Some(listener) = self.admin {
             let permits = Arc::new(Semaphore::new(admin::MAX_CLIENTS));
@@ -101,7 +108,7 @@ impl Listeners {
             let serve = move |stream| Arc::clone(&admin).answer(stream);
             tokio::spawn(accept_unix(listener, permits, stop.clone(), serve));
         }
-        Connections { http: gate, _socket: self.socket }
+        Connections { http: http_gate, _socket: self.socket }
     }
 }
 
@@ -117,14 +124,36 @@ impl Connections {
     }
 }
 
-/// Binds one of `all` addresses.
-fn bind(addr: SocketAddr, all: &[SocketAddr], option: &str) -> Result<TcpListener> {
-    let listener = listener(addr, is_only_v6(addr, all))
-        .with_context(|| format!("listen on {addr} (choose another address with {option})"))
+/// Binds a listener; `all` are the addresses of all listeners.
+fn bind(listener: &Listener, all: &[SocketAddr]) -> Result<TcpListener> {
+    let mut addr = listener.address;
+    let mut bound = socket(addr, is_only_v6(addr, all));
+    if let Err(e) = &bound
+        && listener.may_fall_back
+        && is_without_v6(e)
+    {
+        let v6 = addr;
+        addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        info!("no IPv6 ({e}): {addr} instead of {v6}");
+        bound = socket(addr, false);
+    }
+    let option = if listener.is_agent() { "--agent-listen" } else { "--listen" };
+    let tcp = bound
+        .with_context(|| {
+            format!("listen on {addr} (choose another address with [[listen]] or {option})")
+        })
         .map_err(with_failure)?;
-    let local = listener.local_addr().unwrap_or(addr);
-    info!("listening on {local}");
-    Ok(listener)
+    let local = tcp.local_addr().unwrap_or(addr);
+    let routes: Vec<_> = listener.routes.iter().map(|route| route.label()).collect();
+    info!("listening on {local} for {}", routes.join(", "));
+    Ok(tcp)
+}
+
+/// Whether the kernel has no IPv6, or no address of it. A socket for `[::]` can also be made where
+/// IPv6 is switched off by `disable_ipv6`, and then has IPv4.
+fn is_without_v6(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 /// Whether a socket for `addr` must leave IPv4 to another of `all` addresses: by default `[::]` has
@@ -134,14 +163,15 @@ fn is_only_v6(addr: SocketAddr, all: &[SocketAddr]) -> bool {
     addr.is_ipv6() && addr.port() != 0 && all.iter().any(has_v4)
 }
 
-fn listener(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+fn socket(addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
     // Connections of an earlier daemon may be in TIME_WAIT.
     sockopt::set_socket_reuseaddr(&socket, true)?;
-    if only_v6 {
-        sockopt::set_ipv6_v6only(&socket, true)?;
+    if addr.is_ipv6() {
+        // Also where `net.ipv6.bindv6only` is set.
+        sockopt::set_ipv6_v6only(&socket, only_v6)?;
     }
     net::bind(&socket, &addr)?;
     net::listen(&socket, BACKLOG)?;
@@ -170,6 +200,7 @@ impl Drop for RemoveOnDrop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::listen::Route;
 
     fn addresses(all: &[&str]) -> Vec<SocketAddr> {
         all.iter().map(|addr| addr.parse().expect("an address")).collect()
@@ -198,7 +229,8 @@ mod tests {
             let port = free.local_addr().expect("an address").port();
             drop(free);
             let all = addresses(&order.map(|ip| format!("{ip}:{port}")).each_ref().map(|s| &**s));
-            let bound: Vec<_> = all.iter().map(|addr| bind(*addr, &all, "--listen")).collect();
+            let bind = |addr: &SocketAddr| bind(&Listener::new(*addr, &[Route::Metrics]), &all);
+            let bound: Vec<_> = all.iter().map(bind).collect();
             assert!(bound.iter().all(Result::is_ok), "{order:?}: {bound:?}");
             for ip in ["127.0.0.1", "[::1]"] {
                 let to: SocketAddr = format!("{ip}:{port}").parse().expect("an address");

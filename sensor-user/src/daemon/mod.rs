@@ -15,7 +15,6 @@ mod config_escapes;
 pub mod failure;
 pub mod hardening;
 pub mod listeners;
-mod optional_address;
 pub mod run;
 pub mod store;
 pub mod systemd;

@@ -4,13 +4,14 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
+    body::Body,
     extract::{Path, Query, State as Shared},
     http::{
         HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
         header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
     },
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{MethodRouter, any, get},
 };
 use hyper::{
     body::Incoming,
@@ -27,6 +28,7 @@ use tracing::debug;
 
 use super::{
     limits::Ticket,
+    listen::Route,
     metrics::render::{Format, Renderer},
     state::{
         app::AppState,
@@ -47,29 +49,82 @@ pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest head of a request in bytes; a scraper's has a few hundred.
 const MAX_HEAD: usize = 16 * 1024;
 
+/// What all listeners share: the state, and the rendered page of metrics.
 #[derive(Debug, Clone)]
-struct Routes {
+pub struct Handlers {
     state: AppState,
     renderer: Arc<Renderer>,
 }
 
-/// All routes. The paths of health checks have every form that checkers use: HAProxy's `option
+impl Handlers {
+    /// Answers from this state.
+    pub fn new(state: AppState) -> Self {
+        Self { state, renderer: Arc::default() }
+    }
+}
+
+/// All paths of HTTP. Those of health checks have every form that checkers use: HAProxy's `option
 /// httpchk` asks with OPTIONS, and some people end a path with a slash.
-pub fn router(state: AppState) -> Router {
+fn paths() -> [(Route, &'static str, MethodRouter<Handlers>); 8] {
     let (livez, host) = (get(livez).options(livez), get(readyz).options(readyz));
     let scope = get(readyz_of).options(readyz_of);
-    Router::new()
+    [
+        (Route::Metrics, "/metrics", get(metrics)),
+        (Route::Readiness, "/livez", livez.clone()),
+        (Route::Readiness, "/livez/", livez),
+        (Route::Readiness, "/readyz", host.clone()),
+        (Route::Readiness, "/readyz/", host),
+        (Route::Readiness, "/readyz/{scope}", scope.clone()),
+        (Route::Readiness, "/readyz/{scope}/", scope),
+        (Route::Events, "/api/v1/events", get(events)),
+    ]
+}
+
+/// The routes of one listener.
+pub fn router(handlers: Handlers, routes: &[Route]) -> Router {
+    let index: Arc<str> = index(routes).into();
+    let index = move || async move { text(StatusCode::OK, index.to_string()) };
+    let mut served = Router::new()
         .route("/", get(index))
-        .route("/metrics", get(metrics))
-        .route("/livez", livez.clone())
-        .route("/livez/", livez)
-        .route("/readyz", host.clone())
-        .route("/readyz/", host)
-        .route("/readyz/{scope}", scope.clone())
-        .route("/readyz/{scope}/", scope)
-        .route("/api/v1/events", get(events))
-        .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") })
-        .with_state(Routes { state, renderer: Arc::default() })
+        .fallback(|| async { text(StatusCode::NOT_FOUND, "not found; see /\n") });
+    for (route, path, method) in paths() {
+        let method = if routes.contains(&route) { method } else { any(not_served) };
+        served = served.route(path, method);
+    }
+    served.with_state(handlers)
+}
+
+async fn not_served() -> Response {
+    text(
+        StatusCode::NOT_FOUND,
+        "not served at this address; see / and `routes` of [[listen]] in the configuration\n",
+    )
+}
+
+/// What the listener serves.
+fn index(routes: &[Route]) -> String {
+    let mut text = "memsensor: memory pressure and OOM kills of this host\n\n".to_owned();
+    for route in routes {
+        text.push_str(match route {
+            Route::Metrics => {
+                "/metrics            Prometheus metrics, classic or OpenMetrics by Accept\n"
+            }
+            Route::Readiness => {
+                "/readyz             200 if the host should get traffic, else 503; the body has reasons\n\
+                 /readyz/NAME        the same for a scope\n\
+                 ?fail_on=degraded   503 also for a degraded scope\n\
+                 ?fail_on=drained    503 only while an operator has drained the host\n\
+                 /livez              200 while the loops of memsensor run, else 503\n"
+            }
+            Route::Events => {
+                "/api/v1/events      the latest OOM kills and kills by OOM daemons, oldest first, as JSON\n\
+                 ?id=ID              one event, with its report\n\
+                 ?after=ID           the first hundred events after that one\n"
+            }
+            Route::Agent => "",
+        });
+    }
+    text
 }
 
 /// Serves one request on a connection, within the deadline, or until `stop`.
@@ -118,8 +173,8 @@ pub async fn serve(
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response {
-    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body).into_response()
+fn text(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(CONTENT_TYPE, "text/plain; charset=utf-8")], body.into()).into_response()
 }
 
 /// A value as a line of JSON that must not be cached.
@@ -131,33 +186,17 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 /// Fails if a loop is stuck: then only a restart helps.
-async fn livez(Shared(routes): Shared<Routes>) -> Response {
-    match routes.state.published.lags.stuck(monotonic_ns()) {
+async fn livez(Shared(handlers): Shared<Handlers>) -> Response {
+    match handlers.state.published.lags.stuck(monotonic_ns()) {
         None => text(StatusCode::OK, "alive\n"),
         Some("sense") => text(StatusCode::SERVICE_UNAVAILABLE, "the sensing loop is stuck\n"),
         Some(_) => text(StatusCode::SERVICE_UNAVAILABLE, "the serving loop is stuck\n"),
     }
 }
 
-async fn index() -> Response {
-    text(
-        StatusCode::OK,
-        "memsensor: memory pressure and OOM kills of this host\n\n\
-         /metrics            Prometheus metrics, classic or OpenMetrics by Accept\n\
-         /readyz             200 if the host should get traffic, else 503; the body has reasons\n\
-         /readyz/NAME        the same for a scope\n\
-         ?fail_on=degraded   503 also for a degraded scope\n\
-         ?fail_on=drained    503 only while an operator has drained the host\n\
-         /livez              200 while the loops of memsensor run, else 503\n\
-         /api/v1/events      the latest OOM kills and kills by OOM daemons, oldest first, as JSON\n\
-         ?id=ID              one event, with its report\n\
-         ?after=ID           the first hundred events after that one\n",
-    )
-}
-
-async fn metrics(Shared(routes): Shared<Routes>, headers: HeaderMap) -> Response {
+async fn metrics(Shared(handlers): Shared<Handlers>, headers: HeaderMap) -> Response {
     let format = if wants_open_metrics(&headers) { Format::OpenMetrics } else { Format::Classic };
-    let body = routes.renderer.page(&routes.state, format);
+    let body = handlers.renderer.page(&handlers.state, format);
     ([(CONTENT_TYPE, format.content_type())], body).into_response()
 }
 
@@ -189,8 +228,8 @@ struct EventParams {
 /// Most events in one answer.
 const MAX_EVENTS: usize = 100;
 
-async fn events(Shared(routes): Shared<Routes>, Query(params): Query<EventParams>) -> Response {
-    let kept = routes.state.published.events.events();
+async fn events(Shared(handlers): Shared<Handlers>, Query(params): Query<EventParams>) -> Response {
+    let kept = handlers.state.published.events.events();
     if let Some(id) = params.id {
         return match kept.iter().find(|event| event.id == id) {
             Some(event) => json(StatusCode::OK, &Events { events: std::slice::from_ref(event) }),
@@ -233,20 +272,20 @@ struct Peer(IpAddr);
 type Client = Option<Extension<Peer>>;
 
 async fn readyz(
-    Shared(routes): Shared<Routes>,
+    Shared(handlers): Shared<Handlers>,
     client: Client,
     Query(params): Query<ReadyzParams>,
 ) -> Response {
-    ready(&routes.state, "", &params, client)
+    ready(&handlers.state, "", &params, client)
 }
 
 async fn readyz_of(
-    Shared(routes): Shared<Routes>,
+    Shared(handlers): Shared<Handlers>,
     client: Client,
     Path(scope): Path<String>,
     Query(params): Query<ReadyzParams>,
 ) -> Response {
-    ready(&routes.state, &scope, &params, client)
+    ready(&handlers.state, &scope, &params, client)
 }
 
 fn ready(state: &AppState, scope: &str, params: &ReadyzParams, client: Client) -> Response {

@@ -24,6 +24,7 @@ use tokio::{
 use tracing::{debug, error};
 
 use super::{
+    networks::Network,
     places::{Admission, Id, Places, Prefix},
     state::connections::{ConnectionCounts, Outcome},
 };
@@ -62,10 +63,7 @@ impl RateLimit {
     /// Counts a connection at `now`. Returns the time of the next period if this one has enough
     /// connections, of this address or in all.
     fn count(&mut self, prefix: Prefix, now: Instant) -> Option<Instant> {
-        if now >= self.period_start + PERIOD {
-            *self = Self::new(now);
-        }
-        self.accepted += 1;
+        self.count_accepted(now);
         let of_address = self.by_address.get(&prefix).copied().unwrap_or_default();
         if self.served >= MAX_PER_PERIOD || of_address >= MAX_PER_ADDRESS {
             return Some(self.period_start + PERIOD);
@@ -73,6 +71,14 @@ impl RateLimit {
         self.served += 1;
         self.by_address.insert(prefix, of_address + 1);
         None
+    }
+
+    /// Counts a connection that is accepted at `now`, to be served or closed.
+    fn count_accepted(&mut self, now: Instant) {
+        if now >= self.period_start + PERIOD {
+            *self = Self::new(now);
+        }
+        self.accepted += 1;
     }
 
     /// The time of the next period, if no more may be accepted in this one.
@@ -228,9 +234,11 @@ impl Drop for Ticket {
     }
 }
 
-/// Accepts and serves connections that have a place, until `stop`.
+/// Accepts and serves connections that have a place, until `stop`. Those of peers that are in none
+/// of the networks in `allow` are closed.
 pub async fn accept_tcp<F>(
     listener: TcpListener,
+    allow: Vec<Network>,
     gate: Arc<Gate>,
     mut stop: watch::Receiver<bool>,
     serve: impl Fn(TcpStream, Arc<Ticket>) -> F,
@@ -260,8 +268,15 @@ pub async fn accept_tcp<F>(
                 continue;
             }
         };
-        let start = rate_limit.count(Prefix::of(peer), Instant::now());
-        let is_served = gate.take(socket, peer, start, &serve);
+        let now = Instant::now();
+        let is_served = if allow.iter().any(|network| network.contains(peer)) {
+            let start = rate_limit.count(Prefix::of(peer), now);
+            gate.take(socket, peer, start, &serve)
+        } else {
+            rate_limit.count_accepted(now);
+            gate.counts.end(Outcome::Refused);
+            false
+        };
         refused_in_a_row = if is_served { 0 } else { refused_in_a_row + 1 };
         if let Some(next_period) = rate_limit.pause() {
             tokio::time::sleep_until(next_period).await;

@@ -3,6 +3,7 @@
 //!
 //! * [`state`]: shared by all servers: readiness, the operator's drain, the clients.
 //! * [`metrics`] renders `/metrics`.
+//! * [`listen`]: what an address serves, and to which [`networks`].
 //! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections,
 //!   fairly per address by [`places`].
 //! * [`admin`] is the root-only socket of `memsensor events`, `explain`, `drain`, `top`, with the
@@ -13,6 +14,8 @@ pub mod admin_protocol;
 pub mod agent_check;
 pub mod http;
 pub mod limits;
+pub mod listen;
 pub mod metrics;
+pub mod networks;
 pub mod places;
 pub mod state;

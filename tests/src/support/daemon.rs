@@ -31,17 +31,25 @@ const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
 pub struct Daemon {
     child: Child,
     dir: PathBuf,
-    /// Its addresses: HTTP, then the agent-check.
+    /// Its addresses: HTTP, the agent-check, then those that a test added.
     pub listening: Vec<SocketAddr>,
     log: Log,
+    /// Number of `[[listen]]`.
+    listeners: usize,
 }
 
 impl Daemon {
     /// Starts it with extra configuration (TOML, inserted before any table) and waits for a sample.
     /// Its rules are off: the load of other tests must not change its verdict.
     pub fn start(config: &str) -> Result<Self> {
+        Self::also_listening("", config)
+    }
+
+    /// The same with more `[[listen]]` after the usual two.
+    pub fn also_listening(more: &str, config: &str) -> Result<Self> {
         let quiet = RULES.iter().map(|r| format!("rules.{}.enabled = false\n", r.name));
-        Self::judging(&(quiet.collect::<String>() + config))
+        let config = format!("{OFTEN}{}{config}", quiet.collect::<String>());
+        Self::with(&(listeners(LOCAL) + more), &config, &[])
     }
 
     /// The same with its rules on.
@@ -67,14 +75,14 @@ impl Daemon {
             ("NOTIFY_SOCKET", notify.display().to_string()),
             ("WATCHDOG_USEC", watchdog.as_micros().to_string()),
         ];
-        Self::with(LOCAL, OFTEN, &env)
+        Self::with(&listeners(LOCAL), OFTEN, &env)
     }
 
     fn listening_on(addrs: [&str; 2], config: &str) -> Result<Self> {
-        Self::with(addrs, config, &[])
+        Self::with(&listeners(addrs), config, &[])
     }
 
-    fn with([http, agent]: [&str; 2], config: &str, env: &[(&str, String)]) -> Result<Self> {
+    fn with(listeners: &str, config: &str, env: &[(&str, String)]) -> Result<Self> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
@@ -83,14 +91,11 @@ impl Daemon {
         let file = dir.join("config.toml");
         std::fs::write(
             &file,
-            format!(
-                "listen = [\"{http}\"]\nagent_listen = \"{agent}\"\n\
-                 socket = \"{}\"\n{config}\n",
-                socket.display()
-            ),
+            format!("socket = \"{}\"\n{config}\n{}", socket.display(), listeners),
         )?;
         let (child, log) = spawn(&file, env)?;
-        let mut daemon = Self { child, dir, listening: Vec::new(), log };
+        let listeners = listeners.matches("[[listen]]").count();
+        let mut daemon = Self { child, dir, listening: Vec::new(), log, listeners };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
@@ -110,11 +115,9 @@ impl Daemon {
                 bail!("memsensor ended with {status}: {}", self.log());
             }
             let log = self.log();
-            let addrs =
-                log.lines().filter_map(|l| l.split("listening on ").nth(1)?.trim().parse().ok());
-            self.listening = addrs.collect();
+            self.listening = listening(&log);
             // Not by `/readyz`: `drain --wait` would wait for this client.
-            if self.listening.len() == 2 && self.sample_time().is_ok() {
+            if self.listening.len() == self.listeners && self.sample_time().is_ok() {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -240,6 +243,20 @@ impl Daemon {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal)?;
         Ok(self.child.wait()?)
     }
+}
+
+/// `[[listen]]` for these addresses: all routes of HTTP, and the agent-check.
+pub fn listeners([http, agent]: [&str; 2]) -> String {
+    format!(
+        "[[listen]]\naddress = \"{http}\"\nroutes = [\"readiness\", \"metrics\", \"events\"]\n\
+         [[listen]]\naddress = \"{agent}\"\nroutes = [\"agent\"]\n"
+    )
+}
+
+/// The addresses in the log of a daemon, in the order of its configuration.
+pub fn listening(log: &str) -> Vec<SocketAddr> {
+    let words = |line: &str| line.split("listening on ").nth(1)?.split(' ').next()?.parse().ok();
+    log.lines().filter(|line| line.contains(" for ")).filter_map(words).collect()
 }
 
 type Log = Arc<Mutex<String>>;

@@ -113,8 +113,9 @@ fn the_commented_defaults_are_the_defaults() {
 fn the_examples_are_valid() {
     let toml = with_examples(&commented_defaults(&all_tables()));
     let config = Config::parse(&toml).expect("valid");
-    assert!(!config.rules.is_empty() && !config.scope.is_empty());
-    let unchanged = Config { rules: Config::default().rules, scope: Vec::new(), ..config };
+    assert!(!config.rules.is_empty() && !config.scope.is_empty() && !config.listen.is_empty());
+    let Config { rules, listen, scope, .. } = Config::default();
+    let unchanged = Config { rules, listen, scope, ..config };
     assert_eq!(unchanged, Config::default());
 }
 
@@ -294,6 +295,15 @@ fn scopes(count: usize) -> String {
     (0..count).map(scope).collect()
 }
 
+fn listeners(count: usize) -> String {
+    let one = |i| format!("[[listen]]\naddress = '[::1]:{i}'\nroutes = ['metrics']\n");
+    (1..=count).map(one).collect()
+}
+
+fn networks(count: usize) -> String {
+    format!("{}allow = [{}]", listeners(1), "'::1',".repeat(count))
+}
+
 #[test]
 fn the_documented_lengths_are_those_that_are_checked() {
     let tables = all_tables();
@@ -306,12 +316,8 @@ fn the_documented_lengths_are_those_that_are_checked() {
     let paths = |count| format!("cgroups.paths = {}", strings(count, "/p"));
     let histograms = |count| format!("cgroups.histograms = {}", strings(count, "/p"));
     for (key, documented, accepted, rejected) in [
-        (
-            "listen",
-            "at least one",
-            String::from("listen = ['[::1]:1']"),
-            String::from("listen = []"),
-        ),
+        ("[[listen]]", "at most 16", listeners(16), listeners(17)),
+        ("listen.allow", "at most 64", networks(64), networks(65)),
         ("[[scope]]", "at most 32", scopes(32), scopes(33)),
         ("scope.name", "1 to 64", name(64), name(65)),
         ("scope.name", "1 to 64", name(1), name(0)),

@@ -54,6 +54,7 @@ pub(super) struct Setting {
     /// As in TOML.
     value: String,
     is_example: bool,
+    is_required: bool,
     pub(super) meaning: String,
     /// Allowed words, with their meanings.
     words: Vec<(String, String)>,
@@ -133,9 +134,18 @@ impl Schema {
     fn list_of_tables(&self, name: &str) -> Result<Table, String> {
         let list = &self.0["properties"][name];
         let entry = self.resolve(&list["items"]);
+        let required = entry["required"].as_array().ok_or(name)?;
+        let required: Vec<_> = required.iter().filter_map(Value::as_str).collect();
+        let keys = entry["properties"].as_object().ok_or(name)?.keys().map(String::as_str);
         let mut settings = Vec::new();
-        for key in entry["required"].as_array().ok_or(name)? {
-            settings.push(self.setting(name, entry, key.as_str().ok_or(name)?, None)?);
+        for key in &required {
+            settings.push(self.setting(name, entry, key, None)?);
+        }
+        for key in keys.filter(|key| !required.contains(key)) {
+            let default = &entry["properties"][key]["default"];
+            let default = (!default.is_null()).then(|| default.to_string());
+            let setting = self.setting(name, entry, key, default.as_deref())?;
+            settings.push(Setting { is_required: false, ..setting });
         }
         let header = format!("[[{name}]]");
         Ok(Table { header, meaning: meaning(list, name)?, settings, example: String::new() })
@@ -158,6 +168,7 @@ impl Schema {
             kind: if words.is_empty() { kind(schema, &path)? } else { "one of these words".into() },
             value: default.map_or_else(example, str::to_owned),
             is_example: default.is_none(),
+            is_required: default.is_none(),
             key: key.to_owned(),
             path,
             words,
@@ -244,7 +255,11 @@ pub(super) fn page(tables: &[Table]) -> String {
 fn section(setting: &Setting) -> String {
     let (meaning, range) = setting.split_range();
     let mut facts = format!("Type: {}.", setting.kind);
-    let label = if setting.is_example { "Required; example" } else { "Default" };
+    let label = match (setting.is_example, setting.is_required) {
+        (true, true) => "Required; example",
+        (true, false) => "Optional; example",
+        (false, _) => "Default",
+    };
     write!(facts, " {label}: `{}`.", setting.value).expect("a String");
     if let Some(range) = range {
         write!(facts, " Range: {range}.").expect("a String");

@@ -103,7 +103,9 @@ def checks():
     from datadog_checks.memsensor import MemsensorCheck
 
     def make(url, **options):
-        instance = {'openmetrics_endpoint': f'{url}/metrics', **options}
+        # The fake sensor and the one of the tests have one port for everything.
+        endpoints = {'openmetrics_endpoint': f'{url}/metrics', 'events_endpoint': f'{url}/api/v1/events'}
+        instance = {**endpoints, **options}
         check = MemsensorCheck('memsensor', {}, [instance])
         # As in the Agent, the id ends with a digest of the configuration.
         check.check_id = f'memsensor:{hashlib.sha256(json.dumps(instance).encode()).hexdigest()[:16]}'

@@ -192,3 +192,15 @@ def test_a_damaged_cache_is_ignored(run, datadog_agent, cache):
 def test_no_events_are_requested_if_they_are_disabled(run):
     assert run([kill(1)], collect_events=False) == []
     assert run.fake.requests == ['/metrics']
+
+
+@pytest.mark.parametrize(
+    'metrics, events',
+    [
+        ('http://localhost:9817/metrics', 'http://localhost:9819/api/v1/events'),
+        ('http://[2001:db8::1]:80/a/metrics?b#c', 'http://[2001:db8::1]:9819/api/v1/events'),
+        ('https://user:password@web-01/metrics', 'https://web-01:9819/api/v1/events'),
+    ],
+)
+def test_by_default_events_are_on_a_port_of_the_same_host(checks, metrics, events):
+    assert checks('http://localhost', events_endpoint=None).events_endpoint(metrics) == events

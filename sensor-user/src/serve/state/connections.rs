@@ -11,7 +11,8 @@ use std::sync::{
 pub enum Outcome {
     /// Its request was answered.
     Served,
-    /// It was closed at once: its address had its share of the places, or all were taken.
+    /// It was closed at once: its address is not allowed, had its share of the places, or all were
+    /// taken.
     Refused,
     /// It was closed for a newer connection before its request was complete.
     Evicted,

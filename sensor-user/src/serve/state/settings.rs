@@ -1,8 +1,8 @@
 //! Settings of the servers. Not here: how they serve.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use sensor_core::model::readiness::OnUnknown;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct Readiness {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Number of connections that are open at a time, over all addresses of `listen`. Range: 1 to
+    /// Number of connections that are open at a time, over all `[[listen]]` of HTTP. Range: 1 to
     /// 512. A client's address may have an eighth of them, at least one; a /64 of IPv6 counts as
     /// one address. Further connections replace connections whose request is not complete, or are
     /// closed. An open connection takes about 20 KiB. Raise it if many load balancers and scrapers
@@ -70,16 +70,6 @@ impl Http {
         }
         Ok(())
     }
-}
-
-/// An error if there is no listener, or the agent-check has no address of its own.
-pub fn check_listeners(http: &[SocketAddr], agent: Option<SocketAddr>) -> Result<()> {
-    ensure!(!http.is_empty(), "listen: at least one address is needed");
-    // Port 0 is any free port, so two of these do not collide.
-    if let Some(addr) = agent.filter(|addr| addr.port() != 0 && http.contains(addr)) {
-        bail!("agent_listen: {addr} is in listen as well; HAProxy's agent-check needs its own");
-    }
-    Ok(())
 }
 
 /// Resolution of histograms.

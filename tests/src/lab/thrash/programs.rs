@@ -14,7 +14,7 @@ use procfs::process::Process;
 
 use super::targets::{PAGE_BYTES, Target};
 use crate::support::{
-    daemon,
+    daemon::{self, listeners},
     scope::{Scope, program},
 };
 
@@ -163,18 +163,14 @@ fn memory_use(pid: u32) -> MemoryUse {
 }
 
 /// memsensor with its defaults, and the cgroup as a scope.
-fn memsensor(
-    scope: &Scope,
-    dir: &Path,
-    name: &str,
-    [http, agent]: [SocketAddr; 2],
-) -> Result<Command> {
+fn memsensor(scope: &Scope, dir: &Path, name: &str, addrs: [SocketAddr; 2]) -> Result<Command> {
+    let addrs = addrs.map(|addr| addr.to_string());
     let config = dir.join(name).with_extension("toml");
     let text = format!(
-        "listen = [\"{http}\"]\nagent_listen = \"{agent}\"\nsocket = \"{}\"\n\
-         [[scope]]\nname = \"{SCOPE}\"\ncgroup = \"{}\"\n",
+        "socket = \"{}\"\n[[scope]]\nname = \"{SCOPE}\"\ncgroup = \"{}\"\n{}",
         dir.join(name).with_extension("sock").display(),
-        scope.path()
+        scope.path(),
+        listeners(addrs.each_ref().map(|addr| &**addr))
     );
     write(&config, &text)?;
     let mut command = scope.command(program("memsensor")?);

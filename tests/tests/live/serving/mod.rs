@@ -9,6 +9,7 @@ mod fleet;
 mod formats;
 mod frozen;
 mod limits;
+mod listen;
 mod outside;
 mod replay;
 mod scrape;

@@ -38,9 +38,9 @@ fn start_errors_are_one_line_with_a_remedy_and_a_code() {
         assert!(named && stderr.lines().count() == 1, "{stderr}");
     }
     let (code, stderr) = run_memsensor(&run(&free, &addr, &addr));
-    assert!(code == Some(2) && stderr.contains("is in listen as well"), "{stderr}");
+    assert!(code == Some(2) && stderr.contains(&format!("listen: {addr} twice")), "{stderr}");
 
-    let bad = config("bad.toml", "listen = [\"0.0.0.0:9817\"]\nintervall = \"1s\"\n");
+    let bad = config("bad.toml", "socket = \"/nowhere\"\nintervall = \"1s\"\n");
     for args in [
         ["run", "--config", bad.to_str().expect("UTF-8")],
         ["config", "check", bad.to_str().expect("UTF-8")],

@@ -74,10 +74,19 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
         """Sends new kills. An error here must not discard the metrics, so it is a warning."""
         for endpoint, scraper in self.scrapers.items():
             try:
-                self.kills.submit(scraper.http, events_endpoint(endpoint))
+                self.kills.submit(scraper.http, self.events_endpoint(endpoint))
             # Any exception: the list of errors that another program's response can cause is never complete.
             except Exception as error:
-                self.warning('cannot read events of memsensor: %s', str(error) or type(error).__name__)
+                reason = str(error) or type(error).__name__
+                self.warning('cannot read events of memsensor (see `events_endpoint`): %s', reason)
+
+    def events_endpoint(self, openmetrics_endpoint):
+        """The URL of the same sensor's events; by default on the same host, where they have a port of their own."""
+        if configured := self.instance.get('events_endpoint'):
+            return configured
+        url = urlsplit(openmetrics_endpoint)
+        host = f'[{url.hostname}]' if ':' in url.hostname else url.hostname
+        return urlunsplit(url._replace(netloc=f'{host}:{kills.PORT}', path=kills.PATH, query='', fragment=''))
 
     def persistent_cache_id(self):
         # The default is a digest of the whole configuration: a new tag would send every kill again.
@@ -91,8 +100,3 @@ class MemsensorCheck(OpenMetricsBaseCheckV2):
     def now():
         """Seconds since 1970."""
         return int(time.time())
-
-
-def events_endpoint(openmetrics_endpoint):
-    """The URL of the same sensor's events."""
-    return urlunsplit(urlsplit(openmetrics_endpoint)._replace(path=kills.PATH, query='', fragment=''))

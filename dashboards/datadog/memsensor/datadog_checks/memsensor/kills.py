@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from . import limits, sanitize
 
 PATH = '/api/v1/events'
+PORT = 9819
 CACHE_KEY = 'kills'
 OOM_KILL = 'memsensor.oom_kill'
 KILL_SIGNAL = 'memsensor.kill_by_oom_daemon'
