@@ -15,6 +15,8 @@
 #  - on one host, or a host that sends no valid answer: it has the default weight, and nginx's max_fails decides.
 #  - on all hosts, or on this load balancer: all servers have the same weight.
 #  - all hosts overloaded: all servers except those that an operator drained. All drained: all servers.
+# With memsensor stale on a host (it responds, but its last sample is too old) the host counts as overloaded. Flooded
+# by one address, it still answers this script, unless the script runs at that address.
 # The file never has zero usable servers.
 set -u
 # A reader of the log that ends must not end the script. In the C locale [0-9] matches ASCII digits only.

@@ -58,10 +58,13 @@ use sensor_user::{
 const METRICS_PAGE: &str = "docs/metrics.md";
 const SCHEMA: &str = "docs/event.schema.json";
 const TROUBLESHOOTING: &str = "docs/troubleshooting.md";
+const SECURITY: &str = "SECURITY.md";
 
 /// Documents that name metrics, beside those in [`RULE_DIRECTORIES`].
 const DOCUMENTS: [&str; 4] =
     ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "dashboards/README.md"];
+/// Where tests are.
+const SOURCES: [&str; 5] = ["tests", "sensor-user", "sensor-ebpf", "xtask", "dashboards"];
 const RULE_DIRECTORIES: [&str; 4] =
     ["docs", "docs/runbooks", "dashboards/rules", "dashboards/rules/tests"];
 
@@ -369,4 +372,42 @@ fn documents_and_rules_name_only_metrics_that_exist() {
     }
     assert!(checked > 30, "only {checked} names were checked");
     assert!(!is_known(&families, "memsensor_gone_total"));
+}
+
+/// Adds the names of the tests below a directory.
+fn add_tests(directory: &Path, names: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() && !path.ends_with("target") {
+            add_tests(&path, names);
+        }
+        if path.extension().is_none_or(|e| e != "rs" && e != "py") {
+            continue;
+        }
+        let (text, mut is_test) = (std::fs::read_to_string(&path).expect("a source"), false);
+        for line in text.lines().map(str::trim) {
+            let function = line.strip_prefix("fn ").filter(|_| is_test);
+            if let Some(function) = function.or_else(|| line.strip_prefix("def ")) {
+                names.extend(function.split_once('(').map(|(name, _)| name.to_owned()));
+            }
+            is_test = line == "#[test]" || (is_test && line.starts_with(['#', '/']));
+        }
+    }
+}
+
+/// A claim of the threat model without its test would be only a promise.
+#[test]
+fn the_security_policy_names_only_tests_that_exist() {
+    let mut tests = BTreeSet::new();
+    SOURCES.iter().for_each(|directory| add_tests(&repository().join(directory), &mut tests));
+    let text = read(SECURITY);
+    let is_name = |word: &&str| {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+        word.bytes().all(plain) && word.matches('_').count() >= 3
+    };
+    let named: BTreeSet<_> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
+    assert!(named.len() >= 20, "{named:?}");
+    let missing: Vec<_> = named.iter().filter(|name| !tests.contains(**name)).collect();
+    assert!(missing.is_empty(), "{SECURITY} names tests that do not exist: {missing:?}");
+    assert!(!tests.contains("add_tests"), "not every function is a test");
 }

@@ -15,8 +15,14 @@ use sensor_tests::support::repository::repository;
 const README_LINES: usize = 150;
 
 /// Single documents; the others are all Markdown files of [`DIRECTORIES`].
-const DOCUMENTS: [&str; 5] =
-    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "tests/fixtures/README.md"];
+const DOCUMENTS: [&str; 6] = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "tests/fixtures/README.md",
+];
 const DIRECTORIES: [&str; 2] = ["docs", "dashboards"];
 
 /// Files below a directory, relative to `root`.

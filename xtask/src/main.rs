@@ -64,7 +64,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Setup(args) => setup::run(&args),
         Task::Build(args) => build::run(&args).map(success),
         Task::Run(args) => run::run(&args).map(success),
-        Task::Test(args) => test::run(&args),
+        Task::Test(args) => test::run(&args, &[]),
         Task::Vm(args) => tasks::vm::run(&args),
         Task::Ci => ci::run(),
         Task::Bench(args) => bench::run(&args).map(success),

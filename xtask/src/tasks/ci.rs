@@ -19,11 +19,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     check("lints", || clippy(&[]))?;
     check("lints of the privileged tests", || clippy(&["--features", "sensor-tests/live"]))?;
     check("licences and sources", || {
-        println!("skipped: advisories: needs a download");
         exec::run(exec::cargo().args(["deny", "check", "bans", "licenses", "sources"]))
     })?;
+    let mut skipped = Vec::new();
+    check("advisories", || advisories(&mut skipped))?;
     check("alerting rules", rules)?;
-    check("arm64", build_arm64)?;
+    check("arm64", || build_arm64(&mut skipped))?;
     check("oldest and newest kernel", || {
         if vm::run(&vm::Args::short())? != ExitCode::SUCCESS {
             bail!("a guest failed, see above");
@@ -31,7 +32,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         Ok(())
     })?;
     println!("\n=== tests ===");
-    test::run(&test::Args::default())
+    test::run(&test::Args::default(), &skipped)
 }
 
 fn check(name: &str, run: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -48,10 +49,33 @@ fn clippy(features: &[&str]) -> Result<()> {
     exec::run(cargo.args(["--", "-D", "warnings"]))
 }
 
-/// Builds memsensor for arm64. Prints the reason if this machine cannot build for arm64.
-fn build_arm64() -> Result<()> {
+/// Fails if a dependency has a known vulnerability, is unmaintained or unsound. Skipped where the
+/// database cannot be fetched: then nothing was checked, also not with an old copy.
+fn advisories(skipped: &mut Vec<String>) -> Result<()> {
+    let mut fetch = exec::cargo();
+    let fetched = fetch.args(["deny", "fetch", "db"]).output().context("start cargo deny")?;
+    if !fetched.status.success() {
+        let stderr = String::from_utf8_lossy(&fetched.stderr);
+        skip(skipped, "advisories", last_line(&stderr));
+        return Ok(());
+    }
+    exec::run(exec::cargo().args(["deny", "--offline", "check", "advisories"]))
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no error message").trim()
+}
+
+/// Records that a check could not run on this machine.
+fn skip(skipped: &mut Vec<String>, check: &str, reason: &str) {
+    println!("skipped: {check}: {reason}");
+    skipped.push(format!("{check}: {reason}"));
+}
+
+/// Builds memsensor for arm64, if this machine can.
+fn build_arm64(skipped: &mut Vec<String>) -> Result<()> {
     if let Err(reason) = ARM64.install() {
-        println!("skipped: arm64: {reason:#}");
+        skip(skipped, "arm64", &format!("{reason:#}"));
         return Ok(());
     }
     let mut cargo = ARM64.cargo();
@@ -89,4 +113,16 @@ fn yaml_files(dir: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_an_error_is_its_reason() {
+        let error = "Cloning into 'db'...\nfatal: Could not resolve host: github.com\n\n";
+        assert_eq!(last_line(error), "fatal: Could not resolve host: github.com");
+        assert_eq!(last_line("\n"), "no error message");
+    }
 }

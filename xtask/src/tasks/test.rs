@@ -140,9 +140,11 @@ impl Outcome {
     }
 }
 
-/// The table of levels and the last line with the counts.
-fn report(outcomes: &[Outcome]) -> String {
+/// The table of levels and the last line with the counts, which include checks that were skipped
+/// before the tests.
+fn report(outcomes: &[Outcome], skipped_checks: &[String]) -> String {
     let mut lines = vec![String::new()];
+    lines.extend(skipped_checks.iter().map(|check| format!("skipped: {check}")));
     for outcome in outcomes {
         let name = outcome.level.name();
         for (test, reason) in &outcome.counts.ignored {
@@ -159,7 +161,8 @@ fn report(outcomes: &[Outcome]) -> String {
         "{:<14}{:>7}{:>7}{:>8}{:>9}",
         "level", "passed", "failed", "skipped", "time"
     ));
-    let (mut all_passed, mut all_failed, mut all_skipped) = (0, 0, 0);
+    let (mut all_passed, mut all_failed) = (0, 0);
+    let mut all_skipped = skipped_checks.len() as u64;
     for outcome in outcomes {
         let TestCounts { passed, failed, .. } = outcome.counts;
         let (name, skipped) = (outcome.level.name(), outcome.skipped());
@@ -173,7 +176,8 @@ fn report(outcomes: &[Outcome]) -> String {
     lines.join("\n")
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+/// Runs the levels; `skipped_checks` could not run before them.
+pub(crate) fn run(args: &Args, skipped_checks: &[String]) -> Result<ExitCode> {
     // Without root, the test tools cannot be installed. Levels that need root are then skipped; in
     // the other levels a test whose tool is missing fails and names the install command.
     let groups = [Group::Build, Group::Tests];
@@ -192,7 +196,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         last.failure = Some("no test ran at any level");
         last.counts.failed += 1;
     }
-    println!("{}", report(&outcomes));
+    println!("{}", report(&outcomes, skipped_checks));
     // A run that skipped everything has tested nothing and must not succeed.
     let failed = ran == 0 || outcomes.iter().any(|o| o.counts.failed > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -214,11 +218,13 @@ mod tests {
         pure.counts.ignored.push(("swap".into(), "needs a swap device".into()));
         let mut live = outcome(Level::Live, 0, 0);
         live.skip_reason = Some("needs root (run as root or install sudo)".into());
-        let report = report(&[pure, outcome(Level::KernelCheck, 1, 0), live]);
+        let checks = ["advisories: no network".to_owned()];
+        let report = report(&[pure, outcome(Level::KernelCheck, 1, 0), live], &checks);
+        assert!(report.contains("skipped: advisories: no network\n"), "{report}");
         assert!(report.contains("skipped: pure: swap: needs a swap device\n"), "{report}");
         let skipped = "skipped: live: needs root (run as root or install sudo)\n";
         assert!(report.contains(skipped), "{report}");
-        assert!(report.ends_with("\n\n41 passed, 1 failed, 2 skipped"), "{report}");
+        assert!(report.ends_with("\n\n41 passed, 1 failed, 3 skipped"), "{report}");
     }
 
     #[test]

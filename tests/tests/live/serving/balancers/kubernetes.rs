@@ -1,14 +1,19 @@
 //! The manifests, checked with Kubernetes' schema, and the pods' readiness script. Not here: a cluster.
 
-use std::{cell::Cell, path::PathBuf, process::Command};
+use std::{cell::Cell, net::TcpListener, path::PathBuf, process::Command};
 
-use sensor_tests::support::manifests::readiness_script;
+use sensor_tests::support::{
+    daemon::get,
+    manifests::{container, readiness_script},
+    scope::{MIB, Scope, program},
+};
 
 use super::{
     HOSTS,
     faults::{Front, Traffic},
-    tool,
+    shipped, tool,
 };
+use crate::{Running, wait_until};
 
 /// A pod on each host, whose readiness script runs when it is asked for.
 pub(super) struct Pods {
@@ -68,9 +73,37 @@ impl Drop for Pods {
     }
 }
 
+/// The peak is at the start, when BTF is parsed.
+#[test]
+fn the_daemon_starts_within_half_of_the_pods_memory_limit() {
+    let pod = container("DaemonSet").expect("the DaemonSet");
+    let limit = pod["resources"]["limits"]["memory"].as_str().expect("a memory limit");
+    let limit: u64 = limit.strip_suffix("Mi").and_then(|mib| mib.parse().ok()).expect("in MiB");
+    let scope = Scope::new("pod", limit * MIB).expect("scope");
+    let (ip, free) = ("127.0.0.1", TcpListener::bind("127.0.0.1:0").expect("bind"));
+    let addr = free.local_addr().expect("address");
+    drop(free);
+    let dir = std::env::temp_dir().join(format!("memsensor-pod-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("mkdir");
+    let config = dir.join("config.toml");
+    std::fs::write(&config, format!("socket = \"{}/socket\"\n", dir.display())).expect("write");
+    let mut command = scope.command(program("memsensor").expect("memsensor"));
+    command.args(["run", "--listen", &addr.to_string(), "--agent-listen", &format!("{ip}:0")]);
+    command.arg("--config").arg(&config).env("RUST_LOG", "off");
+    let daemon = Running(command.spawn().expect("start memsensor"));
+    wait_until("ready", || get(addr, "/livez", "").is_ok_and(|a| a.status == 200));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.0.id()));
+    let status = status.expect("its status");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"));
+    let peak: u64 = peak.and_then(|kib| kib.trim().parse().ok()).expect("a peak");
+    println!("peak {peak} KiB of a debug build, limit {limit} MiB");
+    drop(daemon);
+    let _ = std::fs::remove_dir_all(&dir);
+    assert!(peak < limit * 1024 / 2, "{peak} KiB, the limit is {limit} MiB");
+}
+
 #[test]
 fn the_kubernetes_manifests_fit_the_schema() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/kubernetes.yaml");
     let validate = tool("kubernetes-validate");
     let check = |text: &str| {
         let dir = std::env::temp_dir().join(format!("memsensor-k8s-{}", std::process::id()));
@@ -83,10 +116,13 @@ fn the_kubernetes_manifests_fit_the_schema() {
         let output = [out.stdout, out.stderr].concat();
         (out.status.success(), String::from_utf8_lossy(&output).into_owned())
     };
-    let text = std::fs::read_to_string(file).expect("the manifests");
-    assert_eq!(text.matches("\nkind: ").count(), 3, "three objects");
-    let (valid, output) = check(&text);
-    assert!(valid, "{output}");
+    let policy = shipped("kubernetes-network-policy.yaml");
+    let text = shipped("kubernetes.yaml");
+    for (text, objects) in [(&policy, 2), (&text, 3)] {
+        assert_eq!(text.matches("\nkind: ").count(), objects, "{text}");
+        let (valid, output) = check(text);
+        assert!(valid, "{output}");
+    }
     let (valid, output) = check(&text.replace("readinessProbe:", "readynessProbe:"));
     assert!(!valid, "the check accepts a wrong key: {output}");
 }
