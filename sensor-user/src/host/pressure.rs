@@ -12,9 +12,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use procfs::{FromBufRead as _, MemoryPressure};
 
-use sensor_core::verdict::reading::{BEFORE_SECONDS, Reading};
+use sensor_core::{
+    common::counter::nanos,
+    verdict::reading::{BEFORE_SECONDS, Reading},
+};
 
 /// Stalled time since boot, in nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,22 +29,43 @@ pub struct PsiTotals {
     pub before: [[u64; 2]; 2],
 }
 
-/// Parses the text of a pressure file. Its totals are in microseconds.
+/// Parses the text of a pressure file. Not by procfs, which panics on a line that is cut short, and
+/// allocates.
 pub fn parse(text: &str) -> Result<PsiTotals> {
-    let pressure = MemoryPressure::from_buf_read(text.as_bytes())?;
-    let (some_ns, full_ns) = (pressure.some.total * 1000, pressure.full.total * 1000);
-    // The averages are percentages with two decimals.
-    let ago = |total: u64, percent: f32, seconds: u64| {
-        let share = f64::from(percent).clamp(0.0, 100.0) / 100.0;
-        let ns = Duration::from_secs(seconds).mul_f64(share).as_nanos();
-        total.saturating_sub(u64::try_from(ns).unwrap_or(u64::MAX))
+    let line = |kind: &str| {
+        Line::find(text, kind).with_context(|| format!("no valid line `{kind}` in {text:?}"))
     };
-    let [ten, sixty] = BEFORE_SECONDS;
-    let before = [
-        [ago(some_ns, pressure.some.avg10, ten), ago(full_ns, pressure.full.avg10, ten)],
-        [ago(some_ns, pressure.some.avg60, sixty), ago(full_ns, pressure.full.avg60, sixty)],
-    ];
-    Ok(PsiTotals { some_ns, full_ns, before })
+    let (some, full) = (line("some")?, line("full")?);
+    let before = std::array::from_fn(|i| [some.before_ns[i], full.before_ns[i]]);
+    Ok(PsiTotals { some_ns: some.total_ns, full_ns: full.total_ns, before })
+}
+
+/// A line `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` or `full ...`.
+struct Line {
+    total_ns: u64,
+    /// The total [`BEFORE_SECONDS`] ago.
+    before_ns: [u64; 2],
+}
+
+impl Line {
+    fn find(text: &str, kind: &str) -> Option<Self> {
+        let words = text.lines().map(str::split_ascii_whitespace);
+        let words =
+            words.filter_map(|mut words| (words.next()? == kind).then_some(words)).next()?;
+        let value =
+            |name: &str| words.clone().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        // Microseconds.
+        let total_ns = value("total")?.parse::<u64>().ok()?.saturating_mul(1000);
+        // Percent, with two decimals.
+        let ago = |average: &str, seconds: u64| {
+            let percent = value(average)?.parse::<f64>().ok().filter(|p| p.is_finite())?;
+            let share = percent.clamp(0.0, 100.0) / 100.0;
+            let ns = nanos(Duration::from_secs(seconds).mul_f64(share));
+            Some(total_ns.saturating_sub(ns))
+        };
+        let [ten, sixty] = BEFORE_SECONDS;
+        Some(Self { total_ns, before_ns: [ago("avg10", ten)?, ago("avg60", sixty)?] })
+    }
 }
 
 impl PsiTotals {
@@ -96,5 +119,29 @@ mod tests {
         assert_eq!(totals.before, before, "ten and sixty seconds ago");
         assert!(parse("").is_err());
         assert!(parse("some avg10=x\n").is_err());
+    }
+
+    #[test]
+    fn damaged_text_is_an_error_and_never_a_panic() {
+        let line = |kind: &str, avg: &str, total: &str| {
+            format!("{kind} avg10={avg} avg60=0.00 avg300=0.00 total={total}\n")
+        };
+        let good = line("full", "0.00", "5");
+        for some in [
+            "some".to_owned(),
+            "some\u{789}\n".to_owned(),
+            line("some", "NaN", "5"),
+            line("some", "inf", "5"),
+            line("some", "0.00", "-5"),
+            line("some", "0.00", "18446744073709551616"),
+            line("something", "0.00", "5"),
+        ] {
+            assert!(parse(&format!("{some}{good}")).is_err(), "{some:?}");
+            assert!(parse(&some).is_err(), "{some:?}");
+        }
+        let huge = line("some", "1e300", "18446744073709551615");
+        let totals = parse(&format!("{good}{huge}")).expect("in any order");
+        assert_eq!((totals.some_ns, totals.full_ns), (u64::MAX, 5000));
+        assert_eq!(totals.before[0], [u64::MAX - 10_000_000_000, 5000]);
     }
 }
