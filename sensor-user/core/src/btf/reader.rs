@@ -14,8 +14,11 @@ use std::collections::BTreeMap;
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
-/// Deepest nesting of typedefs, qualifiers and anonymous members; deeper data counts as corrupt.
+/// Deepest nesting of typedefs, qualifiers and arrays; deeper data counts as corrupt.
 const MAX_DEPTH: u32 = 32;
+/// Most anonymous members that are entered to find one member: they may contain themselves. The
+/// largest structures of the kernel have some thirty.
+const MAX_ANONYMOUS: u32 = 256;
 
 /// Why BTF could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,10 +161,10 @@ impl Btf {
         let (name, rest) = path.split_once('.')?;
         let (id, _) = self.find(Kind::Struct, name)?;
         let Some((member, index)) = rest.strip_suffix(']').and_then(|r| r.split_once('[')) else {
-            return self.member(id, rest, MAX_DEPTH).map(|(offset, _)| offset);
+            return self.member(id, rest).map(|(offset, _)| offset);
         };
         let index = u32::try_from(self.enumerator(index)?).ok()?;
-        let (mut offset, mut ty) = self.member(id, member, MAX_DEPTH)?;
+        let (mut offset, mut ty) = self.member(id, member)?;
         if self.get(self.plain(ty)?)?.kind == Kind::Struct {
             let (inner, array) = self.first_array(self.plain(ty)?)?;
             (offset, ty) = (offset.checked_add(inner)?, array);
@@ -174,8 +177,8 @@ impl Btf {
         let within = match self.get(element)? {
             // percpu_counter or atomic_long_t; where other structures keep a value is unknown.
             e if e.kind == Kind::Struct => {
-                let count = self.member(element, "count", MAX_DEPTH);
-                count.or_else(|| self.member(element, "counter", MAX_DEPTH))?.0
+                let count = self.member(element, "count");
+                count.or_else(|| self.member(element, "counter"))?.0
             }
             _ => 0,
         };
@@ -310,9 +313,14 @@ impl Btf {
     }
 
     /// Offset in bytes and type of a member, which may be inside of anonymous members.
-    fn member(&self, id: u32, name: &str, depth: u32) -> Option<(u32, u32)> {
+    fn member(&self, id: u32, name: &str) -> Option<(u32, u32)> {
+        self.member_within(id, name, &mut { MAX_ANONYMOUS })
+    }
+
+    /// The same; enters at most `left` anonymous members.
+    fn member_within(&self, id: u32, name: &str, left: &mut u32) -> Option<(u32, u32)> {
         let h = self.get(id)?;
-        if depth == 0 || !matches!(h.kind, Kind::Struct | Kind::Union) {
+        if !matches!(h.kind, Kind::Struct | Kind::Union) {
             return None;
         }
         self.members(h).find_map(|(member, ty, bits, bitfield)| {
@@ -320,7 +328,8 @@ impl Btf {
                 return (!bitfield && bits % 8 == 0).then_some((bits / 8, ty));
             }
             if member.is_empty() {
-                let (inner, ty) = self.member(self.plain(ty)?, name, depth - 1)?;
+                *left = left.checked_sub(1)?;
+                let (inner, ty) = self.member_within(self.plain(ty)?, name, left)?;
                 return Some(((bits / 8).checked_add(inner)?, ty));
             }
             None
@@ -392,6 +401,23 @@ mod tests {
         for data in [vec![], vec![0; 24], b"\x9f\xeb\x02\0aaaaaaaaaaaaaaaaaaaa".to_vec()] {
             assert_eq!(Btf::parse(data).expect_err("rejected"), Error::NotBtf);
         }
+    }
+
+    /// Little-endian words of BTF.
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn members_that_contain_themselves_do_not_delay_the_start() {
+        let strings = b"\0s\0";
+        // A union of eight anonymous members, each of which is that union; and a structure with it.
+        let union = [vec![0, 5 << 24 | 8, 4], [0, 1, 0].repeat(8)].concat();
+        let types = words(&[union, vec![1, 4 << 24 | 1, 4, 0, 1, 0]].concat());
+        let len = u32::try_from(types.len()).expect("short");
+        let header = words(&[u32::from(MAGIC) | 1 << 16, 24, 0, len, len, 3]);
+        let btf = Btf::parse([header, types, strings.to_vec()].concat()).expect("parses");
+        assert_eq!(btf.offset("s.m"), None);
     }
 
     proptest! {
