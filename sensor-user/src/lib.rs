@@ -4,6 +4,7 @@
 //! Each folder imports only folders below it (`tests/tests/layers.rs` checks that):
 //!
 //! ```text
+//! fuzzing                              ways into private readers, only for fuzz targets
 //! cli                                  commands
 //! daemon                               composition, configuration, life cycle
 //! oom          serve                   OOM events; servers
@@ -23,6 +24,8 @@ pub mod cgroups;
 pub mod cli;
 pub mod collect;
 pub mod daemon;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod host;
 pub mod kernel;
 pub mod oom;

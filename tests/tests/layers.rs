@@ -40,6 +40,7 @@ const CRATES: [Crate; 5] = [
         src: "sensor-user/src",
         name: "sensor_user",
         layers: &[
+            &["fuzzing"],
             &["cli"],
             &["daemon"],
             &["oom", "serve"],

@@ -18,7 +18,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use tasks::{
-    bench, build, ci, dashboards, dist, fleet, replay, run, scenarios, setup, soak, test, thrash,
+    bench, build, ci, dashboards, dist, fleet, fuzz, replay, run, scenarios, setup, soak, test,
+    thrash,
 };
 
 /// Developer tasks of the memsensor repository
@@ -45,6 +46,7 @@ enum Task {
     Soak(soak::Args),
     Dashboards(dashboards::Args),
     Fleet(fleet::Args),
+    Fuzz(fuzz::Args),
     Dist(dist::Args),
 }
 
@@ -74,6 +76,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Soak(args) => soak::run(&args).map(success),
         Task::Dashboards(args) => dashboards::run(&args).map(success),
         Task::Fleet(args) => fleet::run(&args).map(success),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Dist(args) => dist::run(&args).map(success),
     }
 }

@@ -13,7 +13,7 @@
 
 pub mod collector;
 pub mod path_cache;
-mod patterns;
+pub(crate) mod patterns;
 pub mod selection;
 pub mod settings;
 pub mod shared_paths;

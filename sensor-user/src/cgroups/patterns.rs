@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 /// A set of patterns.
 #[derive(Debug)]
-pub(super) struct Patterns(Vec<Pattern>);
+pub(crate) struct Patterns(Vec<Pattern>);
 
 /// The names of a pattern, between slashes.
 type Pattern = Vec<Name>;
@@ -134,13 +134,13 @@ fn names(path: &str) -> Vec<Vec<char>> {
 
 impl Patterns {
     /// An error if a pattern is not valid.
-    pub(super) fn new(paths: &[String]) -> Result<Self> {
+    pub(crate) fn new(paths: &[String]) -> Result<Self> {
         let parse = |path: &String| parse(path).with_context(|| format!("the path {path:?}"));
         Ok(Self(paths.iter().map(parse).collect::<Result<_>>()?))
     }
 
     /// Whether any pattern matches the path.
-    pub(super) fn match_path(&self, path: &str) -> bool {
+    pub(crate) fn match_path(&self, path: &str) -> bool {
         self.match_names(&names(path))
     }
 
@@ -152,7 +152,7 @@ impl Patterns {
     }
 
     /// The deepest of `path` and its ancestors that matches.
-    pub(super) fn deepest<'a>(&self, path: &'a str) -> Option<&'a str> {
+    pub(crate) fn deepest<'a>(&self, path: &'a str) -> Option<&'a str> {
         let mut at = path.trim_end_matches('/');
         let mut names = names(at);
         // `*` also matches the empty name, but the root has no metrics.

@@ -34,8 +34,8 @@ const REWRITE_AFTER: Duration = Duration::from_mins(1);
 
 /// Content of the file. States hold times of CLOCK_MONOTONIC, which are invalid after a reboot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct SavedStates {
-    boot: String,
+pub(crate) struct SavedStates {
+    pub(crate) boot: String,
     /// CLOCK_BOOTTIME nanoseconds: after a suspend the states are old.
     at_ns: u64,
     scopes: ScopeStates,
@@ -48,7 +48,7 @@ impl SavedStates {
 
     /// The states that are still valid. After a long time without a daemon the state of a scope is
     /// not known, and a new daemon starts with full weight; relapses and their times remain valid.
-    fn valid(self, now_ns: u64, max_age: Duration) -> ScopeStates {
+    pub(crate) fn valid(self, now_ns: u64, max_age: Duration) -> ScopeStates {
         let age = Duration::from_nanos(now_ns.saturating_sub(self.at_ns));
         let is_old = age > max_age.saturating_add(REWRITE_AFTER);
         let mut states = if self.boot == boot_id() { self.scopes } else { ScopeStates::new() };

@@ -29,7 +29,7 @@ const MAX_RECORD: usize = 8192;
 const MAX_RECORDS: usize = 20_000;
 
 /// Most kills that are kept until their event arrives.
-const KEEP: usize = 32;
+pub(crate) const KEEP: usize = 32;
 
 /// How long a kill is kept, by the log's own clock: its event may be lost.
 const KEEP_NS: u64 = 60_000_000_000;
@@ -61,9 +61,9 @@ pub struct KernelLog {
 
 /// Parsed kills whose events have not arrived.
 #[derive(Debug, Default)]
-struct PendingKills {
+pub(crate) struct PendingKills {
     /// Oldest first.
-    kills: VecDeque<KmsgKill>,
+    pub(crate) kills: VecDeque<KmsgKill>,
     /// Order and GFP flags of the last line `invoked oom-killer`.
     allocation: Option<(i32, String)>,
 }
@@ -106,7 +106,7 @@ impl KernelLog {
 
 impl PendingKills {
     /// Parses a record.
-    fn add(&mut self, record: &str) {
+    pub(crate) fn add(&mut self, record: &str) {
         let Some((time_ns, message)) = parse_record(record) else { return };
         if let Some(allocation) = parse_invoked(message) {
             self.allocation = Some(allocation);
@@ -123,7 +123,7 @@ impl PendingKills {
         }
     }
 
-    fn take(&mut self, pid: u32) -> Option<KmsgKill> {
+    pub(crate) fn take(&mut self, pid: u32) -> Option<KmsgKill> {
         let at = self.kills.iter().position(|kill| kill.pid == pid)?;
         self.kills.remove(at)
     }

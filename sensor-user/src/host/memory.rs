@@ -139,7 +139,7 @@ fn sum(values: &[Option<u64>]) -> Option<u64> {
     known.copied().reduce(u64::saturating_add)
 }
 
-fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
+pub(crate) fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
     // Kernels before 5.9 have only `workingset_refault`.
     let names = [
         "workingset_refault_anon",
@@ -161,7 +161,7 @@ fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
     reading.reclaimed_pages = sum(&values[7..9]);
 }
 
-fn parse_meminfo(text: &str, reading: &mut Reading) {
+pub(crate) fn parse_meminfo(text: &str, reading: &mut Reading) {
     let values = numbers(text, ["MemTotal", "MemAvailable", "MemFree", "SwapFree", "Hugetlb"]);
     let values = values.map(|kib| kib.map(|n| n.saturating_mul(1024)));
     let [total, available, unused, swap, huge] = values;
@@ -188,7 +188,7 @@ pub fn usage() -> Option<HostMemoryUsage> {
     Some(HostMemoryUsage { zfs_arc_bytes, ..usage })
 }
 
-fn parse_usage(meminfo: &str) -> HostMemoryUsage {
+pub(crate) fn parse_usage(meminfo: &str) -> HostMemoryUsage {
     let names = [
         "MemTotal",
         "MemAvailable",
@@ -222,7 +222,7 @@ fn parse_usage(meminfo: &str) -> HostMemoryUsage {
 }
 
 /// Bytes of free memory above the low watermarks, summed over all zones.
-fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
+pub(crate) fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
     let (mut above, mut seen) = (0i64, false);
     let mut free = 0i64;
     for line in text.lines() {

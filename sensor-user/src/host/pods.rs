@@ -69,11 +69,16 @@ fn push_bounded<T>(queue: &mut VecDeque<T>, item: T) {
 /// Searches the directory of a pod's logs.
 fn search(logs: &Path, uid: &str) -> Option<String> {
     let entries = std::fs::read_dir(logs).ok()?.flatten().take(MAX_ENTRIES);
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).find_map(|dir| {
-        let (namespace, rest) = dir.split_once('_')?;
-        let (name, dir_uid) = rest.rsplit_once('_')?;
-        (dir_uid == uid).then(|| sanitize(&format!("{namespace}/{name}")))
-    })
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .find_map(|dir| name_in(&dir, uid))
+}
+
+/// The name of the pod with that uid, if the directory holds its logs.
+pub(crate) fn name_in(dir: &str, uid: &str) -> Option<String> {
+    let (namespace, rest) = dir.split_once('_')?;
+    let (name, dir_uid) = rest.rsplit_once('_')?;
+    (dir_uid == uid).then(|| sanitize(&format!("{namespace}/{name}")))
 }
 
 #[cfg(test)]

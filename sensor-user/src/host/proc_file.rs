@@ -51,7 +51,7 @@ impl ProcFile {
 }
 
 /// Replaces bytes that are not UTF-8 in place, which needs no memory.
-fn replace_invalid(bytes: &mut [u8]) -> &str {
+pub(crate) fn replace_invalid(bytes: &mut [u8]) -> &str {
     while let Err(e) = std::str::from_utf8(bytes) {
         let (start, len) = (e.valid_up_to(), e.error_len());
         let end = len.map_or(bytes.len(), |len| start + len);

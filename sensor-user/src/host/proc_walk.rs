@@ -110,14 +110,14 @@ fn bytes(entry: &Entry, name: &str) -> Result<Vec<u8>> {
 
 /// What is needed of /proc/PID/stat.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(crate) struct Stat {
     comm: [u8; COMM],
     start_ticks: u64,
 }
 
 impl Stat {
     /// Parses `PID (COMM) STATE ...`. A name may contain parentheses.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let begin = text.iter().position(|byte| *byte == b'(')? + 1;
         let end = text.iter().rposition(|byte| *byte == b')')?;
         let mut comm = [0; COMM];
@@ -133,7 +133,7 @@ impl Stat {
 
 /// What is needed of /proc/PID/status, in KiB.
 #[derive(Debug, PartialEq, Eq)]
-struct Status {
+pub(crate) struct Status {
     /// The real uid.
     uid: u32,
     /// Absent for a kernel thread.
@@ -144,7 +144,7 @@ struct Status {
 }
 
 impl Status {
-    fn parse(text: &[u8]) -> Self {
+    pub(crate) fn parse(text: &[u8]) -> Self {
         // The name is the first line, and a line feed in it is escaped: it forges no other line.
         let text = String::from_utf8_lossy(text);
         let names = ["Uid", "VmRSS", "RssAnon", "RssFile", "RssShmem", "VmSwap", "VmPTE"];
@@ -156,7 +156,7 @@ impl Status {
 
 /// The path of the memory controller's cgroup, otherwise that of v2. Lines are
 /// `HIERARCHY:CONTROLLERS:PATH`; a path may contain colons, but no line feed.
-fn memory_cgroup(cgroups: &[u8]) -> Option<&[u8]> {
+pub(crate) fn memory_cgroup(cgroups: &[u8]) -> Option<&[u8]> {
     let lines = cgroups.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.splitn(3, |byte| *byte == b':');
         Some((fields.next()?, fields.next()?, fields.next()?))

@@ -59,7 +59,7 @@ const MAX_ASKERS: usize = 64;
 /// Longest answer.
 const MAX_LINE: usize = 16;
 /// Longest question.
-const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=overloaded\r\n".len();
+pub(crate) const MAX_QUESTION: usize = MAX_SCOPE_NAME + "?fail_on=overloaded\r\n".len();
 
 /// An empty line changes nothing in HAProxy.
 const NO_CHANGE: &[u8] = b"\n";
@@ -83,7 +83,7 @@ pub fn line(health: TrafficHealth, buffer: &mut [u8; MAX_LINE]) -> &[u8] {
 
 /// Reads a question: one line, or what has arrived when the timeout ends. A line may arrive in
 /// parts.
-async fn read_question<'a>(
+pub(crate) async fn read_question<'a>(
     from: &mut (impl AsyncRead + Unpin),
     buffer: &'a mut [u8; MAX_QUESTION],
     timeout: Duration,
@@ -102,7 +102,7 @@ async fn read_question<'a>(
 }
 
 /// The scope's index, and from which state on the client takes it out of service.
-fn parse_question(question: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
+pub(crate) fn parse_question(question: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
     let question = std::str::from_utf8(question).ok()?.trim();
     let (name, fail_on) = match question.split_once("?fail_on=") {
         Some((name, word)) => (name, FailOn::parse(word)?),

@@ -23,7 +23,10 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tracing::debug;
 
 use super::{
@@ -129,7 +132,7 @@ fn index(routes: &[Route]) -> String {
 
 /// Serves one request on a connection, within the deadline, or until `stop`.
 pub async fn serve(
-    stream: TcpStream,
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     ticket: Arc<Ticket>,
     router: Router,
     limits: Http,

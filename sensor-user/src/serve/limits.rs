@@ -118,7 +118,7 @@ impl Gate {
     }
 
     /// A place for a connection, if there is one; closes the connection that had it.
-    fn admit(self: &Arc<Self>, peer: IpAddr, may_replace: bool) -> Option<Ticket> {
+    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr, may_replace: bool) -> Option<Ticket> {
         let mut open = self.open();
         let id = match open.places.admit(Prefix::of(peer), may_replace) {
             Admission::Admit(id) => id,

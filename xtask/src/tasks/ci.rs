@@ -10,12 +10,16 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{test, vm};
+use super::{fuzz, test, vm};
 use crate::host::{cross::ARM64, exec, install, inventory::Group};
 
 pub(crate) fn run() -> Result<ExitCode> {
     install::ensure(&[Group::Build, Group::Tests, Group::Ci])?;
-    check("format", || exec::run(exec::cargo().args(["fmt", "--all", "--check"])))?;
+    check("format", || {
+        exec::run(exec::cargo().args(["fmt", "--all", "--check"]))?;
+        let fuzz = ["fmt", "--manifest-path", "tests/fuzz/Cargo.toml", "--check"];
+        exec::run(exec::cargo().args(fuzz))
+    })?;
     check("lints", || clippy(&[]))?;
     check("lints of the privileged tests", || clippy(&["--features", "sensor-tests/live"]))?;
     check("licences and sources", || {
@@ -25,6 +29,12 @@ pub(crate) fn run() -> Result<ExitCode> {
     check("advisories", || advisories(&mut skipped))?;
     check("alerting rules", rules)?;
     check("arm64", || build_arm64(&mut skipped))?;
+    check("fuzz targets", || {
+        if fuzz::run(&fuzz::Args::short())? != ExitCode::SUCCESS {
+            bail!("a target found an input, see above");
+        }
+        Ok(())
+    })?;
     check("oldest and newest kernel", || {
         if vm::run(&vm::Args::short())? != ExitCode::SUCCESS {
             bail!("a guest failed, see above");

@@ -1,5 +1,6 @@
 //! The subcommands of `cargo xtask`, one file each. [`measurement`] is not a subcommand: it holds
-//! the steps that measuring subcommands share. The methods are in `tests/src/lab`.
+//! the steps that measuring subcommands share. The methods are in `tests/src/lab`. Nor is
+//! [`planted`], which checks that fuzzing finds bugs.
 
 pub(crate) mod bench;
 pub(crate) mod build;
@@ -7,7 +8,9 @@ pub(crate) mod ci;
 pub(crate) mod dashboards;
 pub(crate) mod dist;
 pub(crate) mod fleet;
+pub(crate) mod fuzz;
 mod measurement;
+mod planted;
 pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod scenarios;

@@ -27,7 +27,7 @@ pub fn memory_on_v1() -> bool {
 }
 
 /// Parses /proc/cgroups: a hierarchy id other than 0 means v1.
-fn parse_memory_on_v1(cgroups: &str) -> bool {
+pub(crate) fn parse_memory_on_v1(cgroups: &str) -> bool {
     cgroups.lines().any(|line| {
         let mut words = line.split_whitespace();
         words.next() == Some("memory") && words.next().is_some_and(|id| id != "0")
@@ -45,7 +45,7 @@ pub fn unified_root() -> Option<PathBuf> {
 }
 
 /// Parses lines `SOURCE MOUNT_POINT KIND OPTIONS 0 0`. The kernel separates the words by one space.
-fn parse_memory_root(mounts: &[u8], v1: bool) -> Option<PathBuf> {
+pub(crate) fn parse_memory_root(mounts: &[u8], v1: bool) -> Option<PathBuf> {
     mounts.split(|byte| *byte == b'\n').find_map(|line| {
         let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
         let [_, mount_point, kind, options, ..] = words[..] else { return None };

@@ -1,0 +1,112 @@
+//! Ways into readers of foreign bytes that are private to the crate, for the fuzz targets in
+//! `tests/fuzz`. Only with `--cfg fuzzing`, which `cargo xtask fuzz` and cargo-fuzz set.
+//!
+//! Not here: readers that are public, and what must hold of a result: both are in the targets.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use sensor_core::{
+    common::clock::boot_id,
+    model::{oom_report::HostMemoryUsage, readiness::FailOn},
+    verdict::{reading::Reading, scope::ScopeStates},
+};
+
+use crate::{
+    cgroups::patterns::Patterns,
+    daemon::store::SavedStates,
+    host::{
+        cgroup::mounts::{parse_memory_on_v1, parse_memory_root},
+        kmsg::{self, KmsgKill, PendingKills},
+        memory::{parse_meminfo, parse_usage, parse_vmstat, parse_zoneinfo},
+        pods,
+        proc_file::replace_invalid,
+        proc_walk::{Stat, Status, memory_cgroup},
+    },
+    serve::{
+        agent_check::{MAX_QUESTION, parse_question, read_question},
+        limits::{Gate, Ticket},
+        state::{app::AppState, connections::ConnectionCounts},
+    },
+};
+
+const PAGE_BYTES: u64 = 4096;
+
+/// Most kills of the kernel log that wait for their event.
+pub const MAX_PENDING: usize = kmsg::KEEP;
+
+/// The kills that are still pending after these records of the kernel log.
+pub fn kernel_log<'a>(records: impl IntoIterator<Item = &'a str>) -> Vec<KmsgKill> {
+    let mut pending = PendingKills::default();
+    records.into_iter().for_each(|record| pending.add(record));
+    let pids: Vec<_> = pending.kills.iter().map(|kill| kill.pid).collect();
+    pids.into_iter().filter_map(|pid| pending.take(pid)).collect()
+}
+
+/// Bytes of a file of the kernel as text.
+pub fn text(bytes: &mut [u8]) -> &str {
+    replace_invalid(bytes)
+}
+
+/// The text as each of /proc/vmstat, /proc/meminfo and /proc/zoneinfo.
+pub fn host_memory(text: &str) -> (Reading, HostMemoryUsage) {
+    let mut reading = Reading::default();
+    parse_vmstat(text, PAGE_BYTES, &mut reading);
+    parse_meminfo(text, &mut reading);
+    reading.above_low_bytes = parse_zoneinfo(text, PAGE_BYTES);
+    (reading, parse_usage(text))
+}
+
+/// The bytes as each of /proc/PID/stat, status and cgroup. Returns the path in the last.
+pub fn process(bytes: &[u8]) -> Option<&[u8]> {
+    Stat::parse(bytes);
+    Status::parse(bytes);
+    memory_cgroup(bytes)
+}
+
+/// The bytes as /proc/self/mounts: the mount points of the memory controller on v1, and of v2.
+pub fn mounts(bytes: &[u8]) -> [Option<PathBuf>; 2] {
+    [true, false].map(|v1| parse_memory_root(bytes, v1))
+}
+
+/// The text as /proc/cgroups: whether the memory controller is on v1.
+pub fn memory_on_v1(text: &str) -> bool {
+    parse_memory_on_v1(text)
+}
+
+/// The name of a pod by the name of its directory of logs.
+pub fn pod_name(dir: &str, uid: &str) -> Option<String> {
+    pods::name_in(dir, uid)
+}
+
+/// Whether a cgroup's path matches a pattern of the configuration, and the deepest of the path and
+/// its ancestors that does. `None` if the pattern is not valid.
+pub fn pattern<'a>(pattern: &str, path: &'a str) -> Option<(bool, Option<&'a str>)> {
+    let patterns = Patterns::new(&[pattern.to_owned()]).ok()?;
+    Some((patterns.match_path(path), patterns.deepest(path)))
+}
+
+/// The scope and the `fail_on` of an agent-check's question.
+pub async fn question(mut bytes: &[u8], state: &AppState) -> Option<(usize, FailOn)> {
+    let mut buffer = [0; MAX_QUESTION];
+    let question = read_question(&mut bytes, &mut buffer, Duration::from_secs(1)).await;
+    parse_question(question, state)
+}
+
+/// The ticket of the only connection of a listener.
+pub fn ticket() -> Arc<Ticket> {
+    let gate = Gate::new(1, Arc::new(ConnectionCounts::default()));
+    let ticket = gate.admit(IpAddr::V4(Ipv4Addr::LOCALHOST), false);
+    Arc::new(ticket.expect("the first connection has a place"))
+}
+
+/// The valid states in a saved verdict, as if the daemon had saved it in this boot.
+pub fn saved_states(json: &[u8], now_ns: u64, max_age: Duration) -> Option<ScopeStates> {
+    let mut saved: SavedStates = serde_json::from_slice(json).ok()?;
+    saved.boot = boot_id();
+    Some(saved.valid(now_ns, max_age))
+}

@@ -1,0 +1,35 @@
+//! The configuration and the state files. The first byte selects the reader: `t` the configuration,
+//! `d` the saved drain, `v` the saved verdict.
+#![no_main]
+
+use std::time::Duration;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use sensor_user::{daemon::config::Config, fuzzing, serve::state::drain::Drain};
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    match data.split_first() {
+        Some((b't', text)) => config(&String::from_utf8_lossy(text)),
+        Some((b'd', json)) => drop(serde_json::from_slice::<Drain>(json)),
+        Some((b'v', json)) => states(json),
+        _ => return Corpus::Reject,
+    }
+    Corpus::Keep
+});
+
+/// A valid configuration can be used, and written and read again.
+fn config(text: &str) {
+    let Ok(config) = Config::parse(text) else { return };
+    let policy = config.policy().expect("valid rules make a policy");
+    let _ = (config.kernel(), config.sampling(), config.scopes(policy), config.metrics());
+    let written = toml::to_string(&config).expect("a valid configuration can be written");
+    let read: Config = toml::from_str(&written).expect("a written configuration can be read");
+    assert_eq!(read, config);
+}
+
+fn states(json: &[u8]) {
+    let Some(states) = fuzzing::saved_states(json, 1 << 40, Duration::from_secs(600)) else {
+        return;
+    };
+    assert!(states.values().all(|state| state.is_sound()));
+}

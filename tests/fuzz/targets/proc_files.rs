@@ -1,0 +1,28 @@
+//! Files below /proc. The first byte selects the reader: `h` vmstat, meminfo and zoneinfo, `p`
+//! pressure, `m` mounts, `c` cgroups, `s` stat, status and cgroup of a process.
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use sensor_user::{fuzzing, host::pressure};
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let Some((reader, content)) = data.split_first() else { return Corpus::Reject };
+    // As `ProcFile` reads them.
+    let mut bytes = content.to_vec();
+    let text = fuzzing::text(&mut bytes);
+    match reader {
+        b'h' => drop(fuzzing::host_memory(text)),
+        b'p' => {
+            if let Ok(totals) = pressure::parse(text) {
+                for before in totals.before {
+                    assert!(before[0] <= totals.some_ns && before[1] <= totals.full_ns);
+                }
+            }
+        }
+        b'm' => drop(fuzzing::mounts(content)),
+        b'c' => drop(fuzzing::memory_on_v1(text)),
+        b's' => drop(fuzzing::process(content)),
+        _ => return Corpus::Reject,
+    }
+    Corpus::Keep
+});

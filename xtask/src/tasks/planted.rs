@@ -1,0 +1,168 @@
+//! Bugs that `fuzz --check` plants, one in a reader of each fuzz target, to show that the target
+//! reaches the reader and reports its panic. They are planted in a copy of the sources.
+//!
+//! Not a subcommand.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::fuzz::{Fuzzer, in_parallel};
+use crate::host::exec;
+
+/// A bug: in the file, `right` becomes `wrong`. The seeds alone do not show it.
+struct Bug {
+    target: &'static str,
+    file: &'static str,
+    right: &'static str,
+    wrong: &'static str,
+}
+
+const BUGS: [Bug; 8] = [
+    // A name may be outside of the strings.
+    Bug {
+        target: "btf",
+        file: "sensor-user/core/src/btf/reader.rs",
+        right: "if at >= self.strings_len {",
+        wrong: "if at == self.strings_len {",
+    },
+    // A set of a pattern may begin with a character of several bytes.
+    Bug {
+        target: "cgroup_files",
+        file: "sensor-user/src/cgroups/patterns.rs",
+        right: "let first = text.chars().next().map_or(0, char::len_utf8);",
+        wrong: "let first = usize::from(!text.is_empty());",
+    },
+    // A state may have been saved later than now.
+    Bug {
+        target: "configuration",
+        file: "sensor-user/src/daemon/verdict_store.rs",
+        right: "now_ns.saturating_sub(self.at_ns)",
+        wrong: "now_ns - self.at_ns",
+    },
+    // A header may have other bytes than ASCII.
+    Bug {
+        target: "http",
+        file: "sensor-user/src/serve/http.rs",
+        right: ".filter_map(|v| v.to_str().ok())",
+        wrong: ".map(|v| v.to_str().expect(\"ASCII\"))",
+    },
+    // 2^order may not fit.
+    Bug {
+        target: "kernel_records",
+        file: "sensor-user/src/cli/show_event.rs",
+        right: "1..=20 => format!(\" ({} contiguous pages)\", 1 << order),",
+        wrong: "1.. => format!(\" ({} contiguous pages)\", 1 << order),",
+    },
+    // Parentheses may be in the wrong order.
+    Bug {
+        target: "proc_files",
+        file: "sensor-user/src/host/proc_walk.rs",
+        right: "text.get(begin..end)?",
+        wrong: "&text[begin..end]",
+    },
+    // A question may have any bytes.
+    Bug {
+        target: "protocols",
+        file: "sensor-user/src/serve/agent_check.rs",
+        right: "std::str::from_utf8(question).ok()?.trim()",
+        wrong: "std::str::from_utf8(question).expect(\"UTF-8\").trim()",
+    },
+    // A counter may fall.
+    Bug {
+        target: "verdict",
+        file: "sensor-user/core/src/verdict/signals.rs",
+        right: "to.checked_sub(from).unwrap_or(to)",
+        wrong: "to - from",
+    },
+];
+
+impl Bug {
+    /// The text of the file with the bug.
+    fn plant(&self, text: &str) -> Result<String> {
+        let Self { file, right, wrong, .. } = self;
+        let count = text.matches(right).count();
+        ensure!(count == 1, "{file} has {right:?} {count} times, not once: change the planted bug");
+        Ok(text.replace(right, wrong))
+    }
+}
+
+/// Runs each target from its seeds until it finds its bug; fails if one does not within the time.
+pub(crate) fn check(targets: &[&str], time: Duration) -> Result<ExitCode> {
+    let sources = exec::target_dir()?.join("fuzz/planted");
+    copy_sources(&sources)?;
+    for bug in &BUGS {
+        let path = sources.join(bug.file);
+        let text = read(&path)?;
+        fs::write(&path, bug.plant(&text)?).with_context(|| format!("write {}", path.display()))?;
+    }
+    let fuzzer = Fuzzer::build(&sources)?;
+    let rows = in_parallel(targets, |target| {
+        fuzzer.run_seeds(target)?;
+        let run = fuzzer.run_from_seeds(target, time)?;
+        let bug = BUGS.iter().find(|bug| bug.target == target).context("no planted bug")?;
+        let found = run.finding.as_deref().is_some_and(|finding| finding.contains(bug.file));
+        let (seconds, executions) = (run.time.as_secs_f64(), run.executions());
+        let result = match (found, &run.finding) {
+            (true, _) => format!("found after {seconds:.1} s, {executions} executions"),
+            (false, Some(other)) => format!("NOT FOUND, but {other}"),
+            (false, None) => format!("NOT FOUND in {executions} executions"),
+        };
+        Ok((found, format!("{target:<16} {result}: {}: {}", bug.file, bug.wrong)))
+    })?;
+    for (_, row) in &rows {
+        println!("{row}");
+    }
+    fs::remove_dir_all(&sources).with_context(|| format!("remove {}", sources.display()))?;
+    let all_found = rows.iter().all(|(found, _)| *found);
+    Ok(if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Copies the files that git lists, with their present content.
+fn copy_sources(to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("remove {}", to.display()))?;
+    }
+    let root = exec::workspace();
+    let mut git = Command::new("git");
+    git.current_dir(&root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let (status, files) = exec::capture_stdout(&mut git)?;
+    if !status.success() {
+        bail!("git cannot list the sources");
+    }
+    for file in files.split('\0').filter(|file| !file.is_empty()) {
+        let (from, to) = (root.join(file), to.join(file));
+        // Listed, but removed from the tree.
+        if !from.exists() {
+            continue;
+        }
+        let dir = to.parent().map(PathBuf::from).unwrap_or_default();
+        fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+        fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::fuzz::TARGETS, *};
+
+    #[test]
+    fn every_target_has_a_bug_that_can_be_planted() {
+        let targets: Vec<_> = BUGS.iter().map(|bug| bug.target).collect();
+        assert_eq!(targets, TARGETS);
+        for bug in BUGS {
+            let text = read(&exec::workspace().join(bug.file)).expect(bug.file);
+            assert_ne!(bug.plant(&text).expect(bug.target), text);
+        }
+    }
+}
