@@ -12,7 +12,6 @@ use std::{
 };
 
 use sensor_tests::support::manifests::{container, readiness_script};
-use serde_yaml_ng::Value;
 
 const SCRIPT: &str =
     concat!(env!("CARGO_MANIFEST_DIR"), "/../sensor-user/deploy/nginx-upstream.sh");

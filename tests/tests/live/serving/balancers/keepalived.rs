@@ -1,6 +1,7 @@
 //! keepalived, whose priority follows `memsensor check`.
 
 use std::{
+    cell::Cell,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -19,6 +20,8 @@ use crate::wait_until;
 pub(super) struct Pair {
     keepaliveds: [Balancer; HOSTS],
     checks: RecordedChecks,
+    /// Lengths of their logs when the polls were last forgotten.
+    seen: [Cell<usize>; HOSTS],
     dir: PathBuf,
     _undo: Undo,
 }
@@ -52,7 +55,8 @@ impl Pair {
         std::fs::create_dir_all(&dir).expect("mkdir");
         let checks = RecordedChecks::new(&dir);
         let keepaliveds = [0, 1].map(|host| keepalived(host, &checks));
-        let pair = Self { keepaliveds, checks, dir, _undo: undo };
+        let seen = [const { Cell::new(0) }; HOSTS];
+        let pair = Self { keepaliveds, checks, seen, dir, _undo: undo };
         wait_until("an address", || pair.holders() == [true, false]);
         pair
     }
@@ -115,6 +119,9 @@ impl Front for Pair {
 
     fn forget_polls(&self) {
         self.checks.forget();
+        for (keepalived, seen) in self.keepaliveds.iter().zip(&self.seen) {
+            seen.set(keepalived.log().len());
+        }
     }
 
     fn has_polled(&self, host: usize, answered: bool) -> bool {
@@ -122,8 +129,8 @@ impl Front for Pair {
         if has_polled && !answered {
             // Two failed checks lower the priority, long before the address moves.
             let log = self.keepaliveds[host].log();
-            let last = |text: &str| log.rfind(&format!("VRRP_Script(memsensor) {text}"));
-            assert!(last("succeeded") > last("failed"), "no answer is no failure: {log}");
+            let lowered = log[self.seen[host].get()..].contains("VRRP_Script(memsensor) failed");
+            assert!(!lowered, "no answer is no failure: {log}");
         }
         has_polled
     }
