@@ -128,7 +128,7 @@ fn complete_sample() -> Sample {
         costs: vec![ProgramCost { program: "mark_victim", run_ns: 1, runs: 1 }],
         ..Snapshot::default()
     };
-    Sample { snapshot, scopes: vec![host_verdict()] }
+    Sample { snapshot, scopes: vec![host_verdict()], vmstat_kills: None }
 }
 
 fn complete_coverage() -> Coverage {

@@ -6,7 +6,8 @@
 //! * [`pressed`]: whether a scope is under pressure.
 //! * [`scopes`]: the host and the named cgroups: readings in, verdicts out.
 //! * [`counts`]: the counts of the kernel half, or which of them could not be read.
-//! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI.
+//! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI;
+//!   [`vmstat_kills`]: OOM kills without probes.
 
 pub mod counts;
 pub mod history;
@@ -16,3 +17,4 @@ pub mod scan_loop;
 pub mod scopes;
 pub mod settings;
 pub mod stall_counter;
+mod vmstat_kills;

@@ -105,9 +105,11 @@ impl Sampler {
     fn publish(&mut self, mut counts: Counts) -> bool {
         let scope_stalls = std::mem::take(&mut counts.scope_stalls);
         let snapshot = self.snapshot(counts);
-        let scopes = self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
+        let (scopes, vmstat_kills) =
+            self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
         let pressed = scopes.iter().any(is_pressed);
-        self.shared.published.store(Some(Arc::new(Sample { snapshot, scopes })));
+        let sample = Sample { snapshot, scopes, vmstat_kills };
+        self.shared.published.store(Some(Arc::new(sample)));
         pressed
     }
 

@@ -14,7 +14,11 @@ use std::{
 use anyhow::Result;
 use sensor_core::{
     common::{clock::monotonic_ns, counter::MergedCounter},
-    model::{coverage::Coverage, snapshot::Snapshot},
+    model::{
+        coverage::{AttachState, Coverage},
+        event::OomType,
+        snapshot::Snapshot,
+    },
     verdict::{
         evaluator::Evaluator,
         policy::Policy,
@@ -29,7 +33,7 @@ use sensor_ebpf::{
 };
 use tracing::{info, warn};
 
-use super::{settings::ScopeSettings, stall_counter::StallCounter};
+use super::{settings::ScopeSettings, stall_counter::StallCounter, vmstat_kills::VmstatKills};
 use crate::{
     host::{
         cgroup::{
@@ -77,6 +81,7 @@ pub struct Scopes {
     host: Evaluator,
     cgroups: Vec<CgroupScope>,
     kills: Arc<OomKillCounts>,
+    vmstat_kills: VmstatKills,
     /// Until the thread that opens files has them.
     openers: Option<ScopeOpeners>,
     /// Wake the sampler when there is pressure anywhere: a cgroup's pressure is part of the host's.
@@ -116,7 +121,8 @@ impl Scopes {
             warn!("no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock replaces it");
         }
         let (host, host_name, openers) = (evaluator(), HOST.into(), Some(openers));
-        Ok(Self { memory, host_name, host, cgroups, kills, openers, triggers })
+        let vmstat_kills = VmstatKills::default();
+        Ok(Self { memory, host_name, host, cgroups, kills, vmstat_kills, openers, triggers })
     }
 
     /// Opens the files of cgroups; can be taken once.
@@ -157,20 +163,25 @@ impl Scopes {
         &self.triggers
     }
 
-    /// Reads every scope and evaluates it, the host first. `stalls` are the stall clocks of
+    /// Reads every scope and evaluates it, the host first; returns the verdicts, and the OOM kills so
+    /// far by type if only vmstat counts them. `stalls` are the stall clocks of
     /// [`Self::ids_without_psi`] in nanoseconds, including stalls in progress.
     pub fn evaluate(
         &mut self,
         snapshot: &Snapshot,
         stalls: &BTreeMap<u64, u64>,
         coverage: &Coverage,
-    ) -> Vec<ScopeVerdict> {
+    ) -> (Vec<ScopeVerdict>, Option<[u64; OomType::ALL.len()]>) {
         let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
         // Rows of an earlier sample would show a calm host.
         if !snapshot.unread.counters {
             read_probes(snapshot, coverage, &mut reading);
         }
         self.memory.read(&mut reading);
+        let vmstat_kills = self.vmstat_kills(reading.at_ns, coverage);
+        if let Some(kills) = vmstat_kills {
+            reading.oom_kills = Some(kills[OomType::Global as usize]);
+        }
         let mut verdicts = Vec::with_capacity(1 + self.cgroups.len());
         verdicts.push(ScopeVerdict {
             scope: Arc::clone(&self.host_name),
@@ -186,7 +197,19 @@ impl Scopes {
             let stalls = reading.stall_ns.is_some().then_some(stalls);
             verdicts.push(cgroup.evaluate(&reading, ring_kills, stalls));
         }
-        verdicts
+        (verdicts, vmstat_kills)
+    }
+
+    /// OOM kills by type, unless the probe counts them or an operator has disabled it.
+    fn vmstat_kills(
+        &mut self,
+        now_ns: u64,
+        coverage: &Coverage,
+    ) -> Option<[u64; OomType::ALL.len()]> {
+        let probe = coverage.probe(Id::oom_kill)?;
+        let counts = self.memory.kill_counts()?;
+        let is_missing = probe.state == AttachState::Missing;
+        is_missing.then(|| self.vmstat_kills.update(now_ns, counts))
     }
 }
 

@@ -39,8 +39,18 @@ pub struct HostMemory {
     offered: Arc<OfferedFiles>,
     /// The last values of `swaps` and `late_files`, and when they were read.
     slow: Option<(u64, SlowValues)>,
+    kill_counts: Option<KillCounts>,
     pressure: Option<ProcFile>,
     io_pressure: Option<ProcFile>,
+}
+
+/// Counts of vmstat for kills that no probe sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KillCounts {
+    /// OOM kills of any kind.
+    pub kills: u64,
+    /// Direct reclaims of the host, not of a cgroup.
+    pub direct_reclaims: u64,
 }
 
 /// Corrections of the values of meminfo.
@@ -67,6 +77,7 @@ impl HostMemory {
             late_files: LateFiles::open(root),
             offered: Arc::default(),
             slow: None,
+            kill_counts: None,
             pressure: readable("proc/pressure/memory"),
             io_pressure: readable("proc/pressure/io"),
         }
@@ -82,12 +93,19 @@ impl HostMemory {
         Arc::clone(&self.offered)
     }
 
+    /// The counts of kills at the last read; `None` if vmstat has none.
+    pub fn kill_counts(&self) -> Option<KillCounts> {
+        self.kill_counts
+    }
+
     /// Reads all files into `reading`. A file that cannot be read leaves its part empty, so that
     /// the other parts do not become stale.
     pub fn read(&mut self, reading: &mut Reading) {
         let page = rustix::param::page_size() as u64;
+        self.kill_counts = None;
         if let Some(text) = read(&mut self.vmstat) {
             parse_vmstat(text, page, reading);
+            self.kill_counts = parse_kill_counts(text);
         }
         if let Some(text) = read(&mut self.meminfo) {
             parse_meminfo(text, reading);
@@ -159,6 +177,21 @@ pub(crate) fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
     reading.swapped_out_bytes = bytes(values[4]);
     reading.scanned_pages = sum(&values[5..7]);
     reading.reclaimed_pages = sum(&values[7..9]);
+}
+
+fn parse_kill_counts(vmstat: &str) -> Option<KillCounts> {
+    // One per zone; which exist depends on the machine.
+    let names = [
+        "oom_kill",
+        "allocstall_dma",
+        "allocstall_dma32",
+        "allocstall_normal",
+        "allocstall_high",
+        "allocstall_movable",
+        "allocstall_device",
+    ];
+    let [kills, by_zone @ ..] = numbers(vmstat, names);
+    Some(KillCounts { kills: kills?, direct_reclaims: sum(&by_zone)? })
 }
 
 pub(crate) fn parse_meminfo(text: &str, reading: &mut Reading) {
@@ -257,6 +290,16 @@ mod tests {
         parse_vmstat("workingset_refault 9\n", 4096, &mut reading);
         assert_eq!(reading.refaulted_bytes, Some(9 * 4096));
         assert_eq!(reading.swapped_in_bytes, None, "a kernel without swap");
+    }
+
+    #[test]
+    fn direct_reclaims_are_summed_over_zones() {
+        let text = "oom_kill 3\nallocstall_dma 1\nallocstall_dma32 2\nallocstall_normal 4\n\
+                    allocstall_movable 8\nallocstall_device 16\nallocstall_other 99\n";
+        let counts = KillCounts { kills: 3, direct_reclaims: 31 };
+        assert_eq!(parse_kill_counts(text), Some(counts));
+        assert_eq!(parse_kill_counts("oom_kill 3\n"), None);
+        assert_eq!(parse_kill_counts("allocstall_dma 3\n"), None, "before 4.13");
     }
 
     #[test]

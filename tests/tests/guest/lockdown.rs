@@ -1,11 +1,19 @@
 //! Kernel lockdown. It cannot be undone, so each test is a separate step, after all others and in
 //! this order.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use sensor_tests::support::scope::program;
+use sensor_tests::support::{
+    counts::vmstat,
+    daemon::{Daemon, PATIENCE},
+    scope::program,
+};
 
-use super::{enter, host::coverage};
+use super::{enter, host::coverage, note, pressure::out_of_memory};
 
 const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
 
@@ -41,4 +49,27 @@ fn confidentiality() {
     for part in ["confidentiality", "lockdown=integrity", "--allow-degraded"] {
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
+    kills_are_counted_without_probes();
+}
+
+/// vmstat counts a kill of the host, and the verdict uses it.
+fn kills_are_counted_without_probes() {
+    let daemon = Daemon::judging("allow_degraded = true\n").expect("daemon");
+    let kills = || {
+        let series = daemon.metrics().expect("metrics");
+        ["global", "memcg"]
+            .map(|kind| series[&format!("memsensor_oom_kills_total{{type=\"{kind}\"}}")])
+    };
+    assert_eq!(kills(), [0.0, 0.0]);
+    let vmstat_kills = || vmstat().expect("vmstat")["oom_kill"];
+    let before = vmstat_kills();
+    out_of_memory();
+    let end = Instant::now() + PATIENCE;
+    while kills() != [(vmstat_kills() - before) as f64, 0.0] {
+        assert!(Instant::now() < end, "{:?}, not {}", kills(), vmstat_kills() - before);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let ready = daemon.get("/readyz", "").expect("readyz").body;
+    assert!(ready.contains("\"oom_kill\""), "{ready}");
+    note(&format!("without probes: {}", ready.trim()));
 }

@@ -12,12 +12,12 @@ use aya::programs::ProgramInfo;
 use rustix::process::Signal;
 use sensor_ebpf::{probes, spec::Program};
 use sensor_tests::support::{
-    counts::has_event,
+    counts::{has_event, vmstat},
     daemon::{Daemon, PATIENCE, get, parse},
-    scope::program,
+    scope::{MIB, Scope, program},
 };
 
-use crate::{Running, config, running_kernel, wait_until};
+use crate::{Running, config, killed, running_kernel, wait_until};
 
 fn programs_of(pid: u32) -> BTreeSet<u32> {
     let dir = format!("/proc/{pid}/fdinfo");
@@ -172,15 +172,54 @@ fn without_privileges_it_can_run_degraded() {
     let psi = std::fs::read_to_string("/proc/pressure/memory").is_ok();
     let state = if psi { "\"measured_by\":\"psi\"" } else { "\"state\":\"unknown\"" };
     assert!(ready.status == 200 && ready.body.contains(state), "{ready:?}");
+    assert_nothing_is_attached(&series);
+    assert_kills_are_counted(addr);
     assert!(degraded.stop().success());
     std::fs::remove_file(file).expect("remove");
     std::fs::remove_file(copy_for_all("memsensor")).expect("remove");
-    assert_nothing_is_attached(&series);
+}
+
+/// Without probes vmstat counts the kills. A kill of a cgroup is not the host's, unless the host
+/// also reclaimed directly.
+fn assert_kills_are_counted(addr: std::net::SocketAddr) {
+    let series = || parse(&get(addr, "/metrics", "").expect("metrics").body);
+    let count = |series: &BTreeMap<String, f64>, oom_type: &str| {
+        series[&format!("memsensor_oom_kills_total{{type=\"{oom_type}\"}}")]
+    };
+    // What was before the daemon's first sample counts as direct reclaim of the host.
+    std::thread::sleep(Duration::from_secs(6));
+    let (before, counted) = (vmstat().expect("vmstat"), series());
+    let scope = Scope::new("unprobed", 16 * MIB).expect("scope");
+    killed(&scope, &["anon", "32"]);
+    let kills = vmstat().expect("vmstat")["oom_kill"] - before["oom_kill"];
+    let mut after = BTreeMap::new();
+    let rose = |after: &BTreeMap<String, f64>, oom_type| {
+        count(after, oom_type) - count(&counted, oom_type)
+    };
+    wait_until("vmstat's kill is counted", || {
+        after = series();
+        rose(&after, "global") + rose(&after, "memcg") == kills as f64
+    });
+    let reclaims = |vmstat: &BTreeMap<String, u64>| {
+        vmstat.iter().filter(|(name, _)| name.starts_with("allocstall_")).map(|(_, n)| n).sum()
+    };
+    let (then, now): (u64, u64) = (reclaims(&before), reclaims(&vmstat().expect("vmstat")));
+    if then == now {
+        assert_eq!(rose(&after, "memcg"), kills as f64, "{after:#?}");
+        let ready = get(addr, "/readyz", "").expect("readyz").body;
+        // Other programs of this machine may have caused kills before.
+        let has_global = count(&after, "global") > 0.0;
+        assert_eq!(ready.contains("\"oom_kill\""), has_global, "{ready}");
+    } else {
+        println!("the host reclaimed directly meanwhile: {} times", now - then);
+    }
 }
 
 /// Probes are reported as missing with their reason, and their metrics are absent.
 fn assert_nothing_is_attached(series: &BTreeMap<String, f64>) {
-    assert!(!series.keys().any(|s| s.starts_with("memsensor_oom_kills_total")), "{series:#?}");
+    let probes = ["memsensor_stall_seconds", "memsensor_reclaim", "memsensor_kill_signals"];
+    let is_of_a_probe = |s: &String| probes.iter().any(|name| s.starts_with(name));
+    assert!(!series.keys().any(is_of_a_probe), "{series:#?}");
     let attached: Vec<_> =
         series.iter().filter(|(s, _)| s.starts_with("memsensor_probe_attached")).collect();
     assert_eq!(attached.len(), programs().count(), "{attached:?}");

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use sensor_ebpf::spec::Row;
 
-use super::counters::{ByCause, CgroupReclaim, InFlight, ProgramCost};
+use super::{
+    counters::{ByCause, CgroupReclaim, InFlight, ProgramCost},
+    event::OomType,
+};
 use crate::verdict::scope::ScopeVerdict;
 
 /// All counts of the kernel half at one moment.
@@ -66,6 +69,9 @@ pub struct Sample {
     pub snapshot: Snapshot,
     /// The verdicts on them.
     pub scopes: Vec<ScopeVerdict>,
+    /// OOM kills since the daemon started by [`OomType`], as far as vmstat shows it; `None` where a
+    /// probe counts them.
+    pub vmstat_kills: Option<[u64; OomType::ALL.len()]>,
 }
 
 impl Snapshot {

@@ -208,6 +208,23 @@ impl ProbeMetrics<'_> {
     }
 }
 
+/// Writes OOM kills where no probe counts them, as far as vmstat shows what ran out of memory.
+pub(super) fn encode_vmstat_kills(
+    encoder: &mut DescriptorEncoder,
+    kills: [u64; OomType::ALL.len()],
+) -> Result<(), Error> {
+    let [metric] = oom_kill::PROBE.metrics else { return Ok(()) };
+    let name = format!("{PREFIX}{}", metric.name);
+    let help = "Processes killed by the kernel's OOM killer, from vmstat, because no probe counts \
+                them; type is global if the host reclaimed directly within the five seconds before, \
+                otherwise memcg";
+    let mut encoder = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+    for (oom_type, kills) in OomType::ALL.iter().zip(kills) {
+        counter(&mut encoder, &vec![("type", oom_type.label().to_owned())], kills as f64)?;
+    }
+    Ok(())
+}
+
 fn in_unit(metric: &Metric, word: u64) -> f64 {
     match metric.unit {
         Unit::None => word as f64,

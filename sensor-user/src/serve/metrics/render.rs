@@ -19,7 +19,10 @@ use sensor_core::{
 };
 
 use super::{
-    cgroups, classic, growth_labels::GrowthLabels, probes::ProbeMetrics, process, scopes, sensor,
+    cgroups, classic,
+    growth_labels::GrowthLabels,
+    probes::{self, ProbeMetrics},
+    process, scopes, sensor,
 };
 use crate::serve::state::app::AppState;
 
@@ -149,6 +152,9 @@ impl Collector for Exposition {
             let buckets = state.metrics.buckets;
             let (coverage, events) = (&published.coverage, &published.events);
             ProbeMetrics { snapshot, coverage, events, buckets }.encode(&mut encoder)?;
+            if let Some(kills) = sample.vmstat_kills {
+                probes::encode_vmstat_kills(&mut encoder, kills)?;
+            }
             scopes::encode(&mut encoder, &sample.scopes, |scope| state.health(scope))?;
             if let Some(usage) = published.usage.load() {
                 let count = state.metrics.growing_processes;
@@ -237,7 +243,7 @@ mod tests {
         let contains = |page: &Bytes, text| String::from_utf8_lossy(page).contains(text);
         assert!(contains(&drained, "memsensor_drained 1.0"));
         let snapshot = Snapshot { taken_ns: 1, taken_unix: 7.0, ..Snapshot::default() };
-        let sample = Sample { snapshot, scopes: Vec::new() };
+        let sample = Sample { snapshot, ..Sample::default() };
         state.published.sample.store(Some(Arc::new(sample)));
         let sampled = page(Format::Classic, 100);
         assert!(contains(&sampled, "memsensor_last_sample_timestamp_seconds 7.0"), "a new sample");

@@ -190,7 +190,7 @@ mod tests {
             unknown_reason: unknown.then(|| "no PSI".into()),
         };
         let snapshot = Snapshot { taken_ns: SECOND, ..Snapshot::default() };
-        Sample { snapshot, scopes: vec![host] }
+        Sample { snapshot, scopes: vec![host], vmstat_kills: None }
     }
 
     #[test]
