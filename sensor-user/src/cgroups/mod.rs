@@ -6,12 +6,14 @@
 //!
 //! * [`settings`]: which cgroups; [`patterns`] matches their paths.
 //! * [`path_cache`]: paths by id, also for a while after a cgroup is removed; within a budget.
+//! * `path_budget`: the share of each service and container in that budget.
 //! * [`shared_paths`]: the cache as threads share it; the rules for its lock.
 //! * `walk_requests`, `walker`: walks over the cgroup tree for paths that no event brought.
 //! * [`selection`]: which cgroups are shown, and their sums; pure.
 //! * [`collector`]: the thread.
 
 pub mod collector;
+mod path_budget;
 pub mod path_cache;
 pub(crate) mod patterns;
 pub mod selection;

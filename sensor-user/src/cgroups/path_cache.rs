@@ -3,8 +3,9 @@
 //! Events of the kernel half keep the cache up to date ([`CgroupPathCache::apply`]), and a walk
 //! finds the cgroups that they miss (`walker`). Paths stay in locked memory, and any user who may
 //! create cgroups may create many of them with long names. So all paths together have a budget in
-//! bytes: removed cgroups make room for existing ones, and a cgroup that does not fit then has no
-//! path. It is counted, and those that are in the cache stay.
+//! bytes, and each service or container a share of it (`path_budget`): removed cgroups make room for
+//! existing ones, and a cgroup that does not fit then has no path. It is counted, and those that are
+//! in the cache stay.
 //!
 //! Not here: locks and threads (`shared_paths`), and the unit, container or pod of a path
 //! (`model/workload` of the core).
@@ -17,11 +18,13 @@ use std::{
 use sensor_core::common::{bytes::decode, text::sanitize};
 use sensor_ebpf::event::{CgroupGone, CgroupMade, PATH, Tag};
 
+use super::path_budget::{PathBudget, Use};
+
 /// Most bytes of all paths together. A path of a service has some 50 bytes, one of a container in
 /// a pod 200.
 const PATHS_BYTES: usize = 2 << 20;
 
-/// Most existing cgroups in the cache: each takes up to 80 bytes beside its path.
+/// Most existing cgroups in the cache: each takes up to 120 bytes beside its path.
 const MAX_LIVE: usize = 32_768;
 
 /// Longest path in the cache: a user may nest cgroups.
@@ -32,15 +35,28 @@ const MAX_REMOVED: usize = 4096;
 
 /// The paths of cgroups in the hierarchy that memory is charged to. A path is in one of the maps
 /// only, so its bytes count once.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CgroupPathCache {
     live: HashMap<u64, Arc<str>>,
-    live_bytes: usize,
+    budget: PathBudget,
     removed: HashMap<u64, Arc<str>>,
     removed_bytes: usize,
     /// Ids in `removed`, oldest first.
     removed_order: VecDeque<u64>,
     dropped: u64,
+}
+
+impl Default for CgroupPathCache {
+    fn default() -> Self {
+        Self {
+            live: HashMap::new(),
+            budget: PathBudget::new(Use { bytes: PATHS_BYTES, cgroups: MAX_LIVE }),
+            removed: HashMap::new(),
+            removed_bytes: 0,
+            removed_order: VecDeque::new(),
+            dropped: 0,
+        }
+    }
 }
 
 impl CgroupPathCache {
@@ -77,16 +93,12 @@ impl CgroupPathCache {
     /// Adds an existing cgroup if its path fits.
     fn insert(&mut self, id: u64, path: Arc<str>) {
         if let Some(old) = self.live.remove(&id) {
-            self.live_bytes -= old.len();
+            self.budget.remove(&old);
         }
-        let fits = path.len() <= MAX_PATH_BYTES
-            && self.live.len() < MAX_LIVE
-            && self.live_bytes + path.len() <= PATHS_BYTES;
-        if !fits {
+        if path.len() > MAX_PATH_BYTES || !self.budget.add(&path) {
             self.dropped = self.dropped.saturating_add(1);
             return;
         }
-        self.live_bytes += path.len();
         self.live.insert(id, path);
         while self.bytes() > PATHS_BYTES && self.drop_oldest() {}
     }
@@ -94,7 +106,7 @@ impl CgroupPathCache {
     /// Marks a cgroup as removed; its path stays for a while.
     pub(super) fn remove(&mut self, id: u64) {
         let Some(path) = self.live.remove(&id) else { return };
-        self.live_bytes -= path.len();
+        self.budget.remove(&path);
         if self.removed_order.len() >= MAX_REMOVED {
             self.drop_oldest();
         }
@@ -115,7 +127,7 @@ impl CgroupPathCache {
 
     /// Bytes of all paths.
     const fn bytes(&self) -> usize {
-        self.live_bytes + self.removed_bytes
+        self.budget.used().bytes + self.removed_bytes
     }
 
     /// Number of existing cgroups.
@@ -133,7 +145,7 @@ impl CgroupPathCache {
         self.live.get(&id).or_else(|| self.removed.get(&id)).cloned()
     }
 
-    /// How often a path was not kept: it was too long, or the cache was full.
+    /// How often a path was not kept: it was too long, or the cache or its share of it was full.
     pub(super) const fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -166,6 +178,20 @@ mod tests {
         cache.live.values().chain(cache.removed.values()).map(|path| path.len()).sum()
     }
 
+    /// A user with a delegated subtree fills it.
+    #[test]
+    fn a_flood_in_one_service_leaves_names_for_others() {
+        let mut cache = CgroupPathCache::default();
+        let user = "/user.slice/user-1000.slice/user@1000.service";
+        for id in 1..100_000 {
+            cache.insert(id, Arc::from(format!("{user}/{id:0900}")));
+        }
+        cache.apply(bytes_of(&made(1 << 32, b"/system.slice/later.service")));
+        assert_eq!(cache.path(1 << 32).as_deref(), Some("/system.slice/later.service"));
+        assert!(cache.path(1).is_some() && cache.path(99_999).is_none());
+        assert_eq!(cache.bytes(), counted(&cache));
+    }
+
     #[test]
     fn a_removed_cgroup_keeps_its_path() {
         let mut cache = CgroupPathCache::default();
@@ -190,7 +216,7 @@ mod tests {
         assert!(cache.path(2 * MAX_REMOVED as u64).is_some());
         // The kernel does not reuse ids.
         for id in (1 << 32)..(1 << 32) + 2 * MAX_LIVE as u64 {
-            cache.apply(bytes_of(&made(id, b"/a")));
+            cache.apply(bytes_of(&made(id, format!("/{id:x}").as_bytes())));
         }
         assert_eq!(cache.live.len(), MAX_LIVE);
         assert_eq!(cache.dropped(), MAX_LIVE as u64);
@@ -213,8 +239,9 @@ mod tests {
         assert_eq!(cache.bytes(), counted(&cache));
         assert!(cache.dropped() > FLOOD / 4, "{}", cache.dropped());
         assert_eq!(cache.path(1).as_deref(), Some("/system.slice/nginx.service"), "it was there");
-        // All room is taken by existing cgroups, so removed ones had to go.
-        assert!(cache.removed.len() <= 1, "{}", cache.removed.len());
+        // Half is taken by existing cgroups, all of one name, so most removed ones had to go.
+        let room = PATHS_BYTES / MAX_PATH_BYTES;
+        assert!(cache.removed.len() <= room / 2 + 1, "{}", cache.removed.len());
         // Room again after the flood.
         for id in 2..FLOOD {
             cache.remove(id);

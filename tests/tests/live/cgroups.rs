@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     ops::Range,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -308,4 +308,50 @@ fn a_flood_of_new_cgroups_costs_the_event_thread_little() {
         let kills = events.iter().filter(|event| is_kill(&event.kind));
         kills.map(|kill| as_kill(&kill.kind).1).any(|v| v.cgroup.as_deref() == Some(path.as_str()))
     });
+}
+
+/// A service fills the room for paths with cgroups of its own, as any user with a delegated one may.
+#[test]
+fn a_service_that_starts_after_a_flood_of_another_has_a_name() {
+    // Two MiB in paths of 1,000 bytes, and some more.
+    const FLOOD: usize = 2300;
+    if many_for_this_machine() < FLOOD {
+        println!("not on a small machine: {FLOOD} cgroups would take all of its memory");
+        return;
+    }
+    let daemon = Daemon::start("").expect("daemon");
+    let flooded = Scope::new("flood.service", 512 * MIB).expect("scope");
+    let deep = Tree(flooded.memory().join("x".repeat(250)));
+    let below = deep.0.join("y".repeat(250)).join("z".repeat(250));
+    fs::create_dir_all(&below).expect("mkdir");
+    for at in 0..FLOOD {
+        fs::create_dir(below.join(format!("{at:0200}"))).expect("mkdir");
+    }
+    crate::wait_until("the flood has no more room", || {
+        let series = daemon.metrics().expect("metrics");
+        series["memsensor_dropped_cgroup_paths_total"] > 0.0
+    });
+    let later = Scope::new("later.service", 16 * MIB).expect("scope");
+    let victim = killed(&later, &["anon", "32"]);
+    let kills = daemon.wait_for_events(1, is_kill).expect("the kill");
+    let kill = kills.iter().find(|kill| as_kill(&kill.kind).1.pid == victim).expect("its kill");
+    assert_eq!(as_kill(&kill.kind).1.cgroup.as_deref(), Some(later.path().as_str()));
+}
+
+/// Cgroups that are removed on drop, the deepest first.
+struct Tree(PathBuf);
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        remove_groups(&self.0);
+    }
+}
+
+fn remove_groups(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(group);
 }
