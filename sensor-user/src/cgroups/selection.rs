@@ -15,7 +15,10 @@ use super::{
     settings::{MAX_HISTOGRAMS, Settings},
 };
 use sensor_core::{
-    common::counter::{rise_of_clock, rise_of_words},
+    common::{
+        counter::{rise_of_clock, rise_of_words},
+        recent_labels::RecentLabels,
+    },
     model::{
         cgroup_report::{CgroupCounters, CgroupStats},
         counters::{ByCause, CgroupReclaim},
@@ -25,12 +28,22 @@ use sensor_core::{
 /// Collections for which a cgroup without processes stays shown: its service may be restarting.
 const LINGER: u32 = 60;
 
+/// Collections for which the path of a cgroup keeps its place among the labels after it was shown:
+/// an hour or two.
+const KEEP_LABEL: u64 = 720;
+
+/// Places for labels, by the number of cgroups that are shown.
+const LABELS: usize = 4;
+
 /// The cgroups that are shown.
 #[derive(Debug)]
 pub struct Selection {
     paths: Patterns,
     histograms: Patterns,
     most: usize,
+    /// Paths that are or were shown: whoever creates and removes cgroups must not make series without
+    /// end.
+    labels: RecentLabels<Arc<str>>,
     shown: BTreeMap<Arc<str>, Entry>,
     other: CgroupCounters,
     omitted: usize,
@@ -57,6 +70,7 @@ impl Selection {
             paths: Patterns::new(&settings.paths).context("cgroups.paths")?,
             histograms: Patterns::new(&settings.histograms).context("cgroups.histograms")?,
             most: settings.most,
+            labels: RecentLabels::keeping(KEEP_LABEL),
             shown: BTreeMap::new(),
             other: CgroupCounters::default(),
             omitted: 0,
@@ -95,11 +109,15 @@ impl Selection {
             })
             .collect();
         ranked.sort_unstable();
+        let mut keep: BTreeSet<Arc<str>> = BTreeSet::new();
+        for (_, path) in &ranked {
+            if keep.len() < self.most && self.admit(path) {
+                keep.insert(Arc::from(*path));
+            }
+        }
         let linger = self.shown.iter().filter(|(path, entry)| {
             !sizes.contains_key(&***path) && entry.last_used.saturating_add(LINGER) >= collections
         });
-        let mut keep: BTreeSet<Arc<str>> = BTreeSet::new();
-        keep.extend(ranked.iter().take(self.most).map(|(_, path)| Arc::from(*path)));
         let room = self.most.saturating_sub(keep.len());
         let lingering: Vec<_> = linger.map(|(path, _)| Arc::clone(path)).take(room).collect();
         keep.extend(lingering);
@@ -181,12 +199,18 @@ impl Selection {
             .add(&CgroupCounters { oom_kills: kills, ..CgroupCounters::default() });
     }
 
+    /// Whether a cgroup may be shown: its label is a recent one, or there is a place for it.
+    fn admit(&mut self, path: &str) -> bool {
+        let (now, places) = (u64::from(self.collections), LABELS.saturating_mul(self.most));
+        self.labels.admit(path, now, places, || Arc::from(path))
+    }
+
     fn counters_of(&mut self, path: Option<&str>) -> &mut CgroupCounters {
         let Some(cgroup) = path.and_then(|path| self.paths.deepest(path)) else {
             return &mut self.other;
         };
         // A process may be killed before its cgroup is selected for the first time.
-        if !self.shown.contains_key(cgroup) && self.shown.len() < self.most {
+        if !self.shown.contains_key(cgroup) && self.shown.len() < self.most && self.admit(cgroup) {
             let entry = Entry { last_used: self.collections, ..Entry::default() };
             self.shown.insert(Arc::from(cgroup), entry);
         }
@@ -288,6 +312,27 @@ mod tests {
             selection.select([(Some("/d"), 1)]);
         }
         assert_eq!(paths(&selection), ["/d"]);
+    }
+
+    /// A user creates and removes cgroups all day, each with a new name.
+    #[test]
+    fn new_labels_are_bounded_over_time() {
+        let mut selection = selection(2);
+        let (mut labels, mut omitted) = (BTreeSet::new(), 0);
+        // Every five seconds.
+        let collections = 24 * 720;
+        for at in 0..collections {
+            let new = [format!("/u/{at}"), format!("/v/{at}")];
+            let new = new.iter().map(|path| (Some(path.as_str()), 50));
+            selection.select(new.chain([(Some("/service"), 100)]));
+            selection.add_kills(Some(&format!("/killed/{at}")), 1);
+            labels.extend(paths(&selection).into_iter().map(str::to_owned));
+            assert!(paths(&selection).contains(&"/service"), "its label is recent");
+            omitted += selection.omitted();
+        }
+        assert!(labels.len() <= 24 * 2 * LABELS + 1, "{}", labels.len());
+        assert!(omitted >= collections, "{omitted}");
+        assert!(selection.other().oom_kills > 17_000, "{}", selection.other().oom_kills);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use sensor_ebpf::probes::Cause;
 
 use super::{
     encode::{Field, Labels, counter, gauge},
-    growth_labels::{GrowthLabels, LabelSet},
+    growth_labels::{GrowthLabels, Rates},
     histogram,
 };
 use crate::serve::state::settings::Buckets;
@@ -107,8 +107,8 @@ pub(super) fn encode(
     let name = "memsensor_cgroups_omitted";
     let mut omitted = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     gauge(&mut omitted, &Labels::new(), report.omitted as f64)?;
-    let help = "How often the path of a cgroup was not kept: it was longer than 1 KiB, or all \
-                paths took 2 MiB; a walk over the cgroup tree counts such a cgroup again";
+    let help = "How often the path of a cgroup was not kept: it was longer than 1 KiB, or its \
+                service, its container or all cgroups had used their room; a walk over the cgroup tree counts such a cgroup again";
     let name = "memsensor_dropped_cgroup_paths";
     let mut dropped = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     counter(&mut dropped, &Labels::new(), report.paths_dropped as f64)?;
@@ -199,8 +199,7 @@ fn kills(encoder: &mut DescriptorEncoder, cgroups: &Counters<'_>) -> Result<(), 
     Ok(())
 }
 
-/// Writes the `count` processes that grew most within a minute, with labels that are bounded over
-/// time.
+/// Writes the processes that grew most within a minute: `count` pairs of name and cgroup.
 pub(super) fn growth(
     encoder: &mut DescriptorEncoder,
     usage: &MemoryUsage,
@@ -212,25 +211,15 @@ pub(super) fn growth(
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     // A process that was seen once has no rate.
     let grows = |p: &&ProcessUsage| p.growth.minute_bytes > 0 && p.minute_seconds > 0;
-    let mut fastest: Vec<_> = usage.processes.iter().filter(grows).collect();
-    fastest.sort_by_key(|p| std::cmp::Reverse(p.growth.minute_bytes));
     // Workers of one service have the same labels.
-    let mut series = BTreeMap::<LabelSet, f64>::new();
-    for process in fastest {
+    let mut rates = Rates::new();
+    for process in usage.processes.iter().filter(grows) {
         let cgroup = process.cgroup_path.as_deref().unwrap_or_default();
-        let key = (safe_label(&process.comm), safe_label(cgroup));
-        if series.len() >= count && !series.contains_key(&key) {
-            continue;
-        }
-        *series.entry(key).or_default() +=
+        *rates.entry((safe_label(&process.comm), safe_label(cgroup))).or_default() +=
             process.growth.minute_bytes as f64 / f64::from(process.minute_seconds);
     }
-    let now = monotonic_ns();
-    let mut bounded = BTreeMap::<LabelSet, f64>::new();
-    for (key, rate) in series {
-        *bounded.entry(labels.labels(key, now, count)).or_default() += rate;
-    }
-    for ((comm, cgroup), rate) in bounded {
+    let selected = labels.select(rates, monotonic_ns(), count);
+    for ((comm, cgroup), rate) in selected {
         gauge(&mut family, &vec![("comm", comm), ("cgroup", cgroup)], rate)?;
     }
     Ok(())
