@@ -6,12 +6,14 @@
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
 //!   other figures of its process.
 //! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
-//! * [`proc_file`]: files that the kernel generates at each read.
+//! * [`proc_file`]: files that the kernel generates at each read; [`handoff`] of open files to the
+//!   sensing thread.
 //!
 //! Not here: decisions, and anything of BPF.
 
 pub mod cgroup;
 pub mod footprint;
+mod handoff;
 pub mod kmsg;
 pub mod late_files;
 pub mod memory;

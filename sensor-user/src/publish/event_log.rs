@@ -95,7 +95,7 @@ impl Feed {
 struct Queues {
     seq: u64,
     /// Kills by [`OomType`], and signals.
-    queues: [EventQueue; 3],
+    by_kind: [EventQueue; 3],
     last_kills: LastKills,
 }
 
@@ -129,7 +129,7 @@ impl EventLog {
         let time = humantime::format_rfc3339_millis(time).to_string();
         let event =
             Arc::new(Event { id, seq: queues.seq, time, kind, report: report.map(Arc::new) });
-        queues.queues[queue].push(owner, Arc::clone(&event));
+        queues.by_kind[queue].push(owner, Arc::clone(&event));
         self.kept.store(Arc::new(queues.kept()));
         // Last: see `follow`. An error means that there are no followers.
         let _ = self.followers.send(event);
@@ -152,12 +152,12 @@ impl EventLog {
 
 impl Queues {
     fn new() -> Self {
-        let queues = std::array::from_fn(|i| EventQueue::new(KEEP[i], KEEP_REPORTS[i]));
-        Self { seq: 0, queues, last_kills: Default::default() }
+        let by_kind = std::array::from_fn(|i| EventQueue::new(KEEP[i], KEEP_REPORTS[i]));
+        Self { seq: 0, by_kind, last_kills: Default::default() }
     }
 
     fn kept(&self) -> KeptEvents {
-        let mut events: Vec<_> = self.queues.iter().flat_map(EventQueue::iter).cloned().collect();
+        let mut events: Vec<_> = self.by_kind.iter().flat_map(EventQueue::iter).cloned().collect();
         // Three sorted runs.
         events.sort_by_key(|event| event.seq);
         KeptEvents { events, last_kills: self.last_kills.clone() }
@@ -171,7 +171,7 @@ impl Queues {
             EventKind::OomKill { oom_type, .. } => (*oom_type as usize, owner),
             EventKind::KillSignal { .. } => (SIGNALS, owner),
             EventKind::VictimExit { kill, seconds: freed_after, .. } => {
-                for (queue, events) in self.queues.iter_mut().enumerate() {
+                for (queue, events) in self.by_kind.iter_mut().enumerate() {
                     let Some((owner, event)) = events.find_mut(kill) else { continue };
                     let owner = Arc::clone(owner);
                     if let EventKind::OomKill { memory_back_seconds: seconds, .. } =

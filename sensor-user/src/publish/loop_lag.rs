@@ -134,7 +134,7 @@ mod tests {
         assert_eq!((lags.stuck(at(201)), lags.stuck(at(320))), (None, None));
         lags.sense.tick(at(321), at(321));
         assert_eq!(lags.stuck(at(321)), Some("serve"));
-        let slow = LoopLags::new(Duration::from_secs(60), Duration::from_secs(10), 0);
+        let slow = LoopLags::new(Duration::from_mins(1), Duration::from_secs(10), 0);
         assert_eq!((slow.stuck(120 * SECOND), slow.stuck(121 * SECOND)), (None, Some("sense")));
     }
 }

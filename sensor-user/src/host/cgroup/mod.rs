@@ -11,4 +11,6 @@ pub mod mounts;
 pub mod path;
 pub mod scope_files;
 pub mod scope_opener;
+#[cfg(test)]
+mod scope_tests;
 pub mod stats;

@@ -1,19 +1,15 @@
 //! Opens the files of a scope's cgroup for the sensing thread, which opens none: opening waits for
-//! memory and for locks of the kernel. Files are handed over by atomic swaps.
+//! memory and for locks of the kernel.
 //!
-//! Not here: what is read from them (`scope_files`).
+//! Not here: how files are handed over (`handoff`), and what is read from them (`scope_files`).
 
 use std::{
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use anyhow::{Result, bail};
-use arc_swap::ArcSwapOption;
 use sensor_core::verdict::reading::Reading;
 use walkdir::DirEntryExt as _;
 
@@ -22,60 +18,16 @@ use super::{
     mounts::{self, CgroupMounts},
     scope_files::{LimitFiles, OpenFiles, PsiFiles, ScopeFiles, is_populated},
 };
-use crate::{host::proc_file::ProcFile, publish::control::EventFd};
+use crate::{
+    host::{handoff::Handoff, proc_file::ProcFile},
+    publish::control::EventFd,
+};
 
 /// Files are opened again after at most this time: an ancestor's limit or the set of descendants
 /// may have changed.
 const REOPEN_NS: u64 = 60_000_000_000;
 /// Most ids that are listed of a cgroup and its descendants.
 const MAX_IDS: usize = 256;
-
-/// What the sensing thread and the opener of one scope exchange. Neither waits for the other.
-#[derive(Debug)]
-pub(super) struct Handoff {
-    /// The sensing thread cannot read the files that it has.
-    requested: AtomicBool,
-    opened: ArcSwapOption<OpenFiles>,
-    /// Files that newer ones have replaced. The opener closes them.
-    replaced: ArcSwapOption<OpenFiles>,
-    /// Why the opener could not open them when it last tried.
-    failure: ArcSwapOption<Arc<str>>,
-    wake: Arc<EventFd>,
-}
-
-impl Handoff {
-    fn new(wake: Arc<EventFd>) -> Self {
-        Self {
-            requested: AtomicBool::new(false),
-            opened: ArcSwapOption::empty(),
-            replaced: ArcSwapOption::empty(),
-            failure: ArcSwapOption::empty(),
-            wake,
-        }
-    }
-
-    /// New files, if there are any.
-    pub(super) fn take_opened(&self) -> Option<Arc<OpenFiles>> {
-        let has_some = self.opened.load().is_some();
-        has_some.then(|| self.opened.swap(None)).flatten()
-    }
-
-    /// Leaves files to the opener, which has taken the last ones before it opened others.
-    pub(super) fn give_back(&self, files: Arc<OpenFiles>) {
-        self.replaced.store(Some(files));
-    }
-
-    /// Requests new files.
-    pub(super) fn request(&self) {
-        self.requested.store(true, Ordering::Release);
-        self.wake.signal();
-    }
-
-    /// Why there are no new files.
-    pub(super) fn failure(&self) -> Option<Arc<str>> {
-        self.failure.load().as_deref().cloned()
-    }
-}
 
 /// Opens the files of one cgroup. Its path is relative to the mount points, e.g.
 /// `/system.slice/nginx.service`.
@@ -86,7 +38,7 @@ struct ScopeOpener {
     reopen_after_ns: u64,
     /// When files are opened again without a request.
     reopen_ns: u64,
-    handoff: Arc<Handoff>,
+    handoff: Arc<Handoff<OpenFiles>>,
 }
 
 /// Openers of all scopes.
@@ -136,19 +88,12 @@ impl AsFd for ScopeOpeners {
 
 impl ScopeOpener {
     fn serve(&mut self, now_ns: u64) {
-        let Handoff { requested, opened, replaced, failure, .. } = &*self.handoff;
-        replaced.store(None);
-        if !requested.swap(false, Ordering::Acquire) && now_ns < self.reopen_ns {
+        self.handoff.close_replaced();
+        if !self.handoff.take_request() && now_ns < self.reopen_ns {
             return;
         }
         self.reopen_ns = now_ns.saturating_add(self.reopen_after_ns);
-        match self.open() {
-            Ok(files) => {
-                failure.store(None);
-                opened.store(Some(Arc::new(files)));
-            }
-            Err(e) => failure.store(Some(Arc::new(format!("{e:#}").into()))),
-        }
+        self.handoff.publish(self.open().map_err(|e| format!("{e:#}").into()));
     }
 
     fn name(&self) -> String {
@@ -275,11 +220,11 @@ mod tests {
         // A minute later: the old files are closed by the opener, not when they are replaced.
         openers.serve(64_000_000_000);
         let handoff = Arc::clone(&openers.openers[0].handoff);
-        assert!(handoff.opened.load().is_some() && handoff.replaced.load().is_none());
+        assert_eq!(handoff.holds(), (true, false));
         assert_eq!(read(&mut files, 65), Ok(Some(9)));
-        assert!(handoff.opened.load().is_none() && handoff.replaced.load().is_some());
+        assert_eq!(handoff.holds(), (false, true));
         openers.serve(65_000_000_000);
-        assert!(handoff.opened.load().is_none() && handoff.replaced.load().is_none());
+        assert_eq!(handoff.holds(), (false, false));
     }
 
     #[test]
