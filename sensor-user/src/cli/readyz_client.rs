@@ -18,7 +18,11 @@ const MAX_BODY: usize = 64 * 1024;
 /// The body of `/readyz` for a scope, with any status.
 pub fn readiness(base: &str, scope: &str, timeout: Duration) -> Result<Value> {
     let uri: Uri = base.parse().with_context(|| format!("{base:?} is not a URL"))?;
-    ensure!(uri.scheme_str().is_none_or(|s| s == "http"), "{base}: only http:// is supported");
+    ensure!(
+        uri.scheme_str().is_none_or(|s| s == "http"),
+        "{base}: only http:// is supported; for a listener with TLS or passwords use curl, or add a \
+         [[listen]] of 127.0.0.1 without them"
+    );
     let host = uri.host().with_context(|| format!("{base:?} names no host"))?;
     // Only a URL has brackets around an IPv6 address.
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();

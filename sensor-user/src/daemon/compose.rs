@@ -157,6 +157,8 @@ pub fn thread_bodies(
         scan: parts.scan_loop(programs, openers, late_files),
         cgroups: parts.collector(config)?,
         store: parts.store(config),
+        // Set with the listeners.
+        secure: None,
         supervisor: Supervisor::is_present().then(|| parts.supervisor()),
     })
 }

@@ -20,14 +20,22 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{config::Config, failure::Failure};
-use crate::serve::{
-    admin::{self, Admin},
-    agent_check::Agent,
-    http::{self, Handlers},
-    limits::{Gate, accept_tcp, accept_unix},
-    listen::Listener,
-    state::app::AppState,
-    state::settings::Http,
+use crate::{
+    publish::control::Shutdown,
+    serve::{
+        admin::{self, Admin},
+        agent_check::Agent,
+        http::{self, Handlers, Site},
+        limits::{Gate, accept_tcp, accept_unix},
+        listen::Listener,
+        secure::{
+            keeper::Keeper,
+            listener::{Files, Security},
+            passwords::{Passwords, Queue},
+        },
+        state::app::AppState,
+        state::settings::Http,
+    },
 };
 
 /// Agent-check clients at a time; each holds its connection for at most two seconds. An address has
@@ -42,9 +50,18 @@ const CLOSED_POLL: Duration = Duration::from_millis(5);
 /// Bound addresses, and the socket.
 #[derive(Debug)]
 pub struct Listeners {
-    tcp: Vec<(TcpListener, Listener)>,
+    tcp: Vec<Bound>,
+    passwords: Arc<Queue>,
     admin: Option<UnixListener>,
     socket: Option<RemoveOnDrop>,
+}
+
+/// A bound address with its settings.
+#[derive(Debug)]
+struct Bound {
+    tcp: TcpListener,
+    settings: Listener,
+    security: Option<Arc<Security>>,
 }
 
 /// Served connections. The socket is removed when this is dropped.
@@ -60,7 +77,10 @@ impl Listeners {
     pub fn bind(config: &Config) -> Result<Self> {
         let listeners = config.listeners();
         let all: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
-        let bind = |listener: Listener| Ok((bind(&listener, &all)?, listener));
+        let bind = |settings: Listener| {
+            let security = security(&settings)?;
+            Ok(Bound { tcp: bind(&settings, &all)?, settings, security })
+        };
         let tcp = listeners.into_iter().map(bind).collect::<Result<_>>()?;
         let path = Path::new(&config.socket);
         let admin = match admin::bind(path) {
@@ -72,7 +92,14 @@ impl Listeners {
             Err(e) => return Err(with_failure(e)),
         };
         let socket = admin.is_some().then(|| RemoveOnDrop(path.to_owned()));
-        Ok(Self { tcp, admin, socket })
+        Ok(Self { tcp, passwords: Queue::new()?, admin, socket })
+    }
+
+    /// The work of the thread `secure`; `None` if no listener needs it.
+    pub fn keeper(&self, shutdown: &Arc<Shutdown>) -> Option<Keeper> {
+        let listeners: Vec<_> = self.tcp.iter().filter_map(|of| of.security.clone()).collect();
+        let (queue, shutdown) = (Arc::clone(&self.passwords), Arc::clone(shutdown));
+        (!listeners.is_empty()).then(|| Keeper { listeners, queue, shutdown })
     }
 
     /// Serves until `stop`.
@@ -86,7 +113,8 @@ impl Listeners {
         let agent_gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
         let handlers = Handlers::new(state.clone());
         let agent = Arc::new(Agent::new(state.clone()));
-        for (tcp, listener) in self.tcp {
+        let passwords = Passwords::new(self.passwords);
+        for Bound { tcp, settings: listener, security } in self.tcp {
             let stop = stop.clone();
             if listener.is_agent() {
                 let (gate, agent) = (Arc::clone(&agent_gate), Arc::clone(&agent));
@@ -96,8 +124,9 @@ impl Listeners {
                 let (gate, limits, stopped) =
                     (Arc::clone(&http_gate), limits.clone(), stop.clone());
                 let router = http::router(handlers.clone(), &listener.routes);
+                let site = Site { router, security, passwords: Arc::clone(&passwords) };
                 let serve = move |stream, ticket| {
-                    http::serve(stream, ticket, router.clone(), limits.clone(), stopped.clone())
+                    http::serve(stream, ticket, site.clone(), limits.clone(), stopped.clone())
                 };
                 tokio::spawn(accept_tcp(tcp, listener.allow, gate, stop, serve));
             }
@@ -122,6 +151,17 @@ impl Connections {
         };
         let _ = tokio::time::timeout(timeout, closed).await;
     }
+}
+
+/// Reads the files of a secured listener.
+fn security(listener: &Listener) -> Result<Option<Arc<Security>>> {
+    if !listener.is_secured() {
+        return Ok(None);
+    }
+    let Listener { web_config, bearer_token_file, .. } = listener.clone();
+    let files = Files { web_config, bearer_token: bearer_token_file };
+    let security = Security::load(&files).with_context(|| format!("listen: {}", listener.address));
+    Ok(Some(Arc::new(security?)))
 }
 
 /// Binds a listener; `all` are the addresses of all listeners.

@@ -23,7 +23,7 @@ use super::{
     failure::Failure,
     hardening::Hardening,
     listeners::Listeners,
-    threads::Threads,
+    threads::{Bodies, Threads},
 };
 use crate::{
     kernel::{
@@ -92,6 +92,7 @@ async fn serve(config: &Config) -> Result<()> {
     log_hardening(&hardening);
     let shutdown = Arc::new(Shutdown::new()?);
     let bodies = compose::thread_bodies(config, &state, kernel, privileged, &shutdown)?;
+    let bodies = Bodies { secure: listeners.keeper(&shutdown), ..bodies };
     let threads = Threads::start(bodies, shutdown)?;
     let (stopping, stop) = watch::channel(false);
     let connections = listeners.serve(&config.http, &state, &stop);

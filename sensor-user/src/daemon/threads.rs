@@ -17,6 +17,7 @@ use crate::{
     collect::{sampler::Sampler, scan_loop::ScanLoop},
     oom::event_reader::EventReader,
     publish::control::Shutdown,
+    serve::secure::keeper::Keeper,
 };
 
 /// The work of each thread; `None` if the thread is not needed.
@@ -32,6 +33,8 @@ pub struct Bodies {
     pub cgroups: Option<Collector>,
     /// Saves the verdict and the drain.
     pub store: Store,
+    /// Reads certificates again, and checks passwords; `None` without secured listeners.
+    pub secure: Option<Keeper>,
     /// Notifies the supervisor; `None` without one.
     pub supervisor: Option<Supervisor>,
 }
@@ -46,7 +49,7 @@ pub struct Threads {
 impl Threads {
     /// Starts the threads; they inherit the capabilities and the scheduling class of the caller.
     pub fn start(bodies: Bodies, shutdown: Arc<Shutdown>) -> Result<Self> {
-        let Bodies { sampler, scan, events, cgroups, store, supervisor } = bodies;
+        let Bodies { sampler, scan, events, cgroups, store, secure, supervisor } = bodies;
         let mut handles = vec![spawn("scan", move || scan.run())?];
         handles.push(spawn("sense", move || sampler.run())?);
         if let Some(events) = events {
@@ -55,13 +58,17 @@ impl Threads {
         if let Some(cgroups) = cgroups {
             handles.push(spawn("cgroups", move || {
                 // Reading hundreds of files may take many milliseconds in the kernel.
-                if let Err(e) = hardening::normal_priority() {
-                    warn!("reading the files of cgroups may delay answers: {e}");
-                }
+                lower_priority("reading the files of cgroups");
                 cgroups.run();
             })?);
         }
         handles.push(spawn("store", move || store.run())?);
+        if let Some(secure) = secure {
+            handles.push(spawn("secure", move || {
+                lower_priority("checking passwords");
+                secure.run();
+            })?);
+        }
         if let Some(supervisor) = supervisor {
             handles.push(spawn("supervise", move || supervisor.run())?);
         }
@@ -83,6 +90,12 @@ impl Threads {
                 warn!("the thread {name} had panicked");
             }
         }
+    }
+}
+
+fn lower_priority(work: &str) {
+    if let Err(e) = hardening::normal_priority() {
+        warn!("{work} may delay answers: {e}");
     }
 }
 

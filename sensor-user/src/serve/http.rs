@@ -8,7 +8,7 @@ use axum::{
     extract::{Path, Query, State as Shared},
     http::{
         HeaderMap, HeaderName, HeaderValue, Request, StatusCode,
-        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE},
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE},
     },
     response::{IntoResponse, Response},
     routing::{MethodRouter, any, get},
@@ -26,13 +26,20 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
+    time::Instant,
 };
+use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::{
     limits::Ticket,
     listen::Route,
     metrics::render::{Format, Renderer},
+    secure::{
+        credentials::Decision,
+        listener::Security,
+        passwords::{Outcome, Passwords},
+    },
     state::{
         app::AppState,
         clients::{Protocol, ReadinessQuery},
@@ -130,20 +137,87 @@ fn index(routes: &[Route]) -> String {
     text
 }
 
-/// Serves one request on a connection, within the deadline, or until `stop`.
+/// What connections of one listener share; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The routes.
+    pub router: Router,
+    /// TLS and credentials, if it has them.
+    pub security: Option<Arc<Security>>,
+    /// Checks of passwords.
+    pub passwords: Arc<Passwords>,
+}
+
+impl Site {
+    /// `None` if a request may be answered; else the answer that refuses it.
+    async fn refusal(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Response> {
+        let credentials = self.security.as_ref()?.credentials();
+        let outcome = match credentials.decide(headers) {
+            Decision::Allowed => Outcome::Right,
+            Decision::Refused => Outcome::Wrong,
+            Decision::Check(claim) => self.passwords.check(peer, claim).await,
+        };
+        match outcome {
+            Outcome::Right => None,
+            Outcome::Wrong => {
+                let mut response = text(StatusCode::UNAUTHORIZED, "credentials are needed\n");
+                let challenge = HeaderValue::from_static(credentials.challenge());
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+                Some(response)
+            }
+            Outcome::Busy => {
+                let body = "too many passwords are being checked; try again\n";
+                Some(text(StatusCode::SERVICE_UNAVAILABLE, body))
+            }
+        }
+    }
+}
+
+/// Serves one request on a connection, within the deadline, or until `stop`. With TLS, the handshake
+/// is part of the time for the head.
 pub async fn serve(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     ticket: Arc<Ticket>,
-    router: Router,
+    site: Site,
+    limits: Http,
+    stop: watch::Receiver<bool>,
+) {
+    let Some(config) = site.security.as_ref().and_then(|security| security.tls()) else {
+        return serve_request(stream, ticket, site, limits, stop).await;
+    };
+    let began = Instant::now();
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match tokio::time::timeout(limits.head_timeout.min(limits.deadline), handshake).await {
+        Ok(Ok(stream)) => {
+            let limits = limits.after(began.elapsed());
+            serve_request(stream, ticket, site, limits, stop).await;
+        }
+        Ok(Err(e)) => debug!("TLS handshake: {e}"),
+        Err(_) => ticket.set_timed_out(),
+    }
+}
+
+async fn serve_request(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ticket: Arc<Ticket>,
+    site: Site,
     limits: Http,
     mut stop: watch::Receiver<bool>,
 ) {
-    let app = TowerToHyperService::new(router);
+    let app = TowerToHyperService::new(site.router.clone());
     let served = Arc::clone(&ticket);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        served.set_active();
-        request.extensions_mut().insert(Peer(served.peer()));
-        app.call(request)
+        let (site, served, app) = (site.clone(), Arc::clone(&served), app.clone());
+        async move {
+            let peer = served.peer();
+            let refusal = site.refusal(peer, request.headers()).await;
+            served.set_active();
+            if let Some(refusal) = refusal {
+                return Ok(refusal);
+            }
+            request.extensions_mut().insert(Peer(peer));
+            app.call(request).await
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

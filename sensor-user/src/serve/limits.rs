@@ -25,8 +25,11 @@ use tracing::{debug, error};
 
 use super::{
     networks::Network,
-    places::{Admission, Id, Places, Prefix},
-    state::connections::{ConnectionCounts, Outcome},
+    places::{Admission, Id, Places},
+    state::{
+        connections::{ConnectionCounts, Outcome},
+        prefix::Prefix,
+    },
 };
 
 /// See the constants below.

@@ -1,7 +1,7 @@
 //! Settings of a listener: its address, what it serves there, and to which clients. Not here: how
 //! an address is bound (`daemon/listeners`), and how it is served (`http`, `agent_check`).
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -69,6 +69,32 @@ pub struct Listener {
         schemars(with = "Vec<String>", extend("items" = {"type": "string", "format": "network"}))
     )]
     pub allow: Vec<Network>,
+    /// File with TLS and basic auth of this listener, in the format of Prometheus's
+    /// exporter-toolkit (`tls_server_config`, `basic_auth_users`). A key that memsensor does not
+    /// support is an error. It is read again within seconds when it changes, and so are the files
+    /// that it names; if the new content is not valid, the old stays, and the log has the reason.
+    #[serde(default)]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            with = "String",
+            extend("format" = "path", "default" = null),
+            example = &"/etc/memsensor/web.yml"
+        )
+    )]
+    pub web_config: Option<PathBuf>,
+    /// File with a token of 16 to 1024 characters: clients must send it as `Authorization: Bearer
+    /// TOKEN`, or a user of `web_config` with its password. It is read again when it changes.
+    #[serde(default)]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(
+            with = "String",
+            extend("format" = "path", "default" = null),
+            example = &"/etc/memsensor/token"
+        )
+    )]
+    pub bearer_token_file: Option<PathBuf>,
     /// A default of ours: where IPv6 is not available it may listen on IPv4 instead.
     #[serde(skip)]
     pub may_fall_back: bool,
@@ -82,7 +108,14 @@ impl Listener {
     /// An exact address, for all clients.
     pub fn new(address: SocketAddr, routes: &[Route]) -> Self {
         let routes = routes.to_vec();
-        Self { address, routes, allow: every_network(), may_fall_back: false }
+        Self {
+            address,
+            routes,
+            allow: every_network(),
+            web_config: None,
+            bearer_token_file: None,
+            may_fall_back: false,
+        }
     }
 
     /// The listeners without a configuration. Events have names of processes: they stay on this
@@ -105,6 +138,11 @@ impl Listener {
         self.routes.contains(&Route::Agent)
     }
 
+    /// Whether it has TLS or asks for credentials.
+    pub fn is_secured(&self) -> bool {
+        self.web_config.is_some() || self.bearer_token_file.is_some()
+    }
+
     fn check(&self) -> Result<()> {
         let Self { routes, allow, .. } = self;
         let words: BTreeSet<_> = routes.iter().collect();
@@ -113,6 +151,11 @@ impl Listener {
         if self.is_agent() && routes.len() > 1 {
             bail!("routes: \"agent\" is no HTTP and needs a [[listen]] of its own");
         }
+        ensure!(
+            !(self.is_agent() && self.is_secured()),
+            "web_config, bearer_token_file: HAProxy's agent-check has neither TLS nor passwords; \
+             restrict it with allow"
+        );
         ensure!(!allow.is_empty(), "allow: no client could connect; leave it out to allow all");
         let count = allow.len();
         ensure!(count <= MAX_NETWORKS, "allow: {count} networks, at most {MAX_NETWORKS}");

@@ -6,6 +6,7 @@
 //! * [`listen`]: what an address serves, and to which [`networks`].
 //! * [`http`] serves HTTP; [`agent_check`] answers HAProxy; [`limits`] bounds connections,
 //!   fairly per address by [`places`].
+//! * [`secure`]: TLS and credentials.
 //! * [`admin`] is the root-only socket of `memsensor events`, `explain`, `drain`, `top`, with the
 //!   messages of [`admin_protocol`].
 
@@ -18,4 +19,5 @@ pub mod listen;
 pub mod metrics;
 pub mod networks;
 pub mod places;
+pub mod secure;
 pub mod state;

@@ -29,7 +29,7 @@ pub struct Http {
     /// closed. An open connection takes about 20 KiB. Raise it if many load balancers and scrapers
     /// poll this host at the same moment.
     pub max_connections: usize,
-    /// Time within which a client must send the head of its request. Range: 100ms to 10m. Raise it
+    /// Time within which a client must send the head of its request, and before it the TLS handshake. Range: 100ms to 10m. Raise it
     /// for clients behind a slow network.
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
@@ -53,6 +53,14 @@ impl Default for Http {
 }
 
 impl Http {
+    /// What is left of the times after a TLS handshake that took `elapsed`.
+    #[must_use]
+    pub fn after(&self, elapsed: Duration) -> Self {
+        let left = |time: Duration| time.saturating_sub(elapsed).max(Duration::from_millis(1));
+        let Self { max_connections, head_timeout, deadline } = *self;
+        Self { max_connections, head_timeout: left(head_timeout), deadline: left(deadline) }
+    }
+
     /// An error if a value is out of range.
     pub fn check(&self) -> Result<()> {
         let Self { max_connections, head_timeout, deadline } = *self;

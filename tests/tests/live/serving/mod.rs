@@ -14,6 +14,7 @@ mod outside;
 mod replay;
 mod scrape;
 mod screen;
+mod secure;
 mod survive;
 mod syscalls;
 mod verdict;

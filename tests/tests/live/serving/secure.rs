@@ -1,0 +1,269 @@
+//! TLS and credentials of a listener, with curl as the client and certificates of openssl.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use sensor_tests::support::daemon::{Daemon, get, parse};
+
+use crate::{run_memsensor, wait_until};
+
+/// bcrypt of `correct horse`.
+const HASH: &str = "$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2";
+const TOKEN: &str = "0123456789abcdef";
+
+/// A directory of certificates and configurations, removed at the end.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("write");
+        path
+    }
+
+    /// A certificate for 127.0.0.1 that its own key signed, as `NAME.crt` and `NAME.key`.
+    fn certificate(&self, name: &str) {
+        let [cert, key] = ["crt", "key"].map(|extension| self.path(&format!("{name}.{extension}")));
+        let settings = "[req]\ndistinguished_name = dn\nx509_extensions = v3\n[dn]\n[v3]\n\
+                        subjectAltName = IP:127.0.0.1\nbasicConstraints = CA:FALSE\n";
+        let settings = self.write("openssl.cnf", settings);
+        let out = Command::new("openssl")
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:P-256",
+                "-nodes",
+            ])
+            .args(["-days", "2", "-subj", &format!("/CN={name}"), "-config"])
+            .args([&settings, Path::new("-out"), &cert, Path::new("-keyout"), &key])
+            .output();
+        let out = out.expect("openssl");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+/// A `[[listen]]` with these lines more.
+fn listener(more: &str) -> String {
+    let routes = "[\"readiness\", \"metrics\"]";
+    format!("[[listen]]\naddress = \"127.0.0.1:0\"\nroutes = {routes}\n{more}\n")
+}
+
+fn web_config(path: &Path) -> String {
+    listener(&format!("web_config = \"{}\"", path.display()))
+}
+
+/// The status of a request by curl; `000` without an answer.
+fn curl(url: &str, args: &[&str]) -> String {
+    let out = Command::new("curl")
+        .args(["-g", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}"])
+        .args(args)
+        .arg(url)
+        .output();
+    String::from_utf8(out.expect("curl").stdout).expect("digits")
+}
+
+fn readyz(addr: SocketAddr) -> String {
+    format!("https://{addr}/readyz")
+}
+
+#[test]
+fn a_listener_with_tls_serves_only_clients_that_it_should() {
+    let files = Files::new();
+    for name in ["server", "client", "other"] {
+        files.certificate(name);
+    }
+    let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+    let open = files.write("open.yml", tls);
+    let mutual = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n";
+    let mutual = files.write("mutual.yml", &format!("{tls}{mutual}  min_version: TLS13\n"));
+    let more = web_config(&open) + &web_config(&mutual);
+    let daemon = Daemon::also_listening(&more, "").expect("daemon");
+    let path = |name: &str| files.path(name).display().to_string();
+    let (ca, other_ca) = (path("server.crt"), path("other.crt"));
+    let (open, mutual) = (readyz(daemon.listening[2]), readyz(daemon.listening[3]));
+    assert_eq!(curl(&open, &["--cacert", &ca]), "200");
+    assert_eq!(curl(&open, &["--cacert", &ca, "--tls-max", "1.2"]), "200");
+    assert_eq!(curl(&open, &["--cacert", &ca, "--http2"]), "200", "by HTTP/1.1");
+    assert_eq!(curl(&open, &["--cacert", &other_ca]), "000", "another certificate");
+    assert_eq!(curl(&open.replace("https", "http"), &[]), "000", "no TLS");
+    let with = |name: &str| [path(&format!("{name}.crt")), path(&format!("{name}.key"))];
+    let as_client = |name: &str, more: &[&str]| {
+        let [cert, key] = with(name);
+        let args = ["--cacert", &ca, "--cert", &cert, "--key", &key];
+        curl(&mutual, &[&args[..], more].concat())
+    };
+    assert_eq!(as_client("client", &[]), "200");
+    assert_eq!(as_client("client", &["--tls-max", "1.2"]), "000", "TLS 1.3 is needed");
+    assert_eq!(as_client("other", &[]), "000", "not of the authority");
+    assert_eq!(curl(&mutual, &["--cacert", &ca]), "000", "no certificate");
+}
+
+#[test]
+fn certificates_are_read_again_and_a_broken_one_changes_nothing() {
+    let files = Files::new();
+    for name in ["server", "next"] {
+        files.certificate(name);
+    }
+    let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+    let web = files.write("web.yml", tls);
+    let daemon = Daemon::also_listening(&web_config(&web), "").expect("daemon");
+    let url = readyz(daemon.listening[2]);
+    let [old, next] = ["server", "next"].map(|name| files.path(&format!("{name}.crt")));
+    let text = std::fs::read_to_string(&old).expect("a certificate");
+    let old = files.write("old.crt", &text);
+    let works = |ca: &Path| curl(&url, &["--cacert", ca.to_str().expect("UTF-8")]) == "200";
+    assert!(works(&old) && !works(&next));
+    // Only half of a pair: the new certificate with the old key.
+    std::fs::copy(&next, files.path("server.crt")).expect("copy");
+    wait_until("logged", || daemon.log().contains("TLS and passwords stay as they were"));
+    assert!(works(&old), "{}", daemon.log());
+    std::fs::rename(files.path("next.key"), files.path("server.key")).expect("rename");
+    wait_until("replaced", || works(&next));
+    assert!(!works(&old));
+    // TLS cannot be removed while it runs.
+    files.write("web.yml", &format!("basic_auth_users:\n  a: {HASH}\n"));
+    wait_until("logged", || daemon.log().contains("restart memsensor"));
+    assert!(works(&next));
+}
+
+#[test]
+fn passwords_and_tokens_are_checked() {
+    let files = Files::new();
+    let web = files.write("web.yml", &format!("basic_auth_users:\n  ann: {HASH}\n"));
+    let token = files.write("token", &format!("{TOKEN}\n"));
+    let token_file = format!("bearer_token_file = \"{}\"", token.display());
+    let both = format!("web_config = \"{}\"\n{token_file}", web.display());
+    let more = web_config(&web) + &listener(&token_file) + &listener(&both);
+    let daemon = Daemon::also_listening(&more, "").expect("daemon");
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let forms: [(&[&str], [&str; 3]); 6] = [
+        (&[], ["401"; 3]),
+        (&["-u", "ann:correct horse"], ["200", "401", "200"]),
+        (&["-u", "ann:wrong"], ["401"; 3]),
+        (&["-u", "eve:correct horse"], ["401"; 3]),
+        (&["-H", &bearer], ["401", "200", "200"]),
+        (&["-H", "Authorization: Bearer 0123456789abcdeF"], ["401"; 3]),
+    ];
+    for (args, expected) in forms {
+        for (addr, expected) in daemon.listening[2..].iter().zip(expected) {
+            for path in ["readyz", "metrics", "nowhere"] {
+                let expected =
+                    if expected == "200" && path == "nowhere" { "404" } else { expected };
+                let status = curl(&format!("http://{addr}/{path}"), args);
+                assert_eq!(status, expected, "{args:?} for {path} at {addr}");
+            }
+        }
+    }
+    // The token is read again; a weak one changes nothing.
+    files.write("token", "weak");
+    wait_until("logged", || daemon.log().contains("a token has 16 to 1024 characters"));
+    let url = format!("http://{}/readyz", daemon.listening[3]);
+    assert_eq!(curl(&url, &["-H", &bearer]), "200");
+    files.write("token", "fedcba9876543210");
+    let next = "Authorization: Bearer fedcba9876543210";
+    wait_until("replaced", || curl(&url, &["-H", next]) == "200");
+    assert_eq!(curl(&url, &["-H", &bearer]), "401");
+}
+
+/// bcrypt of the flood's passwords takes all of the time of its thread, and none of others'.
+#[test]
+fn a_flood_of_wrong_passwords_does_not_delay_others() {
+    let files = Files::new();
+    let web = files.write("web.yml", &format!("basic_auth_users:\n  ann: {HASH}\n"));
+    let daemon = Daemon::also_listening(&web_config(&web), "").expect("daemon");
+    let (plain, locked) = (daemon.listening[0], daemon.listening[2]);
+    let url = format!("http://{locked}/metrics");
+    assert_eq!(curl(&url, &["-u", "ann:correct horse"]), "200");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = &stop;
+    let slowest = std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for n in 0.. {
+                    if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        return;
+                    }
+                    let source = format!("127.0.1.{thread}");
+                    let wrong = format!("ann:wrong {n}");
+                    let url = format!("http://{locked}/metrics");
+                    let status = curl(&url, &["--interface", &source, "-u", &wrong]);
+                    assert!(["401", "503"].contains(&&*status), "{status}");
+                }
+            });
+        }
+        let slowest = (0..100).map(|_| {
+            let began = Instant::now();
+            assert_eq!(get(plain, "/readyz", "").expect("an answer").status, 200);
+            began.elapsed()
+        });
+        let slowest = slowest.max().unwrap_or_default();
+        // Known passwords need no check.
+        for _ in 0..10 {
+            assert_eq!(curl(&url, &["-u", "ann:correct horse"]), "200");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        slowest
+    });
+    println!("slowest /readyz: {slowest:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// A handshake that is never finished ends as a request without an end does.
+#[test]
+fn a_silent_client_of_tls_is_closed_in_time() {
+    let files = Files::new();
+    files.certificate("server");
+    let tls = "tls_server_config: {cert_file: server.crt, key_file: server.key}";
+    let web = files.write("web.yml", tls);
+    let limits = "[http]\nhead_timeout = \"500ms\"\ndeadline = \"1m\"\n";
+    let daemon = Daemon::also_listening(&web_config(&web), limits).expect("daemon");
+    let mut silent = TcpStream::connect(daemon.listening[2]).expect("connect");
+    // The begin of a ClientHello.
+    silent.write_all(&[22, 3, 1, 2, 0, 1]).expect("write");
+    silent.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
+    assert_eq!(silent.read(&mut [0; 1]).ok(), Some(0), "it was closed");
+    let timed_out = r#"memsensor_connections_total{listener="http",outcome="timed_out"}"#;
+    wait_until("counted", || {
+        let series = parse(&daemon.get("/metrics", "").expect("metrics").body);
+        series.get(timed_out) == Some(&1.0)
+    });
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let files = Files::new();
+    files.certificate("server");
+    let cert = "tls_server_config:\n  cert_file: server.crt\n";
+    for (web, parts) in [
+        (format!("{cert}  key_file: none.key\n"), ["read", "none.key", "No such file"]),
+        (format!("{cert}  key_file: server.crt\n"), ["no private key", "server.crt", "PEM"]),
+        (
+            format!("{cert}  key_file: server.key\n  cipher_suites: []\n"),
+            ["web.yml", "tls_server_config.cipher_suites", "not supported"],
+        ),
+        ("basic_auth_users:\n  ann: secret\n".to_owned(), ["web.yml", "\"ann\"", "bcrypt"]),
+    ] {
+        let web = files.write("web.yml", &web);
+        let file = files.write("config.toml", &web_config(&web));
+        let (code, stderr) = run_memsensor(&["run", "--config", file.to_str().expect("UTF-8")]);
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(parts.iter().all(|part| stderr.contains(part)), "{parts:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
