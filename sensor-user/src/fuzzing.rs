@@ -26,6 +26,8 @@ use crate::{
         pods,
         proc_file::replace_invalid,
         proc_walk::{Stat, Status, memory_cgroup},
+        swap::{SwapRoom, parse_mm_stat},
+        zfs,
     },
     serve::{
         agent_check::{MAX_QUESTION, parse_question, read_question},
@@ -59,6 +61,18 @@ pub fn host_memory(text: &str) -> (Reading, HostMemoryUsage) {
     parse_meminfo(text, &mut reading);
     reading.above_low_bytes = parse_zoneinfo(text, PAGE_BYTES);
     (reading, parse_usage(text))
+}
+
+/// The text as arcstats of ZFS: the bytes of its cache, and those that it can give back.
+pub fn zfs_cache(text: &str) -> [Option<u64>; 2] {
+    [zfs::size(text), zfs::evictable(text)]
+}
+
+/// The room in free swap by a text of /proc/swaps, and in a zram device by a text of its mm_stat,
+/// for so many free bytes.
+pub fn swap_room(text: &str, free: u64) -> (u64, Option<u64>) {
+    let zram = parse_mm_stat(text).map(|usage| usage.room(free));
+    (SwapRoom::read(text, &mut []).of(free), zram)
 }
 
 /// The bytes as each of /proc/PID/stat, status and cgroup. Returns the path in the last.

@@ -22,5 +22,5 @@ pub mod pods;
 pub mod pressure;
 pub mod proc_file;
 pub mod proc_walk;
-mod swap;
-mod zfs;
+pub(crate) mod swap;
+pub(crate) mod zfs;

@@ -17,14 +17,14 @@ const PRIOR_BYTES: u64 = 32 << 20;
 
 /// Free swap, and the part of it that is room beside memory, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct SwapRoom {
+pub(crate) struct SwapRoom {
     free: u64,
     room: u64,
 }
 
 impl SwapRoom {
     /// From a text of /proc/swaps and the mm_stat of zram devices.
-    pub(super) fn read(swaps: &str, zram: &mut [(String, ProcFile)]) -> Self {
+    pub(crate) fn read(swaps: &str, zram: &mut [(String, ProcFile)]) -> Self {
         let mut sum = Self::default();
         for (name, free) in swaps.lines().skip(1).filter_map(parse_device) {
             let room = name.map_or(free, |name| {
@@ -39,7 +39,7 @@ impl SwapRoom {
     }
 
     /// The room in `swap_free` bytes, a later value of all free swap.
-    pub(super) fn of(self, swap_free: u64) -> u64 {
+    pub(crate) fn of(self, swap_free: u64) -> u64 {
         if self.free == 0 { swap_free } else { scaled(swap_free, self.room, self.free) }
     }
 }
@@ -63,7 +63,7 @@ fn parse_device(line: &str) -> Option<(Option<&str>, u64)> {
 
 /// Use of a zram device, in bytes.
 #[derive(Debug, Default)]
-struct ZramUsage {
+pub(crate) struct ZramUsage {
     /// Data before compression.
     original: u64,
     /// Memory that they occupy.
@@ -73,7 +73,7 @@ struct ZramUsage {
 }
 
 /// Parses `orig_data_size compr_data_size mem_used_total mem_limit ...`.
-fn parse_mm_stat(text: &str) -> Option<ZramUsage> {
+pub(crate) fn parse_mm_stat(text: &str) -> Option<ZramUsage> {
     let mut words = text.split_ascii_whitespace().map(|word| word.parse().ok());
     let original = words.next()??;
     let used = words.nth(1)??;
@@ -82,7 +82,7 @@ fn parse_mm_stat(text: &str) -> Option<ZramUsage> {
 
 impl ZramUsage {
     /// Memory that becomes free if `free` bytes are swapped out to the device.
-    fn room(&self, free: u64) -> u64 {
+    pub(crate) fn room(&self, free: u64) -> u64 {
         // The ratio is original / used.
         let original = self.original.saturating_add(PRIOR_BYTES);
         let used = self.used.saturating_add(PRIOR_BYTES / EXPECTED_RATIO);

@@ -5,7 +5,7 @@
 pub(super) const ARCSTATS: &str = "proc/spl/kstat/zfs/arcstats";
 
 /// Bytes of the cache, from arcstats.
-pub(super) fn size(arcstats: &str) -> Option<u64> {
+pub(crate) fn size(arcstats: &str) -> Option<u64> {
     let [size] = values(arcstats, ["size"]);
     size
 }
@@ -14,7 +14,7 @@ pub(super) fn size(arcstats: &str) -> Option<u64> {
 /// (arc_evictable_memory, module/os/linux/zfs/arc_os.c): the part above `c_min` that is not in use.
 /// htop and netdata count all above `c_min`. How fast it gives them back depends on the version:
 /// before 2.4 `zfs_arc_shrinker_limit` allows some 160 MB per attempt of an allocation.
-pub(super) fn evictable(arcstats: &str) -> Option<u64> {
+pub(crate) fn evictable(arcstats: &str) -> Option<u64> {
     let names = [
         "size",
         "c_min",

@@ -3,7 +3,7 @@
 //! commands read them, `c` an answer of `/readyz` as `check` reads it.
 #![no_main]
 
-use std::{cell::LazyCell, sync::Arc};
+use std::{cell::LazyCell, sync::Arc, thread, time::Duration};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use sensor_core::model::readiness::FailOn;
@@ -29,7 +29,18 @@ use tokio::{
 
 thread_local! {
     static SERVER: LazyCell<(tokio::runtime::Runtime, AppState)> =
-        LazyCell::new(|| (sensor_fuzz::runtime(), sensor_fuzz::app_state()));
+        LazyCell::new(|| {
+            let state = sensor_fuzz::app_state();
+            let drain = Arc::clone(&state.drain);
+            // As the daemon's thread that writes files: a request to drain waits for it.
+            thread::spawn(move || {
+                loop {
+                    drain.write_if_requested();
+                    thread::sleep(Duration::from_millis(1));
+                }
+            });
+            (sensor_fuzz::runtime(), state)
+        });
 }
 
 fuzz_target!(|data: &[u8]| -> Corpus {

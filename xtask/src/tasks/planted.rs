@@ -31,17 +31,17 @@ const BUGS: [Bug; 8] = [
         right: "if at >= self.strings_len {",
         wrong: "if at == self.strings_len {",
     },
-    // A set of a pattern may begin with a character of several bytes.
+    // Other directories than those of pods may be among the logs.
     Bug {
         target: "cgroup_files",
-        file: "sensor-user/src/cgroups/patterns.rs",
-        right: "let first = text.chars().next().map_or(0, char::len_utf8);",
-        wrong: "let first = usize::from(!text.is_empty());",
+        file: "sensor-user/src/host/pods.rs",
+        right: "dir.split_once('_')?",
+        wrong: "dir.split_once('_').expect(\"a namespace\")",
     },
     // A state may have been saved later than now.
     Bug {
         target: "configuration",
-        file: "sensor-user/src/daemon/verdict_store.rs",
+        file: "sensor-user/src/daemon/store.rs",
         right: "now_ns.saturating_sub(self.at_ns)",
         wrong: "now_ns - self.at_ns",
     },
@@ -52,12 +52,12 @@ const BUGS: [Bug; 8] = [
         right: ".filter_map(|v| v.to_str().ok())",
         wrong: ".map(|v| v.to_str().expect(\"ASCII\"))",
     },
-    // 2^order may not fit.
+    // A victim's exit may have been reported before the kill.
     Bug {
         target: "kernel_records",
-        file: "sensor-user/src/cli/show_event.rs",
-        right: "1..=20 => format!(\" ({} contiguous pages)\", 1 << order),",
-        wrong: "1.. => format!(\" ({} contiguous pages)\", 1 << order),",
+        file: "sensor-user/src/oom/decode.rs",
+        right: "e.time_ns.saturating_sub(e.killed_ns)",
+        wrong: "(e.time_ns - e.killed_ns)",
     },
     // Parentheses may be in the wrong order.
     Bug {
