@@ -49,9 +49,8 @@ struct Line {
 
 impl Line {
     fn find(text: &str, kind: &str) -> Option<Self> {
-        let words = text.lines().map(str::split_ascii_whitespace);
-        let words =
-            words.filter_map(|mut words| (words.next()? == kind).then_some(words)).next()?;
+        let mut words = text.lines().map(str::split_ascii_whitespace);
+        let words = words.find_map(|mut words| (words.next()? == kind).then_some(words))?;
         let value =
             |name: &str| words.clone().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
         // Microseconds.
