@@ -33,7 +33,7 @@ impl Pods {
     /// Runs the script of a pod. The Service is a pod that is ready, or nothing.
     fn probe(&self, pod: usize) {
         let address = |n| format!("127.2.0.{}", 11 + n);
-        let service = self.ready.iter().position(Cell::get).map_or(99, |pod| pod);
+        let service = self.ready.iter().position(Cell::get).unwrap_or(99);
         let script = readiness_script(&[
             ("localhost:8080", format!("{}:8080", address(pod))),
             ("http://web/", format!("http://{}:8080/", address(service))),
@@ -41,10 +41,8 @@ impl Pods {
         ]);
         let mut command = Command::new("sh");
         command.arg("-c").arg(script.expect("the script")).env("NODE_IP", address(pod));
-        let failures = match command.status().expect("start sh").success() {
-            true => 0,
-            false => self.failures[pod].get() + 1,
-        };
+        let success = command.status().expect("start sh").success();
+        let failures = if success { 0 } else { self.failures[pod].get() + 1 };
         self.failures[pod].set(failures);
         // As the kubelet with `failureThreshold: 2`.
         self.ready[pod].set(failures == 0 || (failures < 2 && self.ready[pod].get()));
