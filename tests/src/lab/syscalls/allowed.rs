@@ -47,7 +47,7 @@ fn reads_a_map(call: &Call) -> bool {
 }
 
 fn asks_for_a_flag(call: &Call) -> bool {
-    call.rest.contains("F_GETFD")
+    call.rest.contains("F_GETFD") || call.rest.contains("F_GETFL")
 }
 
 /// What both threads may do.
@@ -76,7 +76,11 @@ const ANSWER: &[Rule] = &[
     rule("shutdown", is_socket, "does not wait for the client"),
     rule("setsockopt", is_socket, "changes the socket in memory"),
     rule("close", is_socket, "of a connection: does not linger"),
-    rule("fcntl", asks_for_a_flag, "builds for tests check a descriptor before they close it"),
+    rule(
+        "fcntl",
+        asks_for_a_flag,
+        "builds for tests check a descriptor when they take or close it",
+    ),
     rule("read", is_eventfd, "takes a signal; does not block"),
 ];
 
