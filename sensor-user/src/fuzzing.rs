@@ -22,7 +22,7 @@ use crate::{
     host::{
         cgroup::mounts::{parse_memory_on_v1, parse_memory_root},
         kmsg::{self, KmsgKill, PendingKills},
-        memory::{parse_meminfo, parse_usage, parse_vmstat, parse_zoneinfo},
+        memory::{parse_kill_counts, parse_meminfo, parse_usage, parse_vmstat, parse_zoneinfo},
         pods,
         proc_file::replace_invalid,
         proc_walk::{Stat, Status, memory_cgroup},
@@ -58,6 +58,7 @@ pub fn text(bytes: &mut [u8]) -> &str {
 pub fn host_memory(text: &str) -> (Reading, HostMemoryUsage) {
     let mut reading = Reading::default();
     parse_vmstat(text, PAGE_BYTES, &mut reading);
+    parse_kill_counts(text);
     parse_meminfo(text, &mut reading);
     reading.above_low_bytes = parse_zoneinfo(text, PAGE_BYTES);
     (reading, parse_usage(text))

@@ -179,7 +179,7 @@ pub(crate) fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
     reading.reclaimed_pages = sum(&values[7..9]);
 }
 
-fn parse_kill_counts(vmstat: &str) -> Option<KillCounts> {
+pub(crate) fn parse_kill_counts(vmstat: &str) -> Option<KillCounts> {
     // One per zone; which exist depends on the machine.
     let names = [
         "oom_kill",
