@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use axum::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use ring::hmac::{HMAC_SHA256, Key};
 use sensor_core::{
     common::clock::boot_id,
     model::{oom_report::HostMemoryUsage, readiness::FailOn},
@@ -32,6 +34,7 @@ use crate::{
     serve::{
         agent_check::{MAX_QUESTION, parse_question, read_question},
         limits::{Gate, Ticket},
+        secure::credentials::{Credentials, Decision},
         state::{app::AppState, connections::ConnectionCounts},
     },
 };
@@ -110,6 +113,23 @@ pub async fn question(mut bytes: &[u8], state: &AppState) -> Option<(usize, Fail
     let mut buffer = [0; MAX_QUESTION];
     let question = read_question(&mut bytes, &mut buffer, Duration::from_secs(1)).await;
     parse_question(question, state)
+}
+
+/// The token of [`credentials`].
+pub const TOKEN: &str = "0123456789abcdef";
+
+/// A user, and a token.
+pub fn credentials() -> Credentials {
+    let users = [("u".to_owned(), "a hash".to_owned())].into();
+    let key = Key::new(HMAC_SHA256, b"fuzzing");
+    Credentials::new(users, Some(TOKEN.as_bytes()), key).expect("a valid token")
+}
+
+/// The decision on a request by its header `Authorization`; `None` if that cannot be one.
+pub fn authorization(credentials: &Credentials, value: &[u8]) -> Option<Decision> {
+    let mut headers = HeaderMap::new();
+    headers.insert(AUTHORIZATION, HeaderValue::from_bytes(value).ok()?);
+    Some(credentials.decide(&headers))
 }
 
 /// The ticket of the only connection of a listener.

@@ -1,15 +1,22 @@
 //! The configuration and the state files. The first byte selects the reader: `t` the configuration,
-//! `d` the saved drain, `v` the saved verdict.
+//! `w` the web configuration of a listener, `d` the saved drain, `v` the saved verdict.
 #![no_main]
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use sensor_user::{daemon::config::Config, fuzzing, serve::state::drain::Drain};
+use sensor_user::{
+    daemon::config::Config,
+    fuzzing,
+    serve::{secure::web_config::WebConfig, state::drain::Drain},
+};
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     match data.split_first() {
         Some((b't', text)) => config(&String::from_utf8_lossy(text)),
+        Some((b'w', text)) => {
+            let _ = WebConfig::parse(&String::from_utf8_lossy(text), Path::new("/nonexistent"));
+        }
         Some((b'd', json)) => drop(serde_json::from_slice::<Drain>(json)),
         Some((b'v', json)) => states(json),
         _ => return Corpus::Reject,

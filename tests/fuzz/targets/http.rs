@@ -1,17 +1,21 @@
-//! HTTP. The first byte selects the reader: `h` the server with all routes, `o` the conversion of
-//! OpenMetrics text.
+//! HTTP. The first byte selects the reader: `h` the server with all routes, `a` the header
+//! `Authorization`, `o` the conversion of OpenMetrics text.
 #![no_main]
 
-use std::cell::LazyCell;
+use std::{cell::LazyCell, sync::Arc};
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use sensor_user::{
     fuzzing,
     serve::{
-        http::{Handlers, router, serve},
+        http::{Handlers, Site, router, serve},
         listen::Route,
         metrics::classic::from_open_metrics,
-        state::settings::Http,
+        secure::{
+            credentials::{Credentials, Decision},
+            passwords::{Passwords, Queue},
+        },
+        state::{app::AppState, settings::Http},
     },
 };
 use tokio::{
@@ -29,6 +33,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
                 check_head(head);
             }
         }
+        Some((b'a', value)) => authorize(value),
         Some((b'o', text)) => {
             let text = String::from_utf8_lossy(text);
             let classic = from_open_metrics(&text);
@@ -40,18 +45,33 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
+type Server = (tokio::runtime::Runtime, AppState, Arc<Passwords>);
+
+thread_local! {
+    static SERVER: LazyCell<Server> = LazyCell::new(|| {
+        let passwords = Passwords::new(Queue::new().expect("an eventfd"));
+        (sensor_fuzz::runtime(), sensor_fuzz::app_state(), passwords)
+    });
+    static CREDENTIALS: LazyCell<Credentials> = LazyCell::new(fuzzing::credentials);
+}
+
+/// Only the token opens the door; a password has to be checked.
+fn authorize(value: &[u8]) {
+    let decision = CREDENTIALS.with(|known| fuzzing::authorization(known, value));
+    if let Some(Decision::Allowed) = decision {
+        assert!(value.trim_ascii_end().ends_with(fuzzing::TOKEN.as_bytes()), "{value:?}");
+    }
+}
+
 /// Sends the bytes, then reads until the server closes the connection.
 fn answer(request: &[u8]) -> Vec<u8> {
-    thread_local! {
-        static SERVER: LazyCell<(tokio::runtime::Runtime, sensor_user::serve::state::app::AppState)> =
-            LazyCell::new(|| (sensor_fuzz::runtime(), sensor_fuzz::app_state()));
-    }
     SERVER.with(|server| {
-        let (runtime, state) = &**server;
+        let (runtime, state, passwords) = &**server;
         let (mut client, stream) = duplex(1 << 20);
         let (_stop, stopping) = watch::channel(false);
         let router = router(Handlers::new(state.clone()), &ROUTES);
-        let serving = serve(stream, fuzzing::ticket(), router, Http::default(), stopping);
+        let site = Site { router, security: None, passwords: Arc::clone(passwords) };
+        let serving = serve(stream, fuzzing::ticket(), site, Http::default(), stopping);
         let asking = async {
             client.write_all(request).await?;
             client.shutdown().await?;

@@ -143,7 +143,7 @@ impl Fuzzer {
         let mut cargo = exec::cargo();
         cargo.current_dir(root).env("RUSTFLAGS", FLAGS).env("CARGO_TARGET_DIR", &state);
         // Without a target, the flags would apply to build scripts, which have no libFuzzer.
-        cargo.args(["build", "--release", "--locked", "--manifest-path", "tests/fuzz/Cargo.toml"]);
+        cargo.args(["build", "--release", "--manifest-path", "tests/fuzz/Cargo.toml"]);
         exec::run(cargo.args(["--target", &host]))?;
         let programs = state.join(host).join("release");
         Ok(Self { root: root.to_owned(), programs, state })
