@@ -13,5 +13,5 @@ use sensor_user::cli::{
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let log = logging::init(matches!(cli.command, Command::Run { .. }));
-    dispatch(cli.command).unwrap_or_else(|error| exit::report(&error, &log))
+    dispatch(cli.command, &log).unwrap_or_else(|error| exit::report(&error, &log))
 }

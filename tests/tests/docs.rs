@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sensor_core::{
     common::state_file::StateFile,
     model::{
@@ -19,7 +19,6 @@ use sensor_core::{
         coverage::{AttachState, Coverage, ProbeState, ProgramState},
         event::Event,
         memory_usage::{Growth, MemoryUsage, ProcessUsage},
-        readiness::OnUnknown,
         snapshot::{Sample, Snapshot},
         workload::WorkloadId,
     },
@@ -36,6 +35,7 @@ use sensor_ebpf::{
 };
 use sensor_tests::support::repository::repository;
 use sensor_user::{
+    daemon::config::Config,
     host::own_process,
     publish::{
         event_log::EventLog,
@@ -46,10 +46,10 @@ use sensor_user::{
         metrics::render::Renderer,
         state::{
             app::{AppState, Published},
+            background::Background,
             clients::ClientTracker,
             connections::Connections,
             drain::OperatorDrain,
-            settings,
         },
     },
 };
@@ -102,17 +102,17 @@ fn complete_state() -> AppState {
         process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
-    let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
     AppState {
         published,
         scopes: [HOST.to_owned()].into(),
-        policy: Arc::default(),
-        readiness: settings::Readiness { stale_after, on_unknown },
-        metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
+        settings: Arc::new(ArcSwap::from_pointee(Config::default().served(Arc::default()))),
+        background: Background::new().0,
+        reload: None,
         drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
         clients: Arc::new(ClientTracker::new(0)),
         connections: Connections::default(),
         unknown_scopes: Arc::default(),
+        protection: Arc::default(),
     }
 }
 

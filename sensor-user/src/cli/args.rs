@@ -70,6 +70,30 @@ pub struct ConfigArg {
     pub config: Option<PathBuf>,
 }
 
+/// Options of `memsensor run` that replace settings of the configuration.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunOptions {
+    /// Address for HTTP with all routes: readiness, metrics and events; repeat the option for
+    /// more [default: `[[listen]]` of the configuration]
+    ///
+    /// Replaces every `[[listen]]` of HTTP, with its `allow`. The agent-check stays.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Vec<SocketAddr>,
+    /// Address for HAProxy's agent-check [default: `[[listen]]` of the configuration]
+    ///
+    /// Replaces every `[[listen]]` with the route `agent`. HTTP stays.
+    #[arg(long, value_name = "ADDR")]
+    pub agent_listen: Option<SocketAddr>,
+    /// User to change to after the start, by name or number [default: `user` of the
+    /// configuration]
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Start even if required probes cannot be attached, as `allow_degraded` in the
+    /// configuration
+    #[arg(long)]
+    pub allow_degraded: bool,
+}
+
 /// The daemon's socket.
 #[derive(Debug, clap::Args)]
 pub struct SocketArg {
@@ -87,21 +111,17 @@ pub enum Command {
         /// The configuration.
         #[command(flatten)]
         config: ConfigArg,
-        /// Address for HTTP with all routes: readiness, metrics and events; repeat the option for
-        /// more [default: `[[listen]]` of the configuration]
-        ///
-        /// Replaces every `[[listen]]` of HTTP, with its `allow`. The agent-check stays.
-        #[arg(long, value_name = "ADDR")]
-        listen: Vec<SocketAddr>,
-        /// Address for HAProxy's agent-check [default: `[[listen]]` of the configuration]
-        ///
-        /// Replaces every `[[listen]]` with the route `agent`. HTTP stays.
-        #[arg(long, value_name = "ADDR")]
-        agent_listen: Option<SocketAddr>,
-        /// Start even if required probes cannot be attached, as `allow_degraded` in the
-        /// configuration
-        #[arg(long)]
-        allow_degraded: bool,
+        /// Options that replace settings of the configuration.
+        #[command(flatten)]
+        options: RunOptions,
+    },
+    /// Make the running daemon read its configuration again
+    ///
+    /// A mistake in the configuration changes nothing. Settings that need a restart are named.
+    Reload {
+        /// The daemon's socket.
+        #[command(flatten)]
+        socket: SocketArg,
     },
     /// Show which probes can be attached on this host, and the reason for each that cannot
     ///

@@ -5,7 +5,6 @@
 
 use std::{
     io::{IsTerminal as _, Write as _},
-    net::SocketAddr,
     path::Path,
     process::ExitCode,
 };
@@ -16,11 +15,12 @@ use serde_json::Value;
 
 use super::{
     admin_client::{call, call_one},
-    args::{Command, ConfigArg, ConfigCommand},
+    args::{Command, ConfigArg, ConfigCommand, RunOptions},
     check, drain_wait,
     exit::Misconfigured,
+    logging::Log,
     output::{ignore_closed_pipe, print},
-    probes, readyz_client, rules, show_event,
+    probes, readyz_client, rules, running_daemon, show_event,
     top::{
         live,
         sort::{By, keep_first},
@@ -28,7 +28,13 @@ use super::{
     },
 };
 use crate::{
-    daemon::{config::Config, failure::Failure, hardening::Hardening, run},
+    daemon::{
+        config::Config,
+        failure::Failure,
+        hardening::Hardening,
+        own_user::OwnUser,
+        run::{self, Start},
+    },
     kernel::{load, privilege},
     serve::{
         admin_protocol::{Request, Response, Top},
@@ -37,11 +43,10 @@ use crate::{
 };
 
 /// Runs a command.
-pub fn dispatch(command: Command) -> Result<ExitCode> {
+pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
     match command {
-        Command::Run { config, listen, agent_listen, allow_degraded } => {
-            run_daemon(read(&config)?, &listen, agent_listen, allow_degraded)?;
-        }
+        Command::Run { config, options } => run_daemon(config, options, log)?,
+        Command::Reload { socket } => ask(&socket.socket, &Request::Reload, false)?,
         Command::Probes { config, json } => return probe(&read(&config)?, json),
         Command::Events { follow, json, socket } => {
             ask(&socket.socket, &Request::Events { follow }, json)?;
@@ -99,17 +104,24 @@ fn read(arg: &ConfigArg) -> Result<Config> {
     arg.config.as_deref().map_or_else(|| Ok(Config::default()), Config::read).context(Misconfigured)
 }
 
-fn run_daemon(
-    mut config: Config,
-    listen: &[SocketAddr],
-    agent_listen: Option<SocketAddr>,
-    allow_degraded: bool,
-) -> Result<()> {
+fn run_daemon(arg: ConfigArg, options: RunOptions, log: &Log) -> Result<()> {
+    let file = arg.config.clone();
+    let reread = move || with_options(read(&arg)?, &options);
+    let config = reread()?;
+    let user = OwnUser::find(&config.user);
+    log.start_thread(user.as_ref().ok().cloned().flatten());
+    run::run(&config, Start { user, file, reread: Box::new(reread) })
+}
+
+/// The options of the command line replace settings of the file.
+fn with_options(mut config: Config, options: &RunOptions) -> Result<Config> {
+    let RunOptions { listen, agent_listen, user, allow_degraded } = options.clone();
     config.listen = config.listeners();
-    listen::replace(&mut config.listen, listen, agent_listen);
+    listen::replace(&mut config.listen, &listen, agent_listen);
+    config.user = user.unwrap_or(config.user);
     config.allow_degraded |= allow_degraded;
     config.check().context(Misconfigured)?;
-    run::run(&config)
+    Ok(config)
 }
 
 fn probe(config: &Config, json: bool) -> Result<ExitCode> {
@@ -121,10 +133,14 @@ fn probe(config: &Config, json: bool) -> Result<ExitCode> {
     // Lock memory as the daemon does, so that the output has the daemon's memory.
     let mut hardening = Hardening::prepare();
     hardening.lock();
+    let running = running_daemon::ask(Path::new(&config.socket));
     if json {
-        print(&format!("{:#}\n", probes::json(&loaded.coverage, required, &hardening)))?;
+        let mut json = probes::json(&loaded.coverage, required, &hardening);
+        json["daemon"] = running_daemon::json(&running);
+        print(&format!("{json:#}\n"))?;
     } else {
         print(&probes::table(&loaded.coverage, required, &hardening))?;
+        print(&running_daemon::text(&running))?;
     }
     let complete = loaded.coverage.missing_required(required).next().is_none();
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -142,7 +158,10 @@ fn ask(socket: &Path, request: &Request, json: bool) -> Result<()> {
             }
             Response::Explanation(explanation) => write!(out, "{explanation}")?,
             Response::Done { done } => writeln!(out, "{done}")?,
-            Response::DrainAcks(_) | Response::Top(_) | Response::Error { .. } => {}
+            Response::DrainAcks(_)
+            | Response::Protection(_)
+            | Response::Top(_)
+            | Response::Error { .. } => {}
         }
         Ok(out.flush()?)
     });

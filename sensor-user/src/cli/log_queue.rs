@@ -78,19 +78,23 @@ impl Lines {
 }
 
 impl LogQueue {
-    /// Starts the thread, which writes to `out`. When lines were lost and all others are written,
-    /// it calls `report` with the number of lost ones. `prepare` runs first.
-    pub(super) fn start(
-        mut out: impl Write + Send + 'static,
-        lost: &'static AtomicU64,
-        prepare: impl FnOnce() + Send + 'static,
-        report: impl Fn(u64) + Send + 'static,
-    ) -> io::Result<Self> {
+    /// An empty queue; lines wait until the thread is started. `lost` counts those without room.
+    pub(super) fn new(lost: &'static AtomicU64) -> io::Result<Self> {
         let queue = Mutex::new(VecDeque::with_capacity(MAX_LINES));
         let added = EventFd::new().map_err(io::Error::other)?;
         let lines = Arc::new(Lines { queue, added });
-        let waiting = Arc::new(AtomicUsize::new(0));
-        let queue = Self { lines: Arc::clone(&lines), waiting: Arc::clone(&waiting), lost };
+        Ok(Self { lines, waiting: Arc::new(AtomicUsize::new(0)), lost })
+    }
+
+    /// Starts the thread, which writes to `out`. When lines were lost and all others are written,
+    /// it calls `report` with the number of lost ones. `prepare` runs first.
+    pub(super) fn start(
+        &self,
+        mut out: impl Write + Send + 'static,
+        prepare: impl FnOnce() + Send + 'static,
+        report: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<()> {
+        let Self { lines, waiting, lost } = self.clone();
         let body = move || {
             prepare();
             let mut reported = 0;
@@ -106,7 +110,7 @@ impl LogQueue {
             }
         };
         std::thread::Builder::new().name("log".to_owned()).stack_size(STACK_BYTES).spawn(body)?;
-        Ok(queue)
+        Ok(())
     }
 
     /// Adds a line, or drops and counts it. Never waits for the writer.
@@ -183,7 +187,8 @@ mod tests {
         let (report, reports) = channel();
         let out = Blocked(permitted, written);
         let report = move |n| _ = report.send(n);
-        let queue = LogQueue::start(out, &LOST, || {}, report).expect("a thread");
+        let queue = LogQueue::new(&LOST).expect("an eventfd");
+        queue.start(out, || {}, report).expect("a thread");
         // Too long for the rest of the room.
         queue.push(&vec![b'x'; MAX_BYTES + 1]);
         assert_eq!(LOST.load(Ordering::Relaxed), 1);
@@ -220,7 +225,8 @@ mod tests {
     #[test]
     fn no_thread_waits_for_the_writer_s_lock() {
         static LOST: AtomicU64 = AtomicU64::new(0);
-        let queue = LogQueue::start(io::sink(), &LOST, || {}, |_| {}).expect("a thread");
+        let queue = LogQueue::new(&LOST).expect("an eventfd");
+        queue.start(io::sink(), || {}, |_| {}).expect("a thread");
         let held = queue.lines.queue.lock().expect("not poisoned");
         let began = Instant::now();
         queue.push(b"line");

@@ -3,6 +3,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    cell::Cell,
     io::{IsTerminal as _, Write as _},
     panic::PanicHookInfo,
 };
@@ -17,13 +18,19 @@ use tracing_subscriber::{
 };
 
 use super::log_queue::LogQueue;
-use crate::{daemon::hardening, kernel::privilege, publish::log_losses::LOST_LINES};
+use crate::{
+    daemon::{hardening, own_user::OwnUser, sandbox},
+    kernel::privilege,
+    publish::log_losses::LOST_LINES,
+};
 
 /// The log of this process. The last lines are written when it is dropped.
 #[derive(Debug)]
 pub struct Log {
     /// `None` for commands other than the daemon.
     queue: Option<LogQueue>,
+    /// Whether the thread that writes is started.
+    is_started: Cell<bool>,
 }
 
 /// Starts the log. The default level is `info` for the daemon, `warn` for other commands.
@@ -31,7 +38,8 @@ pub fn init(daemon: bool) -> Log {
     let level = if daemon { LevelFilter::INFO } else { LevelFilter::WARN };
     let filter = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(level));
-    let queue = if daemon { start_queue() } else { None };
+    // Without a descriptor for the queue, the daemon writes the log itself.
+    let queue = daemon.then(|| LogQueue::new(&LOST_LINES).ok()).flatten();
     match queue.clone() {
         Some(queue) => {
             start(filter, queue);
@@ -39,20 +47,20 @@ pub fn init(daemon: bool) -> Log {
         }
         None => start(filter, std::io::stderr),
     }
-    Log { queue }
+    Log { queue, is_started: Cell::new(false) }
 }
 
-/// `None` if no thread can be started.
-fn start_queue() -> Option<LogQueue> {
-    hardening::use_one_arena();
-    let prepare = || {
-        // Capabilities belong to threads, and this one starts before the others lose theirs.
-        if let Err(e) = privilege::drop_for_thread() {
-            warn!("the thread of the log keeps its capabilities: {e:#}");
-        }
-    };
-    let report = |lost| warn!("{lost} lines of this log are lost: nothing read it");
-    LogQueue::start(std::io::stderr(), &LOST_LINES, prepare, report).ok()
+/// Gives up the rights of the log's thread. They belong to threads, and this one starts before the
+/// others lose theirs.
+fn drop_rights(user: Option<&OwnUser>) {
+    if let Some(Err(e)) = user.map(OwnUser::become_it) {
+        warn!("the thread of the log keeps its user: {e:#}");
+    }
+    if let Err(e) = privilege::drop_for_thread() {
+        warn!("the thread of the log keeps its capabilities: {e:#}");
+    }
+    // Without Landlock in the kernel, the main thread logs a warning.
+    let _ = sandbox::restrict_to_open_files();
 }
 
 fn start<W>(filter: Targets, writer: W)
@@ -87,6 +95,24 @@ fn log_panic(info: &PanicHookInfo<'_>) {
 }
 
 impl Log {
+    /// Starts the thread that writes the daemon's log, as this user. Until then lines wait.
+    pub fn start_thread(&self, user: Option<OwnUser>) {
+        let Some(queue) = self.queue.as_ref().filter(|_| !self.is_started.replace(true)) else {
+            return;
+        };
+        hardening::use_one_arena();
+        let report = |lost| warn!("{lost} lines of this log are lost: nothing read it");
+        let (done, prepared) = std::sync::mpsc::channel();
+        let prepare = move || {
+            drop_rights(user.as_ref());
+            let _ = done.send(());
+        };
+        // Without a thread nothing can report that.
+        let _ = queue.start(std::io::stderr(), prepare, report);
+        // The filter of system calls, which will restrict this thread too, forbids these steps.
+        let _ = prepared.recv();
+    }
+
     /// Writes the last line of a command to stderr.
     pub fn print(&self, line: &str) {
         let line = format!("{line}\n");
@@ -99,6 +125,8 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
+        // The start may have failed early.
+        self.start_thread(None);
         if let Some(queue) = &self.queue {
             queue.flush();
         }

@@ -3,7 +3,8 @@
 //! * [`args`]: commands and options, with their help.
 //! * [`dispatch`] runs a command; [`exit`]: errors as one line and an exit code.
 //! * [`admin_client`], [`readyz_client`]: requests to the running daemon.
-//! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands.
+//! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands;
+//!   `running_daemon`: rights of the daemon, for `probes`.
 //! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout.
 //! * [`logging`]: the log, through `log_queue`.
 
@@ -20,5 +21,6 @@ mod output;
 pub mod probes;
 pub mod readyz_client;
 pub mod rules;
+mod running_daemon;
 pub mod show_event;
 pub mod top;

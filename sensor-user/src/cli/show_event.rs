@@ -117,6 +117,7 @@ pub fn line(event: &Event) -> String {
         EventKind::KillSignal { signal, sender, target } => {
             format!("{} by {} to {}", signal.label(), task(sender), task(target))
         }
+        EventKind::Operator { .. } => operator(&event.kind),
     };
     format!("{}  {}  {text}", event.time, event.id)
 }
@@ -158,7 +159,16 @@ fn details(kind: &EventKind) -> String {
             let (signal, sender, target) = (signal.label(), task(sender), task(target));
             format!("{signal} by a process\nsender       {sender}\nvictim       {target}\n")
         }
+        EventKind::Operator { .. } => operator(kind) + "\n",
     }
+}
+
+fn operator(kind: &EventKind) -> String {
+    let EventKind::Operator { command, uid, pid, comm, detail } = kind else {
+        return String::new();
+    };
+    let comm = Printable(comm.as_deref().unwrap_or("(unknown)"));
+    format!("{} by uid {uid}, {pid} {comm}: {}", command.label(), Printable(detail))
 }
 
 fn add_report(text: &mut String, report: &OomReport) {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use arc_swap::ArcSwapOption;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_core::{
     common::{clock::monotonic_ns, counter::nanos},
@@ -21,7 +22,7 @@ use super::{
     counts::{CountReader, Counts},
     history::{RowHistory, SettledRows},
     pressed::is_pressed,
-    scopes::Scopes,
+    scopes::{self, Scopes},
     settings::Settings,
 };
 use crate::{
@@ -31,6 +32,15 @@ use crate::{
 
 /// Time to the next sample while new files of a scope are on their way.
 const PENDING_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Settings of the sensing loop that a reload replaces.
+#[derive(Debug, Clone)]
+pub struct Replaced {
+    /// Rules and weights of all scopes.
+    pub evaluation: scopes::Settings,
+    /// Time between two samples under pressure.
+    pub pressed_interval: Duration,
+}
 
 /// Data that the sampler shares with other threads.
 #[derive(Debug, Clone)]
@@ -43,6 +53,8 @@ pub struct Shared {
     pub lags: Arc<LoopLags>,
     /// Ends the loop.
     pub shutdown: Arc<Shutdown>,
+    /// Settings that a reload has replaced, until the next sample takes them.
+    pub replaced: Arc<ArcSwapOption<Replaced>>,
 }
 
 /// Takes samples.
@@ -91,6 +103,10 @@ impl Sampler {
 
     /// Takes one sample, evaluates it and publishes it. Returns whether there is pressure.
     fn sample(&mut self) -> bool {
+        if let Some(replaced) = self.shared.replaced.swap(None) {
+            self.scopes.replace_settings(&replaced.evaluation);
+            self.pressed_interval = replaced.pressed_interval.min(self.interval);
+        }
         let without_psi = self.scopes.ids_without_psi();
         let counts = self.counts.read(self.reader.as_ref(), &without_psi);
         let pressed = self.publish(counts);
@@ -215,6 +231,7 @@ mod tests {
             coverage,
             lags: Arc::new(LoopLags::new(settings.interval, loop_lag::WATCHDOG, 0)),
             shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
+            replaced: Arc::default(),
         };
         Sampler::new(&settings, None, scopes, shared)
     }

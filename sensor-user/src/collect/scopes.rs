@@ -130,6 +130,15 @@ impl Scopes {
         self.openers.take()
     }
 
+    /// Evaluates by other rules from the next sample on. The scopes stay those of the start.
+    pub fn replace_settings(&mut self, settings: &Settings) {
+        let Settings { policy, weight, max_gap, .. } = settings;
+        let cgroups = self.cgroups.iter_mut().map(|cgroup| &mut cgroup.evaluator);
+        for evaluator in cgroups.chain(std::iter::once(&mut self.host)) {
+            evaluator.replace_settings(Arc::clone(policy), *weight, *max_gap);
+        }
+    }
+
     /// Starts from the states that an earlier daemon saved.
     pub fn resume(&mut self, states: &ScopeStates) {
         if let Some(state) = states.get(HOST) {

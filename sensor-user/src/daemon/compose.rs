@@ -3,6 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use anyhow::Result;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sensor_core::{
     common::{clock::boot_id, clock::monotonic_ns, state_file::StateFile},
     model::coverage::Coverage,
@@ -12,6 +13,7 @@ use tracing::info;
 
 use super::{
     config::Config,
+    reload::{Reloader, Reread},
     store::{self, Store},
     systemd::Supervisor,
     threads::Bodies,
@@ -23,7 +25,7 @@ use crate::{
         shared_paths::{CgroupPaths, SharedPaths},
     },
     collect::{
-        sampler::{Sampler, Shared},
+        sampler::{Replaced, Sampler, Shared},
         scan_loop::ScanLoop,
         scopes::Scopes,
     },
@@ -50,6 +52,7 @@ use crate::{
     },
     serve::state::{
         app::{AppState, Published},
+        background::Background,
         clients::ClientTracker,
         connections::Connections,
         drain::OperatorDrain,
@@ -71,9 +74,7 @@ impl Privileged {
         let paths = config.scope.iter().map(|scope| scope.cgroup.clone());
         let kills = Arc::new(OomKillCounts::new(paths));
         let settings = config.scopes(config.policy()?);
-        let mut scopes = Scopes::open(&settings, Path::new("/"), Arc::clone(&kills))?;
-        let max_age = config.verdict.relapse_within;
-        scopes.resume(&store::read(&verdict_file(config), max_age));
+        let scopes = Scopes::open(&settings, Path::new("/"), Arc::clone(&kills))?;
         // The log only completes kills that the probes report, so it is not needed without them.
         let mut kernel_log = None;
         if has_probes {
@@ -83,6 +84,12 @@ impl Privileged {
             }
         }
         Ok(Self { scopes, kills, kernel_log })
+    }
+
+    /// Continues with the verdict of the last daemon. Its file belongs to the daemon's own user.
+    pub fn resume(&mut self, config: &Config) {
+        let max_age = config.verdict.relapse_within;
+        self.scopes.resume(&store::read(&verdict_file(config), max_age));
     }
 }
 
@@ -94,8 +101,17 @@ fn drain_file(config: &Config) -> StateFile {
     StateFile::beside(Path::new(&config.socket), "drain.json")
 }
 
-/// State that all servers share.
-pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
+/// State that all servers share; a reload gives new settings to the sensing loop by `replaced`.
+pub fn app_state(
+    config: &Config,
+    coverage: Coverage,
+    reread: Reread,
+    replaced: &Arc<ArcSwapOption<Replaced>>,
+    background: Background,
+) -> Result<AppState> {
+    let settings = Arc::new(ArcSwap::from_pointee(config.served(config.policy()?)));
+    let reloader =
+        Reloader::new(config.clone(), reread, Arc::clone(&settings), Arc::clone(replaced));
     let names = config.scope.iter().map(|scope| scope.name.clone());
     let published = Published {
         sample: Arc::default(),
@@ -109,13 +125,14 @@ pub fn app_state(config: &Config, coverage: Coverage) -> Result<AppState> {
     Ok(AppState {
         published,
         scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
-        policy: config.policy()?,
-        readiness: config.readiness(),
-        metrics: config.metrics(),
+        settings,
+        background,
+        reload: Some(Arc::new(reloader)),
         drain: Arc::new(OperatorDrain::load(drain_file(config))?),
         clients: Arc::new(ClientTracker::new(monotonic_ns())),
         connections: Connections::default(),
         unknown_scopes: Arc::default(),
+        protection: Arc::default(),
     })
 }
 
@@ -136,6 +153,7 @@ pub fn thread_bodies(
     state: &AppState,
     kernel: KernelHalf,
     privileged: Privileged,
+    replaced: Arc<ArcSwapOption<Replaced>>,
     shutdown: &Arc<Shutdown>,
 ) -> Result<Bodies> {
     let Privileged { mut scopes, kills, kernel_log } = privileged;
@@ -149,6 +167,7 @@ pub fn thread_bodies(
         paths: Arc::new(CgroupPaths::new(mounts::memory_root())?),
         rescan: Arc::new(RescanRequest::new()?),
         kills,
+        replaced,
         shutdown,
     };
     Ok(Bodies {
@@ -170,6 +189,7 @@ struct Parts<'a> {
     paths: SharedPaths,
     rescan: Arc<RescanRequest>,
     kills: Arc<OomKillCounts>,
+    replaced: Arc<ArcSwapOption<Replaced>>,
     shutdown: &'a Arc<Shutdown>,
 }
 
@@ -203,6 +223,7 @@ impl Parts<'_> {
             coverage: Arc::clone(coverage),
             lags: Arc::clone(lags),
             shutdown: Arc::clone(self.shutdown),
+            replaced: Arc::clone(&self.replaced),
         };
         Sampler::new(&config.sampling(), reader, scopes, shared)
     }

@@ -17,7 +17,7 @@ use sensor_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::config_escapes;
+use super::{config_escapes, own_user};
 use crate::{
     cgroups,
     collect::{
@@ -44,6 +44,11 @@ pub struct Config {
     /// same directory. If you change it, pass `--socket` to these commands.
     #[cfg_attr(feature = "schema", schemars(extend("format" = "path")))]
     pub socket: String,
+    /// User that memsensor changes to after it has attached its programs: a name or a number. If
+    /// root starts memsensor and this user does not exist, memsensor logs a warning and keeps uid
+    /// 0. The directory of `socket` is handed over to the user, unless it contains other files.
+    /// `""` keeps the user that starts memsensor.
+    pub user: String,
     /// Time between two samples. Range: 50ms to 1m. A sample costs well under a millisecond; a
     /// longer interval saves little and delays the verdict.
     #[serde(with = "humantime_serde")]
@@ -138,6 +143,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             socket: "/run/memsensor/memsensor.sock".to_owned(),
+            user: "memsensor".to_owned(),
             interval: Duration::from_secs(1),
             pressed_interval: Duration::from_millis(100),
             stale_after: Duration::from_secs(5),
@@ -179,6 +185,7 @@ impl Config {
     /// Checks what types cannot: each module checks its settings.
     pub fn check(&self) -> Result<()> {
         listen::check_all(&self.listen)?;
+        own_user::check(&self.user)?;
         self.sampling().check()?;
         self.http.check()?;
         self.metrics().check()?;
@@ -232,6 +239,12 @@ impl Config {
         }
     }
 
+    /// What the servers use, with the rules of [`Self::policy`].
+    pub fn served(&self, policy: Arc<Policy>) -> serving::Served {
+        let (readiness, metrics) = (self.readiness(), self.metrics());
+        serving::Served { policy, readiness, metrics, http: self.http.clone() }
+    }
+
     /// What readiness depends on.
     pub fn readiness(&self) -> serving::Readiness {
         serving::Readiness { stale_after: self.stale_after, on_unknown: self.on_unknown }
@@ -272,6 +285,7 @@ mod tests {
             ("[[scope]]\nname = \"a\"\ncgroup = \"/a\\x2d.slice\"", "Write single quotes"),
             ("[cgroups]\npaths = [\"/sys/fs/cgroup/*\"]", "cgroups.paths: \"/sys/fs/cgroup/*\""),
             ("[cgroups]\nhistograms = [\"/a/\"]", "cgroups.histograms: \"/a/\""),
+            ("user = \"a b\"", "\"a b\" is not a name or a number"),
             ("bpf_log = \"loud\"", "unknown variant `loud`"),
             (
                 "[probes]\nrequired = [\"oom\"]",

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{config::Config, failure::Failure};
+use super::{config::Config, failure::Failure, inherited::Inherited};
 use crate::{
     publish::control::Shutdown,
     serve::{
@@ -34,7 +34,6 @@ use crate::{
             passwords::{Passwords, Queue},
         },
         state::app::AppState,
-        state::settings::Http,
     },
 };
 
@@ -44,6 +43,9 @@ const MAX_AGENT_CLIENTS: usize = 256;
 /// Connections that may wait to be accepted. A client waits behind all of them, so that more would
 /// not help.
 const BACKLOG: i32 = 1024;
+/// Time for answers to the agent-check in progress: they come at once, or after 100 ms where scopes
+/// are configured.
+const AGENT_GRACE: Duration = Duration::from_millis(200);
 /// How often [`Connections::closed`] looks.
 const CLOSED_POLL: Duration = Duration::from_millis(5);
 
@@ -68,6 +70,7 @@ struct Bound {
 #[derive(Debug)]
 pub struct Connections {
     http: Arc<Gate>,
+    agent: Arc<Gate>,
     _socket: Option<RemoveOnDrop>,
 }
 
@@ -77,11 +80,13 @@ impl Listeners {
     pub fn bind(config: &Config) -> Result<Self> {
         let listeners = config.listeners();
         let all: Vec<_> = listeners.iter().map(|listener| listener.address).collect();
+        let mut inherited = Inherited::from_supervisor()?;
         let bind = |settings: Listener| {
             let security = security(&settings)?;
-            Ok(Bound { tcp: bind(&settings, &all)?, settings, security })
+            Ok(Bound { tcp: bind(&settings, &all, &mut inherited)?, settings, security })
         };
         let tcp = listeners.into_iter().map(bind).collect::<Result<_>>()?;
+        inherited.finish(&all)?;
         let path = Path::new(&config.socket);
         let admin = match admin::bind(path) {
             Ok(listener) => Some(listener),
@@ -102,14 +107,19 @@ impl Listeners {
         (!listeners.is_empty()).then(|| Keeper { listeners, queue, shutdown })
     }
 
+    /// Files that are read again while it serves.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.tcp.iter().filter_map(|of| of.security.as_deref()).flat_map(Security::paths)
+    }
+
     /// Serves until `stop`.
     pub fn serve(
         self,
-        limits: &Http,
+        max_connections: usize,
         state: &AppState,
         stop: &watch::Receiver<bool>,
     ) -> Connections {
-        let http_gate = Gate::new(limits.max_connections, Arc::clone(&state.connections.http));
+        let http_gate = Gate::new(max_connections, Arc::clone(&state.connections.http));
         let agent_gate = Gate::new(MAX_AGENT_CLIENTS, Arc::clone(&state.connections.agent));
         let handlers = Handlers::new(state.clone());
         let agent = Arc::new(Agent::new(state.clone()));
@@ -122,11 +132,12 @@ impl Listeners {
                 tokio::spawn(accept_tcp(tcp, listener.allow, gate, stop, serve));
             } else {
                 let (gate, limits, stopped) =
-                    (Arc::clone(&http_gate), limits.clone(), stop.clone());
+                    (Arc::clone(&http_gate), Arc::clone(&state.settings), stop.clone());
                 let router = http::router(handlers.clone(), &listener.routes);
                 let site = Site { router, security, passwords: Arc::clone(&passwords) };
                 let serve = move |stream, ticket| {
-                    http::serve(stream, ticket, site.clone(), limits.clone(), stopped.clone())
+                    let limits = limits.load().http.clone();
+                    http::serve(stream, ticket, site.clone(), limits, stopped.clone())
                 };
                 tokio::spawn(accept_tcp(tcp, listener.allow, gate, stop, serve));
             }
@@ -137,19 +148,21 @@ impl Listeners {
             let serve = move |stream| Arc::clone(&admin).answer(stream);
             tokio::spawn(accept_unix(listener, permits, stop.clone(), serve));
         }
-        Connections { http: http_gate, _socket: self.socket }
+        Connections { http: http_gate, agent: agent_gate, _socket: self.socket }
     }
 }
 
 impl Connections {
-    /// Waits until all HTTP connections are closed, up to `timeout`.
+    /// Waits until all HTTP connections are closed, up to `timeout`. A client of the agent-check
+    /// has its answer sooner, but may keep its connection.
     pub async fn closed(&self, timeout: Duration) {
-        let closed = async {
-            while !self.http.is_empty() {
+        let closed = async |gate: &Gate| {
+            while !gate.is_empty() {
                 tokio::time::sleep(CLOSED_POLL).await;
             }
         };
-        let _ = tokio::time::timeout(timeout, closed).await;
+        let agent = tokio::time::timeout(AGENT_GRACE, closed(&self.agent));
+        let _ = tokio::join!(tokio::time::timeout(timeout, closed(&self.http)), agent);
     }
 }
 
@@ -164,16 +177,21 @@ fn security(listener: &Listener) -> Result<Option<Arc<Security>>> {
     Ok(Some(Arc::new(security?)))
 }
 
-/// Binds a listener; `all` are the addresses of all listeners.
-fn bind(listener: &Listener, all: &[SocketAddr]) -> Result<TcpListener> {
+/// Takes the supervisor's socket for a listener, or binds it; `all` are the addresses of all
+/// listeners.
+fn bind(listener: &Listener, all: &[SocketAddr], inherited: &mut Inherited) -> Result<TcpListener> {
     let mut addr = listener.address;
-    let mut bound = socket(addr, is_only_v6(addr, all));
+    let v4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port()));
+    // The supervisor falls back too.
+    let acceptable = if listener.may_fall_back { vec![addr, v4] } else { vec![addr] };
+    let mut bound =
+        inherited.take(&acceptable).unwrap_or_else(|| socket(addr, is_only_v6(addr, all)));
     if let Err(e) = &bound
         && listener.may_fall_back
         && is_without_v6(e)
     {
         let v6 = addr;
-        addr.set_ip(Ipv4Addr::UNSPECIFIED.into());
+        addr = v4;
         info!("no IPv6 ({e}): {addr} instead of {v6}");
         bound = socket(addr, false);
     }
@@ -269,7 +287,9 @@ mod tests {
             let port = free.local_addr().expect("an address").port();
             drop(free);
             let all = addresses(&order.map(|ip| format!("{ip}:{port}")).each_ref().map(|s| &**s));
-            let bind = |addr: &SocketAddr| bind(&Listener::new(*addr, &[Route::Metrics]), &all);
+            let bind = |addr: &SocketAddr| {
+                bind(&Listener::new(*addr, &[Route::Metrics]), &all, &mut Inherited::default())
+            };
             let bound: Vec<_> = all.iter().map(bind).collect();
             assert!(bound.iter().all(Result::is_ok), "{order:?}: {bound:?}");
             for ip in ["127.0.0.1", "[::1]"] {

@@ -1,10 +1,10 @@
 //! `memsensor run`: starts all parts in a fixed order, and stops them.
 //!
 //! Bind all addresses, so that an address in use costs no load, and clients wait in the backlog
-//! meanwhile; load and attach as root; drop privileges; only then start threads, because
-//! capabilities belong to threads. One tokio runtime on the main thread serves all connections.
+//! meanwhile; load and attach as root; change the user and drop privileges; only then start
+//! threads, because users and capabilities belong to threads. One tokio runtime on the main thread serves all connections.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, Result, bail};
 use sensor_core::{
@@ -23,28 +23,42 @@ use super::{
     failure::Failure,
     hardening::Hardening,
     listeners::Listeners,
-    threads::{Bodies, Threads},
+    own_user::OwnUser,
+    reload::Reread,
+    rights::Rights,
+    threads::{self, Bodies, Threads},
 };
 use crate::{
     kernel::{
         load::{self, Loaded},
         privilege,
     },
-    publish::{
-        control::Shutdown,
-        loop_lag::{LoopLags, TICK},
+    publish::{control::Shutdown, loop_lag::TICK},
+    serve::{
+        http::SHUTDOWN_TIMEOUT,
+        state::{app::AppState, background::Background},
     },
-    serve::{http::SHUTDOWN_TIMEOUT, state::app::AppState},
 };
 
+/// What the command line adds to the configuration.
+#[allow(missing_debug_implementations, reason = "a closure has none")]
+pub struct Start {
+    /// The user that the daemon becomes.
+    pub user: Result<Option<OwnUser>>,
+    /// The file of the configuration.
+    pub file: Option<PathBuf>,
+    /// Reads the configuration again.
+    pub reread: Reread,
+}
+
 /// Runs until SIGINT or SIGTERM.
-pub fn run(config: &Config) -> Result<()> {
+pub fn run(config: &Config, start: Start) -> Result<()> {
     check_privileges(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, start))
 }
 
 /// An error if capabilities for loading are missing, unless `allow_degraded`.
@@ -79,24 +93,33 @@ fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
     }
 }
 
-async fn serve(config: &Config) -> Result<()> {
+async fn serve(config: &Config, start: Start) -> Result<()> {
+    let Start { user, file, reread } = start;
+    let mut rights = Rights::new(user);
+    rights.take_directory(config);
     let listeners = Listeners::bind(config)?;
     let signals = Signals::new()?;
     let (coverage, kernel) = load_or_degrade(config)?;
-    let privileged = Privileged::open(config, kernel.reader.is_some())?;
+    let mut privileged = Privileged::open(config, kernel.reader.is_some())?;
     let mut hardening = Hardening::prepare();
-    drop_privileges(&hardening, &kernel)?;
+    rights.drop(config, &hardening, &kernel)?;
+    privileged.resume(config);
     log_coverage(&coverage);
-    let state = compose::app_state(config, coverage)?;
+    let replaced = Arc::default();
+    let (background, jobs) = Background::new();
+    let mut state = compose::app_state(config, coverage, reread, &replaced, background)?;
     hardening.lock();
     log_hardening(&hardening);
     let shutdown = Arc::new(Shutdown::new()?);
-    let bodies = compose::thread_bodies(config, &state, kernel, privileged, &shutdown)?;
+    let bodies = compose::thread_bodies(config, &state, kernel, privileged, replaced, &shutdown)?;
     let bodies = Bodies { secure: listeners.keeper(&shutdown), ..bodies };
+    let files = listeners.files().cloned().chain(file).collect::<Vec<_>>();
+    state.protection = Arc::new(rights.restrict(config, &files));
     let threads = Threads::start(bodies, shutdown)?;
+    threads::start_commands(jobs)?;
     let (stopping, stop) = watch::channel(false);
-    let connections = listeners.serve(&config.http, &state, &stop);
-    let result = signals.wait(&threads, &state.published.lags).await;
+    let connections = listeners.serve(config.http.max_connections, &state, &stop);
+    let result = signals.wait(&threads, &state).await;
     warn_of_weights(&state);
     stopping.send_replace(true);
     // Wait for answers in progress.
@@ -104,13 +127,6 @@ async fn serve(config: &Config) -> Result<()> {
     threads.join();
     info!("stopped");
     result
-}
-
-fn drop_privileges(hardening: &Hardening, kernel: &KernelHalf) -> Result<()> {
-    let works = || kernel.reader.as_ref().is_none_or(|reader| reader.rows().is_ok());
-    let kept = privilege::drop_all(hardening.needs(), works)?;
-    info!("capabilities kept: {kept}");
-    Ok(())
 }
 
 fn log_coverage(coverage: &Coverage) {
@@ -142,8 +158,17 @@ fn warn_of_weights(state: &AppState) {
     }
 }
 
-/// The signals that end the daemon, and SIGHUP, which does not: log rotation and a terminal that
-/// closes send it.
+/// Reads the configuration again, on a thread that may open files, and logs the result.
+async fn reload(state: AppState) {
+    let AppState { reload: Some(reload), background, .. } = state else { return };
+    match background.run(move || reload.reload()).await {
+        Ok(Ok(done)) => info!("SIGHUP: {done}"),
+        Ok(Err(e)) => warn!("SIGHUP: nothing is changed: {e:#}"),
+        Err(e) => warn!("SIGHUP: {e:#}"),
+    }
+}
+
+/// The signals that end the daemon, and SIGHUP, which makes it read its configuration again.
 #[derive(Debug)]
 struct Signals {
     hangup: Signal,
@@ -162,19 +187,19 @@ impl Signals {
 
     /// Waits for a signal, and measures the lag of this loop. A thread that ends is an error, so
     /// that the supervisor restarts the daemon.
-    async fn wait(mut self, threads: &Threads, lags: &LoopLags) -> Result<()> {
+    async fn wait(mut self, threads: &Threads, state: &AppState) -> Result<()> {
         loop {
             let due = tokio::time::Instant::now() + TICK;
             let name = tokio::select! {
                 _ = self.interrupt.recv() => "SIGINT",
                 _ = self.terminate.recv() => "SIGTERM",
                 _ = self.hangup.recv() => {
-                    warn!("SIGHUP is ignored: restart memsensor to read its configuration again");
+                    tokio::spawn(reload(state.clone()));
                     continue;
                 }
                 () = tokio::time::sleep_until(due) => {
                     let now = monotonic_ns();
-                    lags.serve.tick(now, now.saturating_sub(nanos(due.elapsed())));
+                    state.published.lags.serve.tick(now, now.saturating_sub(nanos(due.elapsed())));
                     match threads.ended() {
                         Some(name) => bail!("the thread {name} has ended: see the log"),
                         None => continue,

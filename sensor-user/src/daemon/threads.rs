@@ -17,7 +17,7 @@ use crate::{
     collect::{sampler::Sampler, scan_loop::ScanLoop},
     oom::event_reader::EventReader,
     publish::control::Shutdown,
-    serve::secure::keeper::Keeper,
+    serve::{secure::keeper::Keeper, state::background::Jobs},
 };
 
 /// The work of each thread; `None` if the thread is not needed.
@@ -97,6 +97,12 @@ fn lower_priority(work: &str) {
     if let Err(e) = hardening::normal_priority() {
         warn!("{work} may delay answers: {e}");
     }
+}
+
+/// Starts the thread that works for commands of operators. It ends with the process: a command may
+/// still wait for a file then.
+pub fn start_commands(jobs: Jobs) -> Result<()> {
+    spawn("commands", move || jobs.run()).map(drop)
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -4,7 +4,7 @@
 //!   cache that the kernel does not count as one; [`late_files`]: their files.
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
-//!   other figures of its process.
+//!   other figures of its process; [`process_rights`]: user and capabilities of a process.
 //! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
 //! * [`proc_file`]: files that the kernel generates at each read; [`handoff`] of open files to the
 //!   sensing thread.
@@ -22,5 +22,6 @@ pub mod pods;
 pub mod pressure;
 pub mod proc_file;
 pub mod proc_walk;
+pub mod process_rights;
 pub(crate) mod swap;
 pub(crate) mod zfs;

@@ -10,7 +10,7 @@ use std::{
 use sensor_core::common::{counter::nanos, text::sanitize};
 
 /// The kubelet's directory of logs.
-const LOGS: &str = "/var/log/pods";
+pub const LOGS: &str = "/var/log/pods";
 
 /// Most directory entries in one search; a node has a few hundred pods at most.
 const MAX_ENTRIES: usize = 4096;

@@ -248,7 +248,7 @@ impl EventReader {
                 }
                 target
             }
-            EventKind::VictimExit { .. } => return None,
+            EventKind::VictimExit { .. } | EventKind::Operator { .. } => return None,
         };
         let mounts = self.inputs.mounts.as_ref().zip(victim.cgroup.as_deref());
         let cgroups = mounts.map(|(mounts, path)| stats::limits_above(mounts, path));

@@ -158,7 +158,7 @@ fn contradictions(
             }
             target
         }
-        EventKind::VictimExit { .. } => return list,
+        EventKind::VictimExit { .. } | EventKind::Operator { .. } => return list,
     };
     let scanned = usage.and_then(|usage| usage.processes.iter().find(|p| p.pid == victim.pid));
     if let Some(scanned) = scanned.filter(|scanned| scanned.comm != victim.comm) {

@@ -22,15 +22,17 @@ use tokio::sync::broadcast;
 use super::event_queue::{EventQueue, Owner, owner};
 
 /// Events kept of each kind: OOM kills of the machine, those of cgroups, both with the exits of
-/// their victims, and signals. A flood of one kind, which any process can cause, must not push out
-/// another.
-const KEEP: [usize; 3] = [512, 512, 1024];
+/// their victims, signals, and commands of operators. A flood of one kind, which any process can
+/// cause, must not push out another.
+const KEEP: [usize; 4] = [512, 512, 1024, 128];
 
 /// Events of each kind that keep their report: some five KiB each.
-const KEEP_REPORTS: [usize; 3] = [64, 64, 128];
+const KEEP_REPORTS: [usize; 4] = [64, 64, 128, 0];
 
 /// Index of the queue of signals, behind those by [`OomType`].
 const SIGNALS: usize = OomType::ALL.len();
+/// Index of the queue of operators' commands.
+const OPERATORS: usize = SIGNALS + 1;
 
 /// Events that a slow follower may be behind before it misses some.
 const MAX_LAG: usize = 256;
@@ -94,8 +96,8 @@ impl Feed {
 #[derive(Debug)]
 struct Queues {
     seq: u64,
-    /// Kills by [`OomType`], and signals.
-    by_kind: [EventQueue; 3],
+    /// Kills by [`OomType`], signals, and operators' commands.
+    by_kind: [EventQueue; KEEP.len()],
     last_kills: LastKills,
 }
 
@@ -158,7 +160,7 @@ impl Queues {
 
     fn kept(&self) -> KeptEvents {
         let mut events: Vec<_> = self.by_kind.iter().flat_map(EventQueue::iter).cloned().collect();
-        // Three sorted runs.
+        // Sorted runs.
         events.sort_by_key(|event| event.seq);
         KeptEvents { events, last_kills: self.last_kills.clone() }
     }
@@ -170,6 +172,7 @@ impl Queues {
         match kind {
             EventKind::OomKill { oom_type, .. } => (*oom_type as usize, owner),
             EventKind::KillSignal { .. } => (SIGNALS, owner),
+            EventKind::Operator { .. } => (OPERATORS, owner),
             EventKind::VictimExit { kill, seconds: freed_after, .. } => {
                 for (queue, events) in self.by_kind.iter_mut().enumerate() {
                     let Some((owner, event)) = events.find_mut(kill) else { continue };

@@ -9,7 +9,8 @@ use sensor_core::model::event::{Event, EventKind, TaskInfo};
 /// cgroup.
 pub(super) type Owner = Arc<str>;
 
-/// Whose event it is; `None` for the exit of a victim, which belongs to the owner of its kill.
+/// Whose event it is; `None` for the exit of a victim, which belongs to the owner of its kill, and
+/// for commands of operators.
 pub(super) fn owner(kind: &EventKind) -> Option<Owner> {
     let of = |task: &TaskInfo| match (&task.workload.pod, &task.cgroup) {
         (Some(pod), _) => pod.as_str().into(),
@@ -19,7 +20,7 @@ pub(super) fn owner(kind: &EventKind) -> Option<Owner> {
     match kind {
         EventKind::OomKill { victim, .. } => Some(of(victim)),
         EventKind::KillSignal { target, .. } => Some(of(target)),
-        EventKind::VictimExit { .. } => None,
+        EventKind::VictimExit { .. } | EventKind::Operator { .. } => None,
     }
 }
 

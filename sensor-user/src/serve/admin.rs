@@ -23,7 +23,7 @@ use sensor_core::{
     common::clock::monotonic_ns,
     model::{
         coverage::AttachState,
-        event::{Event, EventKind},
+        event::{Event, EventKind, OperatorCommand},
         memory_usage::CgroupUsage,
         readiness::TrafficHealth,
         snapshot::Snapshot,
@@ -38,7 +38,8 @@ use tokio::{
 };
 
 use super::{
-    admin_protocol::{HostSummary, Request, Response, Top},
+    admin_protocol::{HostSummary, ProtectedProcess, Request, Response, Top},
+    audit::Peer,
     state::app::AppState,
 };
 
@@ -117,6 +118,7 @@ async fn answer(
     followers: &Semaphore,
     stop: watch::Receiver<bool>,
 ) {
+    let peer = Peer::of(&stream);
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
     let mut limited = BufReader::new(read).take(MAX_REQUEST);
@@ -124,6 +126,13 @@ async fn answer(
     if !matches!(read, Ok(Ok(n)) if n > 0) {
         return;
     }
+    let peer = match peer {
+        Ok(peer) => peer,
+        Err(e) => {
+            let _ = send(&mut write, &error(e)).await;
+            return;
+        }
+    };
     let response = match serde_json::from_str(&line) {
         Ok(Request::Events { follow: false }) => {
             let all = send_events(&mut write, state, false, stop);
@@ -145,7 +154,9 @@ async fn answer(
             }
             Err(_) => error(format!("{MAX_FOLLOWERS} clients follow events; end one of them")),
         },
-        Ok(request) => handle(request, state).await.unwrap_or_else(|e| error(format!("{e:#}"))),
+        Ok(request) => {
+            handle(request, peer, state).await.unwrap_or_else(|e| error(format!("{e:#}")))
+        }
         Err(e) => error(e.to_string()),
     };
     let _ = send(&mut write, &response).await;
@@ -155,14 +166,19 @@ fn error(error: String) -> Response {
     Response::Error { error }
 }
 
-async fn handle(request: Request, state: &AppState) -> Result<Response> {
+async fn handle(request: Request, peer: Peer, state: &AppState) -> Result<Response> {
     match request {
         Request::Events { .. } => bail!("events are sent one by one"),
         Request::Event { id } => event(&id, state).map(Response::Event),
         Request::Explain { scope } => explanation(&scope, state),
-        Request::Drain { reason, seconds } => drain(&reason, seconds, state).await,
-        Request::Undrain => undrain(state).await,
+        Request::Drain { reason, seconds } => drain(&reason, seconds, peer, state).await,
+        Request::Undrain => undrain(peer, state).await,
         Request::Top => top(state),
+        Request::Reload => reload(peer, state).await,
+        Request::Protection => Ok(Response::Protection(ProtectedProcess {
+            pid: std::process::id(),
+            protection: (*state.protection).clone(),
+        })),
         Request::DrainAcks => Ok(Response::DrainAcks(state.clients.drain_acks(monotonic_ns()))),
     }
 }
@@ -174,7 +190,8 @@ fn explanation(scope: &str, state: &AppState) -> Result<Response> {
     let sample = state.sample().context("no sample yet")?;
     let verdict = sample.scopes.get(index).context("no sample yet")?;
     let now_ns = monotonic_ns();
-    let mut explanation = explain(&verdict.scope, &verdict.verdict, &state.policy, now_ns);
+    let mut explanation =
+        explain(&verdict.scope, &verdict.verdict, &state.settings.load().policy, now_ns);
     let TrafficHealth { state: reported, weight } = state.health(index);
     explanation.reported = (reported.label() != explanation.state.label())
         .then(|| (reported.label().to_owned(), weight));
@@ -187,7 +204,9 @@ fn explanation(scope: &str, state: &AppState) -> Result<Response> {
 fn event(id: &str, state: &AppState) -> Result<Arc<Event>> {
     let kept = state.published.events.events();
     if id.is_empty() {
-        let is_kill = |event: &Event| !matches!(event.kind, EventKind::VictimExit { .. });
+        let is_kill = |event: &Event| {
+            matches!(event.kind, EventKind::OomKill { .. } | EventKind::KillSignal { .. })
+        };
         let last = kept.iter().rfind(|event| is_kill(event));
         return last.cloned().context("no kill since the daemon started");
     }
@@ -226,18 +245,37 @@ fn add_stalls(cgroups: &mut [CgroupUsage], snapshot: &Snapshot) {
     }
 }
 
-async fn drain(reason: &str, seconds: Option<f64>, state: &AppState) -> Result<Response> {
+async fn drain(
+    reason: &str,
+    seconds: Option<f64>,
+    peer: Peer,
+    state: &AppState,
+) -> Result<Response> {
     let lasts = seconds.map(Duration::try_from_secs_f64).transpose();
     state.drain.begin(reason, lasts.context("duration of the drain")?);
+    let detail = state.drain.reason().unwrap_or_default();
+    peer.record(OperatorCommand::Drain, &detail, state).await;
     state.drain.save().await?;
     Ok(Response::Done { done: "drained".to_owned() })
 }
 
-async fn undrain(state: &AppState) -> Result<Response> {
+async fn undrain(peer: Peer, state: &AppState) -> Result<Response> {
     let was_drained = state.drain.end();
-    state.drain.save().await?;
     let done = if was_drained { "no longer drained" } else { "it was not drained" };
+    peer.record(OperatorCommand::Undrain, done, state).await;
+    state.drain.save().await?;
     Ok(Response::Done { done: done.to_owned() })
+}
+
+async fn reload(peer: Peer, state: &AppState) -> Result<Response> {
+    let reload = state.reload.clone().context("this daemon cannot reload")?;
+    let reloaded = state.background.run(move || reload.reload()).await?;
+    let detail = match &reloaded {
+        Ok(done) => done.clone(),
+        Err(e) => format!("failed, nothing is changed: {e:#}"),
+    };
+    peer.record(OperatorCommand::Reload, &detail, state).await;
+    Ok(Response::Done { done: reloaded.context("nothing is changed")? })
 }
 
 type Writer = tokio::net::unix::OwnedWriteHalf;

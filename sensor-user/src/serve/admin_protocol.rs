@@ -9,7 +9,7 @@ use sensor_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::state::clients::DrainAcks;
+use super::state::{clients::DrainAcks, protection::Protection};
 
 /// A request.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,8 +39,12 @@ pub enum Request {
     },
     /// Ends the drain.
     Undrain,
+    /// Reads the configuration again.
+    Reload,
     /// Which clients have received the drain.
     DrainAcks,
+    /// What protects the host from the daemon.
+    Protection,
     /// Processes and cgroups by size and growth.
     Top,
 }
@@ -72,6 +76,8 @@ pub enum Response {
     Explanation(Box<Explanation>),
     /// Which clients have received the drain.
     DrainAcks(DrainAcks),
+    /// What protects the host from the daemon.
+    Protection(ProtectedProcess),
     /// Processes and cgroups by size and growth.
     Top(Box<Top>),
     /// The request was carried out.
@@ -84,6 +90,15 @@ pub enum Response {
         /// The reason.
         error: String,
     },
+}
+
+/// The daemon's process, and what protects the host from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtectedProcess {
+    /// Process id of the daemon, in its own pid namespace.
+    pub pid: u32,
+    /// What only the daemon knows.
+    pub protection: Protection,
 }
 
 /// State, weight and signals of the host.

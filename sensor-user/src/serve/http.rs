@@ -56,6 +56,8 @@ use sensor_core::{
 
 /// Time for answers in progress after shutdown begins.
 pub(crate) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time for requests on connections that were accepted before.
+const STOP_GRACE: Duration = Duration::from_millis(100);
 /// Longest head of a request in bytes; a scraper's has a few hundred.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -245,7 +247,10 @@ async fn serve_request(
         }
         _ = stop.wait_for(|stop| *stop) => {}
     }
-    // An answer in progress may be finished.
+    // A request that has come is answered; a client without one is closed after a moment.
+    if tokio::time::timeout(STOP_GRACE, connection.as_mut()).await.is_ok() {
+        return;
+    }
     connection.as_mut().graceful_shutdown();
     let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
 }

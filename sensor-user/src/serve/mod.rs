@@ -13,6 +13,7 @@
 pub mod admin;
 pub mod admin_protocol;
 pub mod agent_check;
+mod audit;
 pub mod http;
 pub mod limits;
 pub mod listen;

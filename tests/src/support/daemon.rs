@@ -23,6 +23,8 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Free ports.
 const LOCAL: [&str; 2] = ["127.0.0.1:0"; 2];
+/// The daemon's own user: nobody has this id, and no name is needed.
+pub const DAEMON_UID: u32 = 64_917;
 /// Short intervals, so that tests are fast.
 const OFTEN: &str = "interval = \"100ms\"\nstale_after = \"2s\"\n";
 
@@ -86,12 +88,15 @@ impl Daemon {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&dir)?;
-        let socket = dir.join("socket");
+        // A directory of its own, which the daemon hands to its user.
+        std::fs::create_dir_all(dir.join("run"))?;
+        let socket = dir.join("run/socket");
         let file = dir.join("config.toml");
+        let has_user = config.lines().any(|line| line.starts_with("user ="));
+        let user = if has_user { String::new() } else { format!("user = \"{DAEMON_UID}\"\n") };
         std::fs::write(
             &file,
-            format!("socket = \"{}\"\n{config}\n{}", socket.display(), listeners),
+            format!("socket = \"{}\"\n{user}{config}\n{}", socket.display(), listeners),
         )?;
         let (child, log) = spawn(&file, env)?;
         let listeners = listeners.matches("[[listen]]").count();
@@ -103,6 +108,11 @@ impl Daemon {
     /// Restarts it with the same configuration, on other ports.
     pub fn restart(&mut self) -> Result<()> {
         self.stop(rustix::process::Signal::TERM)?;
+        self.restart_after_end()
+    }
+
+    /// The same after [`Self::stop`].
+    pub fn restart_after_end(&mut self) -> Result<()> {
         (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[])?;
         self.wait_until_ready()
     }
@@ -135,9 +145,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Path of its configuration.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config.toml")
+    }
+
     /// Path of its socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("socket")
+        self.dir.join("run/socket")
     }
 
     /// Sends a GET request.

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use sensor_user::daemon::config::Config;
+use sensor_user::daemon::{config::Config, reload::is_reloaded};
 use serde_json::Value;
 
 const PAGE_INTRO: &str = "\
@@ -12,13 +12,16 @@ const PAGE_INTRO: &str = "\
 <!-- Generated: UPDATE_README=1 cargo test -p sensor-tests --test configuration -->
 
 memsensor needs no configuration. To change a setting, write it to a TOML file and pass the file to the daemon:
-`memsensor run --config /etc/memsensor/config.toml`. The file is read once, at start. Restart memsensor after a change; the
-verdict and a drain survive the restart. `--listen`, `--agent-listen` and `--allow-degraded` override the file.
+`memsensor run --config /etc/memsensor/config.toml`. After a change run `memsensor reload`, or send SIGHUP: it
+replaces the settings below that say so, and names changed ones that need a restart. A mistake in the file changes
+nothing. The verdict and a drain survive a restart. `--listen`, `--agent-listen`, `--user` and `--allow-degraded`
+override the file. memsensor's user must be able to read the file for a reload.
 
 | Command | What it does |
 |---|---|
 | `memsensor config defaults` | prints every setting with its meaning and default, as TOML |
 | `memsensor config check FILE` | reports the first unknown key, wrong type or value out of range, with its key or line |
+| `memsensor reload` | makes the running daemon read its file again |
 | `memsensor config rules` | prints the rules of the verdict with their thresholds, as TOML |
 
 Every setting is optional. Keep only what you change, so that you get new defaults with an update. A list replaces the
@@ -264,6 +267,8 @@ fn section(setting: &Setting) -> String {
     if let Some(range) = range {
         write!(facts, " Range: {range}.").expect("a String");
     }
+    let applied = if is_reloaded(&setting.path) { "a reload" } else { "a restart" };
+    write!(facts, " A change takes effect at {applied}.").expect("a String");
     let mut text = format!("\n### `{}`\n\n{facts}\n\n{}\n", setting.path, wrap(&meaning, 118, ""));
     if !setting.words.is_empty() {
         text.push('\n');

@@ -9,6 +9,7 @@
 //! * [`processes`]: memory usage of processes.
 //! * [`cgroups`]: metrics of cgroups.
 //! * [`record`]: the report of a kill.
+//! * [`rights`]: rights that the daemon gives up, and who gave it commands.
 //! * [`signals`]: SIGKILL from user space.
 //! * [`host_memory`]: huge pages and zram.
 //! * [`host`]: requirements, reduced operation, and cleanup.
@@ -26,6 +27,7 @@ mod oom;
 mod processes;
 mod reclaim;
 mod record;
+mod rights;
 mod serving;
 mod signals;
 mod unified;

@@ -17,6 +17,8 @@ use tracing::warn;
 
 /// Longest file that is read: ten times the state of 32 scopes and the longest reason.
 const MAX_BYTES: u64 = 64 * 1024;
+/// Names of all state files, without the ending.
+const NAMES: [&str; 2] = ["drain", "verdict"];
 /// Stem of the default socket, whose files have no prefix.
 const DEFAULT_STEM: &str = "memsensor";
 
@@ -34,6 +36,13 @@ impl StateFile {
             }
             _ => Self(socket.with_file_name(name)),
         }
+    }
+
+    /// Whether a file of this name, in the directory of a socket, is a state file or one that is
+    /// being written.
+    pub fn is_name_of_one(name: &str) -> bool {
+        let stem = name.strip_suffix(".json").or_else(|| name.strip_suffix(".new"));
+        stem.is_some_and(|stem| NAMES.contains(&stem.rsplit('.').next().unwrap_or_default()))
     }
 
     /// Reads the value. Returns `None` if there is no file; also, with a warning, if the file is
@@ -158,6 +167,12 @@ mod tests {
             ("/run/memsensor/db", "/run/memsensor/db.drain.json"),
         ] {
             assert_eq!(name(socket).as_deref(), Some(expected));
+            let name = expected.rsplit('/').next().expect("a name");
+            assert!(StateFile::is_name_of_one(name), "{name}");
+            assert!(StateFile::is_name_of_one(&name.replace(".json", ".new")), "{name}");
+        }
+        for other in ["shadow", "drain", "a.json", "drain.json.bak", "verdict.toml", ".json"] {
+            assert!(!StateFile::is_name_of_one(other), "{other}");
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Rare events: OOM kills, the exits of their victims, and kills by user-space OOM killers.
+//! Rare events: OOM kills, the exits of their victims, kills by user-space OOM killers, and
+//! commands of operators.
 //!
 //! Names in events come from processes, which choose them freely. They are free of control
 //! characters that serde does not escape (see [`crate::common::text`]).
@@ -109,6 +110,30 @@ impl SentSignal {
     }
 }
 
+/// A command that changes the daemon's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum OperatorCommand {
+    /// Traffic is to go elsewhere.
+    Drain,
+    /// The drain ends.
+    Undrain,
+    /// The configuration is read again.
+    Reload,
+}
+
+impl OperatorCommand {
+    /// As in JSON.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+            Self::Reload => "reload",
+        }
+    }
+}
+
 /// The kind of an event, with its data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -151,6 +176,20 @@ pub enum EventKind {
         /// The receiver.
         target: TaskInfo,
     },
+    /// An operator gave a command.
+    Operator {
+        /// The command.
+        command: OperatorCommand,
+        /// User id of the process that sent it.
+        uid: u32,
+        /// Its process id, in the daemon's pid namespace.
+        pid: u32,
+        /// Its name, if it could be read.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        comm: Option<String>,
+        /// The reason of a drain; otherwise the result.
+        detail: String,
+    },
 }
 
 /// One event.
@@ -178,7 +217,7 @@ impl EventKind {
         match self {
             Self::OomKill { victim, trigger, .. } => vec![victim, trigger],
             Self::KillSignal { sender, target, .. } => vec![sender, target],
-            Self::VictimExit { .. } => Vec::new(),
+            Self::VictimExit { .. } | Self::Operator { .. } => Vec::new(),
         }
     }
 

@@ -74,6 +74,13 @@ impl Evaluator {
         Self { max_gap_ns: nanos(gap), ..self }
     }
 
+    /// Evaluates by other rules from the next reading on. State and weight stay.
+    pub fn replace_settings(&mut self, policy: Arc<Policy>, settings: Settings, gap: Duration) {
+        self.policy = policy;
+        self.controller.replace_settings(settings);
+        self.max_gap_ns = nanos(gap);
+    }
+
     /// Continues with the state that an earlier evaluator saved.
     pub fn resume(&mut self, saved: ScopeState) {
         self.controller.resume(saved);

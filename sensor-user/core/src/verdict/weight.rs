@@ -124,6 +124,11 @@ pub struct WeightController {
 }
 
 impl WeightController {
+    /// Follows the rules at another pace from the next step on.
+    pub(super) fn replace_settings(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Starts ready, at full weight.
     pub fn new(settings: Settings) -> Self {
         let current = ScopeState::default();

@@ -24,7 +24,7 @@ use super::{
     probes::{self, ProbeMetrics},
     process, scopes, sensor,
 };
-use crate::serve::state::app::AppState;
+use crate::serve::state::{app::AppState, settings::Metrics};
 
 /// A page is rendered again after this, also without a new sample. A flood of requests costs no
 /// more than ten pages a second, and their bodies share memory.
@@ -147,9 +147,9 @@ impl Collector for Exposition {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
         let Self { sample, state, growth_labels, last_seconds } = self;
         let published = &state.published;
+        let Metrics { buckets, growing_processes: count } = state.settings.load().metrics;
         if let Some(sample) = sample {
             let snapshot = &sample.snapshot;
-            let buckets = state.metrics.buckets;
             let (coverage, events) = (&published.coverage, &published.events);
             ProbeMetrics { snapshot, coverage, events, buckets }.encode(&mut encoder)?;
             if let Some(kills) = sample.vmstat_kills {
@@ -157,12 +157,11 @@ impl Collector for Exposition {
             }
             scopes::encode(&mut encoder, &sample.scopes, |scope| state.health(scope))?;
             if let Some(usage) = published.usage.load() {
-                let count = state.metrics.growing_processes;
                 cgroups::growth(&mut encoder, &usage, count, growth_labels)?;
             }
         }
         if let Some(report) = &*published.cgroups.load() {
-            cgroups::encode(&mut encoder, report, state.metrics.buckets)?;
+            cgroups::encode(&mut encoder, report, buckets)?;
         }
         sensor::encode(
             &mut encoder,
@@ -179,6 +178,7 @@ impl Collector for Exposition {
 mod tests {
     use std::path::Path;
 
+    use arc_swap::ArcSwap;
     use sensor_core::{
         common::state_file::StateFile,
         model::{coverage::Coverage, readiness::OnUnknown, snapshot::Snapshot},
@@ -193,10 +193,11 @@ mod tests {
         },
         serve::state::{
             app::Published,
+            background::Background,
             clients::ClientTracker,
             connections::Connections,
             drain::OperatorDrain,
-            settings::{Buckets, Metrics, Readiness},
+            settings::{Buckets, Http, Readiness, Served},
         },
     };
 
@@ -212,12 +213,19 @@ mod tests {
         };
         let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
         let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
-        AppState {
-            published,
-            scopes: [HOST.to_owned()].into(),
+        let settings = Served {
             policy: Arc::default(),
             readiness: Readiness { stale_after, on_unknown },
             metrics: Metrics { buckets: Buckets::default(), growing_processes: 5 },
+            http: Http::default(),
+        };
+        AppState {
+            published,
+            scopes: [HOST.to_owned()].into(),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
+            background: Background::new().0,
+            reload: None,
+            protection: Arc::default(),
             drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
             clients: Arc::new(ClientTracker::new(0)),
             connections: Connections::default(),

@@ -35,6 +35,7 @@ pub struct Files {
 #[derive(Debug)]
 pub struct Security {
     files: Files,
+    paths: Vec<PathBuf>,
     key: Key,
     tls: ArcSwapOption<ServerConfig>,
     credentials: ArcSwap<Credentials>,
@@ -67,9 +68,15 @@ impl Security {
     pub fn load(files: &Files) -> Result<Self> {
         let key = hmac::Key::generate(HMAC_SHA256, &SystemRandom::new());
         let key = key.map_err(|_| anyhow::anyhow!("the kernel gave no random numbers"))?;
-        let Loaded { tls, credentials, .. } = load(files, &key)?;
+        let Loaded { tls, credentials, versions } = load(files, &key)?;
+        let paths = versions.into_iter().map(|(path, _)| path).collect();
         let (tls, credentials) = (ArcSwapOption::new(tls), ArcSwap::from_pointee(credentials));
-        Ok(Self { files: files.clone(), key, tls, credentials })
+        Ok(Self { files: files.clone(), paths, key, tls, credentials })
+    }
+
+    /// The files that were read at the start, those that others name included.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// TLS, if it is on.

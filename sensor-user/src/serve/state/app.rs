@@ -2,16 +2,12 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use sensor_core::{
-    model::{coverage::Coverage, snapshot::Sample},
-    verdict::policy::Policy,
-};
+use arc_swap::ArcSwap;
+use sensor_core::model::{coverage::Coverage, snapshot::Sample};
 
 use super::{
-    clients::ClientTracker,
-    connections::Connections,
-    drain::OperatorDrain,
-    settings::{Metrics, Readiness},
+    background::Background, clients::ClientTracker, connections::Connections, drain::OperatorDrain,
+    protection::Protection, reload::Reload, settings::Served,
 };
 use crate::publish::{
     cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
@@ -44,14 +40,16 @@ pub struct AppState {
     pub published: Published,
     /// Names of the scopes, the host first.
     pub scopes: Arc<[String]>,
-    /// The rules, for explanations.
-    pub policy: Arc<Policy>,
-    /// Settings of readiness.
-    pub readiness: Readiness,
-    /// Which series `/metrics` has.
-    pub metrics: Metrics,
+    /// Settings of serving.
+    pub settings: Arc<ArcSwap<Served>>,
+    /// Work that the serving thread does not do itself.
+    pub background: Background,
+    /// Reads the configuration again; `None` in tests.
+    pub reload: Option<Arc<dyn Reload>>,
     /// The operator's drain.
     pub drain: Arc<OperatorDrain>,
+    /// What protects the host from the daemon.
+    pub protection: Arc<Protection>,
     /// Clients that poll readiness.
     pub clients: Arc<ClientTracker>,
     /// Counts of connections.

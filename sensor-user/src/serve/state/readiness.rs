@@ -79,7 +79,7 @@ impl AppState {
     }
 
     fn health_in(&self, sample: Option<&Sample>, scope: usize, now_ns: u64) -> TrafficHealth {
-        health(sample, scope, self.drain.is_drained(), now_ns, self.readiness)
+        health(sample, scope, self.drain.is_drained(), now_ns, self.settings.load().readiness)
     }
 
     /// Readiness of a scope now, all from one sample.

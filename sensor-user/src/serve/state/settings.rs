@@ -1,13 +1,26 @@
 //! Settings of the servers. Not here: how they serve.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Result, ensure};
-use sensor_core::model::readiness::OnUnknown;
+use sensor_core::{model::readiness::OnUnknown, verdict::policy::Policy};
 use serde::{Deserialize, Serialize};
 
 /// Highest number of processes with a metric of their growth.
 const MAX_GROWING: usize = 100;
+
+/// What the servers use; a reload replaces all of it at once.
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// The rules, for explanations.
+    pub policy: Arc<Policy>,
+    /// Settings of readiness.
+    pub readiness: Readiness,
+    /// Which series `/metrics` has.
+    pub metrics: Metrics,
+    /// Times of a connection.
+    pub http: Http,
+}
 
 /// What readiness depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -75,6 +75,7 @@ const ANSWER: &[Rule] = &[
     rule("writev", is_socket, "does not block"),
     rule("shutdown", is_socket, "does not wait for the client"),
     rule("setsockopt", is_socket, "changes the socket in memory"),
+    rule("getsockopt", is_socket, "reads who has connected"),
     rule("close", is_socket, "of a connection: does not linger"),
     rule(
         "fcntl",

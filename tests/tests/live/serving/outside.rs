@@ -170,15 +170,6 @@ fn the_daemon_answers_while_nothing_reads_its_log() {
 }
 
 #[test]
-fn sighup_does_not_end_the_daemon() {
-    let daemon = Daemon::start("").expect("daemon");
-    let pid = i32::try_from(daemon.pid()).ok().and_then(rustix::process::Pid::from_raw);
-    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::HUP).expect("hup");
-    wait_until("logged", || daemon.log().contains("SIGHUP is ignored"));
-    assert_eq!(daemon.get("/livez", "").expect("/livez").status, 200);
-}
-
-#[test]
 fn a_closed_stdout_is_not_an_error() {
     let memsensor = program("memsensor").expect("memsensor");
     for command in ["probes", "config defaults"] {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::support::daemon::{Daemon, get, parse};
+use sensor_tests::support::daemon::{DAEMON_UID, Daemon, get, parse};
 
 use crate::{run_memsensor, wait_until};
 
@@ -21,7 +21,9 @@ struct Files(tempfile::TempDir);
 
 impl Files {
     fn new() -> Self {
-        Self(tempfile::tempdir().expect("a directory"))
+        let dir = tempfile::tempdir().expect("a directory");
+        for_daemon(dir.path());
+        Self(dir)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -55,7 +57,13 @@ impl Files {
             .output();
         let out = out.expect("openssl");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        for_daemon(&key);
     }
+}
+
+/// Gives a file to the daemon's own user, who reads it again.
+fn for_daemon(path: &Path) {
+    std::os::unix::fs::chown(path, Some(DAEMON_UID), None).expect("chown");
 }
 
 /// A `[[listen]]` with these lines more.
