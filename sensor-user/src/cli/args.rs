@@ -76,7 +76,8 @@ pub struct RunOptions {
     /// Address for HTTP with all routes: readiness, metrics and events; repeat the option for
     /// more [default: `[[listen]]` of the configuration]
     ///
-    /// Replaces every `[[listen]]` of HTTP, with its `allow`. The agent-check stays.
+    /// Replaces every `[[listen]]` of HTTP, with `allow`, TLS and passwords. The agent-check
+    /// stays.
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<SocketAddr>,
     /// Address for HAProxy's agent-check [default: `[[listen]]` of the configuration]

@@ -105,6 +105,7 @@ pub(crate) const TOOLS: &[Tool] = &[
     apt(Group::Tests, "systemd-analyze", "systemd"),
     apt(Group::Tests, "ip", "iproute2"),
     apt(Group::Tests, "curl", "curl"),
+    apt(Group::Tests, "openssl", "openssl"),
     apt(Group::Tests, "strace", "strace"),
     Tool {
         name: "envoy",

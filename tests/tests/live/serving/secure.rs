@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::support::daemon::{DAEMON_UID, Daemon, get, parse};
+use sensor_tests::support::{
+    daemon::{DAEMON_UID, Daemon, get, parse},
+    prometheus::Prometheus,
+};
 
 use crate::{run_memsensor, wait_until};
 
@@ -230,6 +233,35 @@ fn a_flood_of_wrong_passwords_does_not_delay_others() {
     });
     println!("slowest /readyz: {slowest:?}");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+#[test]
+fn prometheus_scrapes_by_tls_with_a_certificate_and_a_password() {
+    let files = Files::new();
+    for name in ["server", "client"] {
+        files.certificate(name);
+    }
+    let web = format!(
+        "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n  \
+         client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n\
+         basic_auth_users:\n  ann: {HASH}\n"
+    );
+    let web = files.write("web.yml", &web);
+    let daemon = Daemon::also_listening(&web_config(&web), "").expect("daemon");
+    let dir = files.0.path().display();
+    let config = format!(
+        "scrape_configs:\n- job_name: memsensor\n  scrape_interval: 1s\n  scheme: https\n  \
+         tls_config: {{ca_file: {dir}/server.crt, cert_file: {dir}/client.crt, \
+         key_file: {dir}/client.key}}\n  \
+         basic_auth: {{username: ann, password: correct horse}}\n  \
+         static_configs: [{{targets: [\"{}\"]}}]\n",
+        daemon.listening[2]
+    );
+    let prometheus = Prometheus::start(&config).expect("prometheus");
+    wait_until("scraped", || {
+        let ready = prometheus.query("memsensor_ready{scope=\"host\"} == 1 and on() up == 1");
+        ready.is_ok_and(|series| series.len() == 1)
+    });
 }
 
 /// A handshake that is never finished ends as a request without an end does.
