@@ -28,18 +28,13 @@ use tokio::{
     sync::watch,
     time::Instant,
 };
-use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::{
     limits::Ticket,
     listen::Route,
     metrics::render::{Format, Renderer},
-    secure::{
-        credentials::Decision,
-        listener::Security,
-        passwords::{Outcome, Passwords},
-    },
+    secure::{listener::Security, passwords::Passwords, refusal::Refusal},
     state::{
         app::AppState,
         clients::{Protocol, ReadinessQuery},
@@ -151,27 +146,21 @@ pub struct Site {
 }
 
 impl Site {
-    /// `None` if a request may be answered; else the answer that refuses it.
+    /// The answer that refuses a request; `None` if it may be answered.
     async fn refusal(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Response> {
-        let credentials = self.security.as_ref()?.credentials();
-        let outcome = match credentials.decide(headers) {
-            Decision::Allowed => Outcome::Right,
-            Decision::Refused => Outcome::Wrong,
-            Decision::Check(claim) => self.passwords.check(peer, claim).await,
-        };
-        match outcome {
-            Outcome::Right => None,
-            Outcome::Wrong => {
+        let refusal = self.security.as_ref()?.refusal(&self.passwords, peer, headers).await?;
+        Some(match refusal {
+            Refusal::Credentials(challenge) => {
                 let mut response = text(StatusCode::UNAUTHORIZED, "credentials are needed\n");
-                let challenge = HeaderValue::from_static(credentials.challenge());
+                let challenge = HeaderValue::from_static(challenge);
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-                Some(response)
+                response
             }
-            Outcome::Busy => {
+            Refusal::Busy => {
                 let body = "too many passwords are being checked; try again\n";
-                Some(text(StatusCode::SERVICE_UNAVAILABLE, body))
+                text(StatusCode::SERVICE_UNAVAILABLE, body)
             }
-        }
+        })
     }
 }
 
@@ -184,11 +173,11 @@ pub async fn serve(
     limits: Http,
     stop: watch::Receiver<bool>,
 ) {
-    let Some(config) = site.security.as_ref().and_then(|security| security.tls()) else {
+    let Some(security) = site.security.clone() else {
         return serve_request(stream, ticket, site, limits, stop).await;
     };
     let began = Instant::now();
-    let handshake = TlsAcceptor::from(config).accept(stream);
+    let handshake = security.accept(stream);
     match tokio::time::timeout(limits.head_timeout.min(limits.deadline), handshake).await {
         Ok(Ok(stream)) => {
             let limits = limits.after(began.elapsed());

@@ -1,25 +1,37 @@
 //! TLS and credentials of one listener, and the files that they come from.
 
 use std::{
+    io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use arc_swap::{ArcSwap, ArcSwapOption};
+use axum::http::HeaderMap;
 use ring::{
     hmac::{self, HMAC_SHA256, Key},
     rand::SystemRandom,
 };
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use super::{
-    credentials::Credentials,
+    credentials::{Credentials, Decision},
     files::{Version, read, version},
+    passwords::{Outcome, Passwords},
+    refusal::Refusal,
     tls,
     web_config::{ClientAuth, WebConfig},
 };
+
+/// A stream of bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Duplex for S {}
 
 /// The files that a listener was configured with.
 #[derive(Debug, Clone, Default)]
@@ -79,14 +91,30 @@ impl Security {
         &self.paths
     }
 
-    /// TLS, if it is on.
-    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.load_full()
+    /// The TLS handshake, or the stream as it is without TLS.
+    pub async fn accept<S: Duplex + 'static>(&self, stream: S) -> io::Result<Box<dyn Duplex>> {
+        let Some(config) = self.tls.load_full() else { return Ok(Box::new(stream)) };
+        Ok(Box::new(TlsAcceptor::from(config).accept(stream).await?))
     }
 
-    /// Users and token.
-    pub fn credentials(&self) -> Arc<Credentials> {
-        self.credentials.load_full()
+    /// `None` if a request with these headers may be answered.
+    pub async fn refusal(
+        &self,
+        passwords: &Passwords,
+        peer: IpAddr,
+        headers: &HeaderMap,
+    ) -> Option<Refusal> {
+        let credentials = self.credentials.load_full();
+        let outcome = match credentials.decide(headers) {
+            Decision::Allowed => Outcome::Right,
+            Decision::Refused => Outcome::Wrong,
+            Decision::Check(claim) => passwords.check(peer, claim).await,
+        };
+        match outcome {
+            Outcome::Right => None,
+            Outcome::Wrong => Some(Refusal::Credentials(credentials.challenge())),
+            Outcome::Busy => Some(Refusal::Busy),
+        }
     }
 
     /// Reads the files again if one has changed. If they cannot be used, the old content stays.

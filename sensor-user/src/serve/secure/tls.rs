@@ -37,6 +37,9 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
         builder.with_single_cert(certificates, private_key(&files.key)?).with_context(|| {
             format!("use the key {} for {}", files.key.display(), files.cert.display())
         })?;
+    if std::fs::metadata(&files.key).is_ok_and(|file| file.mode() & READABLE_BY_ALL != 0) {
+        warn!("every user can read the private key {}: chmod 600", files.key.display());
+    }
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -59,12 +62,8 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let key = PrivateKeyDer::from_pem_slice(&read(path)?)
-        .map_err(|e| anyhow::anyhow!("{}: no private key in PEM: {e}", path.display()))?;
-    if std::fs::metadata(path).is_ok_and(|file| file.mode() & READABLE_BY_ALL != 0) {
-        warn!("every user can read the private key {}: chmod 600", path.display());
-    }
-    Ok(key)
+    PrivateKeyDer::from_pem_slice(&read(path)?)
+        .map_err(|e| anyhow::anyhow!("{}: no private key in PEM: {e}", path.display()))
 }
 
 fn verifier(ca: &Path, is_required: bool) -> Result<Arc<dyn ClientCertVerifier>> {
