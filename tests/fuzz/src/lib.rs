@@ -43,7 +43,7 @@ pub fn app_state() -> AppState {
     usage.store(Some(Arc::new(MemoryUsage { processes, ..MemoryUsage::default() })));
     let scopes = [HOST, "web"];
     let snapshot = Snapshot { taken_ns: monotonic_ns(), ..Snapshot::default() };
-    let sample = Sample { snapshot, scopes: scopes.map(scope).into() };
+    let sample = Sample { snapshot, scopes: scopes.map(scope).into(), ..Sample::default() };
     let published = Published {
         sample: Arc::new(ArcSwapOption::from_pointee(sample)),
         usage: Arc::new(usage),
