@@ -16,11 +16,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use super::planted;
+use super::planted::{self, BUGS};
 use crate::host::{exec, toolchain::Version};
 
 /// All targets: the files in `tests/fuzz/targets`.
-pub(crate) const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 8] = [
     "btf",
     "cgroup_files",
     "configuration",
@@ -87,7 +87,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         named => named.iter().map(String::as_str).collect(),
     };
     if args.check {
-        return planted::check(&targets, args.time);
+        return check(&targets, args.time);
     }
     let fuzzer = Fuzzer::build(&exec::workspace())?;
     let runs = in_parallel(&targets, |target| fuzzer.run(target, args.time))?;
@@ -102,8 +102,34 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if all_passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Runs each target from its seeds until it finds its bug; fails if one does not within the time.
+fn check(targets: &[&str], time: Duration) -> Result<ExitCode> {
+    let sources = exec::target_dir()?.join("fuzz/planted");
+    planted::sources(&sources)?;
+    let fuzzer = Fuzzer::build(&sources)?;
+    let rows = in_parallel(targets, |target| {
+        fuzzer.run_seeds(target)?;
+        let run = fuzzer.run_from_seeds(target, time)?;
+        let bug = BUGS.iter().find(|bug| bug.target == target).context("no planted bug")?;
+        let found = run.finding.as_deref().is_some_and(|finding| finding.contains(bug.file));
+        let (seconds, executions) = (run.time.as_secs_f64(), run.executions);
+        let result = match (found, &run.finding) {
+            (true, _) => format!("found after {seconds:.1} s, {executions} executions"),
+            (false, Some(other)) => format!("NOT FOUND, but {other}"),
+            (false, None) => format!("NOT FOUND in {executions} executions"),
+        };
+        Ok((found, format!("{target:<16} {result}: {}: {}", bug.file, bug.wrong)))
+    })?;
+    for (_, row) in &rows {
+        println!("{row}");
+    }
+    fs::remove_dir_all(&sources).with_context(|| format!("remove {}", sources.display()))?;
+    let all_found = rows.iter().all(|(found, _)| *found);
+    Ok(if all_found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
 /// Runs the function for all targets, some at a time. The results are in the order of the targets.
-pub(crate) fn in_parallel<T: Send>(
+fn in_parallel<T: Send>(
     targets: &[&str],
     each: impl Fn(&str) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
@@ -127,7 +153,7 @@ pub(crate) fn in_parallel<T: Send>(
 }
 
 /// The built targets.
-pub(crate) struct Fuzzer {
+struct Fuzzer {
     /// The sources.
     root: PathBuf,
     programs: PathBuf,
@@ -137,7 +163,7 @@ pub(crate) struct Fuzzer {
 
 impl Fuzzer {
     /// Builds all targets of these sources.
-    pub(crate) fn build(root: &Path) -> Result<Self> {
+    fn build(root: &Path) -> Result<Self> {
         let state = exec::target_dir()?.join("fuzz");
         let host = Version::of(Path::new("rustc")).map_err(anyhow::Error::msg)?.host;
         let mut cargo = exec::cargo();
@@ -150,20 +176,20 @@ impl Fuzzer {
     }
 
     /// Runs the seeds alone; an error if they cause a finding.
-    pub(crate) fn run_seeds(&self, target: &str) -> Result<()> {
+    fn run_seeds(&self, target: &str) -> Result<()> {
         let run = self.start(target, &["-runs=0"], &[])?;
         ensure!(run.finding.is_none(), "the seeds alone cause the finding: {}", run.row());
         Ok(())
     }
 
     /// Fuzzes for this time, or until a finding.
-    pub(crate) fn run(&self, target: &str, time: Duration) -> Result<Run> {
+    fn run(&self, target: &str, time: Duration) -> Result<Run> {
         let corpus = self.directory("corpus", target)?;
         self.start(target, &[&format!("-max_total_time={}", time.as_secs())], &[&corpus])
     }
 
     /// The same, without what earlier runs found.
-    pub(crate) fn run_from_seeds(&self, target: &str, time: Duration) -> Result<Run> {
+    fn run_from_seeds(&self, target: &str, time: Duration) -> Result<Run> {
         self.start(target, &[&format!("-max_total_time={}", time.as_secs())], &[])
     }
 
@@ -210,14 +236,14 @@ impl Fuzzer {
 }
 
 /// The result of one target.
-pub(crate) struct Run {
+struct Run {
     target: String,
     executions: u64,
     edges: u64,
     corpus: u64,
-    pub(crate) time: Duration,
+    time: Duration,
     /// The panic, and the path of the input.
-    pub(crate) finding: Option<String>,
+    finding: Option<String>,
 }
 
 impl Run {
@@ -252,11 +278,6 @@ impl Run {
         let Self { target, executions, edges, corpus, finding, .. } = self;
         let finding = finding.as_deref().unwrap_or("none");
         format!("{target:<16} {executions:>12} {edges:>8} {corpus:>8}  {finding}")
-    }
-
-    /// The number of inputs.
-    pub(crate) const fn executions(&self) -> u64 {
-        self.executions
     }
 }
 
@@ -294,6 +315,11 @@ mod tests {
         for target in TARGETS {
             assert!(dir.join("corpus").join(target).is_dir(), "{target}");
         }
+    }
+
+    #[test]
+    fn every_target_has_a_planted_bug() {
+        assert_eq!(BUGS.map(|bug| bug.target), TARGETS);
     }
 
     #[test]
