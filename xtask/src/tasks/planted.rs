@@ -37,12 +37,12 @@ pub(crate) const BUGS: [Bug; 8] = [
         right: "dir.split_once('_')?",
         wrong: "dir.split_once('_').expect(\"a namespace\")",
     },
-    // A state may have been saved later than now.
+    // A key in YAML may be a number, or nothing.
     Bug {
         target: "configuration",
-        file: "sensor-user/src/daemon/store.rs",
-        right: "now_ns.saturating_sub(self.at_ns)",
-        wrong: "now_ns - self.at_ns",
+        file: "sensor-user/src/serve/secure/web_config.rs",
+        right: "key.as_str().unwrap_or(\"a key that is not a string\")",
+        wrong: "key.as_str().expect(\"a string\")",
     },
     // A header may have other bytes than ASCII.
     Bug {
