@@ -147,7 +147,16 @@ def test_a_kill_by_an_oom_daemon_is_sent(run):
     event = {'id': 'boot-1', 'seq': 1, 'time': timestamp(), 'event': 'kill_signal'}
     [sent] = run([{**event, 'sender': process('earlyoom'), 'target': process(pod_name='shop/web-1', pod='u')}])
     assert sent['msg_title'] == 'earlyoom killed nginx of pod shop/web-1'
+    assert 'Killed: ' in sent['msg_text']
     assert {'sender:earlyoom', 'kube_namespace:shop', 'pod_name:web-1', 'pod_uid:u'} < set(sent['tags'])
+
+
+def test_a_process_that_is_asked_to_end_was_not_killed(run):
+    event = {'id': 'boot-1', 'seq': 1, 'time': timestamp(), 'event': 'kill_signal', 'signal': 'SIGTERM'}
+    [sent] = run([{**event, 'sender': process('earlyoom'), 'target': process()}])
+    assert sent['msg_title'].startswith('earlyoom sent SIGTERM to nginx')
+    assert 'Asked to end (SIGTERM): ' in sent['msg_text']
+    assert 'illed' not in sent['msg_title'] + sent['msg_text']
 
 
 def test_hostile_names_are_escaped_and_limited(run):

@@ -174,9 +174,12 @@ def oom_kill(event):
 def kill_signal(event):
     """The same for a kill by an OOM daemon in user space."""
     sender, target = section(event, 'sender'), section(event, 'target')
-    lines = [f'Killed: {process(target)}.', f'By: {process(sender)}.']
+    # SIGTERM asks for the end: the target may clean up first, or ignore it.
+    is_asked = event.get('signal') == 'SIGTERM'
+    receiver, verb = ('Asked to end (SIGTERM)', 'sent SIGTERM to') if is_asked else ('Killed', 'killed')
+    lines = [f'{receiver}: {process(target)}.', f'By: {process(sender)}.']
     tags = [*victim_tags(target), sanitize.tag('sender', sender.get('comm', ''))]
-    title = f'{sanitize.text(sender.get("comm", "?"), 30)} killed {short_name(target)}'
+    title = f'{sanitize.text(sender.get("comm", "?"), 30)} {verb} {short_name(target)}'
     return KILL_SIGNAL, 'error', title, lines, tags
 
 
