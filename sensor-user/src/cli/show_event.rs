@@ -52,7 +52,7 @@ fn memory_text(memory: &VictimMemory) -> String {
 }
 
 fn allocation(context: &AllocContext) -> String {
-    let AllocContext { order, gfp_flags, constraint, from_log } = context;
+    let AllocContext { order, gfp_flags, gfp_names, constraint, nodes, from_log } = context;
     let pages = match *order {
         SYSRQ => " (none: sysrq-f)".to_owned(),
         1..=20 => format!(" ({} contiguous pages)", 1 << order),
@@ -60,7 +60,11 @@ fn allocation(context: &AllocContext) -> String {
     };
     let zone = zone(gfp_flags).map_or_else(String::new, |zone| format!(" (zone {zone})"));
     let source = if *from_log { " (from the kernel's log)" } else { "" };
-    format!("order {order}{pages}, gfp {gfp_flags}{zone}, constraint {constraint}{source}")
+    let names = gfp_names.as_ref().map_or_else(String::new, |names| format!(" = {names}"));
+    let nodes = nodes.as_ref().map_or_else(String::new, |nodes| format!(" to nodes {nodes}"));
+    format!(
+        "order {order}{pages}, gfp {gfp_flags}{names}{zone}, constraint {constraint}{nodes}{source}"
+    )
 }
 
 /// Order of a kill that sysrq-f asked for.
@@ -356,16 +360,24 @@ mod tests {
         let context = AllocContext {
             order: -1,
             gfp_flags: "0x100cca".into(),
+            gfp_names: Some("GFP_HIGHUSER_MOVABLE".into()),
             constraint: "3".into(),
+            nodes: Some("0-1".into()),
             from_log: false,
         };
         let mut known = kill(b"x", Some(context));
         known.kind.name_constraint(&[Some("none".into()), None, None, Some("memcg".into())]);
-        let expected =
-            serde_json::json!({ "order": -1, "gfp_flags": "0x100cca", "constraint": "memcg" });
+        let expected = serde_json::json!({
+            "order": -1,
+            "gfp_flags": "0x100cca",
+            "gfp_names": "GFP_HIGHUSER_MOVABLE",
+            "constraint": "memcg",
+            "nodes": "0-1",
+        });
         assert_eq!(json(&known)["context"], expected);
         let text = line(&known);
-        let allocation = "order -1 (none: sysrq-f), gfp 0x100cca, constraint memcg";
+        let allocation = "order -1 (none: sysrq-f), gfp 0x100cca = GFP_HIGHUSER_MOVABLE, \
+                          constraint memcg to nodes 0-1";
         assert!(text.ends_with(allocation), "{text}");
         assert!(report(&known).contains(&format!("allocation   {allocation}")), "{text}");
     }
@@ -376,7 +388,9 @@ mod tests {
             let context = AllocContext {
                 order,
                 gfp_flags: gfp_flags.into(),
+                gfp_names: None,
                 constraint: constraint.into(),
+                nodes: None,
                 from_log: false,
             };
             cause(OomType::Global, Some(&context))

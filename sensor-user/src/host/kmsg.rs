@@ -47,8 +47,21 @@ pub struct KmsgKill {
     pub constraint: String,
     /// The cgroup that was out of memory, if the line is unambiguous.
     pub memcg: Option<String>,
-    /// Order and GFP flags (hexadecimal) of the allocation.
-    pub allocation: Option<(i32, String)>,
+    /// Numbers of the NUMA nodes that the allocation could use, if the line is unambiguous.
+    pub nodes: Option<String>,
+    /// The allocation that failed.
+    pub allocation: Option<LoggedAllocation>,
+}
+
+/// An allocation, as the line `invoked oom-killer` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedAllocation {
+    /// It asked for 2^order pages.
+    pub order: i32,
+    /// GFP flags in hexadecimal.
+    pub gfp_flags: String,
+    /// Their names.
+    pub gfp_names: Option<String>,
 }
 
 /// The open log.
@@ -64,8 +77,8 @@ pub struct KernelLog {
 pub(crate) struct PendingKills {
     /// Oldest first.
     pub(crate) kills: VecDeque<KmsgKill>,
-    /// Order and GFP flags of the last line `invoked oom-killer`.
-    allocation: Option<(i32, String)>,
+    /// That of the last line `invoked oom-killer`.
+    allocation: Option<LoggedAllocation>,
 }
 
 impl KernelLog {
@@ -142,12 +155,16 @@ fn parse_record(record: &str) -> Option<(u64, &str)> {
 
 /// Order and flags of `COMM invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0,
 /// oom_score_adj=0`.
-fn parse_invoked(message: &str) -> Option<(i32, String)> {
+fn parse_invoked(message: &str) -> Option<LoggedAllocation> {
     let (_, rest) = message.rsplit_once(" invoked oom-killer: gfp_mask=")?;
-    let flags = rest.split(['(', ',']).next()?;
-    flags.strip_prefix("0x")?.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
-    let order = rest.split_once(", order=")?.1.split(',').next()?.parse().ok()?;
-    Some((order, flags.to_owned()))
+    let (mask, rest) = rest.split_once(", order=")?;
+    let (gfp_flags, names) = mask.split_once('(').unwrap_or((mask, ""));
+    gfp_flags.strip_prefix("0x")?.bytes().all(|b| b.is_ascii_hexdigit()).then_some(())?;
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b"_|".contains(&b);
+    let names = names.strip_suffix(')').filter(|names| names.bytes().all(is_name));
+    let order = rest.split(',').next()?.parse().ok()?;
+    let gfp_names = names.filter(|names| !names.is_empty()).map(str::to_owned);
+    Some(LoggedAllocation { order, gfp_flags: gfp_flags.to_owned(), gfp_names })
 }
 
 /// The cgroup of `...,cpuset=NAME,mems_allowed=0,oom_memcg=PATH,task_memcg=PATH,task=COMM`. The
@@ -185,14 +202,35 @@ fn parse_kill(message: &str) -> Option<KmsgKill> {
     let (constraint, rest) = rest.split_once(',')?;
     let (rest, _) = rest.rsplit_once(",uid=")?;
     let (rest, pid) = rest.rsplit_once(",pid=")?;
+    let nodes = parse_nodes(rest);
     // Only with this constraint does the kernel name a cgroup (constrained_alloc, mm/oom_kill.c).
     let memcg = (constraint == "MEMCG").then(|| parse_oom_memcg(rest)).flatten();
     Some(KmsgKill {
         pid: pid.parse().ok()?,
         constraint: constraint.to_lowercase(),
         memcg,
+        nodes,
         ..KmsgKill::default()
     })
+}
+
+/// The nodes of `nodemask=NODES,cpuset=NAME,mems_allowed=NODES,...`: those of the allocation, or else
+/// of its cpuset. The first field is before all names. The second one may also be part of a name.
+fn parse_nodes(rest: &str) -> Option<String> {
+    let (nodemask, rest) = rest.strip_prefix("nodemask=")?.split_once(",cpuset=")?;
+    let nodes = if nodemask == "(null)" {
+        let (_, rest) = rest.split_once(",mems_allowed=")?;
+        if rest.contains(",mems_allowed=") {
+            return None;
+        }
+        let end = rest.find(|c: char| c.is_ascii_lowercase())?;
+        rest[..end].trim_end_matches(',')
+    } else {
+        nodemask
+    };
+    let is_list =
+        !nodes.is_empty() && nodes.bytes().all(|b| b.is_ascii_digit() || b"-,".contains(&b));
+    is_list.then(|| nodes.to_owned())
 }
 
 #[cfg(test)]
@@ -231,7 +269,12 @@ mod tests {
 
     #[test]
     fn lines_of_the_kernel_are_parsed() {
-        assert_eq!(parse_invoked(INVOKED), Some((2, "0xcc0".to_owned())));
+        let allocation = LoggedAllocation {
+            order: 2,
+            gfp_flags: "0xcc0".to_owned(),
+            gfp_names: Some("GFP_KERNEL".to_owned()),
+        };
+        assert_eq!(parse_invoked(INVOKED), Some(allocation));
         let kill = parse_kill(KILL).expect("a kill");
         assert_eq!(
             (kill.pid, &*kill.constraint, kill.memcg.as_deref()),
@@ -242,6 +285,38 @@ mod tests {
         let kill = parse_kill(global).expect("a kill");
         assert_eq!((kill.pid, &*kill.constraint, kill.memcg), (7, "none", None));
         assert_eq!((parse_invoked(KILL), parse_kill(INVOKED)), (None, None));
+    }
+
+    #[test]
+    fn nodes_and_the_names_of_flags_are_taken_only_if_they_are_unambiguous() {
+        let nodes = |from: &str, to: &str| {
+            assert!(KILL.contains(from), "{from}");
+            parse_kill(&KILL.replace(from, to)).expect("a kill").nodes
+        };
+        let mems = "mems_allowed=0";
+        for (from, to, expected) in [
+            (mems, mems, Some("0")),
+            (mems, "mems_allowed=0-1,3", Some("0-1,3")),
+            ("nodemask=(null)", "nodemask=1,4-5", Some("1,4-5")),
+            ("nodemask=(null)", "nodemask=", None),
+            ("nodemask=(null)", "nodemask=x", None),
+            ("cpuset=/", "cpuset=a,mems_allowed=7", None),
+            ("task_memcg=/a/b", "task_memcg=/a,mems_allowed=7", None),
+            (mems, "mems_allowed=", None),
+        ] {
+            assert_eq!(nodes(from, to).as_deref(), expected, "{to}");
+        }
+        let names = |to: &str| {
+            parse_invoked(&INVOKED.replace("(GFP_KERNEL)", to)).expect("an allocation").gfp_names
+        };
+        for (names_in_log, expected) in [
+            ("(GFP_KERNEL|__GFP_ZERO|0x8000)", Some("GFP_KERNEL|__GFP_ZERO|0x8000")),
+            ("()", None),
+            ("", None),
+            ("(GFP KERNEL)", None),
+        ] {
+            assert_eq!(names(names_in_log).as_deref(), expected, "{names_in_log}");
+        }
     }
 
     /// A user can choose the names of processes and cgroups in a line.
@@ -257,7 +332,8 @@ mod tests {
         let cpuset = KILL.replace("cpuset=/", "cpuset=x,oom_memcg=y");
         assert_eq!(parse_kill(&cpuset).expect("a kill").memcg.as_deref(), Some("/a"));
         let comm = INVOKED.replace("hog", "x invoked oom-killer: gfp_mask=0x1(), order=9,");
-        assert_eq!(parse_invoked(&comm), Some((2, "0xcc0".to_owned())));
+        let allocation = parse_invoked(&comm).expect("an allocation");
+        assert_eq!((allocation.order, &*allocation.gfp_flags), (2, "0xcc0"));
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub fn decode(record: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventK
             context: (e.has_context != 0).then(|| AllocContext {
                 order: e.order,
                 gfp_flags: format!("{:#x}", e.gfp_flags),
+                gfp_names: None,
                 constraint: e.constraint.to_string(),
+                nodes: None,
                 from_log: false,
             }),
             memory_back_seconds: None,

@@ -31,7 +31,7 @@ use crate::{
     cgroups::shared_paths::{PathFinder, SharedPaths},
     host::{
         cgroup::{mounts::CgroupMounts, stats},
-        kmsg::{KernelLog, KmsgKill},
+        kmsg::{KernelLog, KmsgKill, LoggedAllocation},
         memory,
         pods::Pods,
     },
@@ -220,17 +220,11 @@ impl EventReader {
         self.inputs.kills.count(victim.cgroup.as_ref(), in_scope);
     }
 
-    /// The kernel log's line on an OOM kill; adds the allocation from there if no probe measured
-    /// it.
+    /// The kernel log's line on an OOM kill; adds to the allocation what no probe measured.
     fn find_logged(&mut self, kind: &mut EventKind) -> Option<KmsgKill> {
         let EventKind::OomKill { victim, context, .. } = kind else { return None };
         let logged = self.inputs.kernel_log.as_mut()?.find(victim.pid)?;
-        if context.is_none()
-            && let Some((order, gfp_flags)) = logged.allocation.clone()
-        {
-            let constraint = logged.constraint.clone();
-            *context = Some(AllocContext { order, gfp_flags, constraint, from_log: true });
-        }
+        add_logged(context, &logged);
         Some(logged)
     }
 
@@ -284,6 +278,26 @@ impl EventReader {
     }
 }
 
+/// Adds to an allocation what only the kernel's log has, or all of it if no probe measured it.
+fn add_logged(context: &mut Option<AllocContext>, logged: &KmsgKill) {
+    let Some(LoggedAllocation { order, gfp_flags, gfp_names }) = logged.allocation.clone() else {
+        return;
+    };
+    let (constraint, nodes) = (logged.constraint.clone(), logged.nodes.clone());
+    match context {
+        None => {
+            let from_log = true;
+            let logged = AllocContext { order, gfp_flags, gfp_names, constraint, nodes, from_log };
+            *context = Some(logged);
+        }
+        Some(measured) if measured.gfp_flags == gfp_flags && measured.order == order => {
+            (measured.gfp_names, measured.nodes) = (gfp_names, nodes);
+        }
+        // The report lists the contradiction.
+        Some(_) => {}
+    }
+}
+
 /// Whether a SIGKILL at `now` may get a report; then `last` becomes `now`.
 fn is_due(last: &mut u64, now: u64) -> bool {
     let due = *last == 0 || now.saturating_sub(*last) >= SIGNAL_REPORT_GAP_NS;
@@ -306,6 +320,32 @@ fn add_workload(task: &mut TaskInfo, paths: &mut PathFinder, pods: &mut Pods, no
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_log_adds_names_and_nodes_to_what_was_measured() {
+        let logged = KmsgKill {
+            constraint: "cpuset".to_owned(),
+            nodes: Some("1".to_owned()),
+            allocation: Some(LoggedAllocation {
+                order: 0,
+                gfp_flags: "0xcc0".to_owned(),
+                gfp_names: Some("GFP_KERNEL".to_owned()),
+            }),
+            ..KmsgKill::default()
+        };
+        let mut context = None;
+        add_logged(&mut context, &logged);
+        let from_log = context.clone().expect("from the log");
+        assert!(from_log.from_log && from_log.constraint == "cpuset");
+        let bare = AllocContext { gfp_names: None, nodes: None, from_log: false, ..from_log };
+        for (order, expected) in [(0, Some("GFP_KERNEL")), (3, None)] {
+            let mut measured = Some(AllocContext { order, ..bare.clone() });
+            add_logged(&mut measured, &logged);
+            let measured = measured.expect("it stays");
+            assert_eq!(measured.gfp_names.as_deref(), expected, "order {order}");
+            assert_eq!((measured.nodes.is_some(), measured.from_log), (expected.is_some(), false));
+        }
+    }
 
     #[test]
     fn four_signals_a_second_get_a_report() {

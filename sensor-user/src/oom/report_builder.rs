@@ -14,7 +14,7 @@ use sensor_core::{
     },
 };
 
-use crate::host::kmsg::KmsgKill;
+use crate::host::kmsg::{KmsgKill, LoggedAllocation};
 
 /// Processes that are listed as the largest.
 const LARGEST: usize = 10;
@@ -111,7 +111,8 @@ fn against_log(kind: &EventKind, logged: &KmsgKill) -> Option<String> {
         ));
     }
     let AllocContext { order, gfp_flags, constraint, .. } = context.as_ref()?;
-    let (logged_order, logged_flags) = logged.allocation.as_ref()?;
+    let LoggedAllocation { order: logged_order, gfp_flags: logged_flags, .. } =
+        logged.allocation.as_ref()?;
     let same =
         order == logged_order && gfp_flags == logged_flags && *constraint == logged.constraint;
     (!same).then(|| {
@@ -291,7 +292,11 @@ mod tests {
         let logged = |constraint: &str, memcg: Option<&str>, order| KmsgKill {
             constraint: constraint.to_owned(),
             memcg: memcg.map(str::to_owned),
-            allocation: Some((order, "0x0".to_owned())),
+            allocation: Some(LoggedAllocation {
+                order,
+                gfp_flags: "0x0".to_owned(),
+                gfp_names: None,
+            }),
             ..KmsgKill::default()
         };
         let against = |kind: &EventKind, logged: &KmsgKill| {

@@ -143,7 +143,9 @@ fn a_kill_has_the_context_of_its_own_oom_call_only() {
     let context = AllocContext {
         order: 2,
         gfp_flags: "0xcc0".to_owned(),
+        gfp_names: None,
         constraint: "3".to_owned(),
+        nodes: None,
         from_log: false,
     };
     set_context(&mut bench, now(), tid(), false);

@@ -55,10 +55,17 @@ pub struct AllocContext {
     pub order: i32,
     /// GFP flags in hexadecimal; their meaning differs between kernels.
     pub gfp_flags: String,
+    /// The kernel's names for these flags, from its log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gfp_names: Option<String>,
     /// The kernel's name for the part of the machine that the allocation could use, hence for what
     /// ran out: `none` (all of it), `cpuset`, `memory_policy`, `memcg`; a number where the name is
     /// not known.
     pub constraint: String,
+    /// Numbers of the NUMA nodes that the allocation could use, such as `0-1,3`, from the kernel's
+    /// log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<String>,
     /// True if this is from the kernel's log; otherwise a probe measured it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub from_log: bool,
