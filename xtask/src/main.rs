@@ -18,8 +18,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use tasks::{
-    bench, build, ci, dashboards, dist, fleet, fuzz, replay, run, scenarios, setup, soak, test,
-    thrash,
+    bench, build, ci, dashboards, dist, faults, fleet, fuzz, replay, run, scenarios, setup, soak,
+    test, thrash,
 };
 
 /// Developer tasks of the memsensor repository
@@ -44,6 +44,7 @@ enum Task {
     Scenarios(scenarios::Args),
     Thrash(thrash::Args),
     Soak(soak::Args),
+    Faults(faults::Args),
     Dashboards(dashboards::Args),
     Fleet(fleet::Args),
     Fuzz(fuzz::Args),
@@ -74,6 +75,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Scenarios(args) => scenarios::run(&args).map(success),
         Task::Thrash(args) => thrash::run(&args).map(success),
         Task::Soak(args) => soak::run(&args).map(success),
+        Task::Faults(args) => faults::run(&args),
         Task::Dashboards(args) => dashboards::run(&args).map(success),
         Task::Fleet(args) => fleet::run(&args).map(success),
         Task::Fuzz(args) => fuzz::run(&args),

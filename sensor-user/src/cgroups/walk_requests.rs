@@ -12,10 +12,13 @@ use std::{
 };
 
 use anyhow::Result;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use sensor_core::common::counter::nanos;
 
-use crate::publish::control::{EventFd, Shutdown};
+use crate::publish::{
+    control::{EventFd, Shutdown},
+    wait::wait_for,
+};
 
 /// Shortest time between two walks for an event.
 pub(super) const WALK_FOR_EVENT: Duration = Duration::from_secs(1);
@@ -116,11 +119,10 @@ impl WalkRequests {
 
     /// Waits for a request, for shutdown, or until the timeout.
     pub(super) fn wait(&self, shutdown: &Shutdown, timeout: Duration) {
-        let Ok(timeout) = Timespec::try_from(timeout) else { return };
         let mut fds =
             [PollFd::new(shutdown, PollFlags::IN), PollFd::new(&self.requested, PollFlags::IN)];
         // If interrupted, the caller checks again.
-        let _ = poll(&mut fds, Some(&timeout));
+        wait_for(&mut fds, timeout);
     }
 }
 

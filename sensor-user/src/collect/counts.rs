@@ -115,6 +115,8 @@ pub struct CgroupClocks {
 pub struct CountReader {
     clocks: CgroupClocks,
     samples: u64,
+    /// Events that the kernel had skipped when that was last read.
+    skipped: Option<u64>,
     unread: UnreadMaps,
 }
 
@@ -129,7 +131,7 @@ impl CountReader {
         log_change("counters", &mut self.unread.counters, read.as_ref().err());
         let counts = read.unwrap_or_else(|_| Counts {
             taken_ns: monotonic_ns(),
-            reports_skipped: maps.recursion_misses().is_some(),
+            reports_skipped: self.skipped.is_some(),
             ..Counts::default()
         });
         Counts { clocks: self.clocks.clone(), unread: self.unread, ..counts }
@@ -155,14 +157,14 @@ impl CountReader {
         }
         let losses = &mut rows[loss::ROW as usize];
         losses[Loss::CgroupEvicted as usize] = self.clocks.evicted;
-        let skipped = maps.recursion_misses();
-        losses[Loss::Recursion as usize] = skipped.unwrap_or_default();
+        self.skipped = maps.recursion_misses().or(self.skipped);
+        losses[Loss::Recursion as usize] = self.skipped.unwrap_or_default();
         Ok(Counts {
             taken_ns,
             rows,
             in_flight: InFlight::of(&slots, taken_ns),
             costs: maps.costs(),
-            reports_skipped: skipped.is_some(),
+            reports_skipped: self.skipped.is_some(),
             scope_stalls: maps.stalls_of(without_psi, &slots, taken_ns),
             ..Counts::default()
         })
@@ -238,12 +240,26 @@ pub(super) mod tests {
         }
 
         fn recursion_misses(&self) -> Option<u64> {
-            Some(0)
+            (self.word > 1).then_some(self.word)
         }
 
         fn costs(&self) -> Vec<ProgramCost> {
             Vec::new()
         }
+    }
+
+    #[test]
+    fn the_count_of_skipped_events_does_not_fall() {
+        let mut reader = CountReader::default();
+        let mut read = |word| {
+            let maps = FakeMaps { word, ..FakeMaps::default() };
+            let counts = reader.read(Some(&maps), &BTreeSet::new());
+            (counts.reports_skipped, counts.rows[loss::ROW as usize][Loss::Recursion as usize])
+        };
+        assert_eq!(read(0), (false, 0), "the kernel does not report it");
+        assert_eq!(read(7), (true, 7));
+        assert_eq!(read(0), (true, 7), "it cannot be read");
+        assert_eq!(read(8), (true, 8));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use sensor_core::{
     common::{clock::monotonic_ns, counter::nanos},
     model::{
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     kernel::read::Reader,
-    publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample},
+    publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample, wait::wait_for},
 };
 
 /// Time to the next sample while new files of a scope are on their way.
@@ -163,12 +163,11 @@ impl Sampler {
     fn wait(&self, pressed: bool) {
         // While there is pressure, the triggers add nothing.
         let triggers = if pressed { &[] } else { self.scopes.triggers() };
-        let Ok(timeout) = Timespec::try_from(self.interval(pressed)) else { return };
         let shutdown = PollFd::new(&self.shared.shutdown, PollFlags::IN);
         let triggers = triggers.iter().map(|file| PollFd::new(file, PollFlags::PRI));
         let mut all: Vec<_> = std::iter::once(shutdown).chain(triggers).collect();
         // If interrupted, the next sample comes early.
-        let _ = poll(&mut all, Some(&timeout));
+        wait_for(&mut all, self.interval(pressed));
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use sensor_core::common::clock::monotonic_ns;
 
 use super::pressed::is_pressed;
@@ -20,6 +20,7 @@ use crate::{
     publish::{
         control::{RescanRequest, Shutdown},
         sample::PublishedSample,
+        wait::wait_for,
     },
     usage::scanner::{ProcessScanner, ScanPriority},
 };
@@ -82,10 +83,9 @@ impl ScanLoop {
     /// Waits for a request, for shutdown, or until a scan may be due.
     fn wait(&self) {
         let timeout = if self.scanner.is_walking() { STEP } else { POLL };
-        let Ok(timeout) = Timespec::try_from(timeout) else { return };
         let events = [self.shutdown.as_fd(), self.rescan.as_fd(), self.openers.as_fd()];
         let mut events = events.each_ref().map(|event| PollFd::new(event, PollFlags::IN));
         // If interrupted, the next round comes early.
-        let _ = poll(&mut events, Some(&timeout));
+        wait_for(&mut events, timeout);
     }
 }

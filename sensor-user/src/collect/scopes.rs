@@ -242,7 +242,10 @@ impl CgroupScope {
                     let stalled_ns = self.stalls.update(reading.at_ns, clocks);
                     reading.stall_ns = Some(stalled_ns.saturating_add(self.files.hang_ns()));
                 }
-                (self.evaluator.evaluate(reading), no_stall_source(&reading))
+                let failure = self.files.failure().map(|e| format!("{e:#}").into());
+                let unknown_reason = no_stall_source(&reading);
+                let unknown_reason = unknown_reason.map(|reason| failure.unwrap_or(reason));
+                (self.evaluator.evaluate(reading), unknown_reason)
             }
             // A service that restarts is not unknown in between.
             Err(Unread { reason, is_pending }) => {

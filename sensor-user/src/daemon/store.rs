@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use sensor_core::{
     common::{
         clock::{boot_id, since_boot_ns},
@@ -23,7 +23,9 @@ use tracing::{info, warn};
 
 use crate::{
     host::own_process,
-    publish::{control::Shutdown, own_process::PublishedProcess, sample::PublishedSample},
+    publish::{
+        control::Shutdown, own_process::PublishedProcess, sample::PublishedSample, wait::wait_for,
+    },
     serve::state::drain::OperatorDrain,
 };
 
@@ -122,6 +124,9 @@ impl Store {
         }
         match self.file.write(&SavedStates::now(states.clone())) {
             Ok(()) => {
+                if written.is_failing {
+                    info!("the verdict can be saved again");
+                }
                 *written = Written { states: Some(states), at: Instant::now(), is_failing: false };
             }
             Err(e) if !written.is_failing => {
@@ -136,11 +141,10 @@ impl Store {
 
     /// Waits for the next comparison, for a drain, or for shutdown.
     fn wait(&self) {
-        let Ok(timeout) = Timespec::try_from(INTERVAL) else { return };
         let mut events =
             [PollFd::new(&self.shutdown, PollFlags::IN), PollFd::new(&self.drain, PollFlags::IN)];
         // If interrupted, the next round comes early.
-        let _ = poll(&mut events, Some(&timeout));
+        wait_for(&mut events, INTERVAL);
     }
 }
 

@@ -18,6 +18,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use rustix::fs::OFlags;
+use tracing::{error, info};
 
 /// The kernel log; each read returns one record.
 const PATH: &str = "/dev/kmsg";
@@ -70,6 +71,7 @@ pub struct KernelLog {
     file: File,
     record: Box<[u8]>,
     pending: PendingKills,
+    is_failing: bool,
 }
 
 /// Parsed kills whose events have not arrived.
@@ -89,7 +91,8 @@ impl KernelLog {
         let file = OpenOptions::new().read(true).custom_flags(flags).open(PATH);
         let mut file = file.with_context(|| format!("open {PATH}"))?;
         file.seek(SeekFrom::End(0)).with_context(|| format!("seek in {PATH}"))?;
-        Ok(Self { file, record: vec![0; MAX_RECORD].into(), pending: PendingKills::default() })
+        let (record, pending) = (vec![0; MAX_RECORD].into(), PendingKills::default());
+        Ok(Self { file, record, pending, is_failing: false })
     }
 
     /// Removes and returns the log's entry on the kill of that process. Call it once per event, in
@@ -98,6 +101,18 @@ impl KernelLog {
     pub fn find(&mut self, pid: u32) -> Option<KmsgKill> {
         self.read_new_records();
         self.pending.take(pid)
+    }
+
+    /// Logs the first failure and the end of a run of failures.
+    fn log_change(&mut self, failure: Option<&std::io::Error>) {
+        match failure {
+            Some(e) if !self.is_failing => {
+                error!("OOM reports lack the kernel's log: read {PATH}: {e}");
+            }
+            None if self.is_failing => info!("{PATH} can be read again"),
+            _ => {}
+        }
+        self.is_failing = failure.is_some();
     }
 
     fn read_new_records(&mut self) {
@@ -111,7 +126,9 @@ impl KernelLog {
                 // EPIPE: records were overwritten before they were read. The next read returns the
                 // oldest.
                 Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::Interrupted) => {}
-                Err(_) => return,
+                Err(e) => {
+                    return self.log_change(Some(&e).filter(|e| e.kind() != ErrorKind::WouldBlock));
+                }
             }
         }
     }

@@ -5,9 +5,8 @@
 
 use std::{fs, path::Path, sync::Arc};
 
-use tracing::debug;
-
 use super::{
+    host_file::HostFile,
     late_files::{LateFiles, OfferedFiles},
     pressure,
     proc_file::{ProcFile, numbers},
@@ -26,22 +25,22 @@ const ZONEINFO_NS: u64 = 15_000_000_000;
 /// is early reads them too.
 const SLOW_NS: u64 = 900_000_000;
 
-/// The open files. A file that cannot be opened leaves its part of a reading empty.
+/// The open files.
 #[derive(Debug)]
 pub struct HostMemory {
-    vmstat: Option<ProcFile>,
-    meminfo: Option<ProcFile>,
-    zoneinfo: Option<ProcFile>,
+    vmstat: HostFile,
+    meminfo: HostFile,
+    zoneinfo: HostFile,
     /// The last value of zoneinfo, and when it was read.
     above_low: Option<(u64, Option<i64>)>,
-    swaps: Option<ProcFile>,
+    swaps: HostFile,
     late_files: LateFiles,
     offered: Arc<OfferedFiles>,
     /// The last values of `swaps` and `late_files`, and when they were read.
     slow: Option<(u64, SlowValues)>,
     kill_counts: Option<KillCounts>,
-    pressure: Option<ProcFile>,
-    io_pressure: Option<ProcFile>,
+    pressure: HostFile,
+    io_pressure: HostFile,
 }
 
 /// Counts of vmstat for kills that no probe sees.
@@ -54,7 +53,7 @@ pub struct KillCounts {
 }
 
 /// Corrections of the values of meminfo.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct SlowValues {
     /// Memory that ZFS can give back, which MemAvailable does not include.
     zfs_bytes: u64,
@@ -65,9 +64,7 @@ struct SlowValues {
 impl HostMemory {
     /// Opens the files below `root`, which is `/` except in tests.
     pub fn open(root: &Path) -> Self {
-        let open = |path: &str| ProcFile::open(&root.join(path)).ok();
-        // With psi=0 the files exist, but reading them fails.
-        let readable = |path: &str| ProcFile::readable(&root.join(path));
+        let open = |path: &str| HostFile::open(&root.join(path));
         Self {
             vmstat: open("proc/vmstat"),
             meminfo: open("proc/meminfo"),
@@ -78,14 +75,14 @@ impl HostMemory {
             offered: Arc::default(),
             slow: None,
             kill_counts: None,
-            pressure: readable("proc/pressure/memory"),
-            io_pressure: readable("proc/pressure/io"),
+            pressure: open("proc/pressure/memory"),
+            io_pressure: open("proc/pressure/io"),
         }
     }
 
     /// Whether the kernel measures pressure.
-    pub fn has_psi(&self) -> bool {
-        self.pressure.is_some()
+    pub const fn has_psi(&self) -> bool {
+        self.pressure.exists()
     }
 
     /// Where a thread that may open files offers those that appear later.
@@ -101,19 +98,19 @@ impl HostMemory {
     /// Reads all files into `reading`. A file that cannot be read leaves its part empty, so that
     /// the other parts do not become stale.
     pub fn read(&mut self, reading: &mut Reading) {
-        let page = rustix::param::page_size() as u64;
+        let (page, now_ns) = (rustix::param::page_size() as u64, reading.at_ns);
         self.kill_counts = None;
-        if let Some(text) = read(&mut self.vmstat) {
+        if let Some(text) = self.vmstat.read(now_ns) {
             parse_vmstat(text, page, reading);
             self.kill_counts = parse_kill_counts(text);
         }
-        if let Some(text) = read(&mut self.meminfo) {
+        if let Some(text) = self.meminfo.read(now_ns) {
             parse_meminfo(text, reading);
         }
-        let slow = self.slow_values(reading.at_ns);
+        let slow = self.slow_values(now_ns);
         correct(reading, slow);
-        reading.above_low_bytes = self.above_low_bytes(reading.at_ns, page);
-        let totals = |file: &mut Option<ProcFile>| pressure::parse(read(file)?).ok();
+        reading.above_low_bytes = self.above_low_bytes(now_ns, page);
+        let totals = |file: &mut HostFile| pressure::parse(file.read(now_ns)?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
@@ -125,10 +122,16 @@ impl HostMemory {
             Some((read_ns, values)) if now_ns < read_ns.saturating_add(SLOW_NS) => values,
             _ => {
                 self.offered.replace(&mut self.late_files);
+                // Without its last value, memory would seem to fall while a file cannot be read.
+                let last = self.slow.map(|(_, values)| values).unwrap_or_default();
                 let LateFiles { arcstats, zram } = &mut self.late_files;
-                let zfs_bytes = read(arcstats).and_then(zfs::evictable).unwrap_or(0);
-                let swaps = read(&mut self.swaps);
-                let swap = swaps.map(|swaps| SwapRoom::read(swaps, zram)).unwrap_or_default();
+                let zfs_bytes = match arcstats.as_mut().map(ProcFile::read) {
+                    Some(Ok(text)) => zfs::evictable(text).unwrap_or(0),
+                    Some(Err(_)) => last.zfs_bytes,
+                    None => 0,
+                };
+                let swaps = self.swaps.read(now_ns);
+                let swap = swaps.map_or(last.swap, |swaps| SwapRoom::read(swaps, zram));
                 let values = SlowValues { zfs_bytes, swap };
                 self.slow = Some((now_ns, values));
                 values
@@ -140,16 +143,13 @@ impl HostMemory {
         match self.above_low {
             Some((read_ns, bytes)) if now_ns < read_ns.saturating_add(ZONEINFO_NS) => bytes,
             _ => {
-                let bytes = read(&mut self.zoneinfo).and_then(|text| parse_zoneinfo(text, page));
+                let text = self.zoneinfo.read(now_ns);
+                let bytes = text.and_then(|text| parse_zoneinfo(text, page));
                 self.above_low = Some((now_ns, bytes));
                 bytes
             }
         }
     }
-}
-
-fn read(file: &mut Option<ProcFile>) -> Option<&str> {
-    file.as_mut()?.read().inspect_err(|e| debug!("{e:#}")).ok()
 }
 
 fn sum(values: &[Option<u64>]) -> Option<u64> {

@@ -6,14 +6,15 @@
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
 //!   other figures of its process; [`process_rights`]: user and capabilities of a process.
 //! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
-//! * [`proc_file`]: files that the kernel generates at each read; [`handoff`] of open files to the
-//!   sensing thread.
+//! * [`proc_file`]: files that the kernel generates at each read; `host_file`: those that may fail
+//!   for a while; [`handoff`] of open files to the sensing thread.
 //!
 //! Not here: decisions, and anything of BPF.
 
 pub mod cgroup;
 pub mod footprint;
 mod handoff;
+mod host_file;
 pub mod kmsg;
 pub mod late_files;
 pub mod memory;

@@ -2,7 +2,12 @@
 //! buffer: a read needs no new descriptor, no path lookup and, once the buffer has grown, no
 //! memory.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
+use std::{
+    fs::File,
+    io::ErrorKind,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,6 +18,7 @@ const MAX_BYTES: usize = 8 << 20;
 /// An open file of /proc or of a cgroup.
 #[derive(Debug)]
 pub struct ProcFile {
+    path: PathBuf,
     file: File,
     buffer: Vec<u8>,
 }
@@ -21,7 +27,7 @@ impl ProcFile {
     /// Opens the file.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-        Ok(Self { file, buffer: vec![0; 8192] })
+        Ok(Self { path: path.to_owned(), file, buffer: vec![0; 8192] })
     }
 
     /// Opens the file if it can be read: with psi=0 pressure files exist, but reading them fails.
@@ -33,6 +39,12 @@ impl ProcFile {
     /// Reads the present content. Bytes that are not UTF-8 become `?`: the kernel copies names as
     /// they are, and one of them must not make the other lines unreadable.
     pub fn read(&mut self) -> Result<&str> {
+        let len = self.fill().with_context(|| format!("read {}", self.path.display()))?;
+        Ok(replace_invalid(&mut self.buffer[..len]))
+    }
+
+    /// Reads into the buffer, and returns the length.
+    fn fill(&mut self) -> Result<usize> {
         let mut len = 0;
         loop {
             if len == self.buffer.len() {
@@ -41,12 +53,13 @@ impl ProcFile {
                 }
                 self.buffer.resize(len * 2, 0);
             }
-            match self.file.read_at(&mut self.buffer[len..], len as u64)? {
-                0 => break,
-                n => len += n,
+            match self.file.read_at(&mut self.buffer[len..], len as u64) {
+                Ok(0) => return Ok(len),
+                Ok(n) => len += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
             }
         }
-        Ok(replace_invalid(&mut self.buffer[..len]))
     }
 }
 

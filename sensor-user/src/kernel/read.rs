@@ -158,10 +158,9 @@ impl Reader {
     }
 
     /// Events that the kernel skipped, see [`loss::Loss::Recursion`]; `None` before 5.12, which
-    /// does not report them.
+    /// does not report them, and if they cannot be read for one of the programs.
     pub fn recursion_misses(&self) -> Option<u64> {
-        let misses = self.infos.iter().filter_map(|(_, info)| read_info(info)?.misses);
-        misses.reduce(u64::saturating_add)
+        sum_of_all(self.infos.iter().map(|(_, info)| read_info(info)?.misses))
     }
 
     /// The stall clocks of all cgroups in the kernel half's map, ordered by id, including stalls in
@@ -219,6 +218,13 @@ fn collect_map<K: Ord, V>(
     all.with_context(|| format!("read the map {name}"))
 }
 
+/// `None` if one of the values is missing, or if there is none: a sum without it would be a counter
+/// that falls.
+fn sum_of_all(mut values: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    let first = values.next()??;
+    values.try_fold(first, |sum, value| Some(sum.saturating_add(value?)))
+}
+
 /// Opens /proc/self/fdinfo of a loaded program, before capabilities are dropped.
 fn info_of(program: &Program) -> Option<File> {
     let fd = program.fd().ok()?.as_fd().as_raw_fd();
@@ -261,6 +267,18 @@ mod tests {
         assert!(format!("{error:#}").starts_with("read the map X: "), "{error:#}");
         let endless = std::iter::repeat_with(|| Ok((1, 1)));
         assert_eq!(collect_map(endless, "X").expect("bounded").len(), 1);
+    }
+
+    #[test]
+    fn a_sum_lacks_no_value() {
+        for (values, sum) in [
+            (&[Some(2), Some(0), Some(3)][..], Some(5)),
+            (&[Some(2), None, Some(3)], None),
+            (&[None, Some(3)], None),
+            (&[], None),
+        ] {
+            assert_eq!(sum_of_all(values.iter().copied()), sum, "{values:?}");
+        }
     }
 
     #[test]

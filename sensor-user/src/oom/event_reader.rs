@@ -8,7 +8,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use sensor_core::{
     common::clock::monotonic_ns,
     model::{
@@ -42,6 +42,7 @@ use crate::{
         oom_kills::OomKillCounts,
         sample::PublishedSample,
         usage::PublishedUsage,
+        wait::wait_for,
     },
 };
 
@@ -137,10 +138,9 @@ impl EventReader {
     }
 
     fn wait(&self) {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL.subsec_nanos()) };
         let mut events = [PollFd::new(&self.inputs.rings.events, PollFlags::IN)];
         // If interrupted, the loop checks all the same.
-        let _ = poll(&mut events, Some(&timeout));
+        wait_for(&mut events, POLL);
     }
 
     /// Applies records of created and removed cgroups. If the cache stays locked, they wait in the

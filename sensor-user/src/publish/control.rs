@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
+
+use super::wait::wait_for;
 
 /// An event that a thread can poll for.
 #[derive(Debug)]
@@ -33,9 +35,7 @@ impl EventFd {
 
     /// Waits until it is signalled; returns false after the timeout or if interrupted.
     pub(crate) fn wait(&self, timeout: Duration) -> bool {
-        let Ok(timeout) = Timespec::try_from(timeout) else { return false };
-        let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout));
-        ready.is_ok_and(|ready| ready > 0)
+        wait_for(&mut [PollFd::new(&self.0, PollFlags::IN)], timeout)
     }
 }
 

@@ -6,7 +6,7 @@
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
 //! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
 //!   [`log_losses`]: lost lines of the log.
-//! * [`control`]: shutdown, and requests for a scan.
+//! * [`control`]: shutdown, and requests for a scan; [`wait`]: waiting for them.
 //!
 //! Not here: how anything is collected or served.
 
@@ -20,3 +20,4 @@ pub mod oom_kills;
 pub mod own_process;
 pub mod sample;
 pub mod usage;
+pub mod wait;

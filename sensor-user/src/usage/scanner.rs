@@ -14,7 +14,7 @@ use sensor_core::{
     },
 };
 use sensor_ebpf::probes;
-use tracing::error;
+use tracing::{error, info};
 
 use super::tracker::{ScanBatch, UsageTracker};
 use crate::{
@@ -59,6 +59,7 @@ pub struct ProcessScanner {
     paths: SharedPaths,
     /// When the host was last calm: seconds since boot.
     calm: Option<u32>,
+    is_failing: bool,
 }
 
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl ProcessScanner {
             _ => Source::Proc(None),
         };
         let tracker = UsageTracker::new(procfs::page_size());
-        Self { tracker, published, begun_ns: None, source, paths, calm: None }
+        Self { tracker, published, begun_ns: None, source, paths, calm: None, is_failing: false }
     }
 
     /// Scans if a scan is due. Continues a walk over /proc by one step.
@@ -105,9 +106,14 @@ impl ProcessScanner {
         };
         match batch {
             Ok(None) => {}
-            Ok(Some(batch)) => self.publish(batch, now, priority),
+            Ok(Some(batch)) => {
+                if std::mem::take(&mut self.is_failing) {
+                    info!("processes can be scanned again");
+                }
+                self.publish(batch, now, priority);
+            }
             Err(e) => {
-                if self.published.load().is_some() {
+                if !std::mem::replace(&mut self.is_failing, true) {
                     self.published.store(None);
                     error!("process memory scan failed: {e:#}");
                 }

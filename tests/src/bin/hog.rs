@@ -8,6 +8,7 @@
 //! `hog threads N MIB` holds MIB in each of N threads.
 //! `hog spawn MIB FIFO` holds MIB and spawns a child that opens FIFO for reading before exec.
 //! `hog kill PID` sends SIGKILL.
+//! `hog cgroups DIR N` makes and removes N cgroups in DIR, and prints the seconds of CPU that it had.
 //!
 //! `--comm-hex HEX` sets a thread name of any bytes, `--adj N` the oom_score_adj, and `--wait`
 //! waits for a line on stdin before it begins.
@@ -15,6 +16,7 @@
 use std::{
     ffi::CString,
     io::{Read as _, Write as _},
+    path::Path,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -57,6 +59,7 @@ fn run() -> Result<()> {
             anon(mib.parse()?, |memory| touch_for(memory, Duration::from_secs(seconds)))
         }
         ["leak", mib, rate] => leak(mib.parse()?, rate.parse()?),
+        ["cgroups", dir, count] => cgroups(Path::new(dir), count.parse()?),
         ["file", path, mib, passes] => file(path, mib.parse()?, passes.parse()?),
         ["forks", n, mib] => forks(n.parse()?, mib),
         ["threads", n, mib] => threads(n.parse()?, mib.parse()?),
@@ -174,5 +177,16 @@ fn threads(n: usize, mib: usize) -> Result<()> {
     for thread in all {
         thread.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
     }
+    Ok(())
+}
+
+fn cgroups(dir: &Path, count: u32) -> Result<()> {
+    for n in 0..count {
+        let group = dir.join(format!("churn-{n:0100}"));
+        std::fs::create_dir(&group).with_context(|| format!("mkdir {}", group.display()))?;
+        std::fs::remove_dir(&group).with_context(|| format!("rmdir {}", group.display()))?;
+    }
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    println!("{}", Duration::try_from(cpu)?.as_secs_f64());
     Ok(())
 }

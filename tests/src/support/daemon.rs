@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -80,6 +81,12 @@ impl Daemon {
         Self::with(&listeners(LOCAL), OFTEN, &env)
     }
 
+    /// With its rules on and its files in this directory, which must exist. `wrapper` is a command
+    /// that must become the daemon, such as `unshare --mount`; it may be empty.
+    pub fn in_directory(dir: &Path, wrapper: &[&str], config: &str) -> Result<Self> {
+        Self::launch(dir.to_owned(), &listeners(LOCAL), &format!("{OFTEN}{config}"), wrapper, &[])
+    }
+
     fn listening_on(addrs: [&str; 2], config: &str) -> Result<Self> {
         Self::with(&listeners(addrs), config, &[])
     }
@@ -88,6 +95,16 @@ impl Daemon {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("memsensor-test-{}-{n}", std::process::id()));
+        Self::launch(dir, listeners, config, &[], env)
+    }
+
+    fn launch(
+        dir: PathBuf,
+        listeners: &str,
+        config: &str,
+        wrapper: &[&str],
+        env: &[(&str, String)],
+    ) -> Result<Self> {
         // A directory of its own, which the daemon hands to its user.
         std::fs::create_dir_all(dir.join("run"))?;
         let socket = dir.join("run/socket");
@@ -98,7 +115,7 @@ impl Daemon {
             &file,
             format!("socket = \"{}\"\n{user}{config}\n{}", socket.display(), listeners),
         )?;
-        let (child, log) = spawn(&file, env)?;
+        let (child, log) = spawn(&file, wrapper, env)?;
         let listeners = listeners.matches("[[listen]]").count();
         let mut daemon = Self { child, dir, listening: Vec::new(), log, listeners };
         daemon.wait_until_ready()?;
@@ -113,7 +130,7 @@ impl Daemon {
 
     /// The same after [`Self::stop`].
     pub fn restart_after_end(&mut self) -> Result<()> {
-        (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[])?;
+        (self.child, self.log) = spawn(&self.dir.join("config.toml"), &[], &[])?;
         self.wait_until_ready()
     }
 
@@ -276,8 +293,12 @@ pub fn listening(log: &str) -> Vec<SocketAddr> {
 
 type Log = Arc<Mutex<String>>;
 
-fn spawn(config: &Path, env: &[(&str, String)]) -> Result<(Child, Log)> {
-    let mut child = Command::new(program("memsensor")?)
+fn spawn(config: &Path, wrapper: &[&str], env: &[(&str, String)]) -> Result<(Child, Log)> {
+    let memsensor = program("memsensor")?;
+    let words = wrapper.iter().map(OsStr::new).chain([memsensor.as_os_str()]);
+    let words: Vec<_> = words.collect();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
         .args(["run", "--config"])
         .arg(config)
         .envs(env.iter().map(|(name, value)| (name, value)))

@@ -7,6 +7,7 @@
 //! * [`daemon`], [`prometheus`]: those programs, started on free ports and queried.
 //! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
+//! * [`failing_calls`]: system calls of a process that fail.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
 //! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
@@ -16,6 +17,7 @@ pub mod alerting;
 pub mod counts;
 pub mod daemon;
 pub mod dashboards;
+pub mod failing_calls;
 pub mod manifests;
 pub mod metrics_table;
 pub mod open_loop;

@@ -14,14 +14,16 @@
 //! * [`host_memory`]: huge pages and zram.
 //! * [`host`]: requirements, reduced operation, and cleanup.
 //! * [`serving`]: consumers of memsensor.
+//! * [`host_faults`]: faults of the host around the daemon.
 //!
-//! All but `serving` also run in a minimal guest: they only use sh, mount, umount, unshare and
-//! sleep.
+//! All but `serving` and `host_faults` also run in a minimal guest: they only use sh, mount, umount,
+//! unshare and sleep.
 
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
 mod cgroups;
 mod host;
+mod host_faults;
 mod host_memory;
 mod oom;
 mod processes;

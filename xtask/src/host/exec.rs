@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 use super::toolchain::{Version, in_path};
 
 /// The variables that sudo passes to a program.
-const PRESERVE_ENV: &str = "--preserve-env=RUST_LOG,RUST_BACKTRACE,NO_COLOR,MEMSENSOR_TOOLS";
+const PRESERVE_ENV: &str =
+    "--preserve-env=RUST_LOG,RUST_BACKTRACE,NO_COLOR,MEMSENSOR_TOOLS,MEMSENSOR_LONG_FAULTS";
 
 /// The root of the repository.
 pub(crate) fn workspace() -> PathBuf {

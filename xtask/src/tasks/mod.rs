@@ -7,6 +7,7 @@ pub(crate) mod build;
 pub(crate) mod ci;
 pub(crate) mod dashboards;
 pub(crate) mod dist;
+pub(crate) mod faults;
 pub(crate) mod fleet;
 pub(crate) mod fuzz;
 mod measurement;

@@ -12,8 +12,8 @@ use super::{
 /// probe with the whole guest under pressure. Lockdown is last: it cannot be undone.
 const ALL: [&str; 5] = [
     "kernel",
-    "live --skip serving::",
-    "guest probes:: host:: verdict::",
+    "live --skip serving:: --skip host_faults::",
+    "guest probes:: host:: verdict:: hotplug::",
     "guest lockdown::integrity",
     "guest lockdown::confidentiality",
 ];
@@ -42,6 +42,11 @@ pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
         let cpus = Guest::new("32 CPUs", kernel)
             .with_tests(&["live oom:: reclaim::", "guest quirks::cpus"]);
         guests.push(Guest { cpus: 32, memory_mib: 1024, ..cpus });
+        let one = Guest::new("1 CPU", kernel).with_tests(&[
+            "live oom:: reclaim::",
+            "guest host:: verdict:: hotplug::mem hotplug::a_wall",
+        ]);
+        guests.push(Guest { cpus: 1, ..one });
     }
     guests
 }
@@ -54,7 +59,8 @@ fn has_memcg_v1(kernel: &Kernel) -> bool {
 fn v1_guests(kernel: &Kernel) -> [Guest; 2] {
     [(Cgroups::V1, "cgroup v1"), (Cgroups::Hybrid, "cgroup hybrid")].map(|(cgroups, name)| {
         let guest = Guest::new(name, kernel);
-        let guest = guest.with_tests(&["live --skip serving::", "guest probes::"]);
+        let guest =
+            guest.with_tests(&["live --skip serving:: --skip host_faults::", "guest probes::"]);
         Guest { cgroups, is_column: true, ..guest }
     })
 }
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn the_oldest_and_newest_amd64_kernel_have_special_guests() {
         let kernels: Vec<_> = machine::ALL.into_iter().flat_map(kernels).collect();
-        for name in ["psi=0", "32 CPUs"] {
+        for name in ["psi=0", "32 CPUs", "1 CPU"] {
             let all = guests(&kernels, false);
             let special = all.iter().filter(|guest| guest.name == name);
             let series: Vec<_> = special.map(|guest| guest.kernel.series.as_str()).collect();

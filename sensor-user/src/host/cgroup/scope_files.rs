@@ -5,14 +5,22 @@
 //! memory controller is on v1, PSI is that of the v2 cgroup with the same path, but only while
 //! processes are in it: a container runtime may have joined v1 only.
 //!
+//! A file that cannot be read leaves its part of the reading empty. Only if the cgroup does not exist
+//! is there no reading.
+//!
 //! Not here: opening them (`scope_opener`), and files that are opened for one reading (`stats`).
 
-use std::{path::Path, sync::Arc};
+use std::{io, sync::Arc};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::io::Errno;
 use sensor_core::{common::counter::FileCounter, verdict::reading::Reading};
+use tracing::{error, info};
 
-use super::files::{FileNames, MemoryStat, parse_bytes, parse_populated};
+use super::{
+    files::{MemoryStat, parse_populated},
+    limit_files::{Headroom, LimitFiles},
+};
 use crate::host::{
     handoff::Handoff,
     pressure,
@@ -26,6 +34,8 @@ pub struct ScopeFiles {
     name: String,
     handoff: Arc<Handoff<OpenFiles>>,
     files: Option<Arc<OpenFiles>>,
+    /// Why a part of the last reading is missing.
+    failure: Option<anyhow::Error>,
     kills: FileCounter,
     hang: Hang,
     /// Since when nothing can be read: CLOCK_MONOTONIC nanoseconds.
@@ -84,6 +94,7 @@ impl ScopeFiles {
             name,
             handoff,
             files: None,
+            failure: None,
             kills: FileCounter::default(),
             hang: Hang::default(),
             unread_ns: None,
@@ -108,6 +119,11 @@ impl ScopeFiles {
         self.hang.total_ns
     }
 
+    /// Why a part of the last reading is missing.
+    pub const fn failure(&self) -> Option<&anyhow::Error> {
+        self.failure.as_ref()
+    }
+
     /// Reads all files into `reading`. Opens none: if they cannot be read, as when the cgroup was
     /// removed, it requests new ones and fails.
     ///
@@ -126,8 +142,10 @@ impl ScopeFiles {
             files.check_twin()?;
             files.read(self.v1, &mut new_reading, host)
         });
-        let is_hanging = result.map_err(|error| self.unread(now, &error))?;
+        let Parts { is_hanging, failure } = result.map_err(|error| self.unread(now, &error))?;
         self.unread_ns = None;
+        self.log_change(failure.as_ref());
+        self.failure = failure;
         self.hang.add(now, is_hanging);
         let with_hang = |ns: u64| ns.saturating_add(self.hang.total_ns);
         new_reading.some_ns = new_reading.some_ns.map(with_hang);
@@ -135,6 +153,17 @@ impl ScopeFiles {
         new_reading.oom_kills = new_reading.oom_kills.map(|kills| self.kills.update(kills));
         *reading = new_reading;
         Ok(())
+    }
+
+    /// Logs the first failure and the end of a run of failures.
+    fn log_change(&self, failure: Option<&anyhow::Error>) {
+        match failure {
+            Some(e) if self.failure.is_none() => {
+                error!("{}: a part of its samples is missing: {e:#}", self.name);
+            }
+            None if self.failure.is_some() => info!("{}: all files again", self.name),
+            _ => {}
+        }
     }
 
     /// Requests new files.
@@ -177,45 +206,85 @@ impl OpenFiles {
         Ok(())
     }
 
-    /// Returns whether tasks wait because the cgroup is out of memory.
-    pub(super) fn read(&mut self, v1: bool, reading: &mut Reading, host: &Reading) -> Result<bool> {
-        let mut headroom = match &mut self.own {
-            Some(own) => {
-                let stat = MemoryStat::parse(own.stat.read()?, v1);
-                fill_counters(&stat, reading);
-                own.headroom(v1, &stat)?
-            }
-            None => Headroom::default(),
+    /// An error if the cgroup was removed.
+    pub(super) fn read(
+        &mut self,
+        v1: bool,
+        reading: &mut Reading,
+        host: &Reading,
+    ) -> Result<Parts> {
+        let mut parts = Parts::default();
+        let own = match &mut self.own {
+            Some(own) => match parts.take(own.stat(v1))? {
+                Some(stat) => {
+                    fill_counters(&stat, reading);
+                    parts.take(own.headroom(v1, &stat))?
+                }
+                None => None,
+            },
+            None => Some(Headroom::default()),
         };
-        for ancestor in &mut self.ancestors {
-            let stat = MemoryStat::parse(ancestor.stat.read()?, v1);
-            headroom = headroom.min(ancestor.headroom(v1, &stat)?);
+        let above = parts.take(headroom_of(&mut self.ancestors, v1))?;
+        // A limit that is not known must not look like a limit that is not set.
+        if let (Some(own), Some(above), Some(_)) = (own, above, host.total_bytes) {
+            own.min(above).fill(reading, host);
         }
-        let host_headroom = Headroom {
-            total: host.total_bytes,
-            available: host.available_bytes,
-            unused: host.unused_bytes,
-            swap_free: host.swap_free_bytes,
-        };
-        let headroom = headroom.min(host_headroom);
-        reading.total_bytes = headroom.total;
-        reading.available_bytes = headroom.available;
-        reading.unused_bytes = headroom.unused;
-        // Without swap on the host, the cgroup's limit of swap has no meaning.
-        reading.swap_free_bytes = host.swap_free_bytes.and(headroom.swap_free);
-        let mut is_hanging = false;
-        if let Some(kills) = &mut self.kills {
-            let [kills, under_oom] = numbers(kills.read()?, ["oom_kill", "under_oom"]);
-            (reading.oom_kills, is_hanging) = (kills, under_oom.is_some_and(|n| n > 0));
+        if let Some(kills) = &mut self.kills
+            && let Some(text) = parts.take(kills.read())?
+        {
+            let [kills, under_oom] = numbers(text, ["oom_kill", "under_oom"]);
+            (reading.oom_kills, parts.is_hanging) = (kills, under_oom.is_some_and(|n| n > 0));
         }
-        if let Some(pressure) = &mut self.psi.pressure {
-            pressure::parse(pressure.read()?)?.fill(reading);
+        let parse = |file: &mut ProcFile| file.read().and_then(pressure::parse);
+        if let Some(pressure) = &mut self.psi.pressure
+            && let Some(totals) = parts.take(parse(pressure))?
+        {
+            totals.fill(reading);
         }
         if let Some(pressure) = &mut self.psi.io_pressure {
-            reading.io_full_ns = Some(pressure::parse(pressure.read()?)?.full_ns);
+            reading.io_full_ns = parts.take(parse(pressure))?.map(|totals| totals.full_ns);
         }
-        Ok(is_hanging)
+        Ok(parts)
     }
+}
+
+/// What the limits of these cgroups leave.
+fn headroom_of(cgroups: &mut [LimitFiles], v1: bool) -> Result<Headroom> {
+    let mut least = Headroom::default();
+    for files in cgroups {
+        let stat = files.stat(v1)?;
+        least = least.min(files.headroom(v1, &stat)?);
+    }
+    Ok(least)
+}
+
+/// What is known beside the reading.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    /// Whether tasks wait because the cgroup is out of memory.
+    is_hanging: bool,
+    /// Why a part could not be read.
+    failure: Option<anyhow::Error>,
+}
+
+impl Parts {
+    /// Notes a failure of a part. It is an error if the cgroup was removed.
+    fn take<T>(&mut self, part: Result<T>) -> Result<Option<T>> {
+        match part {
+            Ok(part) => Ok(Some(part)),
+            Err(e) if is_removed(&e) => Err(e),
+            Err(e) => {
+                self.failure.get_or_insert(e);
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Whether the cgroup of an open file was removed (`kernfs_get_active`, fs/kernfs).
+fn is_removed(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.and_then(Errno::from_io_error) == Some(Errno::NODEV)
 }
 
 fn fill_counters(stat: &MemoryStat, reading: &mut Reading) {
@@ -225,84 +294,4 @@ fn fill_counters(stat: &MemoryStat, reading: &mut Reading) {
     reading.swapped_in_bytes = bytes(stat.swapped_in);
     reading.swapped_out_bytes = bytes(stat.swapped_out);
     (reading.scanned_pages, reading.reclaimed_pages) = (stat.scanned, stat.reclaimed);
-}
-
-/// The files of one cgroup's limits and usage.
-#[derive(Debug)]
-pub(super) struct LimitFiles {
-    usage: ProcFile,
-    limits: Vec<ProcFile>,
-    swap_usage: Option<ProcFile>,
-    swap_limit: Option<ProcFile>,
-    stat: ProcFile,
-}
-
-/// Memory that can still be allocated, in bytes; `None` is no limit.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Headroom {
-    total: Option<u64>,
-    /// `unused` and reclaimable cache.
-    available: Option<u64>,
-    unused: Option<u64>,
-    swap_free: Option<u64>,
-}
-
-impl Headroom {
-    /// The smaller value of each field.
-    fn min(self, other: Self) -> Self {
-        let least = |a: Option<u64>, b: Option<u64>| a.into_iter().chain(b).min();
-        Self {
-            total: least(self.total, other.total),
-            available: least(self.available, other.available),
-            unused: least(self.unused, other.unused),
-            swap_free: least(self.swap_free, other.swap_free),
-        }
-    }
-}
-
-impl LimitFiles {
-    pub(super) fn open(dir: &Path, v1: bool) -> Result<Self> {
-        let open = |name: &str| ProcFile::open(&dir.join(name));
-        let stat = open("memory.stat")?;
-        let names = FileNames::of(v1);
-        Ok(Self {
-            usage: open(names.usage)?,
-            // Above `high`, tasks must reclaim before they allocate: it acts as a limit.
-            limits: std::iter::once(names.limit)
-                .chain(names.high)
-                .map(open)
-                .collect::<Result<_>>()?,
-            swap_usage: open(names.swap_usage).ok(),
-            swap_limit: open(names.swap_limit).ok(),
-            stat,
-        })
-    }
-
-    pub(super) fn limit(&mut self) -> Result<Option<u64>> {
-        let mut least = None;
-        for limit in &mut self.limits {
-            least = parse_bytes(limit.read()?).into_iter().chain(least).min();
-        }
-        Ok(least)
-    }
-
-    fn headroom(&mut self, v1: bool, stat: &MemoryStat) -> Result<Headroom> {
-        let usage = parse_bytes(self.usage.read()?).context("the usage is not a number")?;
-        let total = self.limit()?;
-        // Page cache and slab can be reclaimed; tmpfs counts as page cache but cannot.
-        let cache = stat.file.saturating_sub(stat.shmem).saturating_add(stat.slab);
-        let unused = total.map(|total| total.saturating_sub(usage));
-        let available = unused.map(|unused| unused.saturating_add(cache.min(usage)));
-        // The pool of huge pages is neither free nor reclaimable.
-        let total = total.map(|total| total.saturating_sub(stat.hugetlb));
-        let mut swap_free = None;
-        if let (Some(swapped), Some(limit)) = (&mut self.swap_usage, &mut self.swap_limit)
-            && let Some(limit) = parse_bytes(limit.read()?)
-        {
-            let free = limit.saturating_sub(parse_bytes(swapped.read()?).unwrap_or(0));
-            // v1 limits memory and swap together.
-            swap_free = Some(if v1 { free.saturating_sub(unused.unwrap_or(0)) } else { free });
-        }
-        Ok(Headroom { total, available, unused, swap_free })
-    }
 }

@@ -15,8 +15,9 @@ use walkdir::DirEntryExt as _;
 
 use super::{
     files::FileNames,
+    limit_files::LimitFiles,
     mounts::{self, CgroupMounts},
-    scope_files::{LimitFiles, OpenFiles, PsiFiles, ScopeFiles, is_populated},
+    scope_files::{OpenFiles, PsiFiles, ScopeFiles, is_populated},
 };
 use crate::{
     host::{handoff::Handoff, proc_file::ProcFile},

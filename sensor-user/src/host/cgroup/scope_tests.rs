@@ -159,6 +159,51 @@ fn v1_limits_memory_and_swap_together() {
     assert_eq!(reading.swap_free_bytes, HOST.swap_free_bytes);
 }
 
+/// The kernel's file fails for a while, e.g. with ENOMEM.
+#[test]
+fn a_file_that_fails_leaves_only_its_part_empty() {
+    let (dir, mut scope) = scope_files(true, &V1_FILES);
+    let at = |name: &str| dir.path().join("a/web").join(name);
+    let ancestor = [("memory.usage_in_bytes", "5"), ("memory.limit_in_bytes", "4096")];
+    for (name, text) in ancestor.into_iter().chain([("memory.stat", "total_cache 1\n")]) {
+        fs::write(dir.path().join("a").join(name), text).expect("write");
+    }
+    fs::write(at("cgroup.events"), "populated 1\n").expect("write");
+    for name in ["memory.pressure", "io.pressure"] {
+        fs::write(at(name), PRESSURE).expect("write");
+    }
+    let too_long = "x".repeat(10 << 20);
+    let read = |scope: &mut Served| {
+        let mut reading = Reading::default();
+        scope.read(&mut reading, &HOST).expect("the cgroup exists");
+        let Reading { full_ns, io_full_ns, oom_kills, total_bytes, .. } = reading;
+        [full_ns, io_full_ns, oom_kills, total_bytes].map(|value| value.is_some())
+    };
+    assert_eq!(read(&mut scope), [true; 4]);
+    for (name, expected) in [
+        ("memory.pressure", [false, true, true, true]),
+        ("io.pressure", [true, false, true, true]),
+        ("memory.oom_control", [true, true, false, true]),
+        ("memory.usage_in_bytes", [true, true, true, false]),
+        ("memory.stat", [true, true, true, false]),
+        // Without it the limit would seem to be the host's memory.
+        ("../memory.limit_in_bytes", [true, true, true, false]),
+    ] {
+        let content = fs::read_to_string(at(name)).expect("read");
+        fs::write(at(name), &too_long).expect("write");
+        assert_eq!(read(&mut scope), expected, "{name}");
+        let failure = scope.failure().map(|e| format!("{e:#}")).expect("a reason");
+        assert!(failure.contains(name.trim_start_matches("../")), "{failure}");
+        fs::write(at(name), content).expect("write");
+        assert_eq!(read(&mut scope), [true; 4], "{name} can be read again");
+        assert!(scope.failure().is_none());
+    }
+    // The host's memory is a limit too.
+    let mut reading = Reading::default();
+    scope.read(&mut reading, &Reading::default()).expect("reads");
+    assert_eq!((reading.total_bytes, reading.full_ns), (None, Some(5000)));
+}
+
 #[test]
 fn limits_of_ancestors_bound_a_cgroup() {
     let files_of = |dir: &str, max: &str, high: &str, current: u64, swap: &str| {

@@ -40,10 +40,10 @@ pub fn tables(results: &Results) -> String {
          | | without | with the flood | ratio |\n|---|---:|---:|---:|\n",
         flooded.connects
     );
-    let requests: [(&str, fn(&Phase) -> &[Request<()>]); 2] =
-        [("`/readyz`", |phase| &phase.readyz), ("agent-check", |phase| &phase.agent)];
-    for (name, of) in requests {
-        let (a, b) = (Latency::of(of(calm)), Latency::of(of(flooded)));
+    for (name, a, b) in
+        [("`/readyz`", &calm.readyz, &flooded.readyz), ("agent-check", &calm.agent, &flooded.agent)]
+    {
+        let (a, b) = (Latency::of(a), Latency::of(b));
         for (part, a, b) in
             [("median", a.p50, b.p50), ("p99", a.p99, b.p99), ("longest", a.longest, b.longest)]
         {
