@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use super::run::{Phase, Results};
+use super::run::Results;
 use crate::support::open_loop::Request;
 
 /// Results of one kind of request.
