@@ -4,13 +4,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sensor_core::{
     common::{clock::monotonic_ns, state_file::StateFile},
     model::{
         coverage::Coverage,
         memory_usage::{MemoryUsage, ProcessUsage},
-        readiness::OnUnknown,
         snapshot::{Sample, Snapshot},
     },
     verdict::{
@@ -21,6 +20,7 @@ use sensor_core::{
     },
 };
 use sensor_user::{
+    daemon::config::Config,
     oom::decode::decode,
     publish::{
         event_log::EventLog,
@@ -29,10 +29,10 @@ use sensor_user::{
     },
     serve::state::{
         app::{AppState, Published},
+        background::Background,
         clients::ClientTracker,
         connections::Connections,
         drain::OperatorDrain,
-        settings,
     },
 };
 
@@ -54,13 +54,15 @@ pub fn app_state() -> AppState {
         process: Arc::default(),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
+    // The sample stays as it is.
+    let config = Config { stale_after: Duration::MAX, ..Config::default() };
     AppState {
         published,
         scopes: scopes.map(str::to_owned).into(),
-        policy: Arc::default(),
-        // The sample stays as it is.
-        readiness: settings::Readiness { stale_after: Duration::MAX, on_unknown: OnUnknown::Pass },
-        metrics: settings::Metrics { buckets: settings::Buckets::default(), growing_processes: 5 },
+        settings: Arc::new(ArcSwap::from_pointee(config.served(Arc::default()))),
+        background: Background::new().0,
+        reload: None,
+        protection: Arc::default(),
         drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
         clients: Arc::new(ClientTracker::new(0)),
         connections: Connections::default(),
