@@ -18,7 +18,7 @@ const PROGRAM: &str = "/usr/local/bin/memsensor";
 
 fn shipped(name: &str) -> String {
     let path = repository().join("sensor-user/deploy").join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    std::fs::read_to_string(path).expect(name)
 }
 
 /// What is on the port.
@@ -117,7 +117,7 @@ fn npd_config() -> Value {
 fn seconds(value: &Value) -> Duration {
     let text = value.as_str().expect("a duration");
     let seconds = text.strip_suffix('s').and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or_else(|| panic!("{text} is not in seconds")))
+    Duration::from_secs(seconds.expect(text))
 }
 
 /// Go ignores keys that it does not know: a misspelt key would have no effect.

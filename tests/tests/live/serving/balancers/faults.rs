@@ -243,7 +243,9 @@ fn balancers_always_serve_whatever_happens_to_memsensor() {
         wait_for(&fronts, "before", usual);
         for host in 0..HOSTS {
             let moment = format!("{fault:?} on {} of {HOSTS}", host + 1);
-            fronts.iter().for_each(|front| front.forget_polls());
+            for front in &fronts {
+                front.forget_polls();
+            }
             faults.make(fault, host);
             let answers = matches!(fault, Fault::Flooded | Fault::Stale);
             for front in &fronts {

@@ -57,12 +57,12 @@ impl Pair {
         let keepaliveds = [0, 1].map(|host| keepalived(host, &checks));
         let seen = [const { Cell::new(0) }; HOSTS];
         let pair = Self { keepaliveds, checks, seen, dir, _undo: undo };
-        wait_until("an address", || pair.holders() == [true, false]);
+        wait_until("an address", || Self::holders() == [true, false]);
         pair
     }
 
     /// Which hosts have the virtual address.
-    fn holders(&self) -> [bool; HOSTS] {
+    fn holders() -> [bool; HOSTS] {
         [0, 1].map(|host| {
             let name = namespace(host);
             let mut command = Command::new("ip");
@@ -108,7 +108,7 @@ impl Front for Pair {
     /// Both hosts for a moment while the address moves.
     fn traffic(&self) -> Traffic {
         // Again if it moved between the two looks.
-        let holders = (0..2).map(|_| self.holders()).find(|holders| *holders != [false, false]);
+        let holders = (0..2).map(|_| Self::holders()).find(|holders| *holders != [false, false]);
         match holders {
             Some([true, false]) => Traffic::First,
             Some([false, true]) => Traffic::Second,

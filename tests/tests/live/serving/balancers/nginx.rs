@@ -14,7 +14,7 @@ use crate::{Running, wait_until};
 
 /// nginx, and the script that writes its upstream.
 pub(super) struct Nginx {
-    nginx: Balancer,
+    balancer: Balancer,
     upstream: PathBuf,
     checks: RecordedChecks,
     _script: Running,
@@ -40,7 +40,7 @@ impl Nginx {
             command
         });
         nginx.wait_until_it_serves();
-        Self { nginx, upstream, checks, _script: script }
+        Self { balancer: nginx, upstream, checks, _script: script }
     }
 }
 
@@ -62,7 +62,7 @@ impl Front for Nginx {
     }
 
     fn traffic(&self) -> Traffic {
-        traffic_through(&self.nginx)
+        traffic_through(&self.balancer)
     }
 
     fn forget_polls(&self) {
@@ -77,7 +77,7 @@ impl Front for Nginx {
 #[test]
 fn nginx_follows_the_weights_and_always_serves() {
     let hosts = Host::both();
-    let Nginx { nginx, upstream, checks: _checks, _script } = Nginx::start();
+    let Nginx { balancer: nginx, upstream, checks: _checks, _script } = Nginx::start();
     nginx.expect_share(40..=60);
 
     hosts[0].kill();
