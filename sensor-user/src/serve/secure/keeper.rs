@@ -7,13 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::{
     listener::{Security, State},
     passwords::Queue,
 };
-use crate::publish::control::Shutdown;
+use crate::publish::{control::Shutdown, wait::wait_for};
 
 /// Time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -48,10 +48,9 @@ impl Keeper {
     }
 
     fn wait(&self, time: Duration) {
-        let Ok(time) = Timespec::try_from(time) else { return };
         let (queue, shutdown) = (self.queue.event().as_fd(), self.shutdown.as_fd());
         let mut fds = [queue, shutdown].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         // If interrupted, the loop looks again.
-        let _ = poll(&mut fds, Some(&time));
+        wait_for(&mut fds, time);
     }
 }
