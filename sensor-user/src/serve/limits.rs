@@ -46,9 +46,6 @@ const MAX_PER_ADDRESS: u32 = 25;
 const MAX_ACCEPTED: u32 = 400;
 /// Connections that may be closed in a row before other tasks run: some tens of microseconds.
 const REFUSED_IN_A_ROW: u32 = 16;
-/// Time between two looks at the backlog in a flood: each turn of the thread then takes several
-/// connections. Other clients wait as long, which is little beside a flood.
-const FLOOD_PAUSE: Duration = Duration::from_millis(2);
 /// Most likely there are no free descriptors: some are closed within this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -59,14 +56,11 @@ struct RateLimit {
     accepted: u32,
     served: u32,
     by_address: BTreeMap<Prefix, u32>,
-    /// The last period had more connections than may be served in one.
-    is_flooded: bool,
 }
 
 impl RateLimit {
     fn new(now: Instant) -> Self {
-        let (by_address, is_flooded) = (BTreeMap::new(), false);
-        Self { period_start: now, accepted: 0, served: 0, by_address, is_flooded }
+        Self { period_start: now, accepted: 0, served: 0, by_address: BTreeMap::new() }
     }
 
     /// Counts a connection at `now`. Returns the time of the next period if this one has enough
@@ -85,8 +79,7 @@ impl RateLimit {
     /// Counts a connection that is accepted at `now`, to be served or closed.
     fn count_accepted(&mut self, now: Instant) {
         if now >= self.period_start + PERIOD {
-            let is_flooded = self.accepted > MAX_PER_PERIOD;
-            *self = Self { is_flooded, ..Self::new(now) };
+            *self = Self::new(now);
         }
         self.accepted += 1;
     }
@@ -271,12 +264,7 @@ pub async fn accept_tcp<F>(
         };
         let accepted = ready.map(|mut ready| ready.try_io(|listener| accept(listener.get_ref())));
         let (socket, peer) = match accepted {
-            Ok(Err(_would_block)) => {
-                if rate_limit.is_flooded {
-                    tokio::time::sleep(FLOOD_PAUSE).await;
-                }
-                continue;
-            }
+            Ok(Err(_would_block)) => continue,
             Ok(Ok(Ok(accepted))) => accepted,
             Ok(Ok(Err(e))) | Err(e) => {
                 wait_after(&e).await;
@@ -390,23 +378,6 @@ mod tests {
             }
             assert_eq!(limit.pause(), next);
             assert!(limit.by_address.len() <= MAX_PER_PERIOD as usize, "bounded");
-        }
-    }
-
-    #[test]
-    fn only_more_connections_than_are_served_are_a_flood() {
-        let start = Instant::now();
-        let mut limit = RateLimit::new(start);
-        for (period, connections, was_flooded) in [
-            (0, MAX_PER_PERIOD, false),
-            (1, MAX_PER_PERIOD + 1, false),
-            (2, 1, true),
-            (3, 1, false),
-        ] {
-            for _ in 0..connections {
-                limit.count(prefix(1), start + period * PERIOD);
-                assert_eq!(limit.is_flooded, was_flooded, "in period {period}");
-            }
         }
     }
 

@@ -210,7 +210,8 @@ mod tests {
         make(&root);
         let read = |files: &mut ScopeFiles, second: u64| {
             let mut reading = Reading { at_ns: second * 1_000_000_000, ..Reading::default() };
-            files.read(&mut reading, &Reading::default()).map(|()| reading.total_bytes)
+            let host = Reading { total_bytes: Some(100), ..Reading::default() };
+            files.read(&mut reading, &host).map(|()| reading.total_bytes)
         };
         let unread = read(&mut files, 1).expect_err("not opened");
         assert!(unread.is_pending && unread.reason.contains("/web"), "{unread:?}");
