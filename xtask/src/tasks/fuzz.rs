@@ -1,4 +1,4 @@
-//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, two at a time, on the seeds in the
+//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, four at a time, on the seeds in the
 //! repository and on what earlier runs found in `target/fuzz/corpus`. Not here: the planted bugs of
 //! `--check` (`planted`).
 //!
@@ -40,7 +40,7 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
                      -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 
 /// Targets that run at a time.
-const PARALLEL: usize = 2;
+const PARALLEL: usize = 4;
 
 /// An input that takes longer is a finding.
 const TIMEOUT: &str = "-timeout=10";

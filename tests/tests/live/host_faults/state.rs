@@ -117,15 +117,16 @@ fn a_directory_of_the_socket_that_cannot_be_made_is_an_error_and_a_removed_one_i
     let dir = directory("gone");
     let mut daemon = Daemon::in_directory(&dir, &[], "").expect("daemon");
     std::fs::remove_dir_all(&dir).expect("remove");
-    wait_until("the verdict cannot be saved", || daemon.log().contains("cannot save the verdict"));
     assert_eq!(daemon.get("/livez", "").expect("/livez").status, 200);
     daemon.metrics().expect("fresh samples");
     let (output, code) = daemon.ask(&["drain", "--reason", "test"]).expect("drain");
     assert!(code == Some(1) && output.contains("is memsensor running"), "{output}");
     assert!(daemon.stop(rustix::process::Signal::TERM).expect("stop").success());
+    // It is saved at the end in any case.
+    wait_until("the verdict cannot be saved", || daemon.log().contains("cannot save the verdict"));
 
     let socket = std::env::current_exe().expect("path of this test").join("run/socket");
-    let text = format!("socket = \"{}\"", socket.display());
+    let text = format!("user = \"\"\nsocket = \"{}\"", socket.display());
     let file = config("gone.toml", &text);
     let args = ["run", "--config", file.to_str().expect("UTF-8"), "--listen", "127.0.0.1:0"];
     let args = args.into_iter().chain(["--agent-listen", "127.0.0.1:0"]);
