@@ -89,11 +89,12 @@ impl PathBudget {
 /// neighbours below the root.
 fn subtree(path: &str) -> (&str, usize) {
     let mut end = 0;
-    for name in path.split('/').skip(1) {
-        end += 1 + name.len();
+    for part in path.split_inclusive('/') {
+        let name = part.trim_end_matches('/');
         if is_workload(name) {
-            return (&path[..end], 16);
+            return (&path[..end + name.len()], 16);
         }
+        end += part.len();
     }
     let first = path.get(1..).and_then(|rest| rest.find('/')).map_or(path.len(), |len| 1 + len);
     (&path[..first], 2)
@@ -139,6 +140,9 @@ mod tests {
             ("/a", "/a", 2),
             ("/", "/", 2),
             ("", "", 2),
+            // Not a path of the kernel, but such bytes must not end the thread.
+            ("\u{fffd}\u{fffd}\u{44c}lice/a.service", "\u{fffd}\u{fffd}\u{44c}lice/a.service", 16),
+            ("\u{fffd}", "\u{fffd}", 2),
             ("/\u{e9}\u{e9}/x", "/\u{e9}\u{e9}", 2),
         ] {
             assert_eq!(subtree(path), (expected, parts), "{path}");
