@@ -16,24 +16,21 @@ use crate::host::exec;
 
 /// Builds the binaries of the guests. They are static: the guests' user space is busybox only.
 pub(crate) fn test_binaries(machine: &Machine) -> Result<Vec<GuestFile>> {
-    let mut files = Vec::new();
-    for args in [
-        &["build", "--bin", "memsensor", "--bin", "hog"][..],
-        &["test", "--no-run", "--test", "kernel", "--test", "live", "--test", "guest"],
-    ] {
-        let mut cargo = machine.cross.cargo();
-        // If the encoded flags are set, cargo ignores RUSTFLAGS.
-        cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
-        cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
-        // With --target, cargo does not apply the flags to proc macros, which must be dynamic.
-        cargo.args(args).args(["--target", machine.cross.target, "--profile", "guest"]);
-        cargo.args(["--package", "sensor-user", "--package", "sensor-tests"]);
-        cargo.args(["--features", "sensor-tests/live"]);
-        cargo.arg("--message-format=json-render-diagnostics");
-        let (status, messages) = exec::capture_stdout(&mut cargo)?;
-        exec::check_status("cargo", status)?;
-        files.extend(messages.lines().filter_map(executable));
-    }
+    let mut cargo = machine.cross.cargo();
+    // If the encoded flags are set, cargo ignores RUSTFLAGS.
+    cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
+    cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
+    // All in one command: with other features of dependencies, a second one would build much again.
+    cargo.args(["build", "--bin", "memsensor", "--bin", "hog"]);
+    cargo.args(["--test", "kernel", "--test", "live", "--test", "guest"]);
+    // With --target, cargo does not apply the flags to proc macros, which must be dynamic.
+    cargo.args(["--target", machine.cross.target, "--profile", "guest"]);
+    cargo.args(["--package", "sensor-user", "--package", "sensor-tests"]);
+    cargo.args(["--features", "sensor-tests/live"]);
+    cargo.arg("--message-format=json-render-diagnostics");
+    let (status, messages) = exec::capture_stdout(&mut cargo)?;
+    exec::check_status("cargo", status)?;
+    let files: Vec<_> = messages.lines().filter_map(executable).collect();
     for name in ["memsensor", "hog", "kernel", "live", "guest"] {
         if !files.iter().any(|file| file.guest_path == format!("t/{name}")) {
             bail!("cargo built no {name}");
