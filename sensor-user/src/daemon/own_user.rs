@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::unistd;
+use nix::{errno::Errno, unistd};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, chownat, fchown, openat},
     process::geteuid,
@@ -56,7 +56,12 @@ impl OwnUser {
             Ok(uid) => unistd::User::from_uid(unistd::Uid::from_raw(uid)),
             Err(_) => unistd::User::from_name(setting),
         };
-        let known = known.with_context(|| format!("look up the user {setting}"))?;
+        let known = match known {
+            // How the C library reports that there is no such user, or no file of users at all, as
+            // in a container of one program (getpwnam(3)).
+            Err(Errno::ENOENT | Errno::ESRCH | Errno::EBADF | Errno::EPERM) => None,
+            known => known.with_context(|| format!("look up the user {setting}"))?,
+        };
         let (uid, gid) = match (known, setting.parse::<u32>()) {
             (Some(user), _) => (user.uid.as_raw(), user.gid.as_raw()),
             (None, Ok(uid)) => (uid, uid),
