@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use rustix::{net::sockopt::socket_peercred, process::geteuid};
+use rustix::process::geteuid;
 use sensor_core::{
     common::{
         clock::monotonic_ns,
@@ -29,9 +29,10 @@ impl Peer {
     /// Who connected; an error if that is neither root nor the daemon's own user. Others cannot
     /// open the socket, unless somebody changed its mode.
     pub(super) fn of(stream: &UnixStream) -> Result<Self, String> {
-        let peer = socket_peercred(stream).map_err(|e| format!("who connected: {e}"))?;
-        let this = Self { uid: peer.uid.as_raw(), pid: peer.pid.as_raw_nonzero().get() };
-        if peer.uid.is_root() || peer.uid == geteuid() {
+        let peer = stream.peer_cred().map_err(|e| format!("who connected: {e}"))?;
+        // The kernel reports 0 for a process that the daemon's pid namespace does not contain.
+        let this = Self { uid: peer.uid(), pid: peer.pid().unwrap_or(0) };
+        if this.uid == 0 || this.uid == geteuid().as_raw() {
             return Ok(this);
         }
         warn!("uid {}, pid {} may not use the socket", this.uid, this.pid);

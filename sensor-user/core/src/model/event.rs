@@ -189,7 +189,7 @@ pub enum EventKind {
         command: OperatorCommand,
         /// User id of the process that sent it.
         uid: u32,
-        /// Its process id, in the daemon's pid namespace.
+        /// Its process id, in the daemon's pid namespace; 0 if it has none there.
         pid: u32,
         /// Its name, if it could be read.
         #[serde(skip_serializing_if = "Option::is_none", default)]
