@@ -61,6 +61,12 @@ pub(super) trait Front {
     /// The hosts that get traffic now. Panics if a request fails.
     fn traffic(&self) -> Traffic;
 
+    /// Whether it knows that both hosts are fit. `true` where that is visible in the traffic; the last
+    /// resort of HAProxy sends traffic to both, too.
+    fn has_recovered(&self) -> bool {
+        true
+    }
+
     /// Called when a fault begins or grows.
     fn forget_polls(&self) {}
 
@@ -241,6 +247,9 @@ fn balancers_always_serve_whatever_happens_to_memsensor() {
     for fault in [Fault::Flooded, Fault::Frozen, Fault::Stale, Fault::Absent] {
         let usual = |front: &str| expected(front, fault, 0);
         wait_for(&fronts, "before", usual);
+        for front in &fronts {
+            wait_until(&format!("{} knows both", front.name()), || front.has_recovered());
+        }
         for host in 0..HOSTS {
             let moment = format!("{fault:?} on {} of {HOSTS}", host + 1);
             for front in &fronts {

@@ -86,6 +86,11 @@ impl Front for HaProxy {
         traffic_through(&self.0)
     }
 
+    fn has_recovered(&self) -> bool {
+        // Where memsensor ends at a weight of 0, HAProxy keeps it.
+        ["web-01", "web-02"].iter().all(|name| self.server("web", name).1 == "100")
+    }
+
     fn has_polled(&self, host: usize, answered: bool) -> bool {
         let name = ["web-01", "web-02"][host];
         // L7OK is an answer; while a check is in progress, the last outcome has an asterisk.
