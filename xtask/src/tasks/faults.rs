@@ -1,4 +1,5 @@
-//! `faults`: runs the tests of faults (`tests/tests/live/host_faults`) and lists their figures at the end.
+//! `faults`: runs the tests of faults (`tests/tests/live/host_faults`, and the restarts under load)
+//! and lists their figures at the end.
 
 use std::process::ExitCode;
 
@@ -18,7 +19,7 @@ use crate::{
 /// Needs root. The tests are part of the level `live`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Their long forms: every error for every file, 200 kills, a stop of a minute, 50,000 cgroups
+    /// Their long forms: every error for every file, 200 kills, 100 restarts, a stop of a minute, 50,000 cgroups
     #[arg(long)]
     long: bool,
     /// Only tests whose name contains this
@@ -36,8 +37,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         cargo.env("MEMSENSOR_LONG_FAULTS", "1");
     }
     cargo.args(["test", "--package", "sensor-tests", "--features", "live", "--test", "live"]);
-    let filter = args.filter.as_deref().unwrap_or_default();
-    cargo.args(["--", "--test-threads=1", "--nocapture", &format!("host_faults::{filter}")]);
+    cargo.args(["--", "--test-threads=1", "--nocapture"]);
+    match &args.filter {
+        Some(filter) => cargo.arg(filter),
+        None => cargo.args(["host_faults::", "no_client_is_refused"]),
+    };
     let (status, output) = exec::tee(&mut cargo, Stream::Stdout)?;
     println!("\n{}", summary(&output));
     let passed = status.success() && TestCounts::parse(&output).passed > 0;

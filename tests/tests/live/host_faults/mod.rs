@@ -21,12 +21,12 @@ use sensor_tests::support::daemon::Daemon;
 use crate::{as_kill, is_kill, wait_until};
 
 /// `short` normally, `long` in the long form of the tests.
-fn short_or_long<T>(short: T, long: T) -> T {
+pub(crate) fn short_or_long<T>(short: T, long: T) -> T {
     if std::env::var_os("MEMSENSOR_LONG_FAULTS").is_some() { long } else { short }
 }
 
 /// Prints a figure for the summary of `cargo xtask faults`.
-fn figure(text: &str) {
+pub(crate) fn figure(text: &str) {
     println!("measured: {text}");
 }
 

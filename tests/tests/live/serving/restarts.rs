@@ -21,7 +21,11 @@ use sensor_tests::support::{
     scope::program,
 };
 
-use crate::{Running, wait_until};
+use crate::{
+    Running,
+    host_faults::{figure, short_or_long},
+    wait_until,
+};
 
 /// A supervisor that holds the sockets of the daemon.
 struct Supervisor {
@@ -134,21 +138,16 @@ fn assert_all_are_answered(restarts: u32) {
     let failed: Vec<_> = requests.iter().filter(|request| request.outcome.is_err()).collect();
     let longest = requests.iter().map(|request| request.took).max();
     let (sent, failures) = (requests.len(), failed.len());
-    println!("{restarts} restarts, {sent} requests, {failures} failed, longest {longest:?}");
+    figure(&format!(
+        "{restarts} restarts, {sent} requests, {failures} failed, longest {longest:?}"
+    ));
     assert!(sent > restarts as usize * 25, "{sent} requests");
     assert!(failed.is_empty(), "{failed:?}");
 }
 
 #[test]
 fn no_client_is_refused_while_it_restarts() {
-    assert_all_are_answered(3);
-}
-
-/// Ten minutes: `cargo test -p sensor-tests --features live --test live -- --ignored refused`.
-#[test]
-#[ignore = "ten minutes"]
-fn no_client_is_refused_over_a_hundred_restarts() {
-    assert_all_are_answered(100);
+    assert_all_are_answered(short_or_long(3, 100));
 }
 
 /// As in the systemd unit: the directory is the last daemon's user's, who alone may write there.
