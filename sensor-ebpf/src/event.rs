@@ -90,6 +90,8 @@ pub struct OomKill {
     pub memcg: u32,
     /// CLOCK_MONOTONIC nanoseconds.
     pub time_ns: u64,
+    /// CLOCK_MONOTONIC nanoseconds at which the trigger's last reclaim ended; 0 = none is known.
+    pub reclaim_ended_ns: u64,
     /// The killed task.
     pub victim: Task,
     /// The task whose allocation failed.

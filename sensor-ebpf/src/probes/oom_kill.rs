@@ -300,7 +300,8 @@ mod kernel {
             // to exit.
             return 0;
         }
-        let context = context(tid, reclaim.map_or(0, |r| r.ended_ns));
+        let reclaim_ended_ns = reclaim.map_or(0, |r| r.ended_ns);
+        let context = context(tid, reclaim_ended_ns);
         let known = context.called_ns != 0;
         let memcg = if known {
             context.memcg as u32
@@ -320,6 +321,7 @@ mod kernel {
             tag: Tag::OomKill as u32,
             memcg,
             time_ns: now,
+            reclaim_ended_ns,
             victim: task::describe::<Probed>(victim),
             trigger: task::describe::<Probed>(task::current()),
             total_vm_pages: read(mm, &OFF_MM_TOTAL_VM),

@@ -7,6 +7,7 @@ use std::{
     io::{IsTerminal as _, Write as _},
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -49,7 +50,11 @@ pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
         Command::Reload { socket } => ask(&socket.socket, &Request::Reload, false)?,
         Command::Probes { config, json } => return probe(&read(&config)?, json),
         Command::Events { follow, json, socket } => {
-            ask(&socket.socket, &Request::Events { follow }, json)?;
+            if follow || json {
+                ask(&socket.socket, &Request::Events { follow }, json)?;
+            } else {
+                events(&socket.socket)?;
+            }
         }
         Command::Event { id, json, socket } => event(&socket.socket, id, json)?,
         Command::Top { rows, by, once, json, socket } => {
@@ -166,6 +171,18 @@ fn ask(socket: &Path, request: &Request, json: bool) -> Result<()> {
         Ok(out.flush()?)
     });
     ignore_closed_pipe(printed)
+}
+
+/// Prints the kept events; a group of kills is one line.
+fn events(socket: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    call(socket, &Request::Events { follow: false }, |_, response| {
+        if let Response::Event(event) = response {
+            all.push(Arc::unwrap_or_clone(event));
+        }
+        Ok(())
+    })?;
+    print(&show_event::lines(&all))
 }
 
 fn event(socket: &Path, id: String, json: bool) -> Result<()> {

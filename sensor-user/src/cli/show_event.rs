@@ -2,13 +2,13 @@
 //!
 //! Not here: JSON, which is printed as the daemon sends it (`dispatch`).
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use comfy_table::presets::NOTHING;
 use sensor_core::{
     common::text::Printable,
     model::{
-        event::{AllocContext, Event, EventKind, OomType, TaskInfo, VictimMemory},
+        event::{AllocContext, Event, EventKind, OomGroup, OomType, TaskInfo, VictimMemory},
         memory_usage::{CgroupUsage, Growth, ProcessUsage},
         oom_report::{CgroupLimits, HostMemoryUsage, OomReport, StallWindow},
         workload::WorkloadId,
@@ -105,9 +105,12 @@ pub fn line(event: &Event) -> String {
     let text = match &event.kind {
         EventKind::OomKill { oom_type, victim, trigger, memory, context, .. } => {
             let context = context.as_ref().map(|context| format!(", {}", allocation(context)));
+            let follows =
+                event.follows_in().map(|group| format!(" in the group of {}", group.first));
             format!(
-                "OOM kill ({}): {}, {}, oom_score_adj {}; triggered by {}{}",
+                "OOM kill ({}){}: {}, {}, oom_score_adj {}; triggered by {}{}",
                 oom_type.label(),
+                follows.unwrap_or_default(),
                 task(victim),
                 memory_text(memory),
                 victim.oom_score_adj,
@@ -126,6 +129,55 @@ pub fn line(event: &Event) -> String {
     format!("{}  {}  {text}", event.time, event.id)
 }
 
+/// Events in one line each, oldest first. The kills of a group, and the exits of its victims, are one
+/// line.
+pub fn lines(events: &[Event]) -> String {
+    let groups = Groups::of(events);
+    let mut text = String::new();
+    for event in events.iter().filter(|event| !groups.is_part_of_line(event)) {
+        text.push_str(&line(event));
+        if let Some(more) = groups.others.get(event.id.as_str()) {
+            // Writing to a String does not fail.
+            let _ = write!(text, "; and {more} more of the group");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Which kills are shown in the line of another one.
+struct Groups<'a> {
+    /// For each kill that is shown in the line of another one, the id of that one.
+    shown_in: HashMap<&'a str, &'a str>,
+    /// For each kill in whose line others are shown, their number.
+    others: HashMap<&'a str, usize>,
+}
+
+impl<'a> Groups<'a> {
+    fn of(events: &'a [Event]) -> Self {
+        let (mut shown_in, mut others) = (HashMap::new(), HashMap::new());
+        // The first kill of a group may no longer be kept: the first one that is stands for it.
+        let mut shown = HashMap::<&str, &str>::new();
+        for event in events {
+            let EventKind::OomKill { oom_group: Some(group), .. } = &event.kind else { continue };
+            let by = *shown.entry(&group.first).or_insert(&event.id);
+            if by != event.id {
+                shown_in.insert(event.id.as_str(), by);
+                *others.entry(by).or_default() += 1;
+            }
+        }
+        Self { shown_in, others }
+    }
+
+    fn is_part_of_line(&self, event: &Event) -> bool {
+        match &event.kind {
+            EventKind::OomKill { .. } => self.shown_in.contains_key(event.id.as_str()),
+            EventKind::VictimExit { kill, .. } => self.shown_in.contains_key(kill.as_str()),
+            EventKind::KillSignal { .. } | EventKind::Operator { .. } => false,
+        }
+    }
+}
+
 /// An event with its report.
 pub fn report(event: &Event) -> String {
     let mut text = format!("{}  {}\n{}", event.id, event.time, details(&event.kind));
@@ -138,7 +190,15 @@ pub fn report(event: &Event) -> String {
 /// Lines about the kill itself.
 fn details(kind: &EventKind) -> String {
     match kind {
-        EventKind::OomKill { oom_type, victim, trigger, memory, context, memory_back_seconds } => {
+        EventKind::OomKill {
+            oom_type,
+            victim,
+            trigger,
+            memory,
+            context,
+            oom_group,
+            memory_back_seconds,
+        } => {
             let cause = cause(*oom_type, context.as_ref());
             let allocation = context.as_ref().map_or("not measured".to_owned(), allocation);
             let freed = memory_back_seconds
@@ -149,11 +209,12 @@ fn details(kind: &EventKind) -> String {
                  its memory   {}, oom_score_adj {}\n\
                  trigger      {}\n\
                  allocation   {allocation}\n\
-                 memory free  {freed}\n",
+                 memory free  {freed}\n{}",
                 task(victim),
                 memory_text(memory),
                 victim.oom_score_adj,
                 task(trigger),
+                oom_group.as_deref().map(group).unwrap_or_default(),
             )
         }
         EventKind::VictimExit { pid, seconds, kill } => {
@@ -165,6 +226,14 @@ fn details(kind: &EventKind) -> String {
         }
         EventKind::Operator { .. } => operator(kind) + "\n",
     }
+}
+
+fn group(group: &OomGroup) -> String {
+    let OomGroup { first, cgroup } = group;
+    let cgroup = Printable(cgroup);
+    format!(
+        "group        all processes of {cgroup} (memory.oom.group), the first kill is {first}\n"
+    )
 }
 
 fn operator(kind: &EventKind) -> String {
@@ -346,9 +415,54 @@ mod tests {
             trigger: task_info(comm),
             memory,
             context,
+            oom_group: None,
             memory_back_seconds: None,
         };
         Event { id: "b-1".into(), seq: 1, time: String::new(), kind, report: None }
+    }
+
+    #[test]
+    fn a_group_is_one_line() {
+        let member = |id: &str, group: Option<&str>| {
+            let mut event = kill(b"x", None);
+            event.id = id.into();
+            let EventKind::OomKill { oom_group, .. } = &mut event.kind else { panic!() };
+            *oom_group = group
+                .map(|first| OomGroup { first: first.into(), cgroup: "/\u{1b}".into() }.into());
+            event
+        };
+        let exit = |kill: &str| {
+            let kind = EventKind::VictimExit { pid: 7, seconds: 0.5, kill: kill.into() };
+            Event { id: "b-99".into(), seq: 9, time: String::new(), kind, report: None }
+        };
+        let events = [
+            member("b-1", Some("b-1")),
+            member("b-2", Some("b-1")),
+            member("b-3", None),
+            member("b-4", Some("b-1")),
+            exit("b-1"),
+            exit("b-2"),
+            exit("b-3"),
+            // Its first kill is no longer kept.
+            member("b-6", Some("b-5")),
+            member("b-7", Some("b-5")),
+            member("b-8", Some("b-8")),
+        ];
+        let text = lines(&events);
+        let ends = |line: &str, end: &str| assert!(line.ends_with(end), "{line}");
+        let [first, single, exits @ .., rest, alone] = &text.lines().collect::<Vec<_>>()[..] else {
+            panic!("{text}")
+        };
+        assert_eq!(exits.len(), 2, "{text}");
+        ends(first, "; and 2 more of the group");
+        assert!(!single.contains("the group") && !alone.contains("the group"), "{text}");
+        ends(rest, "; and 1 more of the group");
+        assert!(rest.contains("OOM kill (memcg) in the group of b-5: 7"), "{rest}");
+        let shown = report(&events[1]);
+        let expected = "group        all processes of \"/\\u{1b}\" (memory.oom.group), the first \
+                        kill is b-1\n";
+        assert!(shown.contains(expected), "{shown}");
+        assert!(!report(&events[2]).contains("memory.oom.group"));
     }
 
     #[test]

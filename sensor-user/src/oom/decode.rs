@@ -40,6 +40,7 @@ pub fn decode(record: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventK
                 nodes: None,
                 from_log: false,
             }),
+            oom_group: None,
             memory_back_seconds: None,
         };
         Some((e.time_ns, kind))
@@ -58,6 +59,13 @@ pub fn decode(record: &[u8], page_bytes: u64, boot: &str) -> Option<(u64, EventK
     } else {
         None
     }
+}
+
+/// When the last reclaim of the trigger of an OOM kill ended, by its record; 0 if none is known.
+pub fn reclaim_ended_ns(record: &[u8]) -> u64 {
+    let is_kill = bytes::decode::<u32>(record) == Some(Tag::OomKill as u32);
+    let kill: Option<event::OomKill> = is_kill.then(|| bytes::decode(record)).flatten();
+    kill.map_or(0, |kill| kill.reclaim_ended_ns)
 }
 
 fn task(task: &event::Task) -> TaskInfo {

@@ -13,9 +13,9 @@ use sensor_core::{
     common::clock::monotonic_ns,
     model::{
         coverage::Coverage,
-        event::{AllocContext, EventKind, TaskInfo},
+        event::{AllocContext, EventKind, OomType, TaskInfo, event_id},
         memory_usage::MemoryUsage,
-        oom_report::OomReport,
+        oom_report::{CgroupLimits, OomReport},
         workload::WorkloadId,
     },
 };
@@ -24,6 +24,7 @@ use tracing::warn;
 
 use super::{
     decode,
+    kill_groups::{self, Kill, KillGroups},
     report_builder::{self, Sources},
     stall_history::StallHistory,
 };
@@ -99,6 +100,7 @@ pub struct EventReader {
     inputs: Inputs,
     finder: PathFinder,
     stalls: StallHistory,
+    groups: KillGroups,
     pods: Pods,
     page_bytes: u64,
     /// The last known cgroup id of each named scope; 0 before the first.
@@ -109,6 +111,14 @@ pub struct EventReader {
     signal_report_ns: u64,
 }
 
+/// An event as the kernel half reported it.
+struct NewEvent {
+    time_ns: u64,
+    /// Of the trigger of an OOM kill; 0 if none is known.
+    reclaim_ended_ns: u64,
+    kind: EventKind,
+}
+
 impl EventReader {
     /// Without any event yet.
     pub fn new(inputs: Inputs) -> Self {
@@ -116,6 +126,7 @@ impl EventReader {
             finder: PathFinder::new(Arc::clone(&inputs.paths)),
             inputs,
             stalls: StallHistory::default(),
+            groups: KillGroups::default(),
             pods: Pods::default(),
             page_bytes: rustix::param::page_size() as u64,
             scope_ids: Vec::new(),
@@ -179,13 +190,13 @@ impl EventReader {
     }
 
     /// The next event, if there is one.
-    fn next(&mut self) -> Option<(u64, EventKind)> {
+    fn next(&mut self) -> Option<NewEvent> {
         loop {
             let record = self.inputs.rings.events.next()?;
             let boot = self.inputs.events.boot();
-            let decoded = decode::decode(&record, self.page_bytes, boot);
-            if decoded.is_some() {
-                return decoded;
+            if let Some((time_ns, kind)) = decode::decode(&record, self.page_bytes, boot) {
+                let reclaim_ended_ns = decode::reclaim_ended_ns(&record);
+                return Some(NewEvent { time_ns, reclaim_ended_ns, kind });
             }
             warn!("skipped an event record of unknown kind or size: {} bytes", record.len());
         }
@@ -194,21 +205,21 @@ impl EventReader {
     fn read_events(&mut self) {
         let coverage = Arc::clone(&self.inputs.coverage);
         let constraints = coverage.enums.get("oom_constraint").map_or(&[][..], Vec::as_slice);
-        while let Some((time_ns, mut kind)) = self.next() {
+        while let Some(mut event) = self.next() {
             // Update paths first: the cgroup may have been created while the last event waited for
             // a scan.
             self.update_cgroup_paths();
-            kind.name_constraint(constraints);
+            event.kind.name_constraint(constraints);
             let now = monotonic_ns();
-            for task in kind.tasks_mut() {
+            for task in event.kind.tasks_mut() {
                 add_workload(task, &mut self.finder, &mut self.pods, now);
             }
-            if let EventKind::OomKill { victim, .. } = &kind {
+            if let EventKind::OomKill { victim, .. } = &event.kind {
                 self.count_kill(victim);
             }
-            let logged = self.find_logged(&mut kind);
-            let report = self.report(&kind, time_ns, logged.as_ref());
-            self.inputs.events.push(time_ns, kind, report);
+            let logged = self.find_logged(&mut event.kind);
+            let report = self.report(&mut event, logged.as_ref());
+            self.inputs.events.push(event.time_ns, event.kind, report);
         }
     }
 
@@ -228,13 +239,10 @@ impl EventReader {
         Some(logged)
     }
 
-    fn report(
-        &mut self,
-        kind: &EventKind,
-        time_ns: u64,
-        logged: Option<&KmsgKill>,
-    ) -> Option<OomReport> {
-        let victim = match kind {
+    /// The report on a kill. The first look at its cgroups also shows whether it is one of a group.
+    fn report(&mut self, event: &mut NewEvent, logged: Option<&KmsgKill>) -> Option<OomReport> {
+        let time_ns = event.time_ns;
+        let victim = match &event.kind {
             EventKind::OomKill { victim, .. } => victim,
             EventKind::KillSignal { target, .. } => {
                 if !is_due(&mut self.signal_report_ns, monotonic_ns()) {
@@ -246,6 +254,8 @@ impl EventReader {
         };
         let mounts = self.inputs.mounts.as_ref().zip(victim.cgroup.as_deref());
         let cgroups = mounts.map(|(mounts, path)| stats::limits_above(mounts, path));
+        let cgroups = cgroups.unwrap_or_default();
+        self.add_group(event, &cgroups, logged);
         // Before the wait for a scan: the victim's memory may be free after it.
         let host_memory = memory::usage();
         let usage = self.recent_usage(time_ns);
@@ -253,13 +263,31 @@ impl EventReader {
         let host = sample.as_ref().and_then(|sample| sample.scopes.first());
         let sources = Sources {
             time_ns,
-            cgroups: cgroups.unwrap_or_default(),
+            cgroups,
             logged,
             usage: usage.as_deref(),
             stalled: host.and_then(|host| self.stalls.window(&host.reading)),
             host_memory,
         };
-        Some(report_builder::build(kind, sources))
+        Some(report_builder::build(&event.kind, sources))
+    }
+
+    /// Adds the group that an OOM kill is of.
+    fn add_group(
+        &mut self,
+        event: &mut NewEvent,
+        cgroups: &[CgroupLimits],
+        logged: Option<&KmsgKill>,
+    ) {
+        let NewEvent { time_ns, reclaim_ended_ns, kind } = event;
+        let EventKind::OomKill { oom_type, victim, trigger, oom_group, .. } = kind else { return };
+        let (time_ns, reclaim_ended_ns) = (*time_ns, *reclaim_ended_ns);
+        let id = event_id(self.inputs.events.boot(), time_ns);
+        let kill = Kill { time_ns, reclaim_ended_ns, victim, trigger };
+        let oom_cgroup = logged.and_then(|logged| logged.memcg.as_deref());
+        let is_limited = *oom_type == OomType::Memcg;
+        let cgroup = || kill_groups::cgroup_of(cgroups, oom_cgroup, is_limited);
+        *oom_group = self.groups.group_of(kill, id, cgroup);
     }
 
     /// A recent scan of processes. On a calm host the last one may be ten seconds old, and a leak

@@ -2,10 +2,12 @@
 //!
 //! * [`event_reader`]: the thread.
 //! * [`decode`]: records to events; pure.
+//! * [`kill_groups`]: which kills are of one OOM; pure.
 //! * [`report_builder`]: puts the report together; pure.
 //! * [`stall_history`]: stalls of the minute before; pure.
 
 pub mod decode;
 pub mod event_reader;
+mod kill_groups;
 mod report_builder;
 mod stall_history;

@@ -239,6 +239,7 @@ mod tests {
                 virtual_bytes: 0,
             },
             context: None,
+            oom_group: None,
             memory_back_seconds: None,
         }
     }

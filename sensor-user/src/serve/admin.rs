@@ -208,7 +208,15 @@ fn event(id: &str, state: &AppState) -> Result<Arc<Event>> {
             matches!(event.kind, EventKind::OomKill { .. } | EventKind::KillSignal { .. })
         };
         let last = kept.iter().rfind(|event| is_kill(event));
-        return last.cloned().context("no kill since the daemon started");
+        // Of a group, the first kill: its process was selected, and the kernel's log has it.
+        let first = |last: &Arc<Event>| {
+            let group = last.follows_in()?;
+            kept.iter().find(|event| event.id == group.first)
+        };
+        return last
+            .map(|last| first(last).unwrap_or(last))
+            .cloned()
+            .context("no kill since the daemon started");
     }
     let event = kept.iter().find(|event| event.id == id);
     event.cloned().with_context(|| {

@@ -7,12 +7,14 @@
 //! * [`host`]: all programs that this kernel supports are attached, also without tracefs and bpffs.
 //! * [`verdict`]: a whole host that thrashes is overloaded, then ready again.
 //! * [`hotplug`]: CPUs and memory that go offline, and a wall clock that steps.
+//! * [`oom_group`]: kills of a whole cgroup.
 //! * [`lockdown`], [`quirks`]: kernels with lockdown, without PSI, or with many CPUs.
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
 mod host;
 mod hotplug;
 mod lockdown;
+mod oom_group;
 mod pressure;
 mod probes;
 mod quirks;

@@ -198,6 +198,12 @@ impl Bench {
         stalls
     }
 
+    /// When the trigger's last reclaim ended, for each event.
+    pub(crate) fn reclaim_ends(&mut self) -> Vec<u64> {
+        let records = std::iter::from_fn(|| self.events.next().map(|record| record.to_vec()));
+        records.map(|record| decode::reclaim_ended_ns(&record)).collect()
+    }
+
     pub(crate) fn events(&mut self) -> Vec<EventKind> {
         let mut all = Vec::new();
         while let Some(record) = self.events.next() {

@@ -80,6 +80,25 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
     }
 }
 
+/// By this the kills of one OOM are told from those of the next.
+#[test]
+fn a_kill_has_the_end_of_the_last_reclaim_of_its_trigger() {
+    let mut bench = Bench::new();
+    oom_kill(&bench);
+    let begun = now();
+    memcg_reclaim(&bench);
+    let ended = now();
+    // Two kills of one call.
+    oom_kill(&bench);
+    oom_kill(&bench);
+    memcg_reclaim(&bench);
+    oom_kill(&bench);
+    let ends = bench.reclaim_ends();
+    let [0, first, second, later] = ends[..] else { panic!("{ends:?}") };
+    assert!((begun..=ended).contains(&first), "{first} is not in {begun} to {ended}");
+    assert!(second == first && later > ended, "{ends:?}");
+}
+
 /// Writes the record of `oom_context`, which BPF_PROG_TEST_RUN cannot run.
 fn set_context(bench: &mut Bench, called_ns: u64, tid: u32, memcg: bool) {
     set_call(bench, called_ns, tid, memcg, (2, 3));

@@ -14,7 +14,7 @@ use super::{
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving:: --skip host_faults:: --skip flood",
-    "guest probes:: host:: verdict:: hotplug::",
+    "guest probes:: host:: verdict:: hotplug:: oom_group::",
     "guest lockdown::integrity",
     "guest lockdown::confidentiality",
 ];

@@ -86,6 +86,15 @@ def test_a_restart_or_new_configuration_sends_nothing_again(run):
     assert len(run([kill(1), kill(2), kill(3)], restart=True)) == 1
 
 
+def test_kills_of_a_group_are_one_aggregate(run):
+    group = {'first': 'boot-1', 'cgroup': '/web.slice@x'}
+    sent = run([kill(1, oom_group=group), kill(2, oom_group=group), kill(3), kill(4, oom_group={'first': 'b\n'})])
+    keys = [event['aggregation_key'] for event in sent]
+    assert keys == [f'memsensor.oom_kill:boot-{seq}' for seq in (1, 1, 3, 4)], 'an id that is none is no key'
+    line = r'Killed with all processes of /web.slice\x40x (memory.oom.group); the first kill is event boot-1.'
+    assert [line in event['msg_text'] for event in sent] == [True, True, False, False]
+
+
 def test_more_events_than_the_limit_follow_in_the_next_runs(run):
     events = [kill(seq) for seq in range(1, 26)]
     runs = [[event['aggregation_key'] for event in run(events)] for _ in range(4)]

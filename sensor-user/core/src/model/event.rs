@@ -71,6 +71,16 @@ pub struct AllocContext {
     pub from_log: bool,
 }
 
+/// Processes that the kernel killed for one OOM: `memory.oom.group` of their cgroup was 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct OomGroup {
+    /// Id of the event of the first kill. Its process is the one that the OOM killer selected.
+    pub first: String,
+    /// Path of the cgroup whose processes were killed.
+    pub cgroup: String,
+}
+
 /// What ran out of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -160,6 +170,10 @@ pub enum EventKind {
         /// The allocation that failed, where it could be measured.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         context: Option<AllocContext>,
+        /// The group that was killed; absent if the kernel was to kill one process only, or if the
+        /// cgroup's files could not be read.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        oom_group: Option<Arc<OomGroup>>,
         /// Seconds until the victim's memory was free; absent until then.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         memory_back_seconds: Option<f64>,
@@ -216,6 +230,14 @@ pub struct Event {
     /// What else was known at that moment. Only kills have one, and only the latest keep it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub report: Option<Arc<OomReport>>,
+}
+
+impl Event {
+    /// The group that it was killed with, if it is not the first kill of it.
+    pub fn follows_in(&self) -> Option<&OomGroup> {
+        let EventKind::OomKill { oom_group, .. } = &self.kind else { return None };
+        oom_group.as_deref().filter(|group| group.first != self.id)
+    }
 }
 
 impl EventKind {

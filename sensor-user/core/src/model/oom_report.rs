@@ -43,6 +43,12 @@ pub struct CgroupLimits {
     /// Processes in it that the OOM killer killed, by the cgroup's own count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oom_kills: Option<u64>,
+    /// `memory.oom.group`: whether an OOM kills all of its processes; v2 only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_group: Option<bool>,
+    /// How often an OOM killed all of its processes, by the cgroup's own count (since Linux 5.17).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oom_group_kills: Option<u64>,
     /// How often systemd-oomd decided to kill it, by the mark that it leaves (`user.oomd_ooms`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oomd_ooms: Option<u64>,

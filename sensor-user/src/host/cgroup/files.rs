@@ -19,6 +19,8 @@ pub struct FileNames {
     pub swap_limit: &'static str,
     /// The file with the line `oom_kill`.
     pub oom_kills: &'static str,
+    /// 1 if an OOM kills all processes of the cgroup; v2 only.
+    pub oom_group: Option<&'static str>,
 }
 
 const V1: FileNames = FileNames {
@@ -28,6 +30,7 @@ const V1: FileNames = FileNames {
     swap_usage: "memory.memsw.usage_in_bytes",
     swap_limit: "memory.memsw.limit_in_bytes",
     oom_kills: "memory.oom_control",
+    oom_group: None,
 };
 
 const V2: FileNames = FileNames {
@@ -37,6 +40,7 @@ const V2: FileNames = FileNames {
     swap_usage: "memory.swap.current",
     swap_limit: "memory.swap.max",
     oom_kills: "memory.events",
+    oom_group: Some("memory.oom.group"),
 };
 
 impl FileNames {

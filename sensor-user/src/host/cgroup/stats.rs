@@ -29,7 +29,7 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     let files = FileNames::of(mounts.v1);
     let current_bytes = Some(bytes(files.usage)?);
     let kills = fs::read_to_string(dir.join(files.oom_kills)).unwrap_or_default();
-    let [oom_kills] = numbers(&kills, ["oom_kill"]);
+    let [oom_kills, oom_group_kills] = numbers(&kills, ["oom_kill", "oom_group_kill"]);
     let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
     // v1 does not report slab.
     let kinds = if mounts.v1 {
@@ -57,6 +57,8 @@ fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
         swap_bytes: bytes(files.swap_usage),
         swap_max_bytes: bytes(files.swap_limit),
         oom_kills,
+        oom_group: files.oom_group.and_then(bytes).map(|value| value != 0),
+        oom_group_kills,
         oomd_ooms: mark("user.oomd_ooms"),
         oomd_kills: mark("user.oomd_kill"),
     })
@@ -147,7 +149,7 @@ mod tests {
     #[test]
     fn each_level_has_its_own_limits() {
         let dir = tempfile::tempdir().expect("tempdir");
-        let events = "low 0\nhigh 5\nmax 7\noom 3\noom_kill 2\n";
+        let events = "low 0\nhigh 5\nmax 7\noom 3\noom_kill 2\noom_group_kill 1\n";
         write(
             dir.path(),
             "a.slice",
@@ -159,6 +161,7 @@ mod tests {
             ("memory.swap.current", "9\n"),
             ("memory.swap.max", "0\n"),
             ("memory.events", events),
+            ("memory.oom.group", "1\n"),
         ];
         write(dir.path(), "a.slice/b.service", &files);
         let limits = limits_above(&mounts(dir.path(), false), "/a.slice/b.service");
@@ -166,7 +169,9 @@ mod tests {
         assert_eq!((own.path.as_str(), own.current_bytes), ("/a.slice/b.service", Some(300)));
         assert_eq!((own.max_bytes, own.high_bytes, own.oom_kills), (Some(400), None, Some(2)));
         assert_eq!((own.swap_bytes, own.swap_max_bytes), (Some(9), Some(0)));
+        assert_eq!((own.oom_group, own.oom_group_kills), (Some(true), Some(1)));
         assert_eq!((parent.max_bytes, parent.high_bytes), (None, Some(600)));
+        assert_eq!((parent.oom_group, parent.oom_group_kills), (None, None));
     }
 
     /// Memory in tmpfs belongs to no process.

@@ -73,8 +73,11 @@ class Kills:
             return False
         event_type, alert_type, title, lines, tags = describe(event)
         event_id = sanitize.text(event['id'], MAX_ID)
+        # The kills of a memory.oom.group are one aggregate.
+        first = section(event, 'oom_group').get('first')
+        key = first if type(first) is str and ID.fullmatch(first) else event_id
         lines += [f'Event {event_id}: on the host, `memsensor event {event_id}` shows the full report.']
-        self._submit(event_type, alert_type, timestamp, title, lines, f'{event_type}:{event_id}', tags)
+        self._submit(event_type, alert_type, timestamp, title, lines, f'{event_type}:{key}', tags)
         return True
 
     def _submit_missed(self, missed):
@@ -162,6 +165,9 @@ def oom_kill(event):
         f'Triggered by: {process(trigger)}.',
         f'Cause: {OOM_TYPE.get(oom_type, "not known")}.',
     ]
+    if group := section(event, 'oom_group'):
+        cgroup, first = (sanitize.text(group.get(key, '?'), length) for key, length in (('cgroup', 300), ('first', MAX_ID)))
+        lines.append(f'Killed with all processes of {cgroup} (memory.oom.group); the first kill is event {first}.')
     if context := section(event, 'context'):
         fields = ', '.join(f'{key} {sanitize.text(context[key], 40)}' for key in CONTEXT if key in context)
         lines.append(f'Allocation: {fields}.')
