@@ -1,5 +1,5 @@
 //! The loop that does what the sensing loop needs and what could make it wait: it scans processes,
-//! and opens the files of scopes.
+//! and opens files of scopes and of the host.
 //!
 //! Its thread has the priority of the sensing thread: a kill's report waits for a scan, and a scope
 //! for its files. Not here: when a scan is due (`usage/scanner`).
@@ -15,7 +15,9 @@ use sensor_core::common::clock::monotonic_ns;
 
 use super::pressed::is_pressed;
 use crate::{
-    host::{cgroup::scope_opener::ScopeOpeners, late_files::LateFilesOpener},
+    host::{
+        cgroup::scope_opener::ScopeOpeners, host_file::HostFileOpeners, late_files::LateFilesOpener,
+    },
     kernel::programs::Programs,
     publish::{
         control::{RescanRequest, Shutdown},
@@ -41,6 +43,8 @@ pub struct ScanLoop {
     pub scanner: ProcessScanner,
     /// Opens the files of scopes.
     pub openers: ScopeOpeners,
+    /// Opens files of the host that could not be opened at the start.
+    pub host_files: HostFileOpeners,
     /// Opens files of the host that appear later.
     pub late_files: LateFilesOpener,
     /// The last sample: under pressure, scans are more frequent.
@@ -60,6 +64,7 @@ impl ScanLoop {
         while !self.shutdown.is_requested() {
             // First: scopes wait for it.
             self.openers.serve(monotonic_ns());
+            self.host_files.serve(monotonic_ns());
             self.late_files.open_if_due();
             let priority = self.priority();
             self.scanner.scan(self.programs.as_mut(), monotonic_ns(), priority);

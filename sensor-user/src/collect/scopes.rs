@@ -41,6 +41,7 @@ use crate::{
             scope_files::{ScopeFiles, Unread},
             scope_opener::ScopeOpeners,
         },
+        host_file::HostFileOpeners,
         late_files::OfferedFiles,
         memory::HostMemory,
         pressure,
@@ -155,6 +156,11 @@ impl Scopes {
     pub fn ids_without_psi(&self) -> BTreeSet<u64> {
         let files = self.cgroups.iter().map(|cgroup| &cgroup.files);
         files.filter(|files| files.lacks_psi()).flat_map(ScopeFiles::ids).copied().collect()
+    }
+
+    /// Opens the host's files that could not be opened at the start.
+    pub fn host_file_openers(&self) -> HostFileOpeners {
+        self.memory.openers()
     }
 
     /// Where a thread that may open files offers those of the host that appear later.

@@ -34,6 +34,7 @@ use crate::{
             mounts::{self, CgroupMounts},
             scope_opener::ScopeOpeners,
         },
+        host_file::HostFileOpeners,
         kmsg::KernelLog,
         late_files::LateFilesOpener,
     },
@@ -160,6 +161,7 @@ pub fn thread_bodies(
     let KernelHalf { mut reader, programs, debug_log } = kernel;
     let openers = scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?;
     let rings = reader.as_mut().and_then(Reader::take_rings);
+    let host_files = scopes.host_file_openers();
     let late_files = LateFilesOpener::new(Path::new("/"), scopes.offered_files());
     let parts = Parts {
         published: &state.published,
@@ -173,7 +175,7 @@ pub fn thread_bodies(
     Ok(Bodies {
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
         sampler: parts.sampler(config, reader, scopes),
-        scan: parts.scan_loop(programs, openers, late_files),
+        scan: parts.scan_loop(programs, (openers, host_files, late_files)),
         cgroups: parts.collector(config)?,
         store: parts.store(config),
         // Set with the listeners.
@@ -231,14 +233,14 @@ impl Parts<'_> {
     fn scan_loop(
         &self,
         programs: Option<Programs>,
-        openers: ScopeOpeners,
-        late_files: LateFilesOpener,
+        (openers, host_files, late_files): (ScopeOpeners, HostFileOpeners, LateFilesOpener),
     ) -> ScanLoop {
         let Published { sample, usage, coverage, .. } = self.published;
         ScanLoop {
             programs,
             scanner: ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage)),
             openers,
+            host_files,
             late_files,
             sample: Arc::clone(sample),
             rescan: Arc::clone(&self.rescan),

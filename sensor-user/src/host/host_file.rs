@@ -6,8 +6,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use arc_swap::ArcSwapOption;
 use rustix::io::Errno;
 use tracing::{error, info};
 
@@ -21,29 +23,42 @@ const REOPEN_NS: u64 = 10_000_000_000;
 pub(super) struct HostFile {
     path: PathBuf,
     file: Option<ProcFile>,
-    /// When to open it again; `None` if the kernel does not have it.
-    reopen_ns: Option<u64>,
+    /// Where its opener leaves it, if it could not be opened at the start.
+    awaited: Option<Arc<ArcSwapOption<ProcFile>>>,
     is_failing: bool,
 }
 
 impl HostFile {
     /// Opens and reads the file: with psi=0, files of PSI exist, but cannot be read.
     pub(super) fn open(path: &Path) -> Self {
-        let mut this =
-            Self { path: path.to_owned(), file: None, reopen_ns: Some(0), is_failing: false };
-        this.reopen(0);
+        let mut this = Self { path: path.to_owned(), file: None, awaited: None, is_failing: false };
+        match open_readable(path) {
+            Ok(file) => this.file = Some(file),
+            Err(e) if is_missing(&e) => {}
+            Err(e) => {
+                this.awaited = Some(Arc::default());
+                log_change(path, &mut this.is_failing, Some(&e));
+            }
+        }
         this
     }
 
     /// Whether the kernel has the file. It may be unreadable for the moment.
     pub(super) const fn exists(&self) -> bool {
-        self.file.is_some() || self.reopen_ns.is_some()
+        self.file.is_some() || self.awaited.is_some()
     }
 
-    /// The present content, if the file can be read. `now` is CLOCK_MONOTONIC.
-    pub(super) fn read(&mut self, now: u64) -> Option<&str> {
-        if self.file.is_none() && self.reopen_ns.is_some_and(|at| now >= at) {
-            self.reopen(now);
+    /// Opens the file later, if it could not be opened at the start.
+    pub(super) fn opener(&self) -> Option<HostFileOpener> {
+        let opened = Arc::clone(self.awaited.as_ref()?);
+        Some(HostFileOpener { path: self.path.clone(), opened, reopen_ns: None })
+    }
+
+    /// The present content, if the file can be read. Opens none.
+    pub(super) fn read(&mut self) -> Option<&str> {
+        if let Some(opened) = self.awaited.as_ref().and_then(|awaited| awaited.swap(None)) {
+            // The opener keeps no reference.
+            self.file = Arc::into_inner(opened);
         }
         match self.file.as_mut()?.read() {
             Ok(text) => {
@@ -56,23 +71,59 @@ impl HostFile {
             }
         }
     }
+}
 
-    fn reopen(&mut self, now: u64) {
-        let opened = ProcFile::open(&self.path).and_then(|mut file| {
-            match file.read() {
-                Err(e) if is_missing(&e) => Err(e),
-                // The file stays open, and may be readable later.
-                _ => Ok(file),
-            }
-        });
-        match opened {
-            Ok(file) => self.file = Some(file),
-            Err(e) if is_missing(&e) => self.reopen_ns = None,
-            Err(e) => {
-                self.reopen_ns = Some(now.saturating_add(REOPEN_NS));
-                log_change(&self.path, &mut self.is_failing, Some(&e));
-            }
+/// Opens a file for the sensing thread, which opens none.
+#[derive(Debug)]
+pub(super) struct HostFileOpener {
+    path: PathBuf,
+    opened: Arc<ArcSwapOption<ProcFile>>,
+    /// When to try next; `None` before the first call.
+    reopen_ns: Option<u64>,
+}
+
+impl HostFileOpener {
+    /// Tries to open the file if that is due. Returns whether it has to be tried again.
+    fn serve(&mut self, now_ns: u64) -> bool {
+        // It was tried at the start.
+        let reopen_ns = *self.reopen_ns.get_or_insert(now_ns.saturating_add(REOPEN_NS));
+        if now_ns < reopen_ns {
+            return true;
         }
+        self.reopen_ns = Some(now_ns.saturating_add(REOPEN_NS));
+        match open_readable(&self.path) {
+            Ok(file) => {
+                self.opened.store(Some(Arc::new(file)));
+                false
+            }
+            Err(e) => !is_missing(&e),
+        }
+    }
+}
+
+/// Openers of the host's files that could not be opened at the start.
+#[derive(Debug, Default)]
+pub struct HostFileOpeners(Vec<HostFileOpener>);
+
+impl HostFileOpeners {
+    /// For these files.
+    pub(super) fn of<'a>(files: impl IntoIterator<Item = &'a HostFile>) -> Self {
+        Self(files.into_iter().filter_map(HostFile::opener).collect())
+    }
+
+    /// Opens files that are due. For a thread that may open files.
+    pub fn serve(&mut self, now_ns: u64) {
+        self.0.retain_mut(|opener| opener.serve(now_ns));
+    }
+}
+
+/// Opens the file, unless the kernel does not have it. It may be unreadable for the moment: then it
+/// stays open. The buffer reaches its size here.
+fn open_readable(path: &Path) -> anyhow::Result<ProcFile> {
+    let mut file = ProcFile::open(path)?;
+    match file.read() {
+        Err(e) if is_missing(&e) => Err(e),
+        _ => Ok(file),
     }
 }
 
@@ -107,12 +158,21 @@ mod tests {
         // A loop of links: ELOOP, where a kernel under pressure has ENOMEM.
         std::os::unix::fs::symlink(&path, &path).expect("link");
         let mut file = HostFile::open(&path);
+        let mut openers = HostFileOpeners::of([&file]);
         assert!(file.exists());
-        assert_eq!(file.read(1), None);
+        openers.serve(1);
+        assert_eq!(file.read(), None);
+        openers.serve(1 + REOPEN_NS);
+        assert_eq!((file.read(), openers.0.len()), (None, 1), "it is still a loop");
         fs::remove_file(&path).expect("remove");
         fs::write(&path, "MemTotal: 1 kB\n").expect("write");
-        assert_eq!(file.read(REOPEN_NS - 1), None, "not at each sample");
-        assert_eq!(file.read(REOPEN_NS + 1), Some("MemTotal: 1 kB\n"));
+        assert_eq!(file.read(), None, "the sensing thread opens nothing");
+        openers.serve(2 * REOPEN_NS);
+        assert_eq!(file.read(), None, "not within ten seconds");
+        openers.serve(1 + 2 * REOPEN_NS);
+        assert_eq!(file.read(), Some("MemTotal: 1 kB\n"));
+        assert!(openers.0.is_empty() && !file.is_failing);
+        assert_eq!(file.read(), Some("MemTotal: 1 kB\n"), "it stays open");
     }
 
     #[test]
@@ -121,8 +181,8 @@ mod tests {
         let path = dir.path().join("pressure");
         let mut file = HostFile::open(&path);
         assert!(!file.exists() && !file.is_failing);
-        fs::write(&path, "x").expect("write");
-        assert_eq!(file.read(2 * REOPEN_NS), None, "it is not searched again");
+        assert!(HostFileOpeners::of([&file]).0.is_empty(), "it is not searched again");
+        assert_eq!(file.read(), None);
     }
 
     #[test]
@@ -132,10 +192,10 @@ mod tests {
         // Longer than any file of the kernel: an error of the read.
         fs::write(&path, "x".repeat(10 << 20)).expect("write");
         let mut file = HostFile::open(&path);
-        assert_eq!(file.read(1), None);
+        assert_eq!(file.read(), None);
         assert!(file.is_failing);
         fs::write(&path, "pswpin 1\n").expect("write");
-        assert_eq!(file.read(2), Some("pswpin 1\n"));
+        assert_eq!(file.read(), Some("pswpin 1\n"));
         assert!(!file.is_failing);
     }
 }

@@ -6,7 +6,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use super::{
-    host_file::HostFile,
+    host_file::{HostFile, HostFileOpeners},
     late_files::{LateFiles, OfferedFiles},
     pressure,
     proc_file::{ProcFile, numbers},
@@ -90,6 +90,12 @@ impl HostMemory {
         Arc::clone(&self.offered)
     }
 
+    /// Opens the files that could not be opened, for a thread that may open files.
+    pub fn openers(&self) -> HostFileOpeners {
+        let Self { vmstat, meminfo, zoneinfo, swaps, pressure, io_pressure, .. } = self;
+        HostFileOpeners::of([vmstat, meminfo, zoneinfo, swaps, pressure, io_pressure])
+    }
+
     /// The counts of kills at the last read; `None` if vmstat has none.
     pub fn kill_counts(&self) -> Option<KillCounts> {
         self.kill_counts
@@ -100,17 +106,17 @@ impl HostMemory {
     pub fn read(&mut self, reading: &mut Reading) {
         let (page, now_ns) = (rustix::param::page_size() as u64, reading.at_ns);
         self.kill_counts = None;
-        if let Some(text) = self.vmstat.read(now_ns) {
+        if let Some(text) = self.vmstat.read() {
             parse_vmstat(text, page, reading);
             self.kill_counts = parse_kill_counts(text);
         }
-        if let Some(text) = self.meminfo.read(now_ns) {
+        if let Some(text) = self.meminfo.read() {
             parse_meminfo(text, reading);
         }
         let slow = self.slow_values(now_ns);
         correct(reading, slow);
         reading.above_low_bytes = self.above_low_bytes(now_ns, page);
-        let totals = |file: &mut HostFile| pressure::parse(file.read(now_ns)?).ok();
+        let totals = |file: &mut HostFile| pressure::parse(file.read()?).ok();
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
@@ -130,7 +136,7 @@ impl HostMemory {
                     Some(Err(_)) => last.zfs_bytes,
                     None => 0,
                 };
-                let swaps = self.swaps.read(now_ns);
+                let swaps = self.swaps.read();
                 let swap = swaps.map_or(last.swap, |swaps| SwapRoom::read(swaps, zram));
                 let values = SlowValues { zfs_bytes, swap };
                 self.slow = Some((now_ns, values));
@@ -143,7 +149,7 @@ impl HostMemory {
         match self.above_low {
             Some((read_ns, bytes)) if now_ns < read_ns.saturating_add(ZONEINFO_NS) => bytes,
             _ => {
-                let text = self.zoneinfo.read(now_ns);
+                let text = self.zoneinfo.read();
                 let bytes = text.and_then(|text| parse_zoneinfo(text, page));
                 self.above_low = Some((now_ns, bytes));
                 bytes

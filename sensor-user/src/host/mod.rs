@@ -14,7 +14,7 @@
 pub mod cgroup;
 pub mod footprint;
 mod handoff;
-mod host_file;
+pub mod host_file;
 pub mod kmsg;
 pub mod late_files;
 pub mod memory;
