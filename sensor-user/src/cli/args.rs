@@ -9,7 +9,7 @@ use clap::{
 use humantime::parse_duration;
 use sensor_core::model::readiness::FailOn;
 
-use super::top::sort::By;
+use super::{readyz_client::Server, top::sort::By};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -208,9 +208,9 @@ pub enum Command {
         /// It is 0 only if the scope should get no traffic. --fail-on selects these states.
         #[arg(long)]
         weight: bool,
-        /// URL of the daemon's HTTP server
-        #[arg(long, default_value = "http://127.0.0.1:9817")]
-        url: String,
+        /// The daemon's HTTP server.
+        #[command(flatten)]
+        server: Server,
         /// Longest time to wait for a response, e.g. 500ms or 2s
         #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_duration)]
         timeout: Duration,

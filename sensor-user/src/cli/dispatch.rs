@@ -64,8 +64,8 @@ pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
         Command::Explain { scope, json, socket } => {
             ask(&socket.socket, &Request::Explain { scope }, json)?;
         }
-        Command::Check { scope, fail_on, weight, url, timeout } => {
-            let answer = readyz_client::readiness(&url, &scope, timeout);
+        Command::Check { scope, fail_on, weight, server, timeout } => {
+            let answer = readyz_client::readiness(&server, &scope, timeout);
             return print_check(&answer, fail_on, weight);
         }
         Command::Drain { reason, lasts, wait, socket } => {

@@ -2,7 +2,7 @@
 //!
 //! * [`args`]: commands and options, with their help.
 //! * [`dispatch`] runs a command; [`exit`]: errors as one line and an exit code.
-//! * [`admin_client`], [`readyz_client`]: requests to the running daemon.
+//! * [`admin_client`], [`readyz_client`]: requests to the running daemon; `tls_client`: TLS of the latter.
 //! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands;
 //!   `running_daemon`: rights of the daemon, for `probes`.
 //! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout.
@@ -23,4 +23,9 @@ pub mod readyz_client;
 pub mod rules;
 mod running_daemon;
 pub mod show_event;
+#[cfg(feature = "tls")]
+mod tls_client;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_client_absent.rs"]
+mod tls_client;
 pub mod top;

@@ -1,6 +1,6 @@
 //! TLS and authentication of HTTP listeners, by the files of Prometheus's exporter-toolkit.
 //!
-//! * `web_config` reads the file; `tls` the certificates; `credentials` has users and token.
+//! * `web_config` reads the file; `tls` the certificates, in `pem`; `credentials` has users and token.
 //! * `files` reads files of limited length.
 //! * `listener`: all of these for one listener, and their replacement while it runs.
 //! * `passwords`: checks that take long; `keeper` is the thread that makes them, and that looks
@@ -19,6 +19,8 @@ pub mod keeper;
 pub mod listener;
 #[cfg(feature = "tls")]
 pub mod passwords;
+#[cfg(feature = "tls")]
+pub(crate) mod pem;
 pub mod refusal;
 #[cfg(feature = "tls")]
 pub mod tls;

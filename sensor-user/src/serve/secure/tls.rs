@@ -4,18 +4,17 @@
 
 use std::{os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustls::{
-    RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ServerConfig, SupportedProtocolVersion,
     crypto::ring::default_provider,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
 };
 use tracing::warn;
 
 use super::{
-    files::read,
+    pem::{authorities, certificates, private_key},
     web_config::{ClientAuth, TlsFiles},
 };
 
@@ -53,26 +52,9 @@ fn versions(files: &TlsFiles) -> Vec<&'static SupportedProtocolVersion> {
         .collect()
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let certificates = CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| anyhow::anyhow!("{}: not a certificate in PEM: {e}", path.display()))?;
-    ensure!(!certificates.is_empty(), "{}: no certificate in PEM", path.display());
-    Ok(certificates)
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(&read(path)?)
-        .map_err(|e| anyhow::anyhow!("{}: no private key in PEM: {e}", path.display()))
-}
-
 fn verifier(ca: &Path, is_required: bool) -> Result<Arc<dyn ClientCertVerifier>> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate).with_context(|| format!("use {}", ca.display()))?;
-    }
-    let provider = Arc::new(default_provider());
-    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let (roots, provider) = (Arc::new(authorities(ca)?), Arc::new(default_provider()));
+    let builder = WebPkiClientVerifier::builder_with_provider(roots, provider);
     let builder = if is_required { builder } else { builder.allow_unauthenticated() };
     builder.build().with_context(|| format!("verify clients by {}", ca.display()))
 }

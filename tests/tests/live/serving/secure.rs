@@ -11,6 +11,7 @@ use std::{
 use sensor_tests::support::{
     daemon::{DAEMON_UID, Daemon, get, parse},
     prometheus::Prometheus,
+    scope::program,
 };
 
 use crate::{run_memsensor, wait_until};
@@ -190,6 +191,58 @@ fn passwords_and_tokens_are_checked() {
     let next = "Authorization: Bearer fedcba9876543210";
     wait_until("replaced", || curl(&url, &["-H", next]) == "200");
     assert_eq!(curl(&url, &["-H", &bearer]), "401");
+}
+
+/// Line and exit code of `memsensor check` with these options.
+fn check(addr: SocketAddr, args: &[&str]) -> (String, Option<i32>) {
+    let out = Command::new(program("memsensor").expect("memsensor"))
+        .args(["check", "--timeout", "10s", "--url", &format!("https://{addr}")])
+        .args(args)
+        .output()
+        .expect("memsensor check");
+    (String::from_utf8(out.stdout).expect("ASCII"), out.status.code())
+}
+
+#[test]
+fn check_speaks_tls_with_certificates_and_tokens() {
+    let files = Files::new();
+    for name in ["server", "client", "other"] {
+        files.certificate(name);
+    }
+    let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+    let open = files.write("open.yml", tls);
+    let mutual = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n";
+    let mutual = files.write("mutual.yml", &format!("{tls}{mutual}"));
+    let token = files.write("token", &format!("{TOKEN}\n"));
+    let wrong_token = files.write("wrong", "0123456789abcdeF\n").display().to_string();
+    let with_token = web_config(&open) + &format!("bearer_token_file = \"{}\"\n", token.display());
+    let more = web_config(&open) + &web_config(&mutual) + &with_token;
+    let daemon = Daemon::also_listening(&more, "").expect("daemon");
+    let [_, _, open, mutual, with_token] = daemon.listening[..] else { panic!() };
+    let path = |name: &str| files.path(name).display().to_string();
+    let (ca, other_ca, token) = (path("server.crt"), path("other.crt"), path("token"));
+    let [client_crt, client_key] = ["client.crt", "client.key"].map(path);
+    let [other_crt, other_key] = ["other.crt", "other.key"].map(path);
+    let client = ["--cacert", &ca, "--cert", &client_crt, "--key", &client_key];
+    let stranger = ["--cacert", &ca, "--cert", &other_crt, "--key", &other_key];
+    let token = ["--cacert", &ca, "--bearer-token-file", &token];
+    let wrong_token = ["--cacert", &ca, "--bearer-token-file", &wrong_token];
+    let cases: [(_, &[&str], _, _); 9] = [
+        (open, &["--cacert", &ca], 0, "MEMSENSOR OK - host is ready"),
+        (open, &["--cacert", &other_ca], 3, "invalid peer certificate"),
+        (open, &[], 3, "https:// needs --cacert FILE"),
+        (mutual, &client, 0, "MEMSENSOR OK - host is ready"),
+        (mutual, &stranger, 3, "fatal alert"),
+        (mutual, &["--cacert", &ca], 3, "fatal alert"),
+        (with_token, &token, 0, "MEMSENSOR OK - host is ready"),
+        (with_token, &wrong_token, 3, "401"),
+        (with_token, &["--cacert", &ca], 3, "--bearer-token-file"),
+    ];
+    for (addr, args, code, part) in cases {
+        let (line, found) = check(addr, args);
+        assert_eq!(found, Some(code), "{args:?}: {line}");
+        assert!(line.contains(part), "{args:?}: {line}");
+    }
 }
 
 /// bcrypt of the flood's passwords takes all of the time of its thread, and none of others'.
