@@ -261,6 +261,8 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Check a configuration file, and report the first mistake with its key or line
+    ///
+    /// Reads the files of listeners too: run it as a user who may read their keys.
     Check {
         /// Configuration file (TOML)
         file: PathBuf,

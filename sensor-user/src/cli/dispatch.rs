@@ -33,6 +33,7 @@ use crate::{
         config::Config,
         failure::Failure,
         hardening::Hardening,
+        listeners,
         own_user::OwnUser,
         run::{self, Start},
     },
@@ -97,7 +98,8 @@ fn print_check(answer: &Result<Value>, fail_on: Option<FailOn>, weight: bool) ->
 fn configuration(command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check { file } => {
-            Config::read(file).context(Misconfigured)?;
+            let config = Config::read(file).context(Misconfigured)?;
+            listeners::check_files(&config).context(Misconfigured)?;
             print(&format!("{}: valid\n", file.display()))
         }
         ConfigCommand::Defaults => print(include_str!("defaults.toml")),

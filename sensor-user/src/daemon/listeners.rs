@@ -166,6 +166,11 @@ impl Connections {
     }
 }
 
+/// Reads the files of all secured listeners, as the start does.
+pub fn check_files(config: &Config) -> Result<()> {
+    config.listeners().iter().try_for_each(|listener| security(listener).map(drop))
+}
+
 /// Reads the files of a secured listener.
 fn security(listener: &Listener) -> Result<Option<Arc<Security>>> {
     if !listener.is_secured() {

@@ -20,7 +20,7 @@ override the file. memsensor's user must be able to read the file for a reload.
 | Command | What it does |
 |---|---|
 | `memsensor config defaults` | prints every setting with its meaning and default, as TOML |
-| `memsensor config check FILE` | reports the first unknown key, wrong type or value out of range, with its key or line |
+| `memsensor config check FILE` | reports the first unknown key, wrong type or value out of range, with its key or line; reads the certificates, keys, tokens and web configurations that listeners need |
 | `memsensor reload` | makes the running daemon read its file again |
 | `memsensor config rules` | prints the rules of the verdict with their thresholds, as TOML |
 

@@ -245,6 +245,44 @@ fn check_speaks_tls_with_certificates_and_tokens() {
     }
 }
 
+#[test]
+fn config_check_reads_the_files_of_listeners() {
+    let files = Files::new();
+    for name in ["server", "other"] {
+        files.certificate(name);
+    }
+    let web = |name: &str, key: &str, more: &str| {
+        let tls = format!("tls_server_config:\n  cert_file: server.crt\n  key_file: {key}\n{more}");
+        web_config(&files.write(name, &tls))
+    };
+    let token = |name: &str, text: &str| {
+        let path = files.write(name, text);
+        listener(&format!("bearer_token_file = \"{}\"", path.display()))
+    };
+    let right = web("right.yml", "server.key", "") + &token("token", TOKEN);
+    let no_ca = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.crt\n";
+    for (config, parts) in [
+        (right.clone(), None),
+        (web_config(&files.path("none.yml")), Some(["none.yml", "No such file"])),
+        (web("nokey.yml", "none.key", ""), Some(["none.key", "No such file"])),
+        (web("pair.yml", "other.key", ""), Some(["other.key", "server.crt"])),
+        (web("pem.yml", "server.crt", ""), Some(["server.crt", "no private key in PEM"])),
+        (web("ca.yml", "server.key", no_ca), Some(["ca.crt", "No such file"])),
+        (web("typo.yml", "server.key", "users: {}\n"), Some(["typo.yml", "users"])),
+        (right.clone() + &token("weak", "weak"), Some(["bearer_token_file", "16 to 1024"])),
+    ] {
+        let path = files.write("memsensor.toml", &config);
+        let (code, error) = run_memsensor(&["config", "check", path.to_str().expect("UTF-8")]);
+        let Some(parts) = parts else {
+            assert_eq!((code, error.as_str()), (Some(0), ""));
+            continue;
+        };
+        assert_eq!(code, Some(2), "{error}");
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?}: {error}");
+        assert!(error.contains("listen: 127.0.0.1:0"), "{error}");
+    }
+}
+
 /// bcrypt of the flood's passwords takes all of the time of its thread, and none of others'.
 #[test]
 fn a_flood_of_wrong_passwords_does_not_delay_others() {
