@@ -10,7 +10,12 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 use super::{
-    compose::KernelHalf, config::Config, hardening::Hardening, own_user::OwnUser, sandbox, syscalls,
+    compose::KernelHalf,
+    config::Config,
+    hardening::Hardening,
+    own_user::OwnUser,
+    sandbox,
+    syscalls::{self, Threads},
 };
 use crate::{kernel::privilege, serve::state::protection::Protection};
 
@@ -80,7 +85,7 @@ impl Rights {
             Ok(version) => info!("files are restricted by Landlock ({version})"),
             Err(e) => self.lacks(format!("Landlock: {e}")),
         }
-        match syscalls::restrict() {
+        match syscalls::restrict(Threads::All) {
             Ok(()) => info!("system calls are restricted by a seccomp filter"),
             Err(e) => self.lacks(format!("a seccomp filter: {e:#}")),
         }

@@ -6,15 +6,19 @@
 //! impossible either way: other programs, new processes, BPF programs, mounts, modules, ptrace, new
 //! executable memory, sockets for networks, other users and capabilities.
 //!
+//! The kernel logs a refused call, by its audit. The process cannot count them. For that it would
+//! have to handle SIGSYS, by which a thread that blocks this signal would end the process
+//! (force_sig_info_to_task, kernel/signal.c), or another process would have to answer each call.
+//!
 //! Not here: files (`sandbox`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use libc::c_long;
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter_all_threads,
+    SeccompRule, apply_filter, apply_filter_all_threads,
 };
 
 /// Calls that are allowed with any arguments.
@@ -174,7 +178,7 @@ fn null_pointer(index: u8) -> Result<SeccompCondition> {
 ///
 /// The flags of clone3 are in memory, which a filter cannot read, so it reports ENOSYS: the C
 /// library then uses clone.
-pub fn filters() -> Result<[BpfProgram; 2]> {
+fn filters() -> Result<[BpfProgram; 2]> {
     let arch = std::env::consts::ARCH.try_into().context("this architecture is not supported")?;
     let compile = |rules: BTreeMap<_, _>, otherwise, matched| -> Result<BpfProgram> {
         Ok(SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()?)
@@ -191,26 +195,56 @@ pub fn filters() -> Result<[BpfProgram; 2]> {
     ])
 }
 
-/// Restricts all threads of this process, and those that they start.
-pub fn restrict() -> Result<()> {
-    for filter in filters()? {
-        apply_filter_all_threads(&filter).context("install the filter (CONFIG_SECCOMP_FILTER)")?;
+/// Whose system calls are restricted. A thread that is started later has its starter's filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// Those of this process.
+    All,
+    /// The calling one, for tests.
+    This,
+}
+
+/// Restricts these threads, and those that they start.
+pub fn restrict(threads: Threads) -> Result<()> {
+    let [no_clone3, allowed] = filters()?;
+    // This one also sets no_new_privs. What it refuses is expected, and not logged.
+    match threads {
+        Threads::All => apply_filter_all_threads(&no_clone3),
+        Threads::This => apply_filter(&no_clone3),
     }
-    Ok(())
+    .map_err(anyhow::Error::from)
+    .and_then(|()| install_logged(&allowed, threads))
+    .context("install the filter (CONFIG_SECCOMP_FILTER)")
+}
+
+/// Installs a filter, and makes the kernel log the calls that it refuses.
+#[allow(unsafe_code, reason = "no dependency has a safe wrapper with the flag for the log")]
+fn install_logged(filter: &BpfProgram, threads: Threads) -> Result<()> {
+    let all = if threads == Threads::All { libc::SECCOMP_FILTER_FLAG_TSYNC } else { 0 };
+    let flags = all | libc::SECCOMP_FILTER_FLAG_LOG;
+    let len = filter.len().try_into().context("the filter is too long")?;
+    // Instructions of seccompiler have the kernel's layout.
+    let program = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut().cast() };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies `len` instructions, which `filter` has, and writes nothing.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) };
+    match result {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error().into()),
+        thread => bail!("thread {thread} has other filters"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{io, net::TcpListener, process::Command};
+    use std::{net::TcpListener, process::Command};
 
     use super::*;
 
     /// A filter restricts a thread, so that a test can lose one.
     fn restricted<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
         let body = || {
-            for filter in filters().expect("filters") {
-                seccompiler::apply_filter(&filter).expect("installed");
-            }
+            restrict(Threads::This).expect("installed");
             test()
         };
         std::thread::spawn(body).join().expect("no panic")

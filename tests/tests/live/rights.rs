@@ -2,10 +2,12 @@
 
 use std::{
     fs,
+    io::{ErrorKind, Read as _},
     os::unix::{
-        fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
         process::CommandExt as _,
     },
+    path::Path,
     process::Command,
 };
 
@@ -16,7 +18,10 @@ use sensor_tests::support::{
     scope::program,
 };
 use sensor_user::{
-    daemon::{config::Config, syscalls},
+    daemon::{
+        config::Config,
+        syscalls::{self, Threads},
+    },
     kernel::load,
 };
 use serde_json::Value;
@@ -176,13 +181,57 @@ fn the_filter_forbids_bpf_programs() {
     let settings = Config::default().kernel();
     load::load(&settings).expect("without the filter");
     let restricted = std::thread::spawn(move || {
-        for filter in syscalls::filters().expect("filters") {
-            seccompiler::apply_filter(&filter).expect("installed");
-        }
+        syscalls::restrict(Threads::This).expect("installed");
         load::load(&settings).map(drop)
     });
     let error = restricted.join().expect("no panic").expect_err("with the filter");
     assert!(format!("{error:#}").contains("os error 1"), "{error:#}");
+}
+
+/// Lines of the kernel's log on system calls that a filter refused to this process.
+fn refusals(pid: u32) -> Vec<String> {
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open("/dev/kmsg");
+    let (mut file, mut record, mut found) = (file.expect("/dev/kmsg"), [0; 8192], Vec::new());
+    loop {
+        match file.read(&mut record) {
+            Ok(len) => {
+                let line = String::from_utf8_lossy(&record[..len]).into_owned();
+                if line.contains("type=1326") && line.contains(&format!(" pid={pid} ")) {
+                    found.push(line);
+                }
+            }
+            // Records were overwritten before they were read.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => {}
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::WouldBlock, "{e}");
+                return found;
+            }
+        }
+    }
+}
+
+/// Without a daemon of audit, which would take the records.
+#[test]
+fn a_refused_system_call_is_in_the_kernel_s_log() {
+    let daemon = Daemon::start("").expect("daemon");
+    daemon.metrics().expect("metrics");
+    daemon.events().expect("events");
+    assert_eq!(refusals(daemon.pid()), [""; 0], "ordinary work is allowed");
+    let refused = std::thread::spawn(|| {
+        syscalls::restrict(Threads::This).expect("installed");
+        rustix::process::chroot("/").expect_err("refused")
+    });
+    assert_eq!(refused.join().expect("no panic"), rustix::io::Errno::PERM);
+    let options = fs::read_to_string("/proc/cmdline").expect("cmdline");
+    if !Path::new("/proc/self/loginuid").exists() || options.contains("audit=0") {
+        println!("this kernel has no audit");
+        assert_eq!(refusals(std::process::id()), [""; 0]);
+        return;
+    }
+    let number = if cfg!(target_arch = "x86_64") { 161 } else { 51 };
+    let is_named = |line: &String| line.contains(&format!(" syscall={number} "));
+    wait_until("it is logged", || refusals(std::process::id()).iter().any(is_named));
 }
 
 #[test]
