@@ -49,13 +49,10 @@ use crate::{
         event_log::EventLog,
         loop_lag::LoopLags,
         oom_kills::OomKillCounts,
-        usage::PublishedUsage,
     },
     serve::state::{
         app::{AppState, Published},
         background::Background,
-        clients::ClientTracker,
-        connections::Connections,
         drain::OperatorDrain,
     },
     usage::scanner::ProcessScanner,
@@ -114,27 +111,12 @@ pub fn app_state(
     let reloader =
         Reloader::new(config.clone(), reread, Arc::clone(&settings), Arc::clone(replaced));
     let names = config.scope.iter().map(|scope| scope.name.clone());
-    let published = Published {
-        sample: Arc::default(),
-        usage: Arc::new(PublishedUsage::default()),
-        cgroups: Arc::default(),
-        events: Arc::new(EventLog::new(&boot_id())),
-        coverage: Arc::new(coverage),
-        lags: Arc::new(LoopLags::new(config.interval, Supervisor::watchdog(), monotonic_ns())),
-        process: Arc::default(),
-    };
-    Ok(AppState {
-        published,
-        scopes: std::iter::once(HOST.to_owned()).chain(names).collect(),
-        settings,
-        background,
-        reload: Some(Arc::new(reloader)),
-        drain: Arc::new(OperatorDrain::load(drain_file(config))?),
-        clients: Arc::new(ClientTracker::new(monotonic_ns())),
-        connections: Connections::default(),
-        unknown_scopes: Arc::default(),
-        protection: Arc::default(),
-    })
+    let lags = LoopLags::new(config.interval, Supervisor::watchdog(), monotonic_ns());
+    let published = Published::new(EventLog::new(&boot_id()), coverage, lags);
+    let scopes = std::iter::once(HOST.to_owned()).chain(names).collect();
+    let drain = OperatorDrain::load(drain_file(config))?;
+    let state = AppState::new(published, scopes, settings, background, drain);
+    Ok(AppState { reload: Some(Arc::new(reloader)), ..state })
 }
 
 /// The loader's result; all `None` if nothing could be loaded.

@@ -31,7 +31,6 @@ use sensor_user::{
         app::{AppState, Published},
         background::Background,
         clients::ClientTracker,
-        connections::Connections,
         drain::OperatorDrain,
     },
 };
@@ -44,29 +43,22 @@ pub fn app_state() -> AppState {
     let scopes = [HOST, "web"];
     let snapshot = Snapshot { taken_ns: monotonic_ns(), ..Snapshot::default() };
     let sample = Sample { snapshot, scopes: scopes.map(scope).into(), ..Sample::default() };
+    let lags = LoopLags::new(Duration::from_secs(1), WATCHDOG, monotonic_ns());
     let published = Published {
         sample: Arc::new(ArcSwapOption::from_pointee(sample)),
         usage: Arc::new(usage),
-        cgroups: Arc::default(),
-        events: Arc::new(events()),
-        coverage: Arc::new(Coverage::none("fuzzing")),
-        lags: Arc::new(LoopLags::new(Duration::from_secs(1), WATCHDOG, monotonic_ns())),
-        process: Arc::default(),
+        ..Published::new(events(), Coverage::none("fuzzing"), lags)
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
     // The sample stays as it is.
     let config = Config { stale_after: Duration::MAX, ..Config::default() };
+    let settings = Arc::new(ArcSwap::from_pointee(config.served(Arc::default())));
+    let drain = OperatorDrain::load(no_file).expect("an eventfd");
+    let scopes = scopes.map(str::to_owned).into();
     AppState {
-        published,
-        scopes: scopes.map(str::to_owned).into(),
-        settings: Arc::new(ArcSwap::from_pointee(config.served(Arc::default()))),
-        background: Background::new().0,
-        reload: None,
-        protection: Arc::default(),
-        drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
+        // The first moment: all clients are new.
         clients: Arc::new(ClientTracker::new(0)),
-        connections: Connections::default(),
-        unknown_scopes: Arc::default(),
+        ..AppState::new(published, scopes, settings, Background::new().0, drain)
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
@@ -13,25 +12,15 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use sensor_core::model::event::EventKind;
 use sensor_tests::support::{
     daemon::{Daemon, delta},
-    scope::{MIB, Scope, program},
+    scope::{MIB, Scope},
 };
 
-use super::{enter, meminfo_mib, note};
+use super::{enter, kill_on, meminfo_mib, note};
 
 const KILLS: &str = "memsensor_oom_kills_total{type=\"memcg\"}";
 
 fn is_kill(kind: &EventKind) -> bool {
     matches!(kind, EventKind::OomKill { .. })
-}
-
-/// Kills a hog of the scope, on this CPU.
-fn kill_on(scope: &Scope, cpu: u32) {
-    let mut hog = scope.command("taskset");
-    hog.args(["-c", &cpu.to_string()]).arg(program("hog").expect("hog"));
-    hog.args(["--adj", "1000", "anon", "32"]).stdout(Stdio::null());
-    let status = hog.status().expect("hog");
-    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-    assert_eq!(signal, Some(9), "CPU {cpu}: {status}");
 }
 
 /// Asserts that the daemon takes samples, answers, and that no counter has fallen since `before`;

@@ -21,9 +21,13 @@ mod quirks;
 mod verdict;
 mod watch;
 
-use std::{fs, io::Write as _, process::Command};
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
 
-use sensor_tests::support::scope::program;
+use sensor_tests::support::scope::{Scope, program};
 
 /// The file that the init of the guest prints at its end.
 const CELLS: &str = "/run/cells";
@@ -59,8 +63,18 @@ fn append(line: &str) {
 fn hog(args: &[&str]) -> Command {
     let mut command = Command::new(program("hog").expect("hog"));
     command.args(["--adj", "1000"]).args(args);
-    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     command
+}
+
+/// Kills a hog of the scope, on this CPU.
+fn kill_on(scope: &Scope, cpu: u32) {
+    let mut hog = scope.command("taskset");
+    hog.args(["-c", &cpu.to_string()]).arg(program("hog").expect("hog"));
+    hog.args(["--adj", "1000", "anon", "32"]).stdout(Stdio::null());
+    let status = hog.status().expect("hog");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    assert_eq!(signal, Some(9), "CPU {cpu}: {status}");
 }
 
 /// A number in a file of /proc or /sys.

@@ -13,7 +13,7 @@ use sensor_tests::support::{
     scope::{MIB, Scope, program},
 };
 
-use super::{enter, host::coverage, note};
+use super::{enter, host::coverage, kill_on, note};
 
 #[test]
 fn psi_is_not_needed() {
@@ -55,7 +55,7 @@ fn psi_is_not_needed_for_a_scope() {
 /// A kill on each of 32 CPUs: the counters of all CPUs are summed.
 #[test]
 fn cpus_are_all_in_the_sums() {
-    const CPUS: usize = 32;
+    const CPUS: u32 = 32;
     enter();
     let possible = fs::read_to_string("/sys/devices/system/cpu/possible").expect("possible");
     assert_eq!(possible.trim(), format!("0-{}", CPUS - 1));
@@ -63,16 +63,11 @@ fn cpus_are_all_in_the_sums() {
     let scope = Scope::new("cpus", 16 * MIB).expect("scope");
     let (before, kernel) = (daemon.metrics().expect("metrics"), vmstat().expect("vmstat"));
     for cpu in 0..CPUS {
-        let mut hog = scope.command("taskset");
-        hog.args(["-c", &cpu.to_string()]).arg(program("hog").expect("hog"));
-        hog.args(["--adj", "1000", "anon", "32"]).stdout(Stdio::null());
-        let status = hog.status().expect("hog");
-        let signal = std::os::unix::process::ExitStatusExt::signal(&status);
-        assert_eq!(signal, Some(9), "CPU {cpu}: {status}");
+        kill_on(&scope, cpu);
     }
     let after = daemon.metrics().expect("metrics");
     let kills = vmstat().expect("vmstat")["oom_kill"] - kernel["oom_kill"];
     let memcg = "memsensor_oom_kills_total{type=\"memcg\"}";
     assert_eq!(delta(&before, &after, memcg).expect("kills"), kills as f64);
-    assert_eq!(kills, CPUS as u64);
+    assert_eq!(kills, u64::from(CPUS));
 }

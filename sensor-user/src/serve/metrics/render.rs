@@ -194,23 +194,14 @@ mod tests {
         serve::state::{
             app::Published,
             background::Background,
-            clients::ClientTracker,
-            connections::Connections,
             drain::OperatorDrain,
             settings::{Buckets, Http, Readiness, Served},
         },
     };
 
     fn state() -> AppState {
-        let published = Published {
-            sample: Arc::default(),
-            usage: Arc::default(),
-            cgroups: Arc::default(),
-            events: Arc::new(EventLog::new("")),
-            coverage: Arc::new(Coverage::none("none")),
-            lags: Arc::new(LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0)),
-            process: Arc::default(),
-        };
+        let lags = LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0);
+        let published = Published::new(EventLog::new(""), Coverage::none("none"), lags);
         let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
         let (stale_after, on_unknown) = (Duration::from_secs(5), OnUnknown::Pass);
         let settings = Served {
@@ -219,18 +210,10 @@ mod tests {
             metrics: Metrics { buckets: Buckets::default(), growing_processes: 5 },
             http: Http::default(),
         };
-        AppState {
-            published,
-            scopes: [HOST.to_owned()].into(),
-            settings: Arc::new(ArcSwap::from_pointee(settings)),
-            background: Background::new().0,
-            reload: None,
-            protection: Arc::default(),
-            drain: Arc::new(OperatorDrain::load(no_file).expect("an eventfd")),
-            clients: Arc::new(ClientTracker::new(0)),
-            connections: Connections::default(),
-            unknown_scopes: Arc::default(),
-        }
+        let settings = Arc::new(ArcSwap::from_pointee(settings));
+        let drain = OperatorDrain::load(no_file).expect("an eventfd");
+        let scopes = [HOST.to_owned()].into();
+        AppState::new(published, scopes, settings, Background::new().0, drain)
     }
 
     #[test]

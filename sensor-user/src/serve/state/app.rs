@@ -3,7 +3,10 @@
 use std::sync::{Arc, atomic::AtomicU64};
 
 use arc_swap::ArcSwap;
-use sensor_core::model::{coverage::Coverage, snapshot::Sample};
+use sensor_core::{
+    common::clock::monotonic_ns,
+    model::{coverage::Coverage, snapshot::Sample},
+};
 
 use super::{
     background::Background, clients::ClientTracker, connections::Connections, drain::OperatorDrain,
@@ -58,7 +61,44 @@ pub struct AppState {
     pub unknown_scopes: Arc<AtomicU64>,
 }
 
+impl Published {
+    /// Without a sample yet.
+    pub fn new(events: EventLog, coverage: Coverage, lags: LoopLags) -> Self {
+        Self {
+            sample: Arc::default(),
+            usage: Arc::default(),
+            cgroups: Arc::default(),
+            events: Arc::new(events),
+            coverage: Arc::new(coverage),
+            lags: Arc::new(lags),
+            process: Arc::default(),
+        }
+    }
+}
+
 impl AppState {
+    /// Without clients yet, and without a configuration to read again.
+    pub fn new(
+        published: Published,
+        scopes: Arc<[String]>,
+        settings: Arc<ArcSwap<Served>>,
+        background: Background,
+        drain: OperatorDrain,
+    ) -> Self {
+        Self {
+            published,
+            scopes,
+            settings,
+            background,
+            reload: None,
+            drain: Arc::new(drain),
+            protection: Arc::default(),
+            clients: Arc::new(ClientTracker::new(monotonic_ns())),
+            connections: Connections::default(),
+            unknown_scopes: Arc::default(),
+        }
+    }
+
     /// The last sample.
     pub fn sample(&self) -> Option<Arc<Sample>> {
         self.published.sample.load_full()
