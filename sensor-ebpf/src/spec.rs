@@ -197,7 +197,7 @@ pub enum Shape {
         /// Word of the ended stalls.
         at: usize,
         /// The `cause` label; `None` for a metric without that label.
-        cause: Option<&'static str>,
+        cause: Option<Cause>,
         /// Kind of the slots of [`crate::inflight`] that are such stalls in progress.
         kind: Option<Kind>,
     },
@@ -277,7 +277,7 @@ impl Metric {
             unit: Unit::Seconds,
             help: "Time that tasks were stalled on memory, by exclusive cause, stalls in progress \
                    included",
-            shape: Shape::Stall { at, cause: Some(cause.label()), kind },
+            shape: Shape::Stall { at, cause: Some(cause), kind },
             labels: &[],
         }
     }

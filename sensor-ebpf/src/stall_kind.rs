@@ -54,8 +54,17 @@ causes! {
     DirectReclaim = "direct_reclaim",
     /// In limit reclaim of a memory cgroup.
     MemcgReclaim = "memcg_reclaim",
-    /// Put to sleep by the reclaim code, inside reclaim or before it.
+    /// Put to sleep by the reclaim code, inside global direct reclaim or before it.
     Throttle = "throttle",
     /// In direct compaction.
     Compaction = "compaction",
+    /// Put to sleep by the reclaim code, inside limit reclaim of a memory cgroup.
+    MemcgThrottle = "memcg_throttle",
+}
+
+impl Cause {
+    /// Whether a cgroup's own limit is the cause, not a shortage of the host.
+    pub const fn is_limit(self) -> bool {
+        matches!(self, Self::MemcgReclaim | Self::MemcgThrottle)
+    }
 }

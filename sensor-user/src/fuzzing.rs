@@ -24,12 +24,12 @@ use crate::{
     host::{
         cgroup::mounts::{parse_memory_on_v1, parse_memory_root},
         kmsg::{self, KmsgKill, PendingKills},
-        memory::{parse_kill_counts, parse_meminfo, parse_usage, parse_vmstat, parse_zoneinfo},
+        memory::{parse_meminfo, parse_usage, parse_zoneinfo},
         pods,
         proc_file::replace_invalid,
         proc_walk::{Stat, Status, memory_cgroup},
         swap::{SwapRoom, parse_mm_stat},
-        zfs,
+        vmstat, zfs,
     },
     serve::{
         agent_check::{MAX_QUESTION, parse_question, read_question},
@@ -60,8 +60,9 @@ pub fn text(bytes: &mut [u8]) -> &str {
 /// The text as each of /proc/vmstat, /proc/meminfo and /proc/zoneinfo.
 pub fn host_memory(text: &str) -> (Reading, HostMemoryUsage) {
     let mut reading = Reading::default();
-    parse_vmstat(text, PAGE_BYTES, &mut reading);
-    parse_kill_counts(text);
+    vmstat::parse(text, PAGE_BYTES, &mut reading);
+    vmstat::parse_kill_counts(text);
+    vmstat::parse_origins(text);
     parse_meminfo(text, &mut reading);
     reading.above_low_bytes = parse_zoneinfo(text, PAGE_BYTES);
     (reading, parse_usage(text))

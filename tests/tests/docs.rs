@@ -182,7 +182,7 @@ fn cgroup_report() -> CgroupReport {
         pressure_ns: Some([1, 1]),
     };
     let mut counters =
-        CgroupCounters { stall_ns: [1; 4], oom_kills: 1, reclaim: Some(Box::default()) };
+        CgroupCounters { stall_ns: [1; 5], oom_kills: 1, reclaim: Some(Box::default()) };
     counters.reclaim.iter_mut().for_each(|histograms| histograms[0][0] = 1);
     let shown = ShownCgroup { path: "/a".into(), workload, counters, stats };
     CgroupReport { shown: vec![shown], ..CgroupReport::default() }
@@ -195,10 +195,11 @@ fn host_verdict() -> ScopeVerdict {
         at_ns: second * 1_000_000_000,
         some_ns: Some(0),
         full_ns: Some(0),
-        before: None,
         io_full_ns: Some(0),
         stall_ns: Some(0),
         refaulted_bytes: Some(0),
+        lost_bytes: Some(0),
+        read_bytes: Some(0),
         swapped_in_bytes: Some(0),
         swapped_out_bytes: Some(0),
         scanned_pages: Some(0),
@@ -211,6 +212,7 @@ fn host_verdict() -> ScopeVerdict {
         above_low_bytes: Some(0),
         priority: Some(12),
         no_progress: Some(0),
+        ..Reading::default()
     };
     let verdict = (1..60).map(|second| evaluator.evaluate(reading(second))).last().expect("some");
     ScopeVerdict {

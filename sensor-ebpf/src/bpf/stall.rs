@@ -16,7 +16,7 @@ use super::{
 use crate::{
     inflight::Slot,
     loss::{self, Loss},
-    stall_kind::Cause,
+    stall_kind::{Cause, Kind},
 };
 
 /// Nanoseconds by [`Cause`].
@@ -56,17 +56,18 @@ pub(crate) fn ended_and_removed<S: Counters>(cause: Cause, slot: &Slot, now: u64
     ns
 }
 
-/// Charges `ns` that the current task slept inside a stall, and returns the time that counts: 0
-/// outside of a stall (kswapd), when no task waited. At most the time inside the stall so far: the
-/// kernel reports sleeps in whole jiffies.
+/// Charges `ns` that the current task was throttled inside a stall. Returns whether that stall is
+/// limit reclaim, and the time that counts: `None` outside of a stall (kswapd), when no task waited.
+/// At most the time inside the stall so far: the kernel reports sleeps in whole jiffies.
 #[inline(always)]
-pub(crate) fn inside(cause: Cause, ns: u64) -> u64 {
+pub(crate) fn throttled(ns: u64) -> Option<(bool, u64)> {
     let tid = task::tid();
-    let Some(outer) = inflight::bucket(tid).and_then(|b| b.stall_of(tid)) else { return 0 };
+    let outer = inflight::bucket(tid).and_then(|b| b.stall_of(tid))?;
     let ns = ns.min(outer.exclusive_ns(clock::now()));
     outer.inner_ns += ns;
-    charge(cause, outer.aux, ns);
-    ns
+    let in_limit = outer.is(Kind::Memcg);
+    charge(if in_limit { Cause::MemcgThrottle } else { Cause::Throttle }, outer.aux, ns);
+    Some((in_limit, ns))
 }
 
 /// Charges the unsettled time of a slot that another task takes over.

@@ -3,7 +3,7 @@
 //! `mm_vmscan_throttled` (mm/vmscan.c, reclaim_throttle) fires after the sleep and reports its
 //! length in whole jiffies. kswapd is throttled too: that counts by reason, but no task waits for
 //! it, so it is not a stall. A sleep is charged only inside a stall of another probe, whose losses
-//! these are.
+//! these are; inside limit reclaim it has a cause of its own, because it is no shortage of the host.
 //!
 //! Kernels: from 5.16 on.
 
@@ -36,7 +36,7 @@ pub const PROBE: Probe = Probe {
             name: "reclaim_throttle",
             unit: Unit::Seconds,
             help: "Time that tasks slept because reclaim throttled them, kswapd included",
-            shape: Shape::Counter { at: offset_of!(State, slept_ns) / 8 },
+            shape: Shape::Counter { at: offset_of!(State, slept) / 8 },
             labels: &[Label::KernelEnum {
                 key: "reason",
                 ty: "vmscan_throttle_state",
@@ -44,15 +44,18 @@ pub const PROBE: Probe = Probe {
                 len: REASONS,
             }],
         },
-        Metric::stall(offset_of!(State, stall_ns) / 8, Cause::Throttle, None),
+        Metric::stall(offset_of!(State, stall) / 8, Cause::Throttle, None),
+        Metric::stall(offset_of!(State, memcg_stall) / 8, Cause::MemcgThrottle, None),
     ],
     losses: &[],
 };
 
+/// Nanoseconds.
 #[repr(C)]
 struct State {
-    stall_ns: u64,
-    slept_ns: [u64; REASONS],
+    stall: u64,
+    memcg_stall: u64,
+    slept: [u64; REASONS],
 }
 
 #[cfg(any(target_arch = "bpf", kernel_check))]
@@ -68,7 +71,6 @@ mod kernel {
         },
         probe_id::Id,
         spec::Probe,
-        stall_kind::Cause,
     };
 
     args::arg_global!(ARG_THROTTLE_USEC, ARG_THROTTLE_WHY);
@@ -83,10 +85,14 @@ mod kernel {
     fn throttled(ctx: RawTracePointContext) -> u32 {
         let slept_ns = u64::from(args::get(&ctx, &ARG_THROTTLE_USEC) as u32) * 1000;
         let Some(row) = row::<State>() else { return 0 };
-        if let Some(ns) = row.slept_ns.get_mut(args::get(&ctx, &ARG_THROTTLE_WHY) as u32 as usize) {
+        if let Some(ns) = row.slept.get_mut(args::get(&ctx, &ARG_THROTTLE_WHY) as u32 as usize) {
             *ns += slept_ns;
         }
-        row.stall_ns += stall::inside(Cause::Throttle, slept_ns);
+        match stall::throttled(slept_ns) {
+            Some((true, ns)) => row.memcg_stall += ns,
+            Some((false, ns)) => row.stall += ns,
+            None => {}
+        }
         0
     }
 }

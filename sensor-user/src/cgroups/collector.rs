@@ -164,10 +164,12 @@ impl Collector {
 mod tests {
     use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
+    use sensor_core::model::counters::ByCause;
+
     use super::*;
     use crate::cgroups::{settings::Settings, shared_paths::CgroupPaths};
 
-    fn snapshot(stall_clock: &[(u64, [u64; 4])]) -> Snapshot {
+    fn snapshot(stall_clock: &[(u64, ByCause)]) -> Snapshot {
         Snapshot { stall_clock: stall_clock.into(), ..Snapshot::default() }
     }
 
@@ -194,7 +196,7 @@ mod tests {
         let mut collector = collector(root.path());
         collector.inputs.kills.count(Some(&format!("/{own}").into()), |_| false);
         let usage = MemoryUsage { sums: vec![(id, 5)], ..MemoryUsage::default() };
-        let report = collector.collect(&snapshot(&[(id, [3, 0, 0, 0])]), &usage);
+        let report = collector.collect(&snapshot(&[(id, [3, 0, 0, 0, 0])]), &usage);
         let [shown] = &report.shown[..] else { panic!("{report:?}") };
         assert_eq!((&*shown.path, shown.stats.memory_bytes), ("/a.slice/b.service", Some(7)));
         let counters = (shown.counters.stall_ns[0], shown.counters.oom_kills);

@@ -382,20 +382,21 @@ mod tests {
         let path = |id: u64| {
             [None, Some("/a/x"), Some("/b")][usize::try_from(id).unwrap_or(0)].map(Arc::from)
         };
-        selection.add_stalls(&[(0, [1, 0, 0, 0]), (1, [5, 0, 0, 2]), (2, [7, 0, 0, 0])], path);
-        selection.add_stalls(&[(1, [6, 0, 0, 2]), (2, [7, 1, 0, 0])], path);
+        selection
+            .add_stalls(&[(0, [1, 0, 0, 0, 0]), (1, [5, 0, 0, 2, 0]), (2, [7, 0, 0, 0, 0])], path);
+        selection.add_stalls(&[(1, [6, 0, 0, 2, 0]), (2, [7, 1, 0, 0, 0])], path);
         selection.add_kills(Some("/a/x/y/z"), 1);
         selection.add_kills(Some("/b"), 1);
         selection.add_kills(None, 1);
         let shown = |selection: &Selection| {
             selection.shown().map(|(_, counters)| counters.clone()).collect::<Vec<_>>()
         };
-        assert_eq!(shown(&selection), [counters([6, 0, 0, 2], 1)]);
-        assert_eq!(*selection.other(), counters([8, 1, 0, 0], 2));
+        assert_eq!(shown(&selection), [counters([6, 0, 0, 2, 0], 1)]);
+        assert_eq!(*selection.other(), counters([8, 1, 0, 0, 0], 2));
         // The kernel half evicted the clock, or dropped a stall without an end: it rises from there.
-        selection.add_stalls(&[(1, [1, 0, 0, 0])], path);
-        selection.add_stalls(&[(1, [2, 0, 0, 0])], path);
-        assert_eq!(shown(&selection), [counters([7, 0, 0, 2], 1)]);
+        selection.add_stalls(&[(1, [1, 0, 0, 0, 0])], path);
+        selection.add_stalls(&[(1, [2, 0, 0, 0, 0])], path);
+        assert_eq!(shown(&selection), [counters([7, 0, 0, 2, 0], 1)]);
         // A removed cgroup's counts are not added to the others'.
         let other = selection.other().clone();
         selection.remove("/a");

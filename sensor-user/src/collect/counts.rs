@@ -228,7 +228,7 @@ pub(super) mod tests {
             if self.fails.cgroups {
                 bail!("ENOMEM");
             }
-            Ok((vec![(7, [self.word; 4])], 1))
+            Ok((vec![(7, [self.word; 5])], 1))
         }
 
         fn reclaim(&self) -> Result<Vec<CgroupReclaim>> {

@@ -5,12 +5,15 @@
 //! * [`sampler`]: the loop; [`scan_loop`] scans processes and opens files for it.
 //! * [`pressed`]: whether a scope is under pressure.
 //! * [`scopes`]: the host and the named cgroups: readings in, verdicts out.
+//! * [`host_reader`]: the reading of the host; [`lost_estimate`]: lost pages of a cgroup on v1.
 //! * [`counts`]: the counts of the kernel half, or which of them could not be read.
 //! * [`history`]: rows of earlier samples; [`stall_counter`]: stalls of a scope without PSI;
 //!   [`vmstat_kills`]: OOM kills without probes.
 
 pub mod counts;
 pub mod history;
+mod host_reader;
+mod lost_estimate;
 mod pressed;
 pub mod sampler;
 pub mod scan_loop;

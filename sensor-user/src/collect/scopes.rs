@@ -14,11 +14,7 @@ use std::{
 use anyhow::Result;
 use sensor_core::{
     common::{clock::monotonic_ns, counter::MergedCounter},
-    model::{
-        coverage::{AttachState, Coverage},
-        event::OomType,
-        snapshot::Snapshot,
-    },
+    model::{coverage::Coverage, event::OomType, snapshot::Snapshot},
     verdict::{
         evaluator::Evaluator,
         policy::Policy,
@@ -27,13 +23,13 @@ use sensor_core::{
         weight,
     },
 };
-use sensor_ebpf::{
-    probes::{self, Id, alloc_retry, oom_kill, reclaim_scan},
-    spec::Shape,
-};
+use sensor_ebpf::probes::Id;
 use tracing::{info, warn};
 
-use super::{settings::ScopeSettings, stall_counter::StallCounter, vmstat_kills::VmstatKills};
+use super::{
+    host_reader::HostReader, lost_estimate::LostEstimate, settings::ScopeSettings,
+    stall_counter::StallCounter,
+};
 use crate::{
     host::{
         cgroup::{
@@ -43,7 +39,6 @@ use crate::{
         },
         host_file::HostFileOpeners,
         late_files::OfferedFiles,
-        memory::HostMemory,
         pressure,
     },
     publish::oom_kills::OomKillCounts,
@@ -70,6 +65,7 @@ struct CgroupScope {
     files: ScopeFiles,
     kills: MergedCounter,
     stalls: StallCounter,
+    lost: LostEstimate,
     /// It could not be read, and new files are on their way.
     is_pending: bool,
 }
@@ -77,12 +73,11 @@ struct CgroupScope {
 /// All scopes.
 #[derive(Debug)]
 pub struct Scopes {
-    memory: HostMemory,
+    host_reader: HostReader,
     host_name: Arc<str>,
     host: Evaluator,
     cgroups: Vec<CgroupScope>,
     kills: Arc<OomKillCounts>,
-    vmstat_kills: VmstatKills,
     /// Until the thread that opens files has them.
     openers: Option<ScopeOpeners>,
     /// Wake the sampler when there is pressure anywhere: a cgroup's pressure is part of the host's.
@@ -105,13 +100,14 @@ impl Scopes {
                 files: openers.add(CgroupMounts::find()?, &scope.cgroup),
                 kills: MergedCounter::default(),
                 stalls: StallCounter::default(),
+                lost: LostEstimate::default(),
                 is_pending: false,
             });
         }
         openers.serve(monotonic_ns());
-        let memory = HostMemory::open(root);
+        let host_reader = HostReader::open(root);
         let mut triggers = Vec::new();
-        if memory.has_psi() {
+        if host_reader.has_psi() {
             for trigger in pressure::triggers(&root.join("proc/pressure")) {
                 match trigger {
                     Ok(file) => triggers.push(file),
@@ -122,8 +118,7 @@ impl Scopes {
             warn!("no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock replaces it");
         }
         let (host, host_name, openers) = (evaluator(), HOST.into(), Some(openers));
-        let vmstat_kills = VmstatKills::default();
-        Ok(Self { memory, host_name, host, cgroups, kills, vmstat_kills, openers, triggers })
+        Ok(Self { host_reader, host_name, host, cgroups, kills, openers, triggers })
     }
 
     /// Opens the files of cgroups; can be taken once.
@@ -165,7 +160,7 @@ impl Scopes {
 
     /// Where a thread that may open files offers those of the host that appear later.
     pub fn offered_files(&self) -> Arc<OfferedFiles> {
-        self.memory.offered_files()
+        self.host_reader.offered_files()
     }
 
     /// Whether new files of a scope are on their way: the next sample should come soon.
@@ -187,16 +182,7 @@ impl Scopes {
         stalls: &BTreeMap<u64, u64>,
         coverage: &Coverage,
     ) -> (Vec<ScopeVerdict>, Option<[u64; OomType::ALL.len()]>) {
-        let mut reading = Reading { at_ns: snapshot.taken_ns, ..Reading::default() };
-        // Rows of an earlier sample would show a calm host.
-        if !snapshot.unread.counters {
-            read_probes(snapshot, coverage, &mut reading);
-        }
-        self.memory.read(&mut reading);
-        let vmstat_kills = self.vmstat_kills(reading.at_ns, coverage);
-        if let Some(kills) = vmstat_kills {
-            reading.oom_kills = Some(kills[OomType::Global as usize]);
-        }
+        let (reading, vmstat_kills) = self.host_reader.read(snapshot, coverage);
         let mut verdicts = Vec::with_capacity(1 + self.cgroups.len());
         verdicts.push(ScopeVerdict {
             scope: Arc::clone(&self.host_name),
@@ -214,18 +200,6 @@ impl Scopes {
         }
         (verdicts, vmstat_kills)
     }
-
-    /// OOM kills by type, unless the probe counts them or an operator has disabled it.
-    fn vmstat_kills(
-        &mut self,
-        now_ns: u64,
-        coverage: &Coverage,
-    ) -> Option<[u64; OomType::ALL.len()]> {
-        let probe = coverage.probe(Id::oom_kill)?;
-        let counts = self.memory.kill_counts()?;
-        let is_missing = probe.state == AttachState::Missing;
-        is_missing.then(|| self.vmstat_kills.update(now_ns, counts))
-    }
 }
 
 impl CgroupScope {
@@ -240,6 +214,9 @@ impl CgroupScope {
         self.is_pending = read.as_ref().is_err_and(|unread| unread.is_pending);
         let (verdict, unknown_reason) = match read {
             Ok(()) => {
+                reading.read_bytes = host.read_bytes;
+                let estimate = self.lost.update(host, reading.refaulted_bytes);
+                reading.lost_bytes = reading.lost_bytes.or(estimate);
                 let kills = [reading.oom_kills, ring_kills];
                 reading.oom_kills = self.kills.update(reading.at_ns, kills);
                 if let Some(stalls) = stalls.filter(|_| self.files.lacks_psi()) {
@@ -266,84 +243,4 @@ impl CgroupScope {
 fn no_stall_source(reading: &Reading) -> Option<Arc<str>> {
     let measured = reading.full_ns.is_some() || reading.stall_ns.is_some();
     (!measured).then(|| "neither PSI nor a probe measures stalls".into())
-}
-
-/// Stores the probes' values of the host in `reading`.
-fn read_probes(snapshot: &Snapshot, coverage: &Coverage, reading: &mut Reading) {
-    let measures = |id: Id| coverage.measures(id);
-    if measures(Id::direct_reclaim) && measures(Id::memcg_reclaim) {
-        let stalls = probes::ALL.iter().enumerate().flat_map(|(i, probe)| {
-            probe.metrics.iter().filter_map(move |metric| match metric.shape {
-                Shape::Stall { at, cause: Some(_), .. } => Some((i, at)),
-                _ => None,
-            })
-        });
-        let ns = stalls.map(|(probe, at)| snapshot.rows[probe][at]);
-        reading.stall_ns = Some(ns.fold(0, u64::saturating_add));
-    }
-    if measures(Id::oom_kill) {
-        // A cgroup at its own limit does not harm the host, nor does a cpuset whose nodes are full,
-        // or a kill that an operator asked for.
-        let row = &snapshot.rows[Id::oom_kill as usize];
-        reading.oom_kills = Some(row[oom_kill::HOST_KILLS_WORD]);
-    }
-    if measures(Id::reclaim_scan) {
-        let (at, len) = (reclaim_scan::PRIORITY_WORD, reclaim_scan::PRIORITIES);
-        let lowest = snapshot.moved_recently(Id::reclaim_scan as usize, at, len).lowest();
-        let priority = lowest.map_or(Ok(reclaim_scan::CALM_PRIORITY), u32::try_from);
-        reading.priority = priority.ok().and_then(|p| u8::try_from(p).ok());
-    }
-    if measures(Id::alloc_retry) {
-        let (at, len) = (alloc_retry::LOOPS_WORD, alloc_retry::LOOPS);
-        let highest = snapshot.moved_recently(Id::alloc_retry as usize, at, len).highest();
-        reading.no_progress = u8::try_from(highest.unwrap_or(0)).ok();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sensor_core::model::coverage::{AttachState, ProbeState};
-    use sensor_ebpf::spec::{ROW_WORDS, Row};
-
-    use super::*;
-
-    fn rows(word: u64) -> Arc<Vec<Row>> {
-        Arc::new(vec![[word; ROW_WORDS]; probes::ALL.len() + 1])
-    }
-
-    fn attached(name: &'static str) -> ProbeState {
-        let (state, reason) = (AttachState::Attached, String::new());
-        ProbeState { name, state, reason, programs: Vec::new() }
-    }
-
-    #[test]
-    fn probes_fill_in_what_the_rules_need() {
-        let snapshot = Snapshot {
-            taken_ns: 1,
-            rows: rows(3),
-            // A change in the window of gauges only is no evidence.
-            window_start: rows(0),
-            recent_start: rows(1),
-            ..Snapshot::default()
-        };
-        let mut coverage = Coverage::none("not attached");
-        let mut reading = Reading::default();
-        read_probes(&snapshot, &coverage, &mut reading);
-        assert_eq!(reading, Reading::default(), "nothing is attached");
-        coverage.probes = probes::ALL.iter().map(|probe| attached(probe.name)).collect();
-        read_probes(&snapshot, &coverage, &mut reading);
-        assert!(reading.stall_ns.is_some_and(|ns| ns >= 9), "{reading:?}");
-        assert_eq!(reading.oom_kills, Some(3));
-        assert_eq!(reading.priority, Some(0));
-        assert_eq!(reading.no_progress, Some(18));
-        let mut rows = snapshot.rows.to_vec();
-        rows[Id::oom_kill as usize][oom_kill::KILLS_WORD] = 9;
-        rows[Id::oom_kill as usize][oom_kill::HOST_KILLS_WORD] = 2;
-        let constrained = Snapshot { rows: rows.into(), ..snapshot.clone() };
-        read_probes(&constrained, &coverage, &mut reading);
-        assert_eq!(reading.oom_kills, Some(2), "seven were bound to some NUMA nodes");
-        let calm = Snapshot { recent_start: Arc::clone(&snapshot.rows), ..snapshot };
-        read_probes(&calm, &coverage, &mut reading);
-        assert_eq!((reading.priority, reading.no_progress), (Some(12), Some(0)));
-    }
 }

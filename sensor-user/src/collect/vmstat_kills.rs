@@ -12,7 +12,7 @@
 
 use sensor_core::model::event::OomType;
 
-use crate::host::memory::KillCounts;
+use crate::host::vmstat::KillCounts;
 
 /// How long before a kill its direct reclaim may be. In between the kernel writes its report on all
 /// processes to the console, which may be slow.

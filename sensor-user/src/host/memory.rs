@@ -11,9 +11,13 @@ use super::{
     pressure,
     proc_file::{ProcFile, numbers},
     swap::SwapRoom,
+    vmstat::{self, KillCounts},
     zfs,
 };
-use sensor_core::{model::oom_report::HostMemoryUsage, verdict::reading::Reading};
+use sensor_core::{
+    model::oom_report::HostMemoryUsage,
+    verdict::{attribution::Origins, reading::Reading},
+};
 
 /// Shortest time between two reads of /proc/zoneinfo: the kernel prints each zone with its lock held
 /// and interrupts off (walk_zones_in_node, mm/vmstat.c), which delays every allocation. No rule uses
@@ -39,17 +43,9 @@ pub struct HostMemory {
     /// The last values of `swaps` and `late_files`, and when they were read.
     slow: Option<(u64, SlowValues)>,
     kill_counts: Option<KillCounts>,
+    origins: Origins,
     pressure: HostFile,
     io_pressure: HostFile,
-}
-
-/// Counts of vmstat for kills that no probe sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KillCounts {
-    /// OOM kills of any kind.
-    pub kills: u64,
-    /// Direct reclaims of the host, not of a cgroup.
-    pub direct_reclaims: u64,
 }
 
 /// Corrections of the values of meminfo.
@@ -75,6 +71,7 @@ impl HostMemory {
             offered: Arc::default(),
             slow: None,
             kill_counts: None,
+            origins: Origins::default(),
             pressure: open("proc/pressure/memory"),
             io_pressure: open("proc/pressure/io"),
         }
@@ -101,14 +98,20 @@ impl HostMemory {
         self.kill_counts
     }
 
+    /// What tells the host's own reclaim from that of limits, at the last read.
+    pub fn origins(&self) -> Origins {
+        self.origins
+    }
+
     /// Reads all files into `reading`. A file that cannot be read leaves its part empty, so that
     /// the other parts do not become stale.
     pub fn read(&mut self, reading: &mut Reading) {
         let (page, now_ns) = (rustix::param::page_size() as u64, reading.at_ns);
-        self.kill_counts = None;
+        (self.kill_counts, self.origins) = (None, Origins::default());
         if let Some(text) = self.vmstat.read() {
-            parse_vmstat(text, page, reading);
-            self.kill_counts = parse_kill_counts(text);
+            vmstat::parse(text, page, reading);
+            self.kill_counts = vmstat::parse_kill_counts(text);
+            self.origins = vmstat::parse_origins(text);
         }
         if let Some(text) = self.meminfo.read() {
             parse_meminfo(text, reading);
@@ -156,48 +159,6 @@ impl HostMemory {
             }
         }
     }
-}
-
-fn sum(values: &[Option<u64>]) -> Option<u64> {
-    let known = values.iter().flatten();
-    known.copied().reduce(u64::saturating_add)
-}
-
-pub(crate) fn parse_vmstat(text: &str, page: u64, reading: &mut Reading) {
-    // Kernels before 5.9 have only `workingset_refault`.
-    let names = [
-        "workingset_refault_anon",
-        "workingset_refault_file",
-        "workingset_refault",
-        "pswpin",
-        "pswpout",
-        "pgscan_direct",
-        "pgscan_kswapd",
-        "pgsteal_direct",
-        "pgsteal_kswapd",
-    ];
-    let values = numbers(text, names);
-    let bytes = |pages: Option<u64>| pages.map(|n| n.saturating_mul(page));
-    reading.refaulted_bytes = bytes(sum(&values[..3]));
-    reading.swapped_in_bytes = bytes(values[3]);
-    reading.swapped_out_bytes = bytes(values[4]);
-    reading.scanned_pages = sum(&values[5..7]);
-    reading.reclaimed_pages = sum(&values[7..9]);
-}
-
-pub(crate) fn parse_kill_counts(vmstat: &str) -> Option<KillCounts> {
-    // One per zone; which exist depends on the machine.
-    let names = [
-        "oom_kill",
-        "allocstall_dma",
-        "allocstall_dma32",
-        "allocstall_normal",
-        "allocstall_high",
-        "allocstall_movable",
-        "allocstall_device",
-    ];
-    let [kills, by_zone @ ..] = numbers(vmstat, names);
-    Some(KillCounts { kills: kills?, direct_reclaims: sum(&by_zone)? })
 }
 
 pub(crate) fn parse_meminfo(text: &str, reading: &mut Reading) {
@@ -283,30 +244,6 @@ pub(crate) fn parse_zoneinfo(text: &str, page: u64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::{super::late_files::tests::open_now, *};
-
-    #[test]
-    fn vmstat_has_one_or_two_refault_counters() {
-        let mut reading = Reading::default();
-        let text = "pswpin 1\npswpout 2\nworkingset_refault_anon 3\nworkingset_refault_file 4\n\
-                    pgscan_kswapd 5\npgscan_direct 6\npgsteal_kswapd 7\npgsteal_direct 8\n";
-        parse_vmstat(text, 4096, &mut reading);
-        assert_eq!(reading.refaulted_bytes, Some(7 * 4096));
-        assert_eq!(reading.swapped_in_bytes, Some(4096));
-        assert_eq!((reading.scanned_pages, reading.reclaimed_pages), (Some(11), Some(15)));
-        parse_vmstat("workingset_refault 9\n", 4096, &mut reading);
-        assert_eq!(reading.refaulted_bytes, Some(9 * 4096));
-        assert_eq!(reading.swapped_in_bytes, None, "a kernel without swap");
-    }
-
-    #[test]
-    fn direct_reclaims_are_summed_over_zones() {
-        let text = "oom_kill 3\nallocstall_dma 1\nallocstall_dma32 2\nallocstall_normal 4\n\
-                    allocstall_movable 8\nallocstall_device 16\nallocstall_other 99\n";
-        let counts = KillCounts { kills: 3, direct_reclaims: 31 };
-        assert_eq!(parse_kill_counts(text), Some(counts));
-        assert_eq!(parse_kill_counts("oom_kill 3\n"), None);
-        assert_eq!(parse_kill_counts("allocstall_dma 3\n"), None, "before 4.13");
-    }
 
     #[test]
     fn an_unreadable_file_leaves_only_its_part_empty() {

@@ -1,6 +1,6 @@
 //! The edge to the host's files. Each reader parses text that a test can pass in.
 //!
-//! * [`memory`], [`pressure`]: the host's memory and PSI; [`swap`], [`zfs`]: swap in memory, and a
+//! * [`memory`], [`vmstat`], [`pressure`]: the host's memory, its counters and PSI; [`swap`], [`zfs`]: swap in memory, and a
 //!   cache that the kernel does not count as one; [`late_files`]: their files.
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
@@ -25,4 +25,5 @@ pub mod proc_file;
 pub mod proc_walk;
 pub mod process_rights;
 pub(crate) mod swap;
+pub(crate) mod vmstat;
 pub(crate) mod zfs;

@@ -34,7 +34,7 @@ fn a_direct_reclaim_is_timed_and_its_pages_counted() {
     assert_eq!(bench.inside(), [0; KINDS]);
     assert_eq!(bench.lost(), BTreeMap::new());
     let stalls: Vec<_> = bench.stalls().into_values().collect();
-    assert_eq!(stalls, [[sum, 0, 0, 0]], "charged to one cgroup, as direct reclaim");
+    assert_eq!(stalls, [[sum, 0, 0, 0, 0]], "charged to one cgroup, as direct reclaim");
 }
 
 #[test]
@@ -163,8 +163,24 @@ fn nested_stalls_are_charged_once() {
     let exclusive = direct[at(Id::direct_reclaim, "stall")];
     assert_eq!(exclusive, inclusive - 1_000_000, "the sleep is charged to throttling");
     let stalls: Vec<_> = bench.stalls().into_values().collect();
-    assert_eq!(stalls, [[exclusive, 0, 1_000_000, 0]]);
+    assert_eq!(stalls, [[exclusive, 0, 1_000_000, 0, 0]]);
     assert_eq!(bench.lost(), BTreeMap::new());
+}
+
+/// The sleep of a task at its cgroup's limit is no shortage of the host.
+#[test]
+fn a_sleep_inside_limit_reclaim_has_a_cause_of_its_own() {
+    let bench = Bench::new();
+    bench.run("memcg_begin", &[]);
+    std::thread::sleep(std::time::Duration::from_millis(2));
+    bench.run("throttled", &[("ARG_THROTTLE_USEC", 1000), ("ARG_THROTTLE_WHY", 2)]);
+    bench.run("memcg_end", &[("ARG_MEMCG_FREED", 7)]);
+    let stalls: Vec<_> = bench.stalls().into_values().collect();
+    let memcg = bench.probe(Id::memcg_reclaim)[at(Id::memcg_reclaim, "stall")];
+    assert_eq!(stalls, [[0, memcg, 0, 0, 1_000_000]]);
+    assert!(memcg >= 1_000_000, "{memcg}");
+    let throttle = bench.probe(Id::throttle);
+    assert_eq!(throttle[at(Id::throttle, "stall")], 0, "the host's");
 }
 
 #[test]

@@ -154,7 +154,7 @@ mod tests {
             slot(3, Kind::Direct, 100, 8, 0),
             slot(4, Kind::Kswapd, 100, 7, 0),
         ];
-        let by_cgroup = BTreeMap::from([(7, [1000, 5 + 90, 0, 0]), (8, [90, 0, 0, 0])]);
+        let by_cgroup = BTreeMap::from([(7, [1000, 5 + 90, 0, 0, 0]), (8, [90, 0, 0, 0, 0])]);
         assert_eq!(unsettled_stalls(&slots, 200), by_cgroup);
     }
 

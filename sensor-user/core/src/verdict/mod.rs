@@ -7,6 +7,7 @@
 //! ```
 //!
 //! * [`reading`]: counters and sizes of one scope at one moment; each may be missing.
+//! * [`attribution`]: which part of the host's stalls cgroups at their own limits caused.
 //! * [`signals`]: changes over one, ten and sixty seconds.
 //! * [`forecast`]: seconds until memory is exhausted; none without a trend.
 //! * [`policy`]: the rules, their thresholds and reasons; which of them fire or hold.
@@ -16,6 +17,7 @@
 //!
 //! A scope is the host or a named cgroup; the rules are the same for both.
 
+pub mod attribution;
 pub mod evaluator;
 pub mod explain;
 pub mod forecast;

@@ -66,7 +66,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "thrashing",
         level: Severity::Overloaded,
-        when: &[when(S::Full1s, 0.2), when(S::Full10s, 0.08), when(S::Refault10s, 0.02)],
+        when: &[when(S::Full1s, 0.2), when(S::Full10s, 0.08), when(S::Refaults10s, 600.0)],
         without_psi: false,
         because: "pages are read again right after their eviction: the working set no longer fits \
                   in memory",
@@ -77,7 +77,7 @@ pub const RULES: &[Rule] = &[
         when: &[
             when(S::Filled, 5.0),
             when(S::Available, 0.02),
-            when(S::Refault1s, 0.005),
+            when(S::Refaults1s, 160.0),
             when(S::Full1s, 0.02),
         ],
         without_psi: false,
@@ -101,9 +101,9 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "rereading",
         level: Severity::Overloaded,
-        when: &[when(S::IoFull10s, 0.2), when(S::Refault10s, 0.0015), when(S::Unused, 0.05)],
+        when: &[when(S::RereadWait10s, 0.15), when(S::Unused, 0.05)],
         without_psi: false,
-        because: "all tasks wait for the disk to read pages that had been evicted; PSI memory \
+        because: "all tasks wait for the disk to read pages that memory had lost; PSI memory \
                   includes few of the waits for a slow swap device",
     },
     Rule {
@@ -140,7 +140,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "stall_clock_thrashing",
         level: Severity::Overloaded,
-        when: &[when(S::Stalled10s, 0.1), when(S::Refault10s, 0.03)],
+        when: &[when(S::Stalled10s, 0.1), when(S::Lost10s, 900.0)],
         without_psi: true,
         because: "without PSI: pages are read again half a minute after their eviction; the stall \
                   clock does not include the waits for these reads",
@@ -164,7 +164,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "refaulting",
         level: Severity::Degraded,
-        when: &[when(S::Refault10s, 0.01), when(S::Full10s, 0.04)],
+        when: &[when(S::Refaults10s, 300.0), when(S::Full10s, 0.04)],
         without_psi: false,
         because: "the working set begins to exceed memory, and tasks wait for evicted pages",
     },
@@ -178,10 +178,10 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "rereading_begins",
         level: Severity::Degraded,
-        when: &[when(S::IoFull10s, 0.05), when(S::Refault10s, 0.002)],
+        when: &[when(S::RereadWait10s, 0.04)],
         without_psi: false,
-        because: "tasks wait for the disk to read pages that had been evicted; the first read of a \
-                  page is not a refault",
+        because: "tasks wait for the disk to read pages that memory had lost; pages that are read \
+                  once, as by a backup, are not among them",
     },
     Rule {
         name: "hard_reclaim",

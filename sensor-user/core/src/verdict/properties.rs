@@ -48,10 +48,10 @@ fn signals() -> impl Strategy<Value = Signals> {
 /// Scales values of 0 to 1 to the range of a signal's thresholds.
 fn scale(signal: Signal) -> f64 {
     match signal {
-        Signal::Exhaustion | Signal::Filled | Signal::Refaults10s | Signal::SwapIns10s => 100.0,
+        Signal::Exhaustion | Signal::Filled | Signal::SwapIns10s => 100.0,
         Signal::NoProgress | Signal::Priority => 16.0,
         Signal::OomKills60s | Signal::Stalled1s | Signal::Stalled10s => 3.0,
-        Signal::Refault1s | Signal::Refault10s => 0.05,
+        Signal::Refaults1s | Signal::Refaults10s | Signal::Lost10s => 1500.0,
         _ => 1.0,
     }
 }

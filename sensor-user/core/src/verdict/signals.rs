@@ -69,11 +69,16 @@ signals! {
         "tasks in reclaim, compaction or throttling, average over one second";
     Stalled10s "stalled_tasks_10s" Up
         "tasks in reclaim, compaction or throttling, average over ten seconds";
-    Refault1s "refault_ratio_1s" Up
-        "share of memory evicted and read again per second, over one second";
-    Refault10s "refault_ratio_10s" Up
-        "share of memory evicted and read again per second, over ten seconds";
+    Refaults1s "refaults_1s" Up "pages evicted and read again per second, over one second";
     Refaults10s "refaults_10s" Up "pages evicted and read again per second, over ten seconds";
+    Lost10s "lost_pages_10s" Up
+        "pages per second that were lost from the working set and needed again, over ten seconds";
+    RereadWait10s "reread_wait_share_10s" Up
+        "share of the last ten seconds in which all tasks waited for the disk to read lost pages \
+         again (PSI of I/O, by the part of such pages in all reads)";
+    LimitStalls10s "limit_stall_share_10s" Up
+        "share of the last ten seconds in which cgroups at their own limits waited for memory; the \
+         other signals of the host do not include it";
     SwapIns10s "swap_ins_10s" Up "pages read from swap per second, over ten seconds";
     ScanEfficiency10s "scan_efficiency_10s" Down
         "pages freed per page that reclaim scanned, over ten seconds";
@@ -145,6 +150,8 @@ pub struct ReadingHistory {
     kill_times: VecDeque<u64>,
     /// The last value of the kill counter.
     kill_count: Option<u64>,
+    /// Whether [`Self::seconds`] begins with the kernel's averages.
+    has_averages: bool,
 }
 
 impl ReadingHistory {
@@ -155,7 +162,8 @@ impl ReadingHistory {
         if self.recent.back().is_some_and(|last| now <= last.at_ns) {
             return None;
         }
-        if self.recent.is_empty() {
+        // They are of the time before the first readings.
+        if self.seconds.len() < 2 {
             self.add_kernel_averages(&reading);
         }
         self.count_kills(&reading);
@@ -176,12 +184,13 @@ impl ReadingHistory {
 
     /// Fills the windows from the kernel's averages. A daemon that is restarted while its host
     /// thrashes must not report it as ready until its own windows are full.
-    fn add_kernel_averages(&mut self, first: &Reading) {
-        let Some(before) = first.before else { return };
-        for ([some_ns, full_ns], seconds) in before.into_iter().zip(BEFORE_SECONDS).rev() {
-            let Some(at_ns) = first.at_ns.checked_sub(seconds * SECOND) else { continue };
+    fn add_kernel_averages(&mut self, reading: &Reading) {
+        let Some(before) = reading.before.filter(|_| !self.has_averages) else { return };
+        self.has_averages = true;
+        for ([some_ns, full_ns], seconds) in before.into_iter().zip(BEFORE_SECONDS) {
+            let Some(at_ns) = reading.at_ns.checked_sub(seconds * SECOND) else { continue };
             let (some_ns, full_ns) = (Some(some_ns), Some(full_ns));
-            self.seconds.push_back(Reading { at_ns, some_ns, full_ns, ..Reading::default() });
+            self.seconds.push_front(Reading { at_ns, some_ns, full_ns, ..Reading::default() });
         }
     }
 
@@ -190,6 +199,7 @@ impl ReadingHistory {
     pub fn interrupt(&mut self) {
         self.recent.clear();
         self.seconds.clear();
+        self.has_averages = false;
     }
 
     fn count_kills(&mut self, reading: &Reading) {
@@ -241,20 +251,22 @@ impl ReadingHistory {
         let of_total = |value: f64| Some(value / now.total_bytes.filter(|b| *b > 0)? as f64);
         let mut signals = Signals::default();
         for (signal, value) in [
-            (Signal::Some1s, share(1, |r| r.some_ns)),
-            (Signal::Some10s, share(10, |r| r.some_ns)),
-            (Signal::Some60s, share(60, |r| r.some_ns)),
-            (Signal::Full1s, share(1, |r| r.full_ns)),
-            (Signal::Full10s, share(10, |r| r.full_ns)),
-            (Signal::Full60s, share(60, |r| r.full_ns)),
+            (Signal::Some1s, share(1, Reading::own_some_ns)),
+            (Signal::Some10s, share(10, Reading::own_some_ns)),
+            (Signal::Some60s, share(60, Reading::own_some_ns)),
+            (Signal::Full1s, share(1, Reading::own_full_ns)),
+            (Signal::Full10s, share(10, Reading::own_full_ns)),
+            (Signal::Full60s, share(60, Reading::own_full_ns)),
             (Signal::IoFull1s, share(1, |r| r.io_full_ns)),
             (Signal::IoFull10s, share(10, |r| r.io_full_ns)),
             (Signal::Stalled1s, rate(1, |r| r.stall_ns).map(|ns| ns / 1e9)),
             (Signal::Stalled10s, rate(10, |r| r.stall_ns).map(|ns| ns / 1e9)),
-            (Signal::Refault1s, rate(1, |r| r.refaulted_bytes).and_then(of_total)),
-            (Signal::Refault10s, rate(10, |r| r.refaulted_bytes).and_then(of_total)),
-            (Signal::Refaults10s, rate(10, |r| r.refaulted_bytes).map(|b| b / PAGE)),
-            (Signal::SwapIns10s, rate(10, |r| r.swapped_in_bytes).map(|b| b / PAGE)),
+            (Signal::Refaults1s, rate(1, Reading::own_refaulted_bytes).map(|b| b / PAGE)),
+            (Signal::Refaults10s, rate(10, Reading::own_refaulted_bytes).map(|b| b / PAGE)),
+            (Signal::Lost10s, rate(10, lost).map(|b| b / PAGE)),
+            (Signal::RereadWait10s, self.reread_wait(now)),
+            (Signal::LimitStalls10s, share(10, |r| r.some_ns.map(|_| r.limits.some_ns))),
+            (Signal::SwapIns10s, rate(10, Reading::own_swapped_in_bytes).map(|b| b / PAGE)),
             (Signal::ScanEfficiency10s, self.scan_efficiency(now)),
             (Signal::Priority, now.priority.map(f64::from)),
             (Signal::NoProgress, now.no_progress.map(f64::from)),
@@ -278,6 +290,14 @@ impl ReadingHistory {
         (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
     }
 
+    /// The part of the waits for I/O that is due to pages that memory had lost: by their part in all
+    /// bytes read.
+    fn reread_wait(&self, now: &Reading) -> Option<f64> {
+        let waited = (self.rate(now, 10, |r| r.io_full_ns)? / 1e9).min(1.0);
+        let (lost, read) = (self.rate(now, 10, lost)?, self.rate(now, 10, |r| r.read_bytes)?);
+        Some(if read > 0.0 { waited * (lost / read).min(1.0) } else { 0.0 })
+    }
+
     /// Available memory plus free swap over the last minute, as (seconds, bytes), oldest first.
     fn available_and_swap(&self) -> impl Iterator<Item = (f64, f64)> {
         self.readings().filter_map(|r| {
@@ -299,6 +319,11 @@ impl ReadingHistory {
         let newest = self.seconds.back().map_or(0, |r| r.at_ns);
         self.seconds.iter().chain(self.recent.iter().filter(move |r| r.at_ns > newest))
     }
+}
+
+/// Bytes lost from the working set; where the kernel does not count them, all refaults.
+fn lost(reading: &Reading) -> Option<u64> {
+    reading.own_lost_bytes().or(reading.own_refaulted_bytes())
 }
 
 /// How far a counter rose. A lower value is that of a new counter (the scope was created again),

@@ -276,13 +276,12 @@ fn one_missing_value_does_not_reset_its_window() {
         let reading = Reading {
             at_ns: second * SECOND,
             full_ns: Some(0),
-            refaulted_bytes: (!is_missing).then_some(second * GIB / 100),
-            total_bytes: Some(GIB),
+            refaulted_bytes: (!is_missing).then_some(second * 4096),
             ..Reading::default()
         };
         let signals = history.push(reading).expect("later than the last");
-        let expected = (second > 5 && !is_missing).then_some(0.01);
-        let refaults = signals.get(Signal::Refault10s);
+        let expected = (second > 5 && !is_missing).then_some(1.0);
+        let refaults = signals.get(Signal::Refaults10s);
         assert_eq!(refaults.map(|r| (r * 1e6).round() / 1e6), expected, "at {second} s");
         assert_eq!(signals.get(Signal::Full10s), (second > 5).then_some(0.0), "at {second} s");
     }

@@ -2,7 +2,7 @@
 //!
 //! Not here: opening them.
 
-use crate::host::proc_file::numbers;
+use crate::host::{proc_file::numbers, vmstat::lost_pages};
 
 /// File names of one version of the memory controller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub struct MemoryStat {
     pub hugetlb: u64,
     /// Pages that were evicted and read again.
     pub refaulted: Option<u64>,
+    /// The part of them that was lost from the working set; v1 does not report it.
+    pub lost: Option<u64>,
     /// Pages read from swap.
     pub swapped_in: Option<u64>,
     /// Pages written to swap.
@@ -85,13 +87,15 @@ pub struct MemoryStat {
 }
 
 /// Lines of v1's memory.stat; lines with `total_` include descendants.
-const V1_STAT: [&str; 10] = [
+const V1_STAT: [&str; 12] = [
     "total_cache",
     "total_shmem",
     "",
     "",
     "total_workingset_refault_anon",
     "total_workingset_refault_file",
+    "",
+    "",
     "total_pswpin",
     "total_pswpout",
     "",
@@ -99,13 +103,15 @@ const V1_STAT: [&str; 10] = [
 ];
 
 /// Lines of v2's memory.stat; all include descendants.
-const V2_STAT: [&str; 10] = [
+const V2_STAT: [&str; 12] = [
     "file",
     "shmem",
     "slab_reclaimable",
     "hugetlb",
     "workingset_refault_anon",
     "workingset_refault_file",
+    "workingset_activate_file",
+    "workingset_restore_file",
     "pswpin",
     "pswpout",
     "pgscan",
@@ -117,13 +123,14 @@ impl MemoryStat {
     pub fn parse(text: &str, v1: bool) -> Self {
         let names = if v1 { V1_STAT } else { V2_STAT };
         let [file, shmem, slab, hugetlb, rest @ ..] = numbers(text, names);
-        let [anon, cache, swapped_in, swapped_out, scanned, reclaimed] = rest;
+        let [anon, cache, activated, restored, swapped_in, swapped_out, scanned, reclaimed] = rest;
         Self {
             file: file.unwrap_or(0),
             shmem: shmem.unwrap_or(0),
             slab: slab.unwrap_or(0),
             hugetlb: hugetlb.unwrap_or(0),
             refaulted: anon.map(|a| a.saturating_add(cache.unwrap_or(0))).or(cache),
+            lost: lost_pages(anon, activated, restored),
             // pswpin exists since 6.13. An anonymous page that refaults comes from swap.
             swapped_in: swapped_in.or(anon),
             swapped_out,

@@ -290,7 +290,7 @@ fn is_removed(error: &anyhow::Error) -> bool {
 fn fill_counters(stat: &MemoryStat, reading: &mut Reading) {
     let page = rustix::param::page_size() as u64;
     let bytes = |pages: Option<u64>| pages.map(|pages| pages.saturating_mul(page));
-    reading.refaulted_bytes = bytes(stat.refaulted);
+    (reading.refaulted_bytes, reading.lost_bytes) = (bytes(stat.refaulted), bytes(stat.lost));
     reading.swapped_in_bytes = bytes(stat.swapped_in);
     reading.swapped_out_bytes = bytes(stat.swapped_out);
     (reading.scanned_pages, reading.reclaimed_pages) = (stat.scanned, stat.reclaimed);

@@ -1,6 +1,6 @@
 //! Tests of a scope's files, with an opener that serves each request at once.
 
-use std::{fs, ops::Deref, path::PathBuf};
+use std::{fs, ops::Deref, path::PathBuf, sync::LazyLock};
 
 use sensor_core::verdict::reading::Reading;
 
@@ -36,27 +36,15 @@ impl Deref for Served {
     }
 }
 
-const HOST: Reading = Reading {
-    at_ns: 0,
+static HOST: LazyLock<Reading> = LazyLock::new(|| Reading {
     some_ns: Some(1),
     full_ns: Some(1),
-    before: None,
-    io_full_ns: None,
-    stall_ns: None,
-    refaulted_bytes: None,
-    swapped_in_bytes: None,
-    swapped_out_bytes: None,
-    scanned_pages: None,
-    reclaimed_pages: None,
-    oom_kills: None,
     total_bytes: Some(1 << 30),
     available_bytes: Some(512 << 20),
     unused_bytes: Some(256 << 20),
     swap_free_bytes: Some(64 << 20),
-    above_low_bytes: None,
-    priority: None,
-    no_progress: None,
-};
+    ..Reading::default()
+});
 
 /// The cgroup `/a/web` with these files.
 fn scope_files(v1: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, Served) {

@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn only_known_values_of_a_cgroup_have_series() {
         let stalled = CgroupCounters {
-            stall_ns: [0, 1_500_000_000, 0, 0],
+            stall_ns: [0, 1_500_000_000, 0, 0, 0],
             oom_kills: 2,
             ..CgroupCounters::default()
         };

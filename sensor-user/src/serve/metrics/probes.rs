@@ -87,7 +87,8 @@ impl ProbeMetrics<'_> {
                 self.metric(&mut encoder, *probe, metric)?;
                 continue;
             };
-            let labels: Labels = cause.map(|c| ("cause", c.to_owned())).into_iter().collect();
+            let labels: Labels =
+                cause.map(|c| ("cause", c.label().to_owned())).into_iter().collect();
             let ns = self.snapshot.rows[*probe][at];
             match stalls.iter_mut().find(|(l, _)| *l == labels) {
                 Some((_, sum)) => *sum = sum.saturating_add(ns),
