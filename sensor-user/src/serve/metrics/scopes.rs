@@ -115,7 +115,21 @@ pub(super) fn encode(
         kind: MetricType::Gauge,
         value: |scope: &ScopeVerdict| scope.verdict.signals.get(Signal::Exhaustion),
     }
-    .encode(encoder, scopes.iter().map(|scope| (labels_of(scope), scope)))
+    .encode(encoder, scopes.iter().map(|scope| (labels_of(scope), scope)))?;
+    limit_stalls(encoder, scopes)
+}
+
+/// Only of the host: the limit of a scope counts for the scope.
+fn limit_stalls(encoder: &mut DescriptorEncoder, scopes: &[ScopeVerdict]) -> Result<(), Error> {
+    Field {
+        name: "memsensor_limit_stall",
+        help: "Part of the host's memsensor_memory_some that cgroups at their own limits caused; the \
+               host's verdict does not count it",
+        unit: Some(Unit::Seconds),
+        kind: MetricType::Counter,
+        value: |reading: &Reading| reading.some_ns.and_then(|_| seconds(Some(reading.limits.some_ns))),
+    }
+    .encode(encoder, scopes.iter().take(1).map(|host| (Labels::new(), &host.reading)))
 }
 
 fn readiness(

@@ -11,6 +11,7 @@ mod frozen;
 mod limits;
 mod listen;
 mod outside;
+mod own_limits;
 mod reload;
 mod replay;
 mod restarts;
