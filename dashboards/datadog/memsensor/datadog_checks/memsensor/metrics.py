@@ -22,6 +22,7 @@ DEFAULT = {
     'memsensor_alloc_no_progress_loops_max': 'alloc_no_progress_loops_max',
     # Available memory, and pressure as the kernel reports it.
     'memsensor_memory_some_seconds': 'memory_some_seconds',
+    'memsensor_limit_stall_seconds': 'limit_stall_seconds',
     'memsensor_memory_full_seconds': 'memory_full_seconds',
     'memsensor_io_full_seconds': 'io_full_seconds',
     'memsensor_refaulted_bytes': 'refaulted_bytes',
