@@ -220,6 +220,7 @@ fn host_verdict() -> ScopeVerdict {
         cgroup_id: None,
         reading: reading(60),
         verdict,
+        decided_by: None,
         unknown_reason: None,
     }
 }

@@ -111,8 +111,11 @@ def pressure():
     yield graph_panel(
         "PSI of the scope",
         "Share of the time in which some task, or all tasks (full), waited for memory or I/O. "
-        "Absent if the kernel has no PSI.",
-        [Query(rate(f"memsensor_{name}_seconds_total", SCOPE), legend) for name, legend in psi],
+        "Absent if the kernel has no PSI. What cgroups at their own limits caused does not count for the host.",
+        [
+            *(Query(rate(f"memsensor_{name}_seconds_total", SCOPE), legend) for name, legend in psi),
+            Query(rate("memsensor_limit_stall_seconds_total"), "memory, some: cgroups at their own limits"),
+        ],
         "percentunit",
         soft_max=0.1,
     )

@@ -8,21 +8,26 @@ use std::{
 };
 
 use sensor_core::{
-    common::counter::nanos,
+    common::{counter::nanos, text::is_at_or_below},
     model::{
         cgroup_report::{CgroupReport, ShownCgroup},
         memory_usage::MemoryUsage,
         snapshot::Snapshot,
         workload::WorkloadId,
     },
+    verdict::explain::UncountedLimit,
 };
+use tracing::warn;
 
-use super::{selection::Selection, shared_paths::SharedPaths, walker::Walker};
+use super::{
+    limits::LimitStalls, selection::Selection, served::ServedPatterns, shared_paths::SharedPaths,
+    walker::Walker,
+};
 use crate::{
     host::cgroup::{mounts::CgroupMounts, stats},
     publish::{
         cgroup_report::PublishedCgroups, control::Shutdown, oom_kills::OomKillCounts,
-        sample::PublishedSample, usage::PublishedUsage,
+        sample::PublishedSample, served_paths::ServedPaths, usage::PublishedUsage,
     },
 };
 
@@ -48,6 +53,12 @@ pub struct Inputs {
     pub paths: SharedPaths,
     /// Mount points of the hierarchies.
     pub mounts: CgroupMounts,
+    /// Which cgroups the host serves from.
+    pub patterns: ServedPatterns,
+    /// Paths of the cgroups that have a verdict of their own.
+    pub scopes: Vec<String>,
+    /// Where those that exist are published.
+    pub served: ServedPaths,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
@@ -59,6 +70,7 @@ pub struct Collector {
     selection: Selection,
     walker: Walker,
     report: PublishedCgroups,
+    limits: LimitStalls,
     /// Ids without a path after the last walk: they cause no other walk.
     unnamed: BTreeSet<u64>,
     /// Ids of cgroups that have the memory controller: not checked again.
@@ -70,7 +82,8 @@ impl Collector {
     pub fn new(inputs: Inputs, selection: Selection, report: PublishedCgroups) -> Self {
         let walker = Walker::new(Arc::clone(&inputs.paths));
         let (unnamed, charged) = (BTreeSet::new(), BTreeSet::new());
-        Self { inputs, selection, walker, report, unnamed, charged }
+        let limits = LimitStalls::default();
+        Self { inputs, selection, walker, report, limits, unnamed, charged }
     }
 
     /// Collects until shutdown.
@@ -94,6 +107,8 @@ impl Collector {
 
     fn collect(&mut self, snapshot: &Snapshot, usage: &MemoryUsage) -> CgroupReport {
         let paths = self.paths(snapshot, usage);
+        self.publish_served(&paths);
+        let uncounted = self.uncounted(snapshot, &paths);
         let path = |id: u64| paths.get(&id).cloned();
         let sizes = usage.sums.iter().map(|(id, bytes)| (paths.get(id).map(|p| &**p), *bytes));
         self.selection.select(sizes);
@@ -118,7 +133,32 @@ impl Collector {
         }
         let (other, omitted) = (self.selection.other().clone(), self.selection.omitted());
         let paths_dropped = self.inputs.paths.lock().dropped();
-        CgroupReport { shown, other, omitted, paths_dropped }
+        CgroupReport { uncounted, shown, other, omitted, paths_dropped }
+    }
+
+    /// The cgroup whose limit stalls tasks most and is not counted for the host; logs it once.
+    fn uncounted(
+        &mut self,
+        snapshot: &Snapshot,
+        paths: &HashMap<u64, Arc<str>>,
+    ) -> Option<UncountedLimit> {
+        let Inputs { patterns, scopes, .. } = &self.inputs;
+        let is_scope = |path: &str| scopes.iter().any(|scope| is_at_or_below(path, scope));
+        let path = |id: u64| {
+            paths.get(&id).filter(|path| !patterns.covers(path) && !is_scope(path)).cloned()
+        };
+        let found = self.limits.update(snapshot.stall_clock_ns, &snapshot.stall_clock, path)?;
+        if self.limits.is_new(&found.cgroup) {
+            warn!("{found}");
+        }
+        Some(found)
+    }
+
+    fn publish_served(&self, paths: &HashMap<u64, Arc<str>>) {
+        let served = self.inputs.patterns.matching(paths.values());
+        if **self.inputs.served.load() != served {
+            self.inputs.served.store(Arc::new(served));
+        }
     }
 
     /// Paths of the cgroups that have processes or have stalled. Where the kernel half reports no
@@ -180,6 +220,9 @@ mod tests {
             kills: Arc::default(),
             paths: Arc::new(CgroupPaths::new(Some(root.to_owned())).expect("eventfd")),
             mounts: CgroupMounts { memory: root.to_owned(), v1: false, unified: None },
+            patterns: ServedPatterns::new(&[]).expect("valid"),
+            scopes: Vec::new(),
+            served: Arc::default(),
             shutdown: Arc::new(Shutdown::new().expect("eventfd")),
         };
         let selection = Selection::new(&Settings::default()).expect("valid");

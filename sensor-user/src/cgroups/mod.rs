@@ -10,13 +10,17 @@
 //! * [`shared_paths`]: the cache as threads share it; the rules for its lock.
 //! * `walk_requests`, `walker`: walks over the cgroup tree for paths that no event brought.
 //! * [`selection`]: which cgroups are shown, and their sums; pure.
+//! * [`served`]: those that the host serves from; `limits`: those that stall at their limit and
+//!   are not among them.
 //! * [`collector`]: the thread.
 
 pub mod collector;
+mod limits;
 mod path_budget;
 pub mod path_cache;
 pub(crate) mod patterns;
 pub mod selection;
+pub mod served;
 pub mod settings;
 pub mod shared_paths;
 mod walk_requests;

@@ -23,7 +23,7 @@ use sensor_ebpf::{
 };
 
 use super::vmstat_kills::VmstatKills;
-use crate::host::{late_files::OfferedFiles, memory::HostMemory};
+use crate::host::{host_file::HostFileOpeners, late_files::OfferedFiles, memory::HostMemory};
 
 /// The files of the host, and what is kept from one reading to the next.
 #[derive(Debug)]
@@ -46,6 +46,11 @@ impl HostReader {
     /// Whether the kernel measures pressure.
     pub(super) const fn has_psi(&self) -> bool {
         self.memory.has_psi()
+    }
+
+    /// Opens the host's files that could not be opened at the start.
+    pub(super) fn openers(&self) -> HostFileOpeners {
+        self.memory.openers()
     }
 
     /// Where a thread that may open files offers those of the host that appear later.

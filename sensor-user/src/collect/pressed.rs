@@ -49,6 +49,7 @@ mod tests {
                 cgroup_id: None,
                 reading,
                 verdict,
+                decided_by: None,
                 unknown_reason,
             };
             (scope.verdict.position.state, is_pressed(&scope))

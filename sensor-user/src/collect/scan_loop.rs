@@ -13,7 +13,7 @@ use std::{
 use rustix::event::{PollFd, PollFlags};
 use sensor_core::common::clock::monotonic_ns;
 
-use super::pressed::is_pressed;
+use super::{pressed::is_pressed, served::ServedOpener};
 use crate::{
     host::{
         cgroup::scope_opener::ScopeOpeners, host_file::HostFileOpeners, late_files::LateFilesOpener,
@@ -34,6 +34,28 @@ const STEP: Duration = Duration::from_millis(100);
 /// Time between two searches for OOM victims whose exits were missed.
 const VICTIMS: Duration = Duration::from_mins(10);
 
+/// What opens files for the sensing loop.
+#[derive(Debug)]
+pub struct FileOpeners {
+    /// The files of scopes.
+    pub scopes: ScopeOpeners,
+    /// Adds to them the cgroups that the host serves from.
+    pub served: ServedOpener,
+    /// Files of the host that could not be opened at the start.
+    pub host_files: HostFileOpeners,
+    /// Files of the host that appear later.
+    pub late_files: LateFilesOpener,
+}
+
+impl FileOpeners {
+    fn serve(&mut self) {
+        self.served.update(&mut self.scopes);
+        self.scopes.serve(monotonic_ns());
+        self.host_files.serve(monotonic_ns());
+        self.late_files.open_if_due();
+    }
+}
+
 /// Scans processes, and opens files; owns the attached programs.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
 pub struct ScanLoop {
@@ -41,12 +63,8 @@ pub struct ScanLoop {
     pub programs: Option<Programs>,
     /// Scans processes.
     pub scanner: ProcessScanner,
-    /// Opens the files of scopes.
-    pub openers: ScopeOpeners,
-    /// Opens files of the host that could not be opened at the start.
-    pub host_files: HostFileOpeners,
-    /// Opens files of the host that appear later.
-    pub late_files: LateFilesOpener,
+    /// Opens files.
+    pub openers: FileOpeners,
     /// The last sample: under pressure, scans are more frequent.
     pub sample: PublishedSample,
     /// Requests for a scan.
@@ -63,9 +81,7 @@ impl ScanLoop {
         self.scanner.scan(self.programs.as_mut(), monotonic_ns(), ScanPriority::Requested);
         while !self.shutdown.is_requested() {
             // First: scopes wait for it.
-            self.openers.serve(monotonic_ns());
-            self.host_files.serve(monotonic_ns());
-            self.late_files.open_if_due();
+            self.openers.serve();
             let priority = self.priority();
             self.scanner.scan(self.programs.as_mut(), monotonic_ns(), priority);
             if let Some(programs) = self.programs.as_mut().filter(|_| searched.elapsed() >= VICTIMS)
@@ -88,7 +104,7 @@ impl ScanLoop {
     /// Waits for a request, for shutdown, or until a scan may be due.
     fn wait(&self) {
         let timeout = if self.scanner.is_walking() { STEP } else { POLL };
-        let events = [self.shutdown.as_fd(), self.rescan.as_fd(), self.openers.as_fd()];
+        let events = [self.shutdown.as_fd(), self.rescan.as_fd(), self.openers.scopes.as_fd()];
         let mut events = events.each_ref().map(|event| PollFd::new(event, PollFlags::IN));
         // If interrupted, the next round comes early.
         wait_for(&mut events, timeout);

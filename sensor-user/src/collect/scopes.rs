@@ -20,6 +20,7 @@ use sensor_core::{
         policy::Policy,
         reading::Reading,
         scope::{HOST, ScopeStates, ScopeVerdict},
+        served::WorstVerdict,
         weight,
     },
 };
@@ -27,8 +28,8 @@ use sensor_ebpf::probes::Id;
 use tracing::{info, warn};
 
 use super::{
-    host_reader::HostReader, lost_estimate::LostEstimate, settings::ScopeSettings,
-    stall_counter::StallCounter,
+    host_reader::HostReader, lost_estimate::LostEstimate, served::ChangedSources,
+    settings::ScopeSettings, stall_counter::StallCounter,
 };
 use crate::{
     host::{
@@ -60,6 +61,7 @@ pub struct Settings {
 /// A cgroup that has a verdict of its own.
 #[derive(Debug)]
 struct CgroupScope {
+    /// Name of the scope; of a served cgroup its path.
     name: Arc<str>,
     evaluator: Evaluator,
     files: ScopeFiles,
@@ -77,6 +79,11 @@ pub struct Scopes {
     host_name: Arc<str>,
     host: Evaluator,
     cgroups: Vec<CgroupScope>,
+    /// Those that the host serves from.
+    served: Vec<CgroupScope>,
+    changed_sources: ChangedSources,
+    worst: WorstVerdict,
+    settings: Settings,
     kills: Arc<OomKillCounts>,
     /// Until the thread that opens files has them.
     openers: Option<ScopeOpeners>,
@@ -89,20 +96,10 @@ pub struct Scopes {
 impl Scopes {
     /// Opens the host's files below `root`, which is / except in tests. Cgroups need not exist yet.
     pub fn open(settings: &Settings, root: &Path, kills: Arc<OomKillCounts>) -> Result<Self> {
-        let evaluator = || {
-            Evaluator::new(Arc::clone(&settings.policy), settings.weight).with_gap(settings.max_gap)
-        };
         let (mut cgroups, mut openers) = (Vec::new(), ScopeOpeners::new()?);
         for scope in &settings.scopes {
-            cgroups.push(CgroupScope {
-                name: Arc::from(scope.name.as_str()),
-                evaluator: evaluator(),
-                files: openers.add(CgroupMounts::find()?, &scope.cgroup),
-                kills: MergedCounter::default(),
-                stalls: StallCounter::default(),
-                lost: LostEstimate::default(),
-                is_pending: false,
-            });
+            let files = openers.add(CgroupMounts::find()?, &scope.cgroup);
+            cgroups.push(CgroupScope::new(scope.name.as_str().into(), files, settings));
         }
         openers.serve(monotonic_ns());
         let host_reader = HostReader::open(root);
@@ -117,8 +114,19 @@ impl Scopes {
         } else {
             warn!("no PSI (psi=0, or a kernel without CONFIG_PSI): the stall clock replaces it");
         }
-        let (host, host_name, openers) = (evaluator(), HOST.into(), Some(openers));
-        Ok(Self { host_reader, host_name, host, cgroups, kills, openers, triggers })
+        Ok(Self {
+            host_reader,
+            host_name: HOST.into(),
+            host: settings.evaluator(),
+            cgroups,
+            served: Vec::new(),
+            changed_sources: Arc::default(),
+            worst: WorstVerdict::default(),
+            settings: settings.clone(),
+            kills,
+            openers: Some(openers),
+            triggers,
+        })
     }
 
     /// Opens the files of cgroups; can be taken once.
@@ -129,10 +137,12 @@ impl Scopes {
     /// Evaluates by other rules from the next sample on. The scopes stay those of the start.
     pub fn replace_settings(&mut self, settings: &Settings) {
         let Settings { policy, weight, max_gap, .. } = settings;
-        let cgroups = self.cgroups.iter_mut().map(|cgroup| &mut cgroup.evaluator);
-        for evaluator in cgroups.chain(std::iter::once(&mut self.host)) {
+        let cgroups = self.cgroups.iter_mut().chain(&mut self.served);
+        let evaluators = cgroups.map(|cgroup| &mut cgroup.evaluator);
+        for evaluator in evaluators.chain(std::iter::once(&mut self.host)) {
             evaluator.replace_settings(Arc::clone(policy), *weight, *max_gap);
         }
+        self.settings = settings.clone();
     }
 
     /// Starts from the states that an earlier daemon saved.
@@ -147,15 +157,20 @@ impl Scopes {
         }
     }
 
+    /// Where the opener hands over the cgroups that the host serves from.
+    pub fn changed_sources(&self) -> ChangedSources {
+        Arc::clone(&self.changed_sources)
+    }
+
     /// Ids of the scopes' cgroups that have no PSI: their stall clocks replace it.
     pub fn ids_without_psi(&self) -> BTreeSet<u64> {
-        let files = self.cgroups.iter().map(|cgroup| &cgroup.files);
+        let files = self.cgroups.iter().chain(&self.served).map(|cgroup| &cgroup.files);
         files.filter(|files| files.lacks_psi()).flat_map(ScopeFiles::ids).copied().collect()
     }
 
     /// Opens the host's files that could not be opened at the start.
     pub fn host_file_openers(&self) -> HostFileOpeners {
-        self.memory.openers()
+        self.host_reader.openers()
     }
 
     /// Where a thread that may open files offers those of the host that appear later.
@@ -184,13 +199,7 @@ impl Scopes {
     ) -> (Vec<ScopeVerdict>, Option<[u64; OomType::ALL.len()]>) {
         let (reading, vmstat_kills) = self.host_reader.read(snapshot, coverage);
         let mut verdicts = Vec::with_capacity(1 + self.cgroups.len());
-        verdicts.push(ScopeVerdict {
-            scope: Arc::clone(&self.host_name),
-            cgroup_id: None,
-            reading,
-            verdict: self.host.evaluate(reading),
-            unknown_reason: no_stall_source(&reading),
-        });
+        verdicts.push(self.evaluate_host(&reading, stalls));
         let ring_counts = coverage.measures(Id::oom_kill);
         for (index, cgroup) in self.cgroups.iter_mut().enumerate() {
             let ring_kills = ring_counts.then(|| self.kills.of_scope(index));
@@ -200,9 +209,63 @@ impl Scopes {
         }
         (verdicts, vmstat_kills)
     }
+
+    /// The host's verdict: the worst of its own and those of the cgroups that it serves from. A
+    /// cgroup that does not exist serves nobody.
+    fn evaluate_host(&mut self, reading: &Reading, stalls: &BTreeMap<u64, u64>) -> ScopeVerdict {
+        self.replace_served();
+        // Without the probes the stall clocks stand still.
+        let stalls = reading.stall_ns.is_some().then_some(stalls);
+        let served = self.served.iter_mut().map(|cgroup| cgroup.evaluate(reading, None, stalls));
+        let served: Vec<_> = served.filter(|scope| scope.unknown_reason.is_none()).collect();
+        let groups = served.iter().map(|scope| (&scope.scope, &scope.verdict));
+        let own = self.host.evaluate(*reading);
+        let (verdict, decided_by) = self.worst.update(reading.at_ns, own, groups);
+        ScopeVerdict {
+            scope: Arc::clone(&self.host_name),
+            cgroup_id: None,
+            reading: *reading,
+            verdict,
+            decided_by,
+            unknown_reason: no_stall_source(reading),
+        }
+    }
+
+    /// Takes over a changed set of served cgroups; those that stay keep their state.
+    fn replace_served(&mut self) {
+        let Some(sources) = self.changed_sources.swap(None) else { return };
+        let is_gone = |scope: &mut CgroupScope| !sources.iter().any(|s| scope.files.is_from(s));
+        for gone in self.served.extract_if(.., is_gone) {
+            gone.files.close();
+        }
+        for source in &*sources {
+            if !self.served.iter().any(|scope| scope.files.is_from(source)) {
+                let (name, files) = (Arc::clone(&source.path), ScopeFiles::new(source));
+                self.served.push(CgroupScope::new(name, files, &self.settings));
+            }
+        }
+    }
+}
+
+impl Settings {
+    fn evaluator(&self) -> Evaluator {
+        Evaluator::new(Arc::clone(&self.policy), self.weight).with_gap(self.max_gap)
+    }
 }
 
 impl CgroupScope {
+    fn new(name: Arc<str>, files: ScopeFiles, settings: &Settings) -> Self {
+        Self {
+            name,
+            evaluator: settings.evaluator(),
+            files,
+            kills: MergedCounter::default(),
+            stalls: StallCounter::default(),
+            lost: LostEstimate::default(),
+            is_pending: false,
+        }
+    }
+
     fn evaluate(
         &mut self,
         host: &Reading,
@@ -236,7 +299,7 @@ impl CgroupScope {
             }
         };
         let (scope, cgroup_id) = (Arc::clone(&self.name), self.files.ids().first().copied());
-        ScopeVerdict { scope, cgroup_id, reading, verdict, unknown_reason }
+        ScopeVerdict { scope, cgroup_id, reading, verdict, decided_by: None, unknown_reason }
     }
 }
 

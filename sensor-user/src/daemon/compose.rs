@@ -22,19 +22,20 @@ use crate::{
     cgroups::{
         collector::{self, Collector},
         selection::Selection,
+        served::ServedPatterns,
         shared_paths::{CgroupPaths, SharedPaths},
     },
     collect::{
         sampler::{Replaced, Sampler, Shared},
-        scan_loop::ScanLoop,
+        scan_loop::{FileOpeners, ScanLoop},
         scopes::Scopes,
+        served::ServedOpener,
     },
     host::{
         cgroup::{
             mounts::{self, CgroupMounts},
             scope_opener::ScopeOpeners,
         },
-        host_file::HostFileOpeners,
         kmsg::KernelLog,
         late_files::LateFilesOpener,
     },
@@ -49,6 +50,7 @@ use crate::{
         event_log::EventLog,
         loop_lag::LoopLags,
         oom_kills::OomKillCounts,
+        served_paths::ServedPaths,
     },
     serve::state::{
         app::{AppState, Published},
@@ -141,10 +143,19 @@ pub fn thread_bodies(
 ) -> Result<Bodies> {
     let Privileged { mut scopes, kills, kernel_log } = privileged;
     let KernelHalf { mut reader, programs, debug_log } = kernel;
-    let openers = scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?;
     let rings = reader.as_mut().and_then(Reader::take_rings);
-    let host_files = scopes.host_file_openers();
-    let late_files = LateFilesOpener::new(Path::new("/"), scopes.offered_files());
+    let patterns = ServedPatterns::new(&config.serves)?;
+    let served_paths: ServedPaths = Arc::new(ArcSwap::from_pointee(patterns.literal()));
+    let openers = FileOpeners {
+        scopes: scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?,
+        served: ServedOpener::new(
+            Arc::clone(&served_paths),
+            CgroupMounts::find().ok(),
+            scopes.changed_sources(),
+        ),
+        host_files: scopes.host_file_openers(),
+        late_files: LateFilesOpener::new(Path::new("/"), scopes.offered_files()),
+    };
     let parts = Parts {
         published: &state.published,
         drain: &state.drain,
@@ -157,8 +168,8 @@ pub fn thread_bodies(
     Ok(Bodies {
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
         sampler: parts.sampler(config, reader, scopes),
-        scan: parts.scan_loop(programs, (openers, host_files, late_files)),
-        cgroups: parts.collector(config)?,
+        scan: parts.scan_loop(programs, openers),
+        cgroups: parts.collector(config, patterns, served_paths)?,
         store: parts.store(config),
         // Set with the listeners.
         secure: None,
@@ -212,18 +223,12 @@ impl Parts<'_> {
         Sampler::new(&config.sampling(), reader, scopes, shared)
     }
 
-    fn scan_loop(
-        &self,
-        programs: Option<Programs>,
-        (openers, host_files, late_files): (ScopeOpeners, HostFileOpeners, LateFilesOpener),
-    ) -> ScanLoop {
+    fn scan_loop(&self, programs: Option<Programs>, openers: FileOpeners) -> ScanLoop {
         let Published { sample, usage, coverage, .. } = self.published;
         ScanLoop {
             programs,
             scanner: ProcessScanner::new(coverage, Arc::clone(&self.paths), Arc::clone(usage)),
             openers,
-            host_files,
-            late_files,
             sample: Arc::clone(sample),
             rescan: Arc::clone(&self.rescan),
             shutdown: Arc::clone(self.shutdown),
@@ -231,7 +236,12 @@ impl Parts<'_> {
     }
 
     /// `None` without the memory controller: then cgroups have no metrics.
-    fn collector(&self, config: &Config) -> Result<Option<Collector>> {
+    fn collector(
+        &self,
+        config: &Config,
+        patterns: ServedPatterns,
+        served: ServedPaths,
+    ) -> Result<Option<Collector>> {
         let Ok(mounts) = CgroupMounts::find() else { return Ok(None) };
         let inputs = collector::Inputs {
             sample: Arc::clone(&self.published.sample),
@@ -239,6 +249,9 @@ impl Parts<'_> {
             kills: Arc::clone(&self.kills),
             paths: Arc::clone(&self.paths),
             mounts,
+            patterns,
+            scopes: config.scope.iter().map(|scope| scope.cgroup.clone()).collect(),
+            served,
             shutdown: Arc::clone(self.shutdown),
         };
         let selection = Selection::new(&config.cgroups)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{config_escapes, own_user};
 use crate::{
-    cgroups,
+    cgroups::{self, served::ServedPatterns},
     collect::{
         scopes,
         settings::{self as sampling, ScopeSettings},
@@ -73,6 +73,17 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[cfg_attr(feature = "schema", schemars(with = "String", extend("format" = "duration")))]
     pub window: Duration,
+    /// Cgroups that the host serves its users from, such as `/system.slice/nginx.service` or
+    /// `/kubepods.slice/**/cri-containerd-*.scope`: the host's verdict is the worst of its own and
+    /// theirs. A `*` in a path is any name or a part of one, and does not match `/`; `**` is any
+    /// number of names. At most 64 paths and 32 cgroups. Use it where users meet a service with a
+    /// memory limit and load balancers ask for the host; a cgroup that is not listed takes no weight
+    /// from the host when it reaches its own limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend("examples" = [["/system.slice/nginx.service"]]))
+    )]
+    pub serves: Vec<String>,
     /// Readiness of a scope whose stalls cannot be measured, because there is neither PSI nor a
     /// probe, or because its cgroup does not exist. Use `fail` only if a host without a verdict
     /// must get no traffic.
@@ -148,6 +159,7 @@ impl Default for Config {
             pressed_interval: Duration::from_millis(100),
             stale_after: Duration::from_secs(5),
             window: Duration::from_secs(30),
+            serves: Vec::new(),
             on_unknown: OnUnknown::Pass,
             allow_degraded: false,
             bpf_stats: false,
@@ -190,6 +202,7 @@ impl Config {
         self.http.check()?;
         self.metrics().check()?;
         self.cgroups.check()?;
+        ServedPatterns::new(&self.serves)?;
         self.verdict.check()?;
         self.policy()?;
         sampling::check_scopes(&self.scope)?;

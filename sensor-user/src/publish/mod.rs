@@ -1,7 +1,8 @@
 //! The seam between collectors and servers: handles to data that collectors publish and servers
 //! read. Reading never makes a collector wait.
 //!
-//! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`].
+//! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`];
+//!   [`served_paths`].
 //! * [`event_log`]: the last events, and a feed of new ones, kept in `event_queue`s.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
 //! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
@@ -19,5 +20,6 @@ pub mod loop_lag;
 pub mod oom_kills;
 pub mod own_process;
 pub mod sample;
+pub mod served_paths;
 pub mod usage;
 pub mod wait;

@@ -197,6 +197,11 @@ fn explanation(scope: &str, state: &AppState) -> Result<Response> {
         .then(|| (reported.label().to_owned(), weight));
     explanation.age_seconds = now_ns.saturating_sub(sample.snapshot.taken_ns) as f64 / 1e9;
     explanation.unknown_reason = verdict.unknown_reason.as_deref().map(str::to_owned);
+    explanation.decided_by = verdict.decided_by.as_deref().map(str::to_owned);
+    if index == 0 {
+        let report = state.published.cgroups.load();
+        explanation.uncounted = report.as_ref().and_then(|report| report.uncounted.clone());
+    }
     explanation.drained = state.drain.reason();
     Ok(Response::Explanation(Box::new(explanation)))
 }

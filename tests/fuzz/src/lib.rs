@@ -65,7 +65,14 @@ pub fn app_state() -> AppState {
 fn scope(name: &str) -> ScopeVerdict {
     let reading = Reading { at_ns: 1, full_ns: Some(0), ..Reading::default() };
     let verdict = Evaluator::new(Arc::default(), Settings::default()).evaluate(reading);
-    ScopeVerdict { scope: name.into(), cgroup_id: None, reading, verdict, unknown_reason: None }
+    ScopeVerdict {
+        scope: name.into(),
+        cgroup_id: None,
+        reading,
+        verdict,
+        decided_by: None,
+        unknown_reason: None,
+    }
 }
 
 /// A log with one kill, `b-1`.

@@ -9,7 +9,7 @@ use sensor_core::verdict::{
     evaluator::{Evaluator, Verdict},
     explain::explain,
     policy::Policy,
-    reading::Reading,
+    reading::{LimitPart, Reading},
     signals::{Signal, Signals, Worse},
     weight::Settings,
 };
@@ -42,6 +42,8 @@ struct Values {
     io_full_ns: Option<u64>,
     stall_ns: Option<u64>,
     refaulted_bytes: Option<u64>,
+    lost_bytes: Option<u64>,
+    read_bytes: Option<u64>,
     swapped: [Option<u64>; 2],
     reclaim: Option<[u64; 2]>,
     oom_kills: Option<u64>,
@@ -72,6 +74,9 @@ impl Values {
             above_low_bytes: self.above_low_bytes,
             priority: self.levels[0],
             no_progress: self.levels[1],
+            lost_bytes: self.lost_bytes,
+            read_bytes: self.read_bytes,
+            limits: LimitPart::default(),
         }
     }
 }

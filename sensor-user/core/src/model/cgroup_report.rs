@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sensor_ebpf::{hist, inflight::Kind, probes::Cause};
 
 use super::{counters::RECLAIM_KINDS, workload::WorkloadId};
+use crate::verdict::explain::UncountedLimit;
 
 /// A [`hist::Log2Seconds`] as words, for each of [`RECLAIM_KINDS`].
 pub type ReclaimHistograms = [[u64; hist::WORDS]; RECLAIM_KINDS.len()];
@@ -86,8 +87,10 @@ pub struct ShownCgroup {
 }
 
 /// All cgroups that are shown, and the rest as one sum.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct CgroupReport {
+    /// The cgroup whose limit stalls tasks most, if the host's verdict does not include it.
+    pub uncounted: Option<UncountedLimit>,
     /// Those that are shown, by path.
     pub shown: Vec<ShownCgroup>,
     /// The sum over all others, while they were not shown.

@@ -2,9 +2,11 @@
 //!
 //! Not here: what load balancers get; the daemon fills that in.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::common::text::Printable;
 
 use super::{
     evaluator::Verdict,
@@ -33,6 +35,10 @@ pub struct Explanation {
     pub for_seconds: f64,
     /// How long no rule may hold before the state improves.
     pub recover_after_seconds: f64,
+    /// Path of the cgroup whose verdict it is: one that the host serves from.
+    pub decided_by: Option<String>,
+    /// The cgroup whose limit stalls tasks most, if the host's verdict does not include it.
+    pub uncounted: Option<UncountedLimit>,
     /// Why stalls cannot be measured, if so.
     pub unknown_reason: Option<String>,
     /// The reason of an operator's drain, if the host is drained.
@@ -41,6 +47,26 @@ pub struct Explanation {
     pub rules: Vec<RuleNow>,
     /// Signals that no rule uses.
     pub other_signals: Vec<SignalNow>,
+}
+
+/// A cgroup that stalls at its own limit and is not a part of the host's verdict.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UncountedLimit {
+    /// Path of the cgroup.
+    pub cgroup: Arc<str>,
+    /// Tasks in limit reclaim, average over the last seconds.
+    pub stalled_tasks: f64,
+}
+
+impl fmt::Display for UncountedLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (cgroup, stalled_tasks) = (Printable(&self.cgroup), self.stalled_tasks);
+        write!(
+            f,
+            "the cgroup {cgroup} stalls at its own limit ({stalled_tasks:.2} tasks on average): not \
+             counted for the host; add it to `serves`, or make it a scope, if users meet it"
+        )
+    }
 }
 
 /// A rule with its present status.
@@ -122,6 +148,8 @@ pub fn explain(scope: &str, verdict: &Verdict, policy: &Policy, now_ns: u64) -> 
         recover_after_seconds: verdict.recover_after.as_secs_f64(),
         reported: None,
         age_seconds: 0.0,
+        decided_by: None,
+        uncounted: None,
         unknown_reason: None,
         drained: None,
         other_signals: other_signals(&rules, &verdict.signals),
@@ -211,6 +239,13 @@ impl Explanation {
         }
         if self.age_seconds > OLD_SECONDS {
             writeln!(f, "the sample is {:.1} s old", self.age_seconds)?;
+        }
+        if let Some(path) = &self.decided_by {
+            let path = Printable(path);
+            writeln!(f, "decided by the cgroup {path}, which the host serves from")?;
+        }
+        if let Some(uncounted) = &self.uncounted {
+            writeln!(f, "{uncounted}")?;
         }
         if let Some(reason) = &self.drained {
             writeln!(f, "drained by an operator: {reason}")?;

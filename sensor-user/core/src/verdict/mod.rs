@@ -14,6 +14,7 @@
 //! * [`weight`]: hysteresis: how fast state and weight follow the rules.
 //! * [`evaluator`]: all of the above for one scope; [`explain`] reports why.
 //! * [`scope`]: a scope with its verdict; [`state`]: the states.
+//! * [`served`]: the verdict of a host that serves from cgroups with limits.
 //!
 //! A scope is the host or a named cgroup; the rules are the same for both.
 
@@ -24,6 +25,7 @@ pub mod forecast;
 pub mod policy;
 pub mod reading;
 pub mod scope;
+pub mod served;
 pub mod signals;
 pub mod state;
 pub mod weight;

@@ -30,6 +30,9 @@ pub struct ScopeVerdict {
     pub reading: Reading,
     /// The verdict on it.
     pub verdict: Verdict,
+    /// Path of the cgroup whose verdict it is: one that the host serves from. `None` if the verdict
+    /// is the scope's own.
+    pub decided_by: Option<Arc<str>>,
     /// Why stalls could not be measured, if so: the cgroup does not exist, or there is neither PSI
     /// nor a probe.
     pub unknown_reason: Option<Arc<str>>,

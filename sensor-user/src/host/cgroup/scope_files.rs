@@ -42,6 +42,15 @@ pub struct ScopeFiles {
     unread_ns: Option<u64>,
 }
 
+/// From where the sensing thread gets the files of a cgroup.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    /// Path of the cgroup.
+    pub path: Arc<str>,
+    pub(super) v1: bool,
+    pub(super) handoff: Arc<Handoff<OpenFiles>>,
+}
+
 /// The open files of a cgroup.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
@@ -88,16 +97,28 @@ pub struct Unread {
 
 impl ScopeFiles {
     /// Files that an opener hands over; none yet.
-    pub(super) fn new(v1: bool, name: String, handoff: Arc<Handoff<OpenFiles>>) -> Self {
+    pub fn new(source: &FileSource) -> Self {
         Self {
-            v1,
-            name,
-            handoff,
+            v1: source.v1,
+            name: format!("read the cgroup {}", source.path),
+            handoff: Arc::clone(&source.handoff),
             files: None,
             failure: None,
             kills: FileCounter::default(),
             hang: Hang::default(),
             unread_ns: None,
+        }
+    }
+
+    /// Whether the files come from this source.
+    pub fn is_from(&self, source: &FileSource) -> bool {
+        Arc::ptr_eq(&self.handoff, &source.handoff)
+    }
+
+    /// Leaves all files to the opener, which closes them.
+    pub fn close(mut self) {
+        if let Some(files) = self.files.take() {
+            self.handoff.give_back(files);
         }
     }
 

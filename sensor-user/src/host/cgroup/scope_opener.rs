@@ -4,6 +4,7 @@
 //! Not here: how files are handed over (`handoff`), and what is read from them (`scope_files`).
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, BorrowedFd},
     path::PathBuf,
     sync::Arc,
@@ -17,7 +18,7 @@ use super::{
     files::FileNames,
     limit_files::LimitFiles,
     mounts::{self, CgroupMounts},
-    scope_files::{OpenFiles, PsiFiles, ScopeFiles, is_populated},
+    scope_files::{FileSource, OpenFiles, PsiFiles, ScopeFiles, is_populated},
 };
 use crate::{
     host::{handoff::Handoff, proc_file::ProcFile},
@@ -46,37 +47,57 @@ struct ScopeOpener {
 #[derive(Debug)]
 pub struct ScopeOpeners {
     openers: Vec<ScopeOpener>,
+    /// Those of cgroups that come and go.
+    dynamic: Vec<(Arc<str>, ScopeOpener)>,
+    /// Removed ones, until the sensing thread has left their files.
+    leaving: Vec<ScopeOpener>,
     wake: Arc<EventFd>,
 }
 
 impl ScopeOpeners {
     /// Without a scope.
     pub fn new() -> Result<Self> {
-        Ok(Self { openers: Vec::new(), wake: Arc::new(EventFd::new()?) })
+        let wake = Arc::new(EventFd::new()?);
+        Ok(Self { openers: Vec::new(), dynamic: Vec::new(), leaving: Vec::new(), wake })
     }
 
     /// Adds a cgroup, which need not exist. Its files are opened by [`Self::serve`].
     pub fn add(&mut self, mounts: CgroupMounts, path: &str) -> ScopeFiles {
-        let handoff = Arc::new(Handoff::new(Arc::clone(&self.wake)));
-        let opener = ScopeOpener {
-            mounts,
-            path: path.trim_start_matches('/').into(),
-            reopen_after_ns: reopen_after_ns(path),
-            reopen_ns: 0,
-            handoff,
-        };
-        let (v1, handoff) = (opener.mounts.v1, Arc::clone(&opener.handoff));
-        let files = ScopeFiles::new(v1, opener.name(), handoff);
+        let opener = ScopeOpener::new(mounts, path, &self.wake);
+        let files = ScopeFiles::new(&opener.source(path.into()));
         self.openers.push(opener);
         files
+    }
+
+    /// Opens the files of these cgroups too, instead of those of the last call. Returns the sources
+    /// of all of them; cgroups that stay keep theirs.
+    pub fn set_dynamic(
+        &mut self,
+        mounts: &CgroupMounts,
+        paths: &BTreeSet<Arc<str>>,
+    ) -> Vec<FileSource> {
+        let removed = self.dynamic.extract_if(.., |(path, _)| !paths.contains(path));
+        self.leaving.extend(removed.map(|(_, opener)| opener));
+        for path in paths {
+            if !self.dynamic.iter().any(|(known, _)| known == path) {
+                let opener = ScopeOpener::new(mounts.clone(), path, &self.wake);
+                self.dynamic.push((Arc::clone(path), opener));
+            }
+        }
+        self.dynamic.iter().map(|(path, opener)| opener.source(Arc::clone(path))).collect()
     }
 
     /// Opens files that are requested, or older than a minute.
     pub fn serve(&mut self, now_ns: u64) {
         self.wake.take();
-        for opener in &mut self.openers {
+        for opener in self.openers.iter_mut().chain(self.dynamic.iter_mut().map(|(_, o)| o)) {
             opener.serve(now_ns);
         }
+        self.leaving.retain(|opener| {
+            let is_left = Arc::strong_count(&opener.handoff) == 1;
+            opener.handoff.close_replaced();
+            !is_left
+        });
     }
 }
 
@@ -88,6 +109,20 @@ impl AsFd for ScopeOpeners {
 }
 
 impl ScopeOpener {
+    fn new(mounts: CgroupMounts, path: &str, wake: &Arc<EventFd>) -> Self {
+        Self {
+            mounts,
+            path: path.trim_start_matches('/').into(),
+            reopen_after_ns: reopen_after_ns(path),
+            reopen_ns: 0,
+            handoff: Arc::new(Handoff::new(Arc::clone(wake))),
+        }
+    }
+
+    fn source(&self, path: Arc<str>) -> FileSource {
+        FileSource { path, v1: self.mounts.v1, handoff: Arc::clone(&self.handoff) }
+    }
+
     fn serve(&mut self, now_ns: u64) {
         self.handoff.close_replaced();
         if !self.handoff.take_request() && now_ns < self.reopen_ns {

@@ -280,7 +280,10 @@ mod tests {
         let shown = vec![shown("/a.service", CgroupCounters::default()), shown("/b", stalled)];
         let other = CgroupCounters { oom_kills: 1, ..CgroupCounters::default() };
         assert_eq!(
-            samples(CgroupReport { shown, other, omitted: 3, paths_dropped: 4 }, Vec::new()),
+            samples(
+                CgroupReport { shown, other, omitted: 3, paths_dropped: 4, uncounted: None },
+                Vec::new()
+            ),
             [
                 "memsensor_cgroups_omitted 3.0",
                 "memsensor_dropped_cgroup_paths_total 4.0",

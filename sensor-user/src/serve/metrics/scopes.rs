@@ -123,7 +123,7 @@ pub(super) fn encode(
 fn limit_stalls(encoder: &mut DescriptorEncoder, scopes: &[ScopeVerdict]) -> Result<(), Error> {
     Field {
         name: "memsensor_limit_stall",
-        help: "Part of the host's memsensor_memory_some that cgroups at their own limits caused; the \
+        help: "Part of the host's memsensor_memory_some_seconds_total that cgroups at their own limits caused; the \
                host's verdict does not count it",
         unit: Some(Unit::Seconds),
         kind: MetricType::Counter,

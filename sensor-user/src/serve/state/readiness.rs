@@ -30,6 +30,9 @@ pub struct ReadinessReport {
     pub weight: f64,
     /// Names of the rules that take weight, or another reason.
     reasons: Vec<String>,
+    /// Path of the cgroup whose verdict it is: one that the host serves from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decided_by: Option<String>,
     /// Source of the stalls: `psi`, or the probes' `stall_clock` where there is no PSI.
     #[serde(skip_serializing_if = "Option::is_none")]
     measured_by: Option<&'static str>,
@@ -93,6 +96,7 @@ impl AppState {
             state,
             weight,
             reasons: self.reasons(state, verdict),
+            decided_by: verdict.and_then(|v| v.decided_by.as_deref()).map(str::to_owned),
             measured_by: verdict.and_then(measured_by),
             age_seconds: age.map(|ns| ns as f64 / 1e9),
             signals: verdict.map(|v| v.verdict.signals).unwrap_or_default(),
@@ -187,6 +191,7 @@ mod tests {
             cgroup_id: None,
             reading,
             verdict: evaluator.evaluate(reading),
+            decided_by: None,
             unknown_reason: unknown.then(|| "no PSI".into()),
         };
         let snapshot = Snapshot { taken_ns: SECOND, ..Snapshot::default() };

@@ -1,5 +1,6 @@
 //! Cgroups at their own limits on a host with memory to spare: the host's verdict is that of the
-//! host, and the scope's that of the scope.
+//! host, and the scope's that of the scope. A host that serves from such a cgroup has the worst of
+//! both.
 
 use std::{
     process::{Child, Stdio},
@@ -14,7 +15,7 @@ use sensor_tests::support::{
     swap::{Swap, cold},
 };
 
-use crate::hog;
+use crate::{hog, wait_until};
 
 /// How long a group thrashes: longer than the window of ten seconds of the rules.
 const THRASHES: Duration = Duration::from_secs(16);
@@ -40,6 +41,8 @@ fn lowest_weights(scope: &Scope, mut start: impl FnMut() -> Child) -> (f64, f64)
     load.kill().expect("kill");
     load.wait().expect("wait");
     let metrics = daemon.metrics().expect("metrics");
+    let (text, _) = daemon.ask(&["explain"]).expect("explain");
+    assert!(!text.contains("add it to `serves`"), "a scope is counted: {text}");
     let of_limits = metrics.get("memsensor_limit_stall_seconds_total").copied();
     assert!(of_limits > Some(0.1), "the stalls are reported as those of limits: {of_limits:?}");
     lowest
@@ -76,4 +79,43 @@ fn a_group_that_crashes_in_a_loop_is_no_shortage_of_the_host() {
     let (host, _) =
         lowest_weights(&scope, || hog(&scope, &["anon", "120", "loop", "3"]).spawn().expect("hog"));
     assert!(host > 0.99, "the host lost weight: {host}");
+}
+
+/// Waits until the host lost all weight because of the group that thrashes.
+fn assert_decides(serves: &str, scope: &Scope) {
+    let daemon = Daemon::as_shipped(&format!("serves = [\"{serves}\"]\n")).expect("daemon");
+    let mut load = hog(scope, &["anon", "96", "loop", "60"]).spawn().expect("hog");
+    let readiness = || -> serde_json::Value {
+        serde_json::from_str(&daemon.get("/readyz", "").expect("readyz").body).expect("JSON")
+    };
+    wait_until("the host is overloaded", || readiness()["state"] == "overloaded");
+    assert_eq!(readiness()["decided_by"], scope.path(), "{serves}");
+    let (text, _) = daemon.ask(&["explain"]).expect("explain");
+    let line = format!("decided by the cgroup \"{}\", which the host serves from", scope.path());
+    assert!(text.contains(&line), "{text}");
+    load.kill().expect("kill");
+    load.wait().expect("wait");
+}
+
+#[test]
+fn a_group_that_the_host_serves_from_decides() {
+    let _swap = Swap::new(256).expect("swap");
+    let scope = Scope::with_swap("served", 64 * MIB).expect("scope");
+    assert_decides(&scope.path(), &scope);
+    let pattern = scope.path().replace("-served", "-ser*");
+    assert_decides(&pattern, &scope);
+}
+
+#[test]
+fn explain_names_a_group_that_is_not_counted() {
+    let _swap = Swap::new(256).expect("swap");
+    let scope = Scope::with_swap("uncounted", 64 * MIB).expect("scope");
+    let daemon = Daemon::as_shipped("").expect("daemon");
+    let mut load = hog(&scope, &["anon", "96", "loop", "60"]).spawn().expect("hog");
+    let line = format!("the cgroup \"{}\" stalls at its own limit (", scope.path());
+    wait_until("explain names it", || daemon.ask(&["explain"]).expect("explain").0.contains(&line));
+    let logged = daemon.log();
+    assert!(logged.contains("stalls at its own limit"), "{logged}");
+    load.kill().expect("kill");
+    load.wait().expect("wait");
 }
