@@ -77,8 +77,11 @@ signals! {
         "share of the last ten seconds in which all tasks waited for the disk to read lost pages \
          again (PSI of I/O, by the part of such pages in all reads)";
     LimitStalls10s "limit_stall_share_10s" Up
-        "share of the last ten seconds in which cgroups at their own limits waited for memory; the \
-         other signals of the host do not include it";
+        "share of the last ten seconds in which tasks waited for memory (PSI) and not because the \
+         host reclaimed, but because of cgroups' own limits; the other signals do not include it";
+    PsiContradicted "psi_contradicted" Up
+        "1 while PSI reports almost no waits although tasks are in reclaim: then the stall clock \
+         replaces PSI";
     SwapIns10s "swap_ins_10s" Up "pages read from swap per second, over ten seconds";
     ScanEfficiency10s "scan_efficiency_10s" Down
         "pages freed per page that reclaim scanned, over ten seconds";
@@ -115,6 +118,20 @@ impl Signals {
         self.get(Signal::Full1s).or(self.get(Signal::Full10s)).is_some()
     }
 
+    /// Removes PSI if it stands still while tasks are in reclaim, all of whose time is also time of
+    /// PSI (`__perform_reclaim`, mm/page_alloc.c). `some` is the share of the last ten seconds,
+    /// limits included.
+    fn drop_contradicted_psi(&mut self, some: Option<f64>) {
+        let (Some(some), Some(tasks)) = (some, self.get(Signal::Stalled10s)) else { return };
+        let is_contradicted = some < PSI_STANDS_STILL && tasks >= TASKS_IN_RECLAIM;
+        self.set(Signal::PsiContradicted, Some(f64::from(u8::from(is_contradicted))));
+        if is_contradicted {
+            let psi = [Signal::Some1s, Signal::Some10s, Signal::Some60s];
+            let psi = psi.iter().chain(&[Signal::Full1s, Signal::Full10s, Signal::Full60s]);
+            psi.for_each(|signal| self.set(*signal, None));
+        }
+    }
+
     /// Sets a signal; a value that is not finite counts as not measured.
     pub fn set(&mut self, signal: Signal, value: Option<f64>) {
         self.0[signal as usize] = value.filter(|value| value.is_finite());
@@ -137,6 +154,11 @@ const FILLING_NS: u64 = 6 * SECOND;
 
 /// Below this many scanned pages the efficiency of reclaim means nothing.
 const MIN_SCANNED: u64 = 512;
+
+/// Share of time below which PSI stands still: many tasks in reclaim at the same time are one wait.
+const PSI_STANDS_STILL: f64 = 0.001;
+/// Tasks in reclaim, on average over ten seconds, that contradict it.
+const TASKS_IN_RECLAIM: f64 = 0.5;
 
 /// Kills within this time count once: memory.oom.group kills all processes of a cgroup for one OOM.
 const ONE_KILL_NS: u64 = SECOND;
@@ -279,6 +301,7 @@ impl ReadingHistory {
         ] {
             signals.set(signal, value);
         }
+        signals.drop_contradicted_psi(share(10, |r| r.some_ns));
         signals
     }
 

@@ -331,6 +331,33 @@ fn the_stall_clock_is_used_only_without_psi() {
     assert_eq!(Policy::default().evaluate(&signals).fires, Severity::Calm);
 }
 
+/// Seen with psi=1 and a patched scheduler: all totals stay at 0.
+#[test]
+fn psi_that_stands_still_is_replaced_by_the_stall_clock() {
+    for (some_percent, stalled_percent, state, contradicted) in [
+        (0, 200, VerdictState::Overloaded, 1.0),
+        (0, 0, VerdictState::Ready, 0.0),
+        // Many tasks in reclaim at once are one wait.
+        (5, 200, VerdictState::Ready, 0.0),
+    ] {
+        let mut host = Host::new();
+        host.reading.stall_ns = Some(0);
+        host.reading.available_bytes = Some(GIB / 50);
+        for _ in 0..30 {
+            let add = |counter: &mut Option<u64>, n| *counter = counter.map(|count| count + n);
+            add(&mut host.reading.stall_ns, SECOND * stalled_percent / 100);
+            add(&mut host.reading.some_ns, SECOND * some_percent / 100);
+            host.reading.at_ns += SECOND;
+            host.evaluator.evaluate(host.reading);
+        }
+        host.reading.at_ns += SECOND;
+        let verdict = host.evaluator.evaluate(host.reading);
+        assert_eq!(verdict.position.state, state, "{some_percent} {stalled_percent}");
+        let signal = verdict.signals.get(Signal::PsiContradicted);
+        assert_eq!(signal, Some(contradicted), "{some_percent} {stalled_percent}");
+    }
+}
+
 #[test]
 fn each_relapse_lengthens_the_wait_up_to_its_limit() {
     let mut clocked = Clocked::new();
