@@ -92,7 +92,7 @@ fn measure(args: &Args) -> Result<()> {
         report(&outcome);
         outcomes.push(outcome);
     }
-    println!("{}\n", machine()?);
+    println!("{}\n", about()?);
     print!("{}", table::markdown(&outcomes));
     Ok(())
 }
@@ -101,7 +101,7 @@ fn measure(args: &Args) -> Result<()> {
 fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
     let run = || -> Result<_> {
         let record = run::run(scenario)?;
-        let outcome = table::judge(scenario, &record, &record.weight_changes);
+        let outcome = table::judge(scenario, &record, &record.course.weight_changes);
         Ok((record, outcome))
     };
     let (mut record, mut outcome) = run()?;
@@ -111,14 +111,14 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
     }
     if let Some(dir) = keep {
         std::fs::create_dir_all(dir).with_context(|| format!("mkdir {}", dir.display()))?;
-        record.write(&dir.join(format!("{}.jsonl", scenario.name)))?;
+        record.write(&dir.join(format!("{}.txt", scenario.name)))?;
     }
     Ok(outcome)
 }
 
 /// Evaluates the current rules on an earlier run.
 fn again(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
-    let record = Record::read(&dir.join(format!("{}.jsonl", scenario.name)))?;
+    let record = Record::read(&dir.join(format!("{}.txt", scenario.name)))?;
     let changes = replay::weight_changes(&record.samples, &Arc::new(Policy::default()));
     Ok(table::judge(scenario, &record, &changes))
 }
@@ -145,13 +145,10 @@ fn report(o: &Outcome) {
     );
 }
 
-fn machine() -> Result<String> {
-    // The version, without the vendor's suffix.
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let kernel = release.split('-').next().unwrap_or(&release);
-    let cpus = std::thread::available_parallelism()?;
+fn about() -> Result<String> {
+    let machine = run::machine()?;
     Ok(format!(
-        "Linux {kernel}, {cpus} CPUs. Times are seconds from the begin of the load. Harm: the 99th \
+        "{machine}. Times are seconds from the begin of the load. Harm: the 99th \
          percentile of latency in a second is at least {} times that of the calm phase (which \
          counts as at least {} ms) for {} s.",
         harm::TIMES,

@@ -1,6 +1,6 @@
 //! Common rules, evaluated on the same samples of the same cgroup. Pure.
 
-use super::{SECOND, record::CgroupSample};
+use super::{SECOND, record::Sample};
 
 /// A common rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,10 +34,10 @@ impl Baseline {
 
     /// When it first triggers; `swap` is the size of the swap device in bytes. For systemd-oomd the
     /// pressure at the end of the samples is assumed to continue.
-    pub fn triggers_at(self, samples: &[CgroupSample], swap: u64) -> Option<u64> {
-        let met = |sample: &&CgroupSample| self.is_met(sample, swap);
+    pub fn triggers_at(self, samples: &[Sample], swap: u64) -> Option<u64> {
+        let met = |sample: &&Sample| self.is_met(sample, swap);
         if self != Self::Oomd {
-            return samples.iter().find(met).map(CgroupSample::at_ns);
+            return samples.iter().find(met).map(Sample::at_ns);
         }
         let mut since = None;
         for sample in samples {
@@ -53,17 +53,17 @@ impl Baseline {
         since.map(|from: u64| from + OOMD_WAITS)
     }
 
-    fn is_met(self, sample: &CgroupSample, swap: u64) -> bool {
+    fn is_met(self, sample: &Sample, swap: u64) -> bool {
         let scarce = || {
-            let total = sample.reading.total_bytes.unwrap_or(0);
-            sample.reading.available_bytes.is_some_and(|free| free < total / 10)
+            let total = sample.scope.total_bytes.unwrap_or(0);
+            sample.scope.available_bytes.is_some_and(|free| free < total / 10)
         };
         match self {
             Self::Available => scarce(),
             Self::Some => sample.some_avg10 > 10.0,
             Self::Oomd => sample.full_avg10 > 60.0,
             Self::Earlyoom => {
-                scarce() && sample.reading.swap_free_bytes.unwrap_or(0).min(swap) <= swap / 10
+                scarce() && sample.scope.swap_free_bytes.unwrap_or(0).min(swap) <= swap / 10
             }
         }
     }
@@ -74,15 +74,15 @@ mod tests {
     use super::*;
     use sensor_core::verdict::reading::Reading;
 
-    fn sample(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> CgroupSample {
-        let reading = Reading {
+    fn sample(second: u64, available: u64, swap: u64, psi: [f64; 2]) -> Sample {
+        let scope = Reading {
             at_ns: second * SECOND,
             total_bytes: Some(100),
             available_bytes: Some(available),
             swap_free_bytes: Some(swap),
             ..Reading::default()
         };
-        CgroupSample { reading, some_avg10: psi[0], full_avg10: psi[1] }
+        Sample { scope, some_avg10: psi[0], full_avg10: psi[1], ..Sample::default() }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Harm: the 99th percentile of the latencies of the last second is five times that of the calm
 //! phase and stays so for two seconds, longer than one stall can be in a window of one second.
 
+use serde::{Deserialize, Serialize};
+
 use super::{SECOND, probe::Request};
 
 /// Harm is this multiple of the calm phase.
@@ -16,7 +18,7 @@ const WINDOW: u64 = SECOND;
 const STEP: u64 = SECOND / 10;
 
 /// Begin and end of the phases: CLOCK_MONOTONIC nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Phases {
     /// Begin of the calm phase.
     pub begin: u64,
@@ -27,7 +29,7 @@ pub struct Phases {
 }
 
 /// The harm of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Harm {
     /// Calm latency: the median over the seconds of the calm phase of their 99th percentiles,
     /// nanoseconds.

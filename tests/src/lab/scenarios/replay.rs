@@ -3,10 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use sensor_core::verdict::{
-    evaluator::Evaluator, policy::Policy, signals::Signal, state::VerdictState, weight::Settings,
+    evaluator::Evaluator, policy::Policy, reading::Reading, signals::Signal, state::VerdictState,
+    weight::Settings,
 };
 
-use super::record::{CgroupSample, WeightChange};
+use super::record::{Sample, WeightChange};
 
 /// The daemon's default sampling intervals.
 const CALM: Duration = Duration::from_secs(1);
@@ -14,26 +15,35 @@ const PRESSED: Duration = Duration::from_millis(100);
 /// The share of PSI `some` from which the daemon samples more often.
 const PRESSURE: f64 = 0.02;
 
-/// The changes of the weight that a daemon would have reported. Without PSI triggers, so the first
-/// one may be up to a second later than the daemon's.
-pub fn weight_changes(samples: &[CgroupSample], policy: &Arc<Policy>) -> Vec<WeightChange> {
+/// The changes of the weight that a daemon would have reported for the cgroup. Without PSI triggers,
+/// so the first one may be up to a second later than the daemon's.
+pub fn weight_changes(samples: &[Sample], policy: &Arc<Policy>) -> Vec<WeightChange> {
+    changes(samples.iter().map(|sample| sample.scope), policy)
+}
+
+/// The same for the host.
+pub fn host_weight_changes(samples: &[Sample], policy: &Arc<Policy>) -> Vec<WeightChange> {
+    changes(samples.iter().map(|sample| sample.host), policy)
+}
+
+fn changes(readings: impl Iterator<Item = Reading>, policy: &Arc<Policy>) -> Vec<WeightChange> {
     let mut judge = Evaluator::new(Arc::clone(policy), Settings::default());
     let mut changes: Vec<WeightChange> = Vec::new();
     let mut next = 0;
-    for sample in samples.iter().filter(|sample| sample.reading.total_bytes.is_some()) {
-        if sample.at_ns() < next {
+    for reading in readings.filter(|reading| reading.total_bytes.is_some()) {
+        if reading.at_ns < next {
             continue;
         }
-        let verdict = judge.evaluate(sample.reading);
+        let verdict = judge.evaluate(reading);
         let some = verdict.signals.get(Signal::Some1s).is_some_and(|share| share >= PRESSURE);
         let wait =
             if verdict.position.state != VerdictState::Ready || some { PRESSED } else { CALM };
-        next = sample.at_ns() + u64::try_from(wait.as_nanos()).unwrap_or(0);
+        next = reading.at_ns + u64::try_from(wait.as_nanos()).unwrap_or(0);
         let weight = percent(verdict.position.weight);
         if changes.last().is_none_or(|last| last.weight != weight) {
             let firing = verdict.evidence.rules.iter().filter(|r| r.fires).map(|r| r.rule);
             let reasons = firing.collect::<Vec<_>>().join(" ");
-            changes.push(WeightChange { at_ns: sample.at_ns(), weight, reasons });
+            changes.push(WeightChange { at_ns: reading.at_ns, weight, reasons });
         }
     }
     changes
@@ -47,22 +57,21 @@ fn percent(weight: f64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sensor_core::verdict::reading::Reading;
 
     /// Twenty samples a second for 20 s; from the tenth second on all tasks stall for half the
     /// time.
-    fn samples(total_bytes: Option<u64>) -> Vec<CgroupSample> {
+    fn samples(total_bytes: Option<u64>) -> Vec<Sample> {
         let at = |n: u64| {
             let at_ns = 1 + n * 50_000_000;
             let stalled = Some(at_ns.saturating_sub(10_000_000_000) / 2);
-            let reading = Reading {
+            let scope = Reading {
                 at_ns,
                 some_ns: stalled,
                 full_ns: stalled,
                 total_bytes,
                 ..Reading::default()
             };
-            CgroupSample { reading, some_avg10: 0.0, full_avg10: 0.0 }
+            Sample { scope, ..Sample::default() }
         };
         (0..400).map(at).collect()
     }

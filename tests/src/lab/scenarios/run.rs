@@ -2,28 +2,39 @@
 //! killed.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Seek as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::ScopedJoinHandle,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use procfs::{FromBufRead as _, MemoryPressure};
-use sensor_core::{common::clock::monotonic_ns, verdict::reading::Reading};
-use sensor_user::host::{
-    cgroup::{mounts::CgroupMounts, scope_opener::ScopeOpeners},
-    memory::HostMemory,
+use sensor_core::{
+    common::clock::monotonic_ns,
+    model::{coverage::Coverage, snapshot::Snapshot},
+    verdict::weight,
+};
+use sensor_user::{
+    collect::{
+        scopes::{self, Scopes},
+        settings::ScopeSettings,
+    },
+    host::cgroup::mounts::CgroupMounts,
 };
 
 use super::{
     catalogue::{self, Layout, Scenario},
-    harm::Phases,
+    harm::{self, Phases},
     probe::{self, Request},
-    record::{CgroupSample, Record, WeightChange},
+    record::{Course, Record, Sample, WeightChange},
 };
 use crate::support::{
     daemon::Daemon,
@@ -37,7 +48,7 @@ const CALM: Duration = Duration::from_secs(6);
 /// Sampling continues so long after the load: a late verdict still counts.
 const AFTER: Duration = Duration::from_secs(1);
 /// Interval of samples of the cgroup.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 /// Interval of queries to the daemon.
 const QUERY_INTERVAL: Duration = Duration::from_millis(20);
 /// Reads per second of slow swap.
@@ -82,14 +93,18 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         std::thread::sleep(AFTER);
         drop(stopped);
         drop((service, control));
-        Ok(Record {
+        let phases = Phases { begin, load, end };
+        let judge =
+            |requests| harm::judge(&harm::with_unserved(requests, probe::PERIOD, end), phases);
+        let course = Course {
             name: scenario.name.to_owned(),
-            phases: Phases { begin, load, end },
-            samples: join(samples)??,
-            requests: join(requests)?,
-            control: join(control_requests)?,
+            machine: machine()?,
+            phases,
+            harm: judge(join(requests)?),
+            control: judge(join(control_requests)?),
             weight_changes: join(weight_changes)??,
-        })
+        };
+        Ok(Record { course, samples: join(samples)?? })
     })
 }
 
@@ -247,28 +262,43 @@ impl Drop for Testbed {
     }
 }
 
-fn sample(stop: &AtomicBool, path: &str) -> Result<Vec<CgroupSample>> {
+/// Kernel and number of CPUs.
+pub fn machine() -> Result<String> {
+    // The version, without the vendor's suffix.
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let kernel = release.split('-').next().unwrap_or(&release);
+    Ok(format!("Linux {kernel}, {} CPUs", std::thread::available_parallelism()?))
+}
+
+/// The readings are those of a daemon without probes: the probes' own would need a second loader.
+fn sample(stop: &AtomicBool, path: &str) -> Result<Vec<Sample>> {
     let roots = CgroupMounts::find()?;
     let unified = roots.unified.clone().context("no v2 hierarchy, so no PSI of a cgroup")?;
     let dir = unified.join(path.trim_start_matches('/'));
     let mut pressure = Psi::open(dir.join("memory.pressure"))?;
-    let mut io = Psi::open(dir.join("io.pressure"))?;
-    let mut host = HostMemory::open(Path::new("/"));
-    let mut openers = ScopeOpeners::new()?;
-    let mut group = openers.add(roots, path);
+    let settings = scopes::Settings {
+        policy: Arc::default(),
+        weight: weight::Settings::default(),
+        max_gap: Duration::from_secs(5),
+        scopes: vec![ScopeSettings { name: WATCHED.to_owned(), cgroup: path.to_owned() }],
+    };
+    let mut scopes = Scopes::open(&settings, Path::new("/"), Arc::default())?;
+    let mut openers = scopes.take_openers().context("the openers are taken")?;
+    let coverage = Coverage::none("not loaded");
     let mut samples = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let at_ns = monotonic_ns();
-        let mut whole = Reading { at_ns, ..Reading::default() };
-        host.read(&mut whole);
-        let mut reading = Reading { at_ns, ..Reading::default() };
-        openers.serve(at_ns);
-        group.read(&mut reading, &whole).map_err(|unread| anyhow!(unread.reason))?;
-        // The daemon does not read I/O pressure of a cgroup; experimental rules may use it.
-        reading.io_full_ns = reading.io_full_ns.or(Some(io.read()?.full.total * 1000));
+        let taken_ns = monotonic_ns();
+        openers.serve(taken_ns);
+        let snapshot = Snapshot { taken_ns, ..Snapshot::default() };
+        let (verdicts, _) = scopes.evaluate(&snapshot, &BTreeMap::new(), &coverage);
+        let [host, scope] = &verdicts[..] else { bail!("{} scopes", verdicts.len()) };
         let psi = pressure.read()?;
-        let [some_avg10, full_avg10] = [psi.some.avg10, psi.full.avg10].map(f64::from);
-        samples.push(CgroupSample { reading, some_avg10, full_avg10 });
+        samples.push(Sample {
+            scope: scope.reading,
+            host: host.reading,
+            some_avg10: f64::from(psi.some.avg10),
+            full_avg10: f64::from(psi.full.avg10),
+        });
         std::thread::sleep(SAMPLE_INTERVAL);
     }
     Ok(samples)

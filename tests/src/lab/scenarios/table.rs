@@ -6,9 +6,8 @@ use super::{
     SECOND,
     baselines::Baseline,
     catalogue::{Expected, Half, Scenario},
-    harm::{self, Harm, with_unserved},
-    probe::PERIOD,
-    record::{Record, WeightChange},
+    harm::Harm,
+    record::{Course, Record, WeightChange},
 };
 use crate::support::scope::MIB;
 
@@ -68,10 +67,8 @@ pub fn mark(harmed: Option<i64>, detected: Option<i64>) -> Mark {
 
 /// The outcome of a run with these weights.
 pub fn judge(scenario: &Scenario, record: &Record, changes: &[WeightChange]) -> Outcome {
-    let phases = record.phases;
+    let Course { phases, harm, control, .. } = record.course;
     let since = |at: u64| at.cast_signed() - phases.load.cast_signed();
-    let all = |requests: &Vec<_>| with_unserved(requests.clone(), PERIOD, phases.end);
-    let harm = harm::judge(&all(&record.requests), phases);
     let reduced = changes.iter().find(|change| change.weight < 100);
     let overloaded = changes.iter().find(|change| change.weight == 0);
     let of = |change: Option<&WeightChange>| {
@@ -83,7 +80,7 @@ pub fn judge(scenario: &Scenario, record: &Record, changes: &[WeightChange]) -> 
     Outcome {
         scenario: *scenario,
         harm,
-        control: harm::judge(&all(&record.control), phases),
+        control,
         harmed: harm.harmed_at.map(since),
         reduced: reduced.map(|change| since(change.at_ns)),
         overloaded: overloaded.map(|change| since(change.at_ns)),
