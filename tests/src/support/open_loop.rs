@@ -6,13 +6,14 @@ use std::{
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 
 /// A request and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,32 @@ pub fn exchange(
         }
     }
     Ok(response)
+}
+
+/// Asks from one of 200 addresses, as many balancers do: one address has a bounded share of the
+/// connections.
+pub fn ask_as_one_of_many(
+    to: SocketAddr,
+    request: &[u8],
+    end: Instant,
+) -> Result<Vec<u8>, &'static str> {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let last = u8::try_from(LAST.fetch_add(1, Ordering::Relaxed) % 200).unwrap_or_default();
+    let family = AddressFamily::INET;
+    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(|_| "no socket")?;
+    net::bind(&socket, &SocketAddr::from(([127, 0, 1, last + 1], 0))).map_err(|_| "no address")?;
+    net::connect(&socket, &to).map_err(|_| "refused")?;
+    let mut stream = TcpStream::from(socket);
+    let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left)).map_err(|_| "no timeout")?;
+    stream.write_all(request).map_err(|_| "reset while asking")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => "timeout",
+        _ => "reset while waiting",
+    })?;
+    if answer.is_empty() { Err("closed without an answer") } else { Ok(answer) }
 }
 
 /// Requests in progress.

@@ -2,22 +2,17 @@
 //! the state of the last daemon.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
-use rustix::{
-    net::{self, AddressFamily, SocketFlags, SocketType},
-    process::Signal,
-};
+use rustix::{net, process::Signal};
 use sensor_tests::support::{
     daemon::{DAEMON_UID, Daemon, get},
-    open_loop::{Request, Traffic},
+    open_loop::{Request, Traffic, ask_as_one_of_many},
     scope::program,
 };
 
@@ -92,35 +87,14 @@ impl Drop for Supervisor {
     }
 }
 
-/// Asks from one of 200 addresses, as many balancers do: one address has a bounded share of the
-/// connections.
-fn ask(to: SocketAddr, request: &[u8], end: Instant) -> Result<Vec<u8>, &'static str> {
-    static LAST: AtomicU32 = AtomicU32::new(0);
-    let last = u8::try_from(LAST.fetch_add(1, Ordering::Relaxed) % 200).unwrap_or_default();
-    let family = AddressFamily::INET;
-    let socket = net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-    let socket = socket.map_err(|_| "no socket")?;
-    net::bind(&socket, &SocketAddr::from(([127, 0, 1, last + 1], 0))).map_err(|_| "no address")?;
-    net::connect(&socket, &to).map_err(|_| "refused")?;
-    let mut stream = TcpStream::from(socket);
-    let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left)).map_err(|_| "no timeout")?;
-    stream.write_all(request).map_err(|_| "reset while asking")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(|e| match e.kind() {
-        std::io::ErrorKind::WouldBlock => "timeout",
-        _ => "reset while waiting",
-    })?;
-    if answer.is_empty() { Err("closed without an answer") } else { Ok(answer) }
-}
-
 /// Restarts the daemon under 25 requests a second to each listener. Returns the requests.
 fn requests_over_restarts(restarts: u32) -> Vec<Request<Vec<u8>>> {
     let supervisor = Supervisor::new("restarts");
     let (http, agent) = (supervisor.http(), supervisor.agent.local_addr().expect("an address"));
     let mut daemon = supervisor.start_and_wait();
-    let readyz = move |end| ask(http, b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n", end);
-    let agent_check = move |end| ask(agent, b"\n", end);
+    let readyz =
+        move |end| ask_as_one_of_many(http, b"GET /readyz HTTP/1.1\r\nHost: test\r\n\r\n", end);
+    let agent_check = move |end| ask_as_one_of_many(agent, b"\n", end);
     let (start, timeout) = (Instant::now(), Duration::from_secs(15));
     let readyz = Traffic::start(25, timeout, start, readyz).expect("threads");
     let agent_check = Traffic::start(25, timeout, start, agent_check).expect("threads");
