@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::{errno::Errno, unistd};
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, chownat, fchown, openat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, chownat, openat},
     process::geteuid,
     thread::{
         CapabilitySet, Gid, Uid, capabilities, set_keep_capabilities, set_thread_groups,
@@ -88,15 +88,16 @@ impl OwnUser {
         set_thread_res_uid(uid, uid, uid).with_context(|| format!("change to uid {uid}"))
     }
 
-    /// Makes the directory of the socket root's again, where only its owner may write in it: an
-    /// earlier daemon has handed it over. Root with all capabilities does not need this.
+    /// Makes the directory of the socket root's again, where only its owner may enter it or write
+    /// in it: an earlier daemon has handed it over. Root with all capabilities does not need this.
     pub fn take_directory(&self, socket: &Path) -> Result<()> {
         if capabilities(None)?.effective.contains(CapabilitySet::DAC_OVERRIDE) {
             return Ok(());
         }
-        match open_directory(socket) {
+        // Without the permission to read it.
+        match open_directory(socket, OFlags::PATH) {
             Ok(dir) if dir.metadata()?.uid() == self.uid => {
-                Ok(fchown(&dir, Some(Uid::ROOT), None)?)
+                Ok(chownat(&dir, "", Some(Uid::ROOT), None, AtFlags::EMPTY_PATH)?)
             }
             _ => Ok(()),
         }
@@ -106,7 +107,7 @@ impl OwnUser {
     /// must have no other content, and the files must be root's: whatever else is there is not
     /// memsensor's to give away.
     pub fn hand_over(&self, socket: &Path) -> Result<()> {
-        let dir = open_directory(socket)?;
+        let dir = open_directory(socket, OFlags::empty())?;
         let metadata = dir.metadata()?;
         let (owner, mode) = (metadata.uid(), metadata.permissions().mode());
         ensure!(owner == 0 || owner == self.uid, "it belongs to uid {owner}");
@@ -142,10 +143,10 @@ impl OwnUser {
     }
 }
 
-/// Opens the directory of the socket; does not follow a link in its place.
-fn open_directory(socket: &Path) -> Result<File> {
+/// Opens the directory of the socket with these flags; does not follow a link in its place.
+fn open_directory(socket: &Path, flags: OFlags) -> Result<File> {
     let dir = socket.parent().context("it has no directory")?;
-    let flags = OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let flags = flags | OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let options =
         std::fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(dir);
     options.with_context(|| format!("open {}", dir.display()))

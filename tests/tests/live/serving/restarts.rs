@@ -2,8 +2,12 @@
 //! the state of the last daemon.
 
 use std::{
+    fs::Permissions,
     net::{SocketAddr, TcpListener},
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{MetadataExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -124,11 +128,13 @@ fn no_client_is_refused_while_it_restarts() {
     assert_all_are_answered(short_or_long(3, 100));
 }
 
-/// As in the systemd unit: the directory is the last daemon's user's, who alone may write there.
+/// As in the systemd unit: the directory is the last daemon's user's, who alone may enter it.
 #[test]
 fn root_without_cap_dac_override_starts_again() {
     let mut daemon = Daemon::start("").expect("daemon");
     daemon.stop(Signal::TERM).expect("stop");
+    let dir = daemon.socket().parent().expect("a directory").to_owned();
+    std::fs::set_permissions(&dir, Permissions::from_mode(0o700)).expect("chmod");
     let again = Command::new("setpriv")
         .args(["--bounding-set", "-dac_override,-dac_read_search"])
         .arg(program("memsensor").expect("memsensor"))
