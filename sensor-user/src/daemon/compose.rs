@@ -173,7 +173,7 @@ pub fn thread_bodies(
         store: parts.store(config),
         // Set with the listeners.
         secure: None,
-        supervisor: Supervisor::is_present().then(|| parts.supervisor()),
+        supervisor: Supervisor::is_present().then(|| supervisor(state, shutdown)),
     })
 }
 
@@ -268,12 +268,8 @@ impl Parts<'_> {
             shutdown: Arc::clone(self.shutdown),
         }
     }
+}
 
-    fn supervisor(&self) -> Supervisor {
-        Supervisor {
-            sample: Arc::clone(&self.published.sample),
-            lags: Arc::clone(&self.published.lags),
-            shutdown: Arc::clone(self.shutdown),
-        }
-    }
+fn supervisor(state: &AppState, shutdown: &Arc<Shutdown>) -> Supervisor {
+    Supervisor { state: state.clone(), shutdown: Arc::clone(shutdown) }
 }

@@ -1,6 +1,7 @@
 //! A frozen sensing thread: every interface must report it.
 
 use std::{
+    cell::RefCell,
     os::unix::{fs::PermissionsExt as _, net::UnixDatagram},
     time::Duration,
 };
@@ -52,10 +53,17 @@ fn a_frozen_sensor_does_not_notify_the_watchdog() {
     let everyone = std::fs::Permissions::from_mode(0o777);
     std::fs::set_permissions(&path, everyone).expect("chmod");
     socket.set_read_timeout(Some(Duration::from_secs(3))).expect("timeout");
+    let statuses = RefCell::new(Vec::new());
     let receive = || {
-        let mut buffer = [0; 64];
-        let len = socket.recv(&mut buffer).ok()?;
-        Some(String::from_utf8_lossy(&buffer[..len]).trim().to_owned())
+        loop {
+            let mut buffer = [0; 64];
+            let len = socket.recv(&mut buffer).ok()?;
+            let text = String::from_utf8_lossy(&buffer[..len]).trim().to_owned();
+            match text.strip_prefix("STATUS=") {
+                Some(status) => statuses.borrow_mut().push(status.to_owned()),
+                None => return Some(text),
+            }
+        }
     };
     let daemon = Daemon::supervised(&path, Duration::from_secs(1)).expect("daemon");
     assert_eq!(receive().as_deref(), Some("READY=1"));
@@ -77,7 +85,10 @@ fn a_frozen_sensor_does_not_notify_the_watchdog() {
     kill_process(pid, Signal::TERM).expect("stop it");
     let last = std::iter::from_fn(receive).take(10).last();
     std::fs::remove_file(path).expect("remove");
-    assert_eq!(last.as_deref(), Some("STOPPING=1"));
+    assert_eq!(last.as_deref(), Some("STOPPING=1\nSTATUS="));
+    let statuses = statuses.into_inner();
+    assert!(statuses[0].starts_with("host is "), "{statuses:?}");
+    assert!(statuses.iter().any(|status| status == "host is stale, weight 0%"), "{statuses:?}");
 }
 
 /// The id of a thread of the daemon, by name.
