@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sensor_tests::support::manifests::{container, readiness_script};
+use sensor_tests::support::{
+    manifests::{container, readiness_script},
+    units,
+};
 use sensor_user::daemon::config::Config;
 
 const SCRIPT: &str =
@@ -407,14 +410,6 @@ fn systemd_creates_the_default_user() {
     assert!(text.lines().any(|line| line.starts_with(&format!("u {user} "))), "{text}");
 }
 
-/// Warnings other than those of systemd before 254 about settings that it does not know.
-fn warnings(stderr: &str) -> Vec<&str> {
-    let newer = ["'RestartSteps'", "'RestartMaxDelaySec'"];
-    let ignored =
-        |line: &str| line.contains("Unknown key") && newer.iter().any(|key| line.contains(key));
-    stderr.lines().filter(|line| !ignored(line)).collect()
-}
-
 /// systemd accepts every setting and rates the exposure of the service as low.
 #[test]
 fn systemd_analyze_accepts_the_units() {
@@ -444,7 +439,7 @@ fn systemd_analyze_accepts_the_units() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         let stdout = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{args:?}: {stderr}{stdout}");
-        assert_eq!(warnings(&stderr), [""; 0], "{args:?}");
+        assert_eq!(units::warnings(&stderr), [""; 0], "{args:?}");
     }
     let _ = std::fs::remove_dir_all(&dir);
 }

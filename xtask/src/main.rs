@@ -19,7 +19,7 @@ use clap::{Parser, Subcommand};
 
 use tasks::{
     bench, build, ci, dashboards, dist, faults, fleet, fuzz, replay, run, scenarios, setup, soak,
-    test, thrash,
+    systemd, test, thrash,
 };
 
 /// Developer tasks of the memsensor repository
@@ -37,6 +37,7 @@ enum Task {
     Run(run::Args),
     Test(test::Args),
     Vm(tasks::vm::Args),
+    Systemd(systemd::Args),
     /// Run all checks of a merge (format, lints, licences, rules, kernels, tests)
     Ci,
     Bench(bench::Args),
@@ -69,6 +70,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Run(args) => run::run(&args).map(success),
         Task::Test(args) => test::run(&args, &[]),
         Task::Vm(args) => tasks::vm::run(&args),
+        Task::Systemd(args) => systemd::run(&args),
         Task::Ci => ci::run(),
         Task::Bench(args) => bench::run(&args).map(success),
         Task::Replay(args) => replay::run(&args).map(success),

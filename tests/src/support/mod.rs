@@ -10,6 +10,7 @@
 //! * [`failing_calls`]: system calls of a process that fail.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
+//! * [`units`]: what systemd says about the units.
 //! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
 //!   use.
 
@@ -27,3 +28,4 @@ pub mod repository;
 pub mod scope;
 pub mod swap;
 pub mod undo;
+pub mod units;

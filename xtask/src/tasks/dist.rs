@@ -22,20 +22,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     install::ensure(&[Group::Build])?;
     let target = exec::target_dir()?;
     let out = args.out.clone().unwrap_or_else(|| target.join("dist"));
-    fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
 
     let mut cargo = exec::cargo();
     cargo.args(["build", "--release", "--locked", "--package", "sensor-user"]);
     exec::run(cargo.args(["--bin", "memsensor"]))?;
-    copy(&target.join("release/memsensor"), &out.join("memsensor"))?;
-    for name in ["LICENSE-MIT", "LICENSE-APACHE", "README.md"] {
-        copy(&exec::workspace().join(name), &out.join(name))?;
-    }
-    let deploy = out.join("deploy");
-    fs::create_dir_all(&deploy).with_context(|| format!("create {}", deploy.display()))?;
-    for (path, _) in files(&exec::workspace().join("sensor-user/deploy"))? {
-        copy(&path, &deploy.join(path.file_name().context("a path without a file name")?))?;
-    }
+    lay_out(&target.join("release/memsensor"), &out)?;
     let mut manual = exec::cargo();
     manual.args(["run", "--release", "--locked", "--package", "sensor-user"]);
     exec::run(manual.args(["--example", "manual", "--"]).arg(&out))?;
@@ -46,6 +37,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if !files.iter().any(|(path, _)| path.ends_with("memsensor.1")) {
         bail!("the example `manual` wrote no memsensor.1 into {}", out.display());
+    }
+    Ok(())
+}
+
+/// Copies a binary and the files that need no build into the directory of a release.
+pub(super) fn lay_out(memsensor: &Path, out: &Path) -> Result<()> {
+    let deploy = out.join("deploy");
+    fs::create_dir_all(&deploy).with_context(|| format!("create {}", deploy.display()))?;
+    copy(memsensor, &out.join("memsensor"))?;
+    for name in ["LICENSE-MIT", "LICENSE-APACHE", "README.md"] {
+        copy(&exec::workspace().join(name), &out.join(name))?;
+    }
+    for (path, _) in files(&exec::workspace().join("sensor-user/deploy"))? {
+        copy(&path, &deploy.join(path.file_name().context("a path without a file name")?))?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub(crate) mod run;
 pub(crate) mod scenarios;
 pub(crate) mod setup;
 pub(crate) mod soak;
+pub(crate) mod systemd;
 pub(crate) mod test;
 pub(crate) mod thrash;
 pub(crate) mod vm;

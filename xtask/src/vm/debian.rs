@@ -144,6 +144,13 @@ pub(crate) fn install_from_backports(cache: &Path, packages: &[&str]) -> Result<
     Ok(())
 }
 
+/// The lines of sources.list for one release with its security updates.
+pub(crate) fn release_sources(codename: &str) -> Result<String> {
+    let mirror = mirror()?;
+    let security = source(&format!("{mirror}-security"), &format!("{codename}-security"));
+    Ok(source(&mirror, codename) + &security)
+}
+
 /// The codename of this machine's release.
 fn codename() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;

@@ -43,6 +43,8 @@ pub(crate) struct Guest {
     pub(crate) ports: &'static [u16],
     /// The image of a fourth disk.
     pub(crate) image: Option<PathBuf>,
+    /// Whether the image stays as it is: writes to it are dropped when the guest ends.
+    pub(crate) image_is_shared: bool,
     /// A limit on reads and writes per second of the swap and of the fourth disk.
     pub(crate) iops: Option<u32>,
     /// Test binaries and their arguments.
@@ -62,6 +64,7 @@ impl Guest {
             is_column: false,
             ports: &[],
             image: None,
+            image_is_shared: false,
             iops: None,
             steps: Vec::new(),
         }

@@ -14,15 +14,16 @@ use super::{
 };
 use crate::host::exec;
 
-/// Builds the binaries of the guests. They are static: the guests' user space is busybox only.
-pub(crate) fn test_binaries(machine: &Machine) -> Result<Vec<GuestFile>> {
+/// Builds the binaries of the guests with these test binaries. They are static: the guests' user
+/// space is busybox only, or that of another release.
+pub(crate) fn test_binaries(machine: &Machine, tests: &[&str]) -> Result<Vec<GuestFile>> {
     let mut cargo = machine.cross.cargo();
     // If the encoded flags are set, cargo ignores RUSTFLAGS.
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     // All in one command: with other features of dependencies, a second one would build much again.
     cargo.args(["build", "--bin", "memsensor", "--bin", "hog"]);
-    cargo.args(["--test", "kernel", "--test", "live", "--test", "guest"]);
+    cargo.args(tests.iter().flat_map(|test| ["--test", test]));
     // With --target, cargo does not apply the flags to proc macros, which must be dynamic.
     cargo.args(["--target", machine.cross.target, "--profile", "guest"]);
     cargo.args(["--package", "sensor-user", "--package", "sensor-tests"]);
@@ -31,7 +32,7 @@ pub(crate) fn test_binaries(machine: &Machine) -> Result<Vec<GuestFile>> {
     let (status, messages) = exec::capture_stdout(&mut cargo)?;
     exec::check_status("cargo", status)?;
     let files: Vec<_> = messages.lines().filter_map(executable).collect();
-    for name in ["memsensor", "hog", "kernel", "live", "guest"] {
+    for name in ["memsensor", "hog"].iter().chain(tests) {
         if !files.iter().any(|file| file.guest_path == format!("t/{name}")) {
             bail!("cargo built no {name}");
         }

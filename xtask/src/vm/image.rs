@@ -17,11 +17,19 @@ use super::{
 };
 use crate::host::exec::workspace;
 
-/// Packs the files that all guests share, among them the init program.
-pub(crate) fn pack_base(dir: &Path, machine: &Machine, files: &[GuestFile]) -> Result<PathBuf> {
+/// The init program of guests whose user space is busybox.
+pub(crate) const INIT: &str = "tests/guest/init";
+
+/// Packs the files that all guests share, and the init program, a file of the repository.
+pub(crate) fn pack_base(
+    dir: &Path,
+    machine: &Machine,
+    init: &str,
+    files: &[GuestFile],
+) -> Result<PathBuf> {
     let root = dir.join(format!("base-{}", machine.name));
     let _ = fs::remove_dir_all(&root);
-    copy_into(&root, &workspace().join("tests/guest/init"), "init")?;
+    copy_into(&root, &workspace().join(init), "init")?;
     for file in files {
         copy_into(&root, &file.host_path, file.guest_path.trim_start_matches('/'))?;
     }

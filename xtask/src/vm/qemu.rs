@@ -154,7 +154,8 @@ fn add_drives(qemu: &mut Command, dir: &Path, guest: &Guest) {
         add_drive(&dir.join(disk.file), options);
     }
     if let Some(image) = &guest.image {
-        add_drive(image, &throttling);
+        let snapshot = if guest.image_is_shared { ",snapshot=on" } else { "" };
+        add_drive(image, &format!("{throttling}{snapshot}"));
     }
 }
 
@@ -253,6 +254,14 @@ mod tests {
         assert!(drives[3].starts_with("file=/dir/server.img,"), "{drives:?}");
         let forwards = "hostfwd=tcp:127.0.0.1:19817-:19817,hostfwd=tcp:127.0.0.1:19022-:19022";
         assert_eq!(values(&guest, "-netdev"), [format!("user,id=net,restrict=on,{forwards}")]);
+    }
+
+    #[test]
+    fn a_shared_image_is_not_changed() {
+        let image = Some("/cache/root.img".into());
+        let guest = Guest { image, image_is_shared: true, ..guest() };
+        let drive = &values(&guest, "-drive")[3];
+        assert!(drive.starts_with("file=/cache/root.img,") && drive.ends_with(",snapshot=on"));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub(crate) fn run(
     let busybox = busybox.context("no busybox")?.host_path.clone();
     let step = workspace().join("tests/guest/thrash/step");
     files.push(GuestFile { host_path: step, guest_path: "t/step".to_owned() });
-    let base = image::pack_base(&dir, &AMD64, &files)?;
+    let base = image::pack_base(&dir, &AMD64, image::INIT, &files)?;
 
     let step = format!("step {} {}", calm.as_secs(), thrashing.as_secs());
     let mut guest = Guest::new("thrash", &kernel).with_step(step);
