@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use sensor_core::model::readiness::FailOn;
+use sensor_core::{common::text::Sentence, model::readiness::FailOn};
 use serde_json::Value;
 
 use super::{
@@ -159,16 +159,7 @@ fn ask(socket: &Path, request: &Request, json: bool) -> Result<()> {
     let printed = call(socket, request, |line, response| {
         match response {
             _ if json => writeln!(out, "{line}")?,
-            Response::Event(event) => writeln!(out, "{}", show_event::line(&event))?,
-            Response::Missed { missed } => {
-                writeln!(out, "(too slow: {missed} events not shown)")?;
-            }
-            Response::Explanation(explanation) => write!(out, "{explanation}")?,
-            Response::Done { done } => writeln!(out, "{done}")?,
-            Response::DrainAcks(_)
-            | Response::Protection(_)
-            | Response::Top(_)
-            | Response::Error { .. } => {}
+            response => write!(out, "{}", shown(&response))?,
         }
         Ok(out.flush()?)
     });
@@ -185,6 +176,20 @@ fn events(socket: &Path) -> Result<()> {
         Ok(())
     })?;
     print(&show_event::lines(&all))
+}
+
+/// An answer as `events`, `explain`, `drain`, `undrain` and `reload` print it.
+pub fn shown(response: &Response) -> String {
+    match response {
+        Response::Event(event) => show_event::line(event) + "\n",
+        Response::Missed { missed } => format!("(too slow: {missed} events not shown)\n"),
+        Response::Explanation(explanation) => explanation.to_string(),
+        Response::Done { done } => format!("{}\n", Sentence(done)),
+        Response::DrainAcks(_)
+        | Response::Protection(_)
+        | Response::Top(_)
+        | Response::Error { .. } => String::new(),
+    }
 }
 
 fn event(socket: &Path, id: String, json: bool) -> Result<()> {
@@ -215,4 +220,16 @@ fn top(socket: &Path, live: bool, rows: usize, by: By, json: bool) -> Result<()>
     let mut top = fetch_top(socket)?;
     keep_first(&mut top, rows, by);
     print(&if json { serde_json::to_string(&top)? + "\n" } else { tables::text(&top) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_escape_sequence_reaches_a_terminal() {
+        let done = "it's \"done\" \u{1b}[2J\n\u{9b}".to_owned();
+        let text = shown(&Response::Done { done });
+        assert_eq!(text, "it's \"done\" \\u{1b}[2J\\n\\u{9b}\n");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, process::ExitCode};
 
+use sensor_core::common::text::Sentence;
+
 use super::logging::Log;
 use crate::daemon::failure::Failure;
 
@@ -15,10 +17,15 @@ impl fmt::Display for Misconfigured {
     }
 }
 
+/// The error with its causes; names in it are escaped.
+pub fn error_line(error: &anyhow::Error) -> String {
+    let line = format!("{error:#}").replace('\n', " ");
+    format!("memsensor: {}", Sentence(&line))
+}
+
 /// Prints the error with its causes; returns the code of its kind.
 pub fn report(error: &anyhow::Error, log: &Log) -> ExitCode {
-    let line = format!("{error:#}").replace('\n', " ");
-    log.print(&format!("memsensor: {line}"));
+    log.print(&error_line(error));
     if error.downcast_ref::<Misconfigured>().is_some() {
         return ExitCode::from(2);
     }
@@ -27,4 +34,18 @@ pub fn report(error: &anyhow::Error, log: &Log) -> ExitCode {
         Some(Failure::InUse) => 4,
         None => 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_without_escape_sequences() {
+        let error = anyhow!("no scope \"a\u{1b}[2J\u{9b}\"\n").context("the daemon's\u{2028}");
+        let line = error_line(&error);
+        assert_eq!(line, "memsensor: the daemon's\\u{2028}: no scope \"a\\u{1b}[2J\\u{9b}\" ");
+    }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use comfy_table::presets::NOTHING;
 use sensor_core::{
-    common::text::Printable,
+    common::text::{Printable, Sentence},
     model::{
         event::{AllocContext, Event, EventKind, OomGroup, OomType, TaskInfo, VictimMemory},
         memory_usage::{CgroupUsage, Growth, ProcessUsage},
@@ -25,7 +25,7 @@ fn workload(id: &WorkloadId) -> String {
         parts.push(format!("pod {}", pod.escape_debug()));
     }
     if let Some(container) = container {
-        let runtime = runtime.as_deref().unwrap_or("container");
+        let runtime = Sentence(runtime.as_deref().unwrap_or("container"));
         let short: String = container.chars().take(12).collect();
         parts.push(format!("{runtime} {}", short.escape_debug()));
     }
@@ -62,9 +62,10 @@ fn allocation(context: &AllocContext) -> String {
     let source = if *from_log { " (from the kernel's log)" } else { "" };
     let names = gfp_names.as_ref().map_or_else(String::new, |names| format!(" = {names}"));
     let nodes = nodes.as_ref().map_or_else(String::new, |nodes| format!(" to nodes {nodes}"));
-    format!(
+    let text = format!(
         "order {order}{pages}, gfp {gfp_flags}{names}{zone}, constraint {constraint}{nodes}{source}"
-    )
+    );
+    Sentence(&text).to_string()
 }
 
 /// Order of a kill that sysrq-f asked for.
@@ -126,7 +127,7 @@ pub fn line(event: &Event) -> String {
         }
         EventKind::Operator { .. } => operator(&event.kind),
     };
-    format!("{}  {}  {text}", event.time, event.id)
+    format!("{}  {}  {text}", Sentence(&event.time), Sentence(&event.id))
 }
 
 /// Events in one line each, oldest first. The kills of a group, and the exits of its victims, are one
@@ -180,7 +181,8 @@ impl<'a> Groups<'a> {
 
 /// An event with its report.
 pub fn report(event: &Event) -> String {
-    let mut text = format!("{}  {}\n{}", event.id, event.time, details(&event.kind));
+    let (id, time) = (Sentence(&event.id), Sentence(&event.time));
+    let mut text = format!("{id}  {time}\n{}", details(&event.kind));
     if let Some(report) = &event.report {
         add_report(&mut text, report);
     }
@@ -218,6 +220,7 @@ fn details(kind: &EventKind) -> String {
             )
         }
         EventKind::VictimExit { pid, seconds, kill } => {
+            let kill = Sentence(kill);
             format!("memory of victim {pid} of {kill} was free after {seconds:.3} s\n")
         }
         EventKind::KillSignal { signal, sender, target } => {
@@ -247,7 +250,7 @@ fn operator(kind: &EventKind) -> String {
 fn add_report(text: &mut String, report: &OomReport) {
     // Writing to a String does not fail.
     for contradiction in &report.contradictions {
-        let _ = writeln!(text, "CONTRADICTION: {}", contradiction.escape_debug());
+        let _ = writeln!(text, "CONTRADICTION: {}", Sentence(contradiction));
     }
     if let Some(stalled) = &report.stalled {
         let _ = writeln!(text, "{}", stall_line(stalled));
@@ -561,10 +564,22 @@ mod tests {
 
     #[test]
     fn no_escape_sequence_reaches_a_terminal() {
-        let mut event = kill(b"\x1b[2J\"\n\\\xff\xc2\x9b31m", None);
+        let name = || "\u{1b}[2J\n\u{9b}".to_owned();
+        let context = AllocContext {
+            order: 0,
+            gfp_flags: name(),
+            gfp_names: Some(name()),
+            constraint: name(),
+            nodes: Some(name()),
+            from_log: true,
+        };
+        let mut event = kill(b"\x1b[2J\"\n\\\xff\xc2\x9b31m", Some(context));
+        (event.id, event.time) = (name(), name());
+        event.kind.tasks_mut()[0].workload =
+            WorkloadId { container: Some(name()), runtime: Some(name()), ..WorkloadId::default() };
         event.report = Some(
             OomReport {
-                contradictions: vec!["\u{1b}[31m".into()],
+                contradictions: vec!["was \"a\" \u{1b}[31m".into()],
                 oom_cgroup: Some("/\u{1b}".into()),
                 usage_age_seconds: Some(1.0),
                 ..OomReport::default()
@@ -575,8 +590,11 @@ mod tests {
         assert!(!shown.contains(|c: char| c.is_control()), "{shown:?}");
         let shown = report(&event);
         assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+        assert_eq!(shown.lines().count(), 13, "{shown}");
+        assert!(shown.contains("CONTRADICTION: was \"a\" \\u{1b}[31m"), "{shown}");
         let json = serde_json::to_string(&event).expect("serialises");
-        assert!(!json.contains(|c: char| c.is_control()), "{json:?}");
         assert_eq!(serde_json::from_str::<Event>(&json).expect("parses"), event);
+        let of_names = serde_json::to_string(&kill(b"\xc2\x9b31m", None)).expect("serialises");
+        assert!(!of_names.contains(|c: char| c.is_control()), "{of_names:?}");
     }
 }

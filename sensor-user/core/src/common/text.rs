@@ -3,7 +3,7 @@
 //!
 //! Not here: escaping for JSON (serde) and for labels (prometheus-client).
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// A NUL-terminated name as the kernel reports it, [`sanitize`]d; invalid UTF-8 is replaced.
 pub fn name(bytes: &[u8]) -> String {
@@ -39,6 +39,19 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// A sentence for a terminal, with names in it: control characters are escaped, quotes are not.
+#[derive(Debug, Clone, Copy)]
+pub struct Sentence<'a>(pub &'a str);
+
+impl fmt::Display for Sentence<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '"' | '\'' | '\\' => f.write_char(c),
+            c => write!(f, "{}", c.escape_debug()),
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +61,8 @@ mod tests {
         assert_eq!(name(b"a\xffb\0c"), "a\u{fffd}b");
         assert_eq!(sanitize("a\u{7f}b\u{9b}c\u{2028}d"), "a\u{fffd}b\u{fffd}c\u{fffd}d");
         assert_eq!(Printable("\x1b[2J").to_string(), "\"\\u{1b}[2J\"");
+        let sentence = Sentence("it's \"a\"\n\u{9b}\u{2028}\u{202e}\u{e9}").to_string();
+        assert_eq!(sentence, "it's \"a\"\\n\\u{9b}\\u{2028}\\u{202e}\u{e9}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::common::text::Printable;
+use crate::common::text::{Printable, Sentence};
 
 use super::{
     evaluator::Verdict,
@@ -232,9 +232,10 @@ impl Explanation {
         let (state, percent) = (self.state.label(), self.weight * 100.0);
         let duration = Duration::try_from_secs_f64(self.for_seconds.round()).unwrap_or_default();
         let duration = humantime::format_duration(duration);
-        writeln!(f, "{}: {state}, weight {percent:.0}%, for {duration}", self.scope)?;
+        let scope = Sentence(&self.scope);
+        writeln!(f, "{scope}: {state}, weight {percent:.0}%, for {duration}")?;
         if let Some((state, weight)) = &self.reported {
-            let percent = weight * 100.0;
+            let (state, percent) = (Sentence(state), weight * 100.0);
             writeln!(f, "load balancers get another state: {state}, weight {percent:.0}%")?;
         }
         if self.age_seconds > OLD_SECONDS {
@@ -248,12 +249,12 @@ impl Explanation {
             writeln!(f, "{uncounted}")?;
         }
         if let Some(reason) = &self.drained {
-            writeln!(f, "drained by an operator: {reason}")?;
+            writeln!(f, "drained by an operator: {}", Sentence(reason))?;
         }
         if let Some(reason) = &self.unknown_reason {
-            writeln!(f, "stalls cannot be measured: {reason}")?;
+            writeln!(f, "stalls cannot be measured: {}", Sentence(reason))?;
         }
-        writeln!(f, "{}", self.outlook())
+        writeln!(f, "{}", Sentence(&self.outlook()))
     }
 }
 
@@ -267,7 +268,8 @@ impl fmt::Display for Explanation {
             writeln!(f, "\nsignals that no rule uses:")?;
         }
         for s in &self.other_signals {
-            writeln!(f, "           {:<26} {:>10.4}  {}", s.signal, s.value, s.about)?;
+            let (name, about) = (Sentence(&s.signal).to_string(), Sentence(&s.about));
+            writeln!(f, "           {name:<26} {:>10.4}  {about}", s.value)?;
         }
         Ok(())
     }
@@ -276,7 +278,7 @@ impl fmt::Display for Explanation {
 impl fmt::Display for RuleNow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let effect = if self.level == Severity::Overloaded { "no traffic" } else { "less weight" };
-        let Self { rule, because, .. } = self;
+        let (rule, because) = (Sentence(&self.rule), Sentence(&self.because));
         writeln!(f, "{}  {rule} ({effect}): {because}", self.status.mark())?;
         self.conditions.iter().try_for_each(|condition| writeln!(f, "{condition}"))
     }
@@ -286,8 +288,10 @@ impl fmt::Display for ConditionNow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let met = if self.met { "yes" } else { "no " };
         let value = self.value.map_or("unknown".to_owned(), |value| format!("{value:.4}"));
-        let Self { signal, comparison, threshold, quiet_beyond, .. } = self;
-        let side = if comparison == ">=" { "below" } else { "above" };
+        let Self { threshold, quiet_beyond, .. } = self;
+        let side = if self.comparison == ">=" { "below" } else { "above" };
+        let signal = Sentence(&self.signal).to_string();
+        let comparison = Sentence(&self.comparison);
         write!(
             f,
             "       {met} {signal:<26} {value:>10} {comparison} {threshold} \
@@ -351,6 +355,27 @@ mod tests {
         ] {
             assert!(text.contains(lines), "{lines} in\n{text}");
         }
+    }
+
+    #[test]
+    fn no_escape_sequence_reaches_a_terminal() {
+        let signals = [(Signal::OomKills60s, 1.0), (Signal::Full60s, 0.125)];
+        let mut explanation = explanation(VerdictState::Overloaded, 0.0, &signals);
+        let lines = explanation.to_string().lines().count();
+        let name = || "a\u{1b}[2J\n\u{9b}\u{2028}".to_owned();
+        explanation.scope = name();
+        explanation.reported = Some((name(), 0.0));
+        (explanation.drained, explanation.unknown_reason) = (Some(name()), Some(name()));
+        let rule = &mut explanation.rules[0];
+        (rule.rule, rule.because) = (name(), name());
+        (rule.conditions[0].signal, rule.conditions[0].comparison) = (name(), name());
+        let other = &mut explanation.other_signals[0];
+        (other.signal, other.about) = (name(), name());
+        let text = explanation.to_string();
+        assert_eq!(text.matches("a\\u{1b}[2J\\n\\u{9b}\\u{2028}").count(), 10, "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+        // `reported`, `drained` and `unknown_reason` have a line each.
+        assert_eq!(text.lines().count(), lines + 3, "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
 };
 
@@ -13,8 +14,9 @@ use serde_yaml_ng::{Mapping, Value};
 
 /// Highest number of users.
 const MAX_USERS: usize = 64;
-/// Highest cost of a password's hash: one more doubles the time. Of 14 it is about a second.
-const MAX_COST: u32 = 14;
+/// Cost of a password's hash: one more doubles the time. Of 14 it is about a second. Below 4 no
+/// password can be checked.
+const COST: RangeInclusive<u32> = 4..=14;
 
 /// Keys of the format that are refused, and why.
 const REFUSED: [(&str, &str); 11] = [
@@ -181,7 +183,7 @@ fn users(value: Value) -> Result<BTreeMap<String, String>> {
             bail!("{} is not a bcrypt hash, such as htpasswd -nB prints", what());
         };
         let cost = parts.get_cost();
-        ensure!(cost <= MAX_COST, "{} has the cost {cost}, at most {MAX_COST}", what());
+        ensure!(COST.contains(&cost), "{} has the cost {cost}, not 4 to 14", what());
         Ok((name, hash))
     };
     section.keys.into_iter().map(user).collect()
@@ -252,7 +254,7 @@ mod tests {
     fn mistakes_name_the_key() {
         let mut many = String::from("basic_auth_users:\n");
         many.extend((0..65).map(|n| format!("  u{n}: {HASH}\n")));
-        let costly = HASH.replace("$04$", "$15$");
+        let [cheap, costly] = ["$03$", "$15$"].map(|cost| HASH.replace("$04$", cost));
         for (text, message) in [
             ("", "it protects nothing"),
             ("basic_auth_users:", "it protects nothing"),
@@ -273,7 +275,8 @@ mod tests {
             (&with_tls("client_auth_type: Some"), "unknown type \"Some\""),
             ("basic_auth_users: {a: 1}", "is not a string"),
             ("basic_auth_users: {a: secret}", "the password of \"a\" is not a bcrypt hash"),
-            (&format!("basic_auth_users: {{a: \"{costly}\"}}"), "has the cost 15, at most 14"),
+            (&format!("basic_auth_users: {{a: \"{cheap}\"}}"), "has the cost 3, not 4 to 14"),
+            (&format!("basic_auth_users: {{a: \"{costly}\"}}"), "has the cost 15, not 4 to 14"),
             (&many, "65 users, at most 64"),
         ] {
             let error = format!("{:#}", parse(text).expect_err(text));

@@ -21,6 +21,7 @@ use sensor_core::common::{
     clock::{boot_id, since_boot_ns},
     counter::nanos,
     state_file::StateFile,
+    text::is_line_end,
 };
 
 use crate::publish::control::EventFd;
@@ -28,7 +29,7 @@ use crate::publish::control::EventFd;
 /// Time that a client waits until its drain is saved.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Longer reasons are cut: a reason is shown in one line.
+/// Longer reasons are cut.
 const MAX_REASON: usize = 200;
 
 /// A drain: why, and until when.
@@ -48,6 +49,12 @@ impl Drain {
     fn is_active(&self, now_ns: u64) -> bool {
         self.until_ns.is_none_or(|until| now_ns < until)
     }
+}
+
+/// A reason that is shown in one line.
+fn plain(reason: &str) -> String {
+    let plain = |c: char| if c.is_control() || is_line_end(c) { ' ' } else { c };
+    reason.chars().map(plain).take(MAX_REASON).collect()
 }
 
 /// The drain of this host, if there is one.
@@ -75,6 +82,7 @@ impl OperatorDrain {
     pub fn load(file: StateFile) -> Result<Self> {
         let boot = boot_id();
         let saved = file.read().filter(|drain: &Drain| drain.boot == boot);
+        let saved = saved.map(|drain| Drain { reason: plain(&drain.reason), ..drain });
         let this = Self {
             drain: ArcSwapOption::new(saved.map(Arc::new)),
             boot,
@@ -112,10 +120,9 @@ impl OperatorDrain {
     /// Begins a drain, or replaces the one in effect. It takes effect at once, even if it cannot be
     /// saved.
     pub fn begin(&self, reason: &str, lasts: Option<Duration>) {
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let reason = reason.chars().map(plain).take(MAX_REASON).collect();
         let until = |lasts: Duration| since_boot_ns().saturating_add(nanos(lasts));
-        let drain = Drain { reason, boot: self.boot.clone(), until_ns: lasts.map(until) };
+        let drain =
+            Drain { reason: plain(reason), boot: self.boot.clone(), until_ns: lasts.map(until) };
         info!("drained by an operator: {}", drain.reason);
         self.drain.store(Some(Arc::new(drain)));
     }
@@ -208,7 +215,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = load(&dir);
         assert_eq!(first.reason(), None);
-        first.begin("kernel update\n", None);
+        first.begin("kernel update\u{2028}", None);
         assert_eq!(first.reason().as_deref(), Some("kernel update "));
         save(&first).await.expect("saved");
         let second = load(&dir);
@@ -218,6 +225,16 @@ mod tests {
         assert!(!second.end());
         save(&second).await.expect("nothing to remove");
         assert_eq!(load(&dir).reason(), None);
+    }
+
+    #[test]
+    fn a_reason_in_the_file_is_shown_in_one_line() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let reason = format!("a\u{1b}[2J\n\u{9b}\u{2028}{}", "b".repeat(MAX_REASON));
+        let drain = Drain { reason, boot: boot_id(), until_ns: None };
+        file(&dir).write(&drain).expect("written");
+        let reason = load(&dir).reason().expect("drained");
+        assert_eq!(reason, format!("a [2J   {}", "b".repeat(MAX_REASON - 8)));
     }
 
     #[tokio::test]
