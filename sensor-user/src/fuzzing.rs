@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Result;
+use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use ratatui::{Terminal, backend::TestBackend, crossterm::event::KeyCode};
 use ring::hmac::{HMAC_SHA256, Key};
 use sensor_core::{
     common::clock::boot_id,
@@ -20,7 +23,12 @@ use sensor_core::{
 
 use crate::{
     cgroups::patterns::Patterns,
-    daemon::store::SavedStates,
+    cli::top::{screen::Screen, sort::By},
+    daemon::{
+        config::Config,
+        reload::{Reloader, Reread},
+        store::SavedStates,
+    },
     host::{
         cgroup::mounts::{parse_memory_on_v1, parse_memory_root},
         kmsg::{self, KmsgKill, PendingKills},
@@ -32,10 +40,14 @@ use crate::{
         vmstat, zfs,
     },
     serve::{
+        admin_protocol::Top,
         agent_check::{MAX_QUESTION, parse_question, read_question},
         limits::{Gate, Ticket},
-        secure::credentials::{Credentials, Decision},
-        state::{app::AppState, connections::ConnectionCounts},
+        secure::{
+            credentials::{Credentials, Decision},
+            passwords::{Claim, Fingerprint},
+        },
+        state::{app::AppState, connections::ConnectionCounts, reload::Reload, settings::Served},
     },
 };
 
@@ -131,6 +143,57 @@ pub fn authorization(credentials: &Credentials, value: &[u8]) -> Option<Decision
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, HeaderValue::from_bytes(value).ok()?);
     Some(credentials.decide(&headers))
+}
+
+/// Whether the password is that of the bcrypt hash; an error if no password can be.
+pub fn is_password(hash: &str, password: &[u8]) -> Result<bool> {
+    let (hash, password) = (hash.to_owned(), password.to_vec());
+    Claim { hash, is_user: true, password, fingerprint: Fingerprint::default() }.verify()
+}
+
+/// Replaces the default settings by those of a configuration.
+pub fn reloader(reread: Reread, served: Arc<ArcSwap<Served>>) -> Arc<dyn Reload> {
+    Arc::new(Reloader::new(Config::default(), reread, served, Arc::default()))
+}
+
+/// The live screen of `top` in a terminal of this size: after each of these keys, for as long as
+/// none quits, the text of its rows.
+pub fn top_screens(
+    top: &mut Top,
+    keys: impl IntoIterator<Item = KeyCode>,
+    [width, height]: [u16; 2],
+    error: Option<&str>,
+) -> Vec<String> {
+    let (mut screen, mut rows) = (Screen::new(By::Memory), Vec::new());
+    let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
+    for key in keys {
+        screen.update(top);
+        let Ok(_) = terminal.draw(|frame| screen.draw(frame, top, error));
+        let cells = terminal.backend().buffer().content();
+        let text = |row: &[_]| row.iter().map(ratatui::buffer::Cell::symbol).collect();
+        rows.extend(cells.chunks(usize::from(width).max(1)).map(text));
+        if !screen.key(key, Screen::page(height)) {
+            break;
+        }
+        screen.order(top);
+    }
+    rows
+}
+
+/// A key for each byte: those of the screen, and some that it ignores.
+pub fn key(byte: u8) -> KeyCode {
+    match byte {
+        0 => KeyCode::Tab,
+        1 => KeyCode::Up,
+        2 => KeyCode::Down,
+        3 => KeyCode::PageUp,
+        4 => KeyCode::PageDown,
+        5 => KeyCode::Home,
+        6 => KeyCode::End,
+        7 => KeyCode::Esc,
+        8..=20 => KeyCode::F(byte - 7),
+        other => KeyCode::Char(other.into()),
+    }
 }
 
 /// The ticket of the only connection of a listener.

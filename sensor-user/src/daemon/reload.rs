@@ -42,7 +42,7 @@ pub fn is_reloaded(path: &str) -> bool {
 pub type Reread = Box<dyn Fn() -> Result<Config> + Send + Sync>;
 
 /// Replaces settings of the running daemon.
-pub(super) struct Reloader {
+pub(crate) struct Reloader {
     reread: Reread,
     /// The configuration in effect.
     current: Mutex<Config>,
@@ -58,7 +58,7 @@ impl fmt::Debug for Reloader {
 
 impl Reloader {
     /// Replaces what the servers (`served`) and the sensing thread (`sampled`) use.
-    pub(super) fn new(
+    pub(crate) fn new(
         current: Config,
         reread: Reread,
         served: Arc<ArcSwap<Served>>,

@@ -307,7 +307,7 @@ impl EventReader {
 }
 
 /// Adds to an allocation what only the kernel's log has, or all of it if no probe measured it.
-fn add_logged(context: &mut Option<AllocContext>, logged: &KmsgKill) {
+pub fn add_logged(context: &mut Option<AllocContext>, logged: &KmsgKill) {
     let Some(LoggedAllocation { order, gfp_flags, gfp_names }) = logged.allocation.clone() else {
         return;
     };

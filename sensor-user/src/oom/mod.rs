@@ -9,5 +9,5 @@
 pub mod decode;
 pub mod event_reader;
 mod kill_groups;
-mod report_builder;
+pub mod report_builder;
 mod stall_history;

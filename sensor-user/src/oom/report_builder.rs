@@ -27,23 +27,23 @@ const OOMD: &str = "systemd-oomd";
 
 /// Data about an event, by source.
 #[derive(Debug, Default)]
-pub(super) struct Sources<'a> {
+pub struct Sources<'a> {
     /// When it happened: CLOCK_MONOTONIC nanoseconds.
-    pub(super) time_ns: u64,
+    pub time_ns: u64,
     /// Limits of the victim's cgroup and of those above it.
-    pub(super) cgroups: Vec<CgroupLimits>,
+    pub cgroups: Vec<CgroupLimits>,
     /// The kill in the kernel's log.
-    pub(super) logged: Option<&'a KmsgKill>,
+    pub logged: Option<&'a KmsgKill>,
     /// The last scan of processes.
-    pub(super) usage: Option<&'a MemoryUsage>,
+    pub usage: Option<&'a MemoryUsage>,
     /// Stalls of the minute before.
-    pub(super) stalled: Option<StallWindow>,
+    pub stalled: Option<StallWindow>,
     /// What the host's memory is used for.
-    pub(super) host_memory: Option<HostMemoryUsage>,
+    pub host_memory: Option<HostMemoryUsage>,
 }
 
 /// Builds the report on an event.
-pub(super) fn build(kind: &EventKind, sources: Sources<'_>) -> OomReport {
+pub fn build(kind: &EventKind, sources: Sources<'_>) -> OomReport {
     let Sources { time_ns, cgroups, logged, usage, stalled, host_memory } = sources;
     // In a scan after the kill the victim's id may already be reused.
     let before = usage.filter(|usage| usage.taken_ns <= time_ns);

@@ -58,8 +58,15 @@ pub fn app_state() -> AppState {
     AppState {
         // The first moment: all clients are new.
         clients: Arc::new(ClientTracker::new(0)),
-        ..AppState::new(published, scopes, settings, Background::new().0, drain)
+        ..AppState::new(published, scopes, settings, background(), drain)
     }
+}
+
+/// Work of commands, on a thread of its own as in the daemon.
+fn background() -> Background {
+    let (background, jobs) = Background::new();
+    std::thread::spawn(move || jobs.run());
+    background
 }
 
 fn scope(name: &str) -> ScopeVerdict {

@@ -20,7 +20,7 @@ use super::planted::{self, BUGS};
 use crate::host::{exec, toolchain::Version};
 
 /// All targets: the files in `tests/fuzz/targets`.
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 10] = [
     "btf",
     "cgroup_files",
     "configuration",
@@ -28,6 +28,8 @@ const TARGETS: [&str; 8] = [
     "kernel_records",
     "proc_files",
     "protocols",
+    "reports",
+    "tls",
     "verdict",
 ];
 

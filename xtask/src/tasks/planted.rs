@@ -22,7 +22,7 @@ pub(crate) struct Bug {
 }
 
 /// In the order of the targets' names.
-pub(crate) const BUGS: [Bug; 8] = [
+pub(crate) const BUGS: [Bug; 10] = [
     // A name may be outside of the strings.
     Bug {
         target: "btf",
@@ -71,6 +71,20 @@ pub(crate) const BUGS: [Bug; 8] = [
         file: "sensor-user/src/serve/agent_check.rs",
         right: "std::str::from_utf8(question).ok()?.trim()",
         wrong: "std::str::from_utf8(question).expect(\"UTF-8\").trim()",
+    },
+    // A scan may be later than the kill.
+    Bug {
+        target: "reports",
+        file: "sensor-user/src/oom/report_builder.rs",
+        right: "seconds(time_ns) - seconds(usage.taken_ns)",
+        wrong: "seconds(time_ns - usage.taken_ns)",
+    },
+    // A client may send anything instead of a handshake.
+    Bug {
+        target: "tls",
+        file: "sensor-user/src/serve/http.rs",
+        right: "Ok(Err(e)) => debug!(\"TLS handshake: {e}\"),",
+        wrong: "Ok(Err(e)) => assert!(e.kind() != std::io::ErrorKind::InvalidData, \"{e}\"),",
     },
     // A counter may fall.
     Bug {

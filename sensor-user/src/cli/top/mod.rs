@@ -4,6 +4,6 @@
 //! * [`live`] runs the live screen; [`screen`] handles keys and draws.
 
 pub mod live;
-mod screen;
+pub(crate) mod screen;
 pub mod sort;
 pub mod tables;

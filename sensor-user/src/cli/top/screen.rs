@@ -30,7 +30,7 @@ use crate::{
 
 /// The list on the screen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum View {
+pub(crate) enum View {
     /// Processes.
     #[default]
     Processes,
@@ -40,7 +40,7 @@ pub(super) enum View {
 
 /// State of the screen.
 #[derive(Debug)]
-pub(super) struct Screen {
+pub(crate) struct Screen {
     pub(super) view: View,
     pub(super) by: By,
     /// The first visible row.
@@ -73,7 +73,7 @@ ten samples apart; descendant cgroups are not included.";
 const ORDER: [By; 5] = [By::Memory, By::Minute, By::TenMinutes, By::Hour, By::Stall];
 
 impl Screen {
-    pub(super) fn new(by: By) -> Self {
+    pub(crate) fn new(by: By) -> Self {
         Self {
             view: View::default(),
             by,
@@ -86,7 +86,7 @@ impl Screen {
     }
 
     /// Handles a key; returns false to quit.
-    pub(super) fn key(&mut self, key: KeyCode, page: usize) -> bool {
+    pub(crate) fn key(&mut self, key: KeyCode, page: usize) -> bool {
         let at = ORDER.iter().position(|by| *by == self.by).unwrap_or(0);
         match key {
             KeyCode::Char('q' | 'Q') | KeyCode::F(10) => return false,
@@ -131,7 +131,7 @@ impl Screen {
     }
 
     /// Applies an answer of the daemon.
-    pub(super) fn update(&mut self, top: &mut Top) {
+    pub(crate) fn update(&mut self, top: &mut Top) {
         if let Some(now) = top.stall_clock_seconds {
             self.read_clock(now, top.usage.cgroups.iter().map(|c| (c.cgroup, c.stall_seconds)));
         }
@@ -163,7 +163,7 @@ impl Screen {
     }
 
     /// Sorts processes and cgroups.
-    pub(super) fn order(&self, top: &mut Top) {
+    pub(crate) fn order(&self, top: &mut Top) {
         if self.by == By::Stall {
             let stalled = |id: u64| self.stalled(id);
             top.usage.cgroups.sort_by(|a, b| stalled(b.cgroup).total_cmp(&stalled(a.cgroup)));
@@ -174,11 +174,11 @@ impl Screen {
     }
 
     /// Rows of the list that fit into a terminal of this height.
-    pub(super) fn page(height: u16) -> usize {
+    pub(crate) fn page(height: u16) -> usize {
         usize::from(height.saturating_sub(5))
     }
 
-    pub(super) fn draw(&mut self, frame: &mut Frame<'_>, top: &Top, error: Option<&str>) {
+    pub(crate) fn draw(&mut self, frame: &mut Frame<'_>, top: &Top, error: Option<&str>) {
         let [head, body, foot] =
             Layout::vertical([Constraint::Length(3), Constraint::Min(1), Constraint::Length(1)])
                 .areas(frame.area());

@@ -50,6 +50,13 @@ pub struct Claim {
     pub fingerprint: Fingerprint,
 }
 
+impl Claim {
+    /// Whether the password is right. Takes as long as the hash is costly.
+    pub(crate) fn verify(&self) -> Result<bool> {
+        Ok(bcrypt::verify(&self.password, &self.hash)? && self.is_user)
+    }
+}
+
 impl std::fmt::Debug for Claim {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Claim").finish_non_exhaustive()
@@ -101,9 +108,8 @@ impl Queue {
             let Some(job) = slot.load_full() else { continue };
             // Its slot, this thread, and the client.
             if Arc::strong_count(&job) > 2 {
-                let Claim { hash, is_user, password, .. } = &job.claim;
-                let is_right = bcrypt::verify(password, hash).unwrap_or(false) && *is_user;
-                job.outcome.store(if is_right { RIGHT } else { WRONG }, Ordering::Release);
+                let outcome = if job.claim.verify().unwrap_or(false) { RIGHT } else { WRONG };
+                job.outcome.store(outcome, Ordering::Release);
             }
             // Another job may be there by now.
             slot.compare_and_swap(&job, None);
