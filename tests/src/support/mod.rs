@@ -7,7 +7,7 @@
 //! * [`daemon`], [`prometheus`]: those programs, started on free ports and queried.
 //! * [`scope`], [`swap`], [`undo`]: a cgroup with a memory limit, a swap device, and their removal.
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
-//! * [`failing_calls`]: system calls of a process that fail.
+//! * [`failing_calls`], [`failing_map`]: system calls of a process that fail, and one of its BPF maps.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
 //! * [`units`]: what systemd says about the units.
@@ -19,6 +19,7 @@ pub mod counts;
 pub mod daemon;
 pub mod dashboards;
 pub mod failing_calls;
+pub mod failing_map;
 pub mod manifests;
 pub mod metrics_table;
 pub mod open_loop;

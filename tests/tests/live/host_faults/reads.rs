@@ -10,6 +10,7 @@ use sensor_core::model::event::Event;
 use sensor_tests::support::{
     daemon::Daemon,
     failing_calls::FailingCalls,
+    failing_map::FailingMap,
     scope::{MIB, Scope},
 };
 use serde_json::Value;
@@ -167,6 +168,51 @@ fn maps_that_cannot_be_read_leave_psi_and_no_counter_falls() {
     }
     let log = daemon.log();
     assert!(log.contains("BPF maps (counters) cannot be read"), "{log}");
+}
+
+/// The value of `memsensor_bpf_maps_readable` for each group of maps.
+fn readable(metrics: &BTreeMap<String, f64>) -> [f64; 2] {
+    ["counters", "cgroups"]
+        .map(|maps| metrics[&format!("memsensor_bpf_maps_readable{{maps=\"{maps}\"}}")])
+}
+
+#[test]
+fn each_map_that_cannot_be_read_takes_only_its_half() {
+    let daemon = Daemon::start("").expect("daemon");
+    for (map, group, expected) in [
+        ("COUNTERS", "counters", [0.0, 1.0]),
+        ("INFLIGHT", "counters", [0.0, 1.0]),
+        ("STALLS", "cgroups", [1.0, 0.0]),
+        ("RECLAIM", "cgroups", [1.0, 0.0]),
+    ] {
+        let metrics = || daemon.metrics().expect("metrics");
+        wait_until("all maps can be read", || readable(&metrics()) == [1.0, 1.0]);
+        let (before, logged) = (metrics(), daemon.log().len());
+        let failing = FailingMap::begin(daemon.pid(), map).expect("the map");
+        wait_until(&format!("{map} cannot be read"), || readable(&metrics()) == expected);
+        let during = metrics();
+        assert_eq!(fallen(&before, &during), [""; 0], "{map}");
+        // A gauge of the probes, and one of /proc.
+        let has = |series: &str| during.keys().any(|key| key.starts_with(series));
+        assert_eq!(has("memsensor_reclaiming_tasks{"), group == "cgroups", "{map}");
+        assert!(has("memsensor_memory_available_bytes{"), "{map}: {during:?}");
+        let (status, body) = readyz(&daemon, "");
+        assert_eq!((status, &body["measured_by"]), (200, &Value::from("psi")), "{map}: {body}");
+        assert_answers(&daemon);
+        assert!(failing.end().expect("detached") > 0, "{map}: nothing failed");
+        wait_until(&format!("{map} can be read"), || readable(&metrics()) == [1.0, 1.0]);
+        assert_eq!(fallen(&before, &metrics()), [""; 0], "{map}");
+        let log = daemon.log()[logged..].to_owned();
+        let failure = format!("BPF maps ({group}) cannot be read");
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&failure)).collect();
+        assert!(lines.len() == 1 && lines[0].contains(&format!("read the map {map}")), "{log}");
+        assert!(log.contains(&format!("BPF maps ({group}) can be read again")), "{log}");
+    }
+    // The thread that scans processes reads it, to make room. It is not part of a sample.
+    let failing = FailingMap::begin(daemon.pid(), "VICTIMS").expect("the map");
+    assert_answers(&daemon);
+    failing.end().expect("detached");
+    assert_eq!(readable(&daemon.metrics().expect("metrics")), [1.0, 1.0]);
 }
 
 /// A wait that fails at once must not become a loop that keeps the processor, at real-time
