@@ -83,6 +83,16 @@ impl Crowd {
         }
         crowd
     }
+
+    /// The first groups, which user 65534 may change.
+    fn delegated(&self, count: u32) -> Vec<PathBuf> {
+        let group = |n| {
+            let group = self.0.memory().join(format!("g{n}"));
+            chown(&group, Some(65534), Some(65534)).expect("delegate");
+            group
+        };
+        (0..count).map(group).collect()
+    }
 }
 
 impl Drop for Crowd {
@@ -91,6 +101,13 @@ impl Drop for Crowd {
             let _ = fs::remove_dir(entry.path());
         }
     }
+}
+
+/// The seconds of CPU that it printed.
+fn seconds_of(hog: Child) -> f64 {
+    let output = hog.wait_with_output().expect("hog");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("seconds")
 }
 
 /// The most locked memory that cgroups may cost: the paths (2 MiB), 32,768 entries of 80 bytes, and
@@ -110,10 +127,7 @@ fn a_flood_of_cgroups_by_a_user_costs_the_user_more_than_the_daemon() {
     wait_until("it is ready", || readyz(&daemon, "web").1["state"] == "ready");
     let before = daemon.metrics().expect("metrics");
     let crowd = Crowd::new(standing);
-    let subtrees: Vec<_> = (0..makers).map(|n| crowd.0.memory().join(format!("g{n}"))).collect();
-    for subtree in &subtrees {
-        chown(subtree, Some(65534), Some(65534)).expect("delegate");
-    }
+    let subtrees = crowd.delegated(makers);
     let (begun, cpu_before) = (Instant::now(), cpu(&daemon));
     // The programs of the tests may be in a directory of another user.
     let dir = directory("for-all");
@@ -134,12 +148,7 @@ fn a_flood_of_cgroups_by_a_user_costs_the_user_more_than_the_daemon() {
     }
     let took = begun.elapsed().as_secs_f64();
     let ours = cpu(&daemon) - cpu_before;
-    let seconds = |hog: Child| {
-        let output = hog.wait_with_output().expect("hog");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8_lossy(&output.stdout).trim().parse::<f64>().expect("seconds")
-    };
-    let theirs: f64 = hogs.into_iter().map(seconds).sum();
+    let theirs: f64 = hogs.into_iter().map(seconds_of).sum();
     assert!(answers > 0);
     let after = daemon.metrics().expect("metrics");
     let more = |series| delta(&before, &after, series).expect("series");
