@@ -202,7 +202,7 @@ fn all_files_use_the_same_program_path() {
     for entry in std::fs::read_dir(Path::new(SCRIPT).parent().expect("deploy")).expect("deploy") {
         let file = entry.expect("a file").path();
         let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{file:?}: {e}"));
-        let words = text.split(|c: char| c.is_whitespace() || "\"'=;`,$(".contains(c));
+        let words = text.split(|c: char| c.is_whitespace() || "\"'=;`,$(+".contains(c));
         let programs = words.filter(|word| word.ends_with("bin/memsensor")).map(str::to_owned);
         paths.extend(programs.map(|program| (program, file.clone())));
     }
