@@ -206,6 +206,10 @@ fn kill_again(
     assert!(first_kill.elapsed() > Duration::from_secs(300 / FACTOR));
     monitoring.wait_for("count(instance:memsensor:silent{job=\"memsensor-kills\"} == 0)", 1);
     killed_apart(&hosts.kills, small);
+    // The alert counts scrapes with kills, and cgroups are collected every five seconds.
+    let path = small.path();
+    let cgroup = format!("{{job=\"memsensor-kills\",cgroup=\"{path}\"}}");
+    monitoring.wait_for(&format!("count(memsensor_cgroup_oom_kills_total{cgroup} == 2)"), 1);
     killed(small, &["anon", "32"]);
     let last_kill = Instant::now();
     webhook.wait_for("MemsensorOomKillsRepeated", "memsensor-kills", last_kill);
