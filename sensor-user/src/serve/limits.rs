@@ -84,9 +84,12 @@ impl RateLimit {
         self.accepted += 1;
     }
 
-    /// The time of the next period, if no more may be accepted in this one.
-    fn pause(&self) -> Option<Instant> {
-        (self.accepted >= MAX_ACCEPTED).then(|| self.period_start + PERIOD)
+    /// The time of the next period, if no more may be accepted in this one: enough were, or a
+    /// further one could only take the place of another that waits for the next period, too.
+    fn pause(&self, is_full: impl FnOnce() -> bool) -> Option<Instant> {
+        let is_enough = self.accepted >= MAX_ACCEPTED;
+        (is_enough || (self.served >= MAX_PER_PERIOD && is_full()))
+            .then(|| self.period_start + PERIOD)
     }
 }
 
@@ -118,6 +121,11 @@ impl Gate {
     /// Whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.open().places.is_empty()
+    }
+
+    /// Whether all places are taken, each by another address.
+    fn is_shared_out(&self) -> bool {
+        self.open().places.is_shared_out()
     }
 
     /// A place for a connection, if there is one; closes the connection that had it.
@@ -281,8 +289,10 @@ pub async fn accept_tcp<F>(
             false
         };
         refused_in_a_row = if is_served { 0 } else { refused_in_a_row + 1 };
-        if let Some(next_period) = rate_limit.pause() {
+        if let Some(next_period) = rate_limit.pause(|| gate.is_shared_out()) {
             tokio::time::sleep_until(next_period).await;
+            // Those that have waited for it come first.
+            tokio::task::yield_now().await;
         }
         // A request that has come is read before its connection could be evicted. Closing others
         // must not keep the thread either.
@@ -349,7 +359,10 @@ async fn wait_after(error: &io::Error) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpSocket,
+    };
 
     use super::*;
 
@@ -372,11 +385,12 @@ mod tests {
                 let expected = if n < MAX_PER_PERIOD - MAX_PER_ADDRESS { None } else { next };
                 assert_eq!(limit.count(prefix(2), now + PERIOD / 2), expected, "{n}");
             }
-            assert_eq!(limit.pause(), None);
+            assert_eq!(limit.pause(|| false), None);
+            assert_eq!(limit.pause(|| true), next, "all places are taken");
             for _ in 330..MAX_ACCEPTED {
                 limit.count(prefix(3), now);
             }
-            assert_eq!(limit.pause(), next);
+            assert_eq!(limit.pause(|| false), next);
             assert!(limit.by_address.len() <= MAX_PER_PERIOD as usize, "bounded");
         }
     }
@@ -400,6 +414,37 @@ mod tests {
         assert_eq!(peer, IpAddr::from([127, 0, 0, 1]), "not as an IPv6 address");
         let read = rustix::io::read(&socket, &mut [0; 1]);
         assert_eq!(read, Err(rustix::io::Errno::AGAIN));
+    }
+
+    /// As after a start that took seconds.
+    #[tokio::test]
+    async fn a_backlog_of_many_clients_is_answered() {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bound");
+        let listener = socket.listen(1024).expect("the backlog of memsensor.socket");
+        let addr = listener.local_addr().expect("an address");
+        let gate = Gate::new(64, Arc::default());
+        let (_stop, stopping) = watch::channel(false);
+        let mut clients = Vec::new();
+        for n in 1..=250 {
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.bind(([127, 0, 1, n], 0).into()).expect("bound");
+            let mut client = socket.connect(addr).await.expect("connected");
+            client.write_all(b"?").await.expect("sent");
+            clients.push(client);
+        }
+        let answer = |mut stream: TcpStream, ticket: Arc<Ticket>| async move {
+            if stream.read_u8().await.is_ok() {
+                ticket.set_active();
+                let _ = stream.write_all(b"!").await;
+            }
+        };
+        let all = vec!["0.0.0.0/0".parse().expect("a network")];
+        tokio::spawn(accept_tcp(listener, all, gate, stopping, answer));
+        for (n, mut client) in clients.into_iter().enumerate() {
+            let answer = tokio::time::timeout(Duration::from_secs(9), client.read_u8()).await;
+            assert_eq!(answer.expect("in time").ok(), Some(b'!'), "{n}");
+        }
     }
 
     #[tokio::test]

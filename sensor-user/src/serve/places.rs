@@ -78,6 +78,13 @@ impl Places {
         self.open.is_empty()
     }
 
+    /// Whether all places are taken, each by another address, and no answer is complete: then each
+    /// has the same right to stay.
+    pub fn is_shared_out(&self) -> bool {
+        let is_answered = |place: &Place| place.phase == Phase::Answered;
+        self.held.len() >= self.max && !self.open.values().any(is_answered)
+    }
+
     /// Decides on a new connection, and gives it a place. With `may_replace` it may have the place
     /// of a connection of its own address that waits for its request.
     pub fn admit(&mut self, prefix: Prefix, may_replace: bool) -> Admission {
