@@ -8,6 +8,7 @@
 //! * [`verdict`]: a whole host that thrashes is overloaded, then ready again.
 //! * [`hotplug`]: CPUs and memory that go offline, and a wall clock that steps.
 //! * [`oom_group`]: kills of a whole cgroup.
+//! * [`suspend`]: a guest that sleeps.
 //! * [`lockdown`], [`quirks`]: kernels with lockdown, without PSI, or with many CPUs.
 #![allow(clippy::panic, clippy::float_cmp, reason = "tests fail by panicking; counts are whole")]
 
@@ -18,6 +19,7 @@ mod oom_group;
 mod pressure;
 mod probes;
 mod quirks;
+mod suspend;
 mod verdict;
 mod watch;
 

@@ -14,7 +14,7 @@ use super::{
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving:: --skip host_faults:: --skip flood",
-    "guest probes:: host:: verdict:: hotplug:: oom_group::",
+    "guest probes:: host:: verdict:: hotplug:: oom_group:: suspend::",
     "guest lockdown::integrity",
     "guest lockdown::confidentiality",
 ];
