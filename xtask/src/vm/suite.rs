@@ -14,7 +14,7 @@ use super::{
 const ALL: [&str; 5] = [
     "kernel",
     "live --skip serving:: --skip host_faults:: --skip flood",
-    "guest probes:: host:: verdict:: hotplug:: oom_group:: suspend::",
+    "guest probes:: host:: verdict:: hotplug:: oom_group::",
     "guest lockdown::integrity",
     "guest lockdown::confidentiality",
 ];
@@ -49,6 +49,10 @@ pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
         ]);
         guests.push(Guest { cpus: 1, ..one });
     }
+    // A guest of its own: on 5.10 the kernel does not recover from the attempt, and later tests fail.
+    guests.extend(
+        newest.map(|kernel| Guest::new("suspend", kernel).with_tests(&["guest suspend::"])),
+    );
     guests
 }
 
