@@ -1,5 +1,5 @@
 //! Reads the host at one moment: the probes' rows and the files of /proc, with the stalls of cgroups
-//! at their own limits told apart.
+//! at their own limits separated.
 //!
 //! Not here: how stalls are attributed (`verdict/attribution` of the core), and the named cgroups
 //! (`scopes`).

@@ -211,7 +211,7 @@ impl Scopes {
     }
 
     /// The host's verdict: the worst of its own and those of the cgroups that it serves from. A
-    /// cgroup that does not exist serves nobody.
+    /// cgroup that does not exist does not count.
     fn evaluate_host(&mut self, reading: &Reading, stalls: &BTreeMap<u64, u64>) -> ScopeVerdict {
         self.replace_served();
         // Without the probes the stall clocks stand still.

@@ -98,7 +98,7 @@ impl HostMemory {
         self.kill_counts
     }
 
-    /// What tells the host's own reclaim from that of limits, at the last read.
+    /// Counters of reclaim by origin, at the last read.
     pub fn origins(&self) -> Origins {
         self.origins
     }

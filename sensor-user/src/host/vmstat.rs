@@ -45,8 +45,8 @@ pub(crate) fn parse(text: &str, page: u64, reading: &mut Reading) {
     reading.reclaimed_pages = sum(&values[9..11]);
 }
 
-/// Counters that tell the host's own reclaim from that of cgroups at their limits: those of the host
-/// only are counted `if (!cgroup_reclaim(sc))`, those by type of page always (mm/vmscan.c, since
+/// Counters of reclaim by origin: the host, or cgroups at their limits. Those of the host only are
+/// counted `if (!cgroup_reclaim(sc))`, those by type of page always (mm/vmscan.c, since
 /// 5.8).
 pub(crate) fn parse_origins(vmstat: &str) -> Origins {
     let names = [

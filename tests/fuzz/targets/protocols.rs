@@ -137,7 +137,7 @@ fn reload(text: &str) {
     });
 }
 
-/// Whatever an answer has in it, a command prints lines without control characters.
+/// For any answer, a command prints lines without control characters.
 fn answer_lines(answer: &str) {
     for line in answer.lines() {
         if let Ok(request) = serde_json::from_str::<Request>(line) {

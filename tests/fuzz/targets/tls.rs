@@ -125,7 +125,7 @@ impl Listener {
     }
 }
 
-/// Whatever comes, the server sends records of TLS only (RFC 8446, 5.1).
+/// For any input, the server sends only records of TLS (RFC 8446, 5.1).
 fn check_records(mut sent: &[u8]) {
     while let [kind, major, minor, high, low, rest @ ..] = sent {
         assert!((20..=23).contains(kind) && *major == 3 && *minor <= 4, "{sent:?}");

@@ -1,7 +1,7 @@
 //! One BPF map of a running process that cannot be read: as a debugger, the lookups of that map get
-//! another descriptor, and fail with EBADF. strace cannot tell maps apart.
+//! another descriptor, and fail with EBADF. strace does not distinguish maps.
 //!
-//! Not here: system calls that fail whatever they are about (`failing_calls`).
+//! Not here: system calls that fail for every argument (`failing_calls`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +22,7 @@ use aya::maps::loaded_maps;
 /// Commands of bpf(2) that read a map (include/uapi/linux/bpf.h).
 const READS: [u64; 2] = [1, 4];
 
-/// What the tracer of a stopped thread is told of a system call (PTRACE_SYSCALL_INFO_ENTRY).
+/// What ptrace reports about the system call of a stopped thread (PTRACE_SYSCALL_INFO_ENTRY).
 const ENTRY: u8 = 1;
 
 /// A stop by a system call (PTRACE_O_TRACESYSGOOD).

@@ -80,7 +80,7 @@ fn a_kill_is_a_kernel_sigkill_and_mark_victim_of_one_task() {
     }
 }
 
-/// By this the kills of one OOM are told from those of the next.
+/// This separates the kills of one OOM from those of the next.
 #[test]
 fn a_kill_has_the_end_of_the_last_reclaim_of_its_trigger() {
     let mut bench = Bench::new();

@@ -58,7 +58,7 @@ fn install() {
     assert!(installed.status.success(), "{host}: {installed:?}");
 }
 
-/// Runs the service with this configuration, as the README tells.
+/// Runs the service with this configuration, as the README describes.
 pub(crate) fn configure(text: &str) {
     fs::create_dir_all("/etc/memsensor").expect("mkdir");
     fs::create_dir_all("/etc/default").expect("mkdir");

@@ -1,4 +1,4 @@
-//! `systemd`: installs memsensor in guests as the README tells, and tests the shipped units there.
+//! `systemd`: installs memsensor in guests as the README describes, and tests the shipped units there.
 
 use std::{fs, process::ExitCode, time::Instant};
 

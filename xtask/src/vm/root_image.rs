@@ -18,7 +18,7 @@ use crate::host::{
     exec::{self, Root},
 };
 
-/// What a release has besides its essential packages.
+/// Packages of a release in addition to its essential ones.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus";
 /// The size of the file system; the file is sparse.
 const SIZE: &str = "1G";

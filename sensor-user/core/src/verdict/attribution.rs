@@ -2,8 +2,8 @@
 //! their own limits.
 //!
 //! PSI of the host, its refaults and its swap-ins include every cgroup. A container that thrashes at
-//! its limit of 64 MiB says nothing about a machine with 20 GiB free, and whoever may set a limit
-//! must not be able to take the machine out of service. What tells them apart:
+//! its limit of 64 MiB says nothing about a machine with 20 GiB free, and a user who may set a limit
+//! must not be able to take the machine out of service. The evidence:
 //!
 //! * The stall clock by cause: limit reclaim and the throttling inside it, or global direct reclaim,
 //!   its throttling and compaction.
@@ -11,11 +11,11 @@
 //!   (`pgscan_kswapd`, `pgsteal_direct`, ...), and those of all reclaim by type of page
 //!   (`pgscan_anon`, `pgsteal_file`, ...; mm/vmscan.c since 5.8). The difference is limit reclaim.
 //!
-//! A refault is attributed by who evicted in the last half minute. Where nothing tells them apart,
-//! everything is the host's.
+//! A refault is attributed by who evicted in the last half minute. Without evidence, everything is
+//! the host's.
 //!
-//! Not here: reading the counters (the daemon's `host/memory` and `collect/scopes`), and cgroups'
-//! own scopes, where a limit does count.
+//! Not here: reading the counters (the daemon's `host/vmstat` and `collect/host_reader`), and
+//! cgroups' own scopes, where a limit does count.
 
 use std::ops::AddAssign;
 
@@ -30,7 +30,7 @@ pub struct ByOrigin {
     pub limits: u64,
 }
 
-/// Counters that tell the origins apart; `None` if they are not measured.
+/// Counters by origin; `None` if they are not measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Origins {
     /// The stall clock, nanoseconds.
@@ -110,7 +110,7 @@ impl Default for Attribution {
 
 impl Attribution {
     /// Sets [`Reading::limits`], and lets [`Reading::before`] contain the host's own part. The first
-    /// reading has no `before`: nothing tells whose stalls these were until the second one.
+    /// reading has no `before`: the origin of these stalls is unknown until the second one.
     pub fn apply(&mut self, reading: &mut Reading, origins: Origins) {
         let raw = *reading;
         let (stall_share, refault_share) = match &self.last {
@@ -314,7 +314,7 @@ mod tests {
                 (40, 500),
             ),
             (
-                "a cgroup, while kswapd evicts a cache that nobody needs",
+                "a cgroup, while kswapd evicts a cache that is not needed",
                 Second { stall_ms: (0, 900), refaults: 0, evicted: (5000, 1000), ..stalled },
                 (0, 0),
                 (66, 0),
@@ -361,7 +361,7 @@ mod tests {
                 attribution.apply(&mut reading, Origins { stall_ns, ..Origins::default() });
                 reading
             };
-            assert_eq!(apply(1, (0, 0)).before, None, "nothing tells whose stalls these were");
+            assert_eq!(apply(1, (0, 0)).before, None, "their origin is unknown");
             let second = apply(2, stall_ms);
             let before = second.before.expect("attributed");
             let rose = second.own_full_ns().map(|own| own - before[0][1]);
@@ -386,7 +386,7 @@ mod tests {
             }
         }
 
-        /// Whoever may set a limit cannot hide that the host stalls all the time.
+        /// A user who may set a limit cannot hide that the host stalls all the time.
         #[test]
         fn limits_do_not_hide_the_hosts_stalls(limit_ms in 0u64..10_000_000, tasks in 1u64..50) {
             let mut host = Host::new(true);

@@ -20,10 +20,24 @@ use crate::{run_memsensor, wait_until};
 const HASH: &str = "$2b$05$abcdefghijklmnopqrstuuHNbAKRhpaujgo33bRWs.NLUTJO3lOy2";
 const TOKEN: &str = "0123456789abcdef";
 
+const TLS: &str = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
+/// Follows [`TLS`]: clients need a certificate.
+const MUTUAL: &str =
+    "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n";
+
 /// A directory of certificates and configurations, removed at the end.
 struct Files(tempfile::TempDir);
 
 impl Files {
+    /// Certificates of a server, of a client, and of one that is not accepted.
+    fn with_certificates() -> Self {
+        let files = Self::new();
+        for name in ["server", "client", "other"] {
+            files.certificate(name);
+        }
+        files
+    }
+
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for_daemon(dir.path());
@@ -96,14 +110,9 @@ fn readyz(addr: SocketAddr) -> String {
 
 #[test]
 fn a_listener_with_tls_serves_only_clients_that_it_should() {
-    let files = Files::new();
-    for name in ["server", "client", "other"] {
-        files.certificate(name);
-    }
-    let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
-    let open = files.write("open.yml", tls);
-    let mutual = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n";
-    let mutual = files.write("mutual.yml", &format!("{tls}{mutual}  min_version: TLS13\n"));
+    let files = Files::with_certificates();
+    let open = files.write("open.yml", TLS);
+    let mutual = files.write("mutual.yml", &format!("{TLS}{MUTUAL}  min_version: TLS13\n"));
     let more = web_config(&open) + &web_config(&mutual);
     let daemon = Daemon::also_listening(&more, "").expect("daemon");
     let path = |name: &str| files.path(name).display().to_string();
@@ -205,14 +214,9 @@ fn check(addr: SocketAddr, args: &[&str]) -> (String, Option<i32>) {
 
 #[test]
 fn check_speaks_tls_with_certificates_and_tokens() {
-    let files = Files::new();
-    for name in ["server", "client", "other"] {
-        files.certificate(name);
-    }
-    let tls = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n";
-    let open = files.write("open.yml", tls);
-    let mutual = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: client.crt\n";
-    let mutual = files.write("mutual.yml", &format!("{tls}{mutual}"));
+    let files = Files::with_certificates();
+    let open = files.write("open.yml", TLS);
+    let mutual = files.write("mutual.yml", &format!("{TLS}{MUTUAL}"));
     let token = files.write("token", &format!("{TOKEN}\n"));
     let wrong_token = files.write("wrong", "0123456789abcdeF\n").display().to_string();
     let with_token = web_config(&open) + &format!("bearer_token_file = \"{}\"\n", token.display());
