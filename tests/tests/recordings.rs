@@ -26,7 +26,7 @@ fn recordings() -> Vec<(&'static Scenario, Record)> {
         let record = Record::read(&dir.join(format!("{}.txt", scenario.name)));
         (scenario, record.expect("cargo xtask scenarios --record tests/recordings"))
     };
-    catalogue::ALL.iter().map(read).collect()
+    catalogue::all().map(read).collect()
 }
 
 /// What the present rules do that they should not, by scenario.

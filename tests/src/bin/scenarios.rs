@@ -48,11 +48,11 @@ impl Args {
         let mut parsed = Self::default();
         for pair in args.chunks(2) {
             match *pair {
-                ["--only", name] if catalogue::ALL.iter().any(|s| s.name == name) => {
+                ["--only", name] if catalogue::all().any(|s| s.name == name) => {
                     parsed.only.push(name.to_owned());
                 }
                 ["--only", name] => {
-                    let known: Vec<_> = catalogue::ALL.iter().map(|s| s.name).collect();
+                    let known: Vec<_> = catalogue::all().map(|s| s.name).collect();
                     bail!("no scenario {name:?}; there are: {}", known.join(", "));
                 }
                 ["--half", "tune"] => parsed.half = Some(Half::Tune),
@@ -66,7 +66,7 @@ impl Args {
     }
 
     fn scenarios(&self) -> impl Iterator<Item = &'static Scenario> {
-        catalogue::ALL.iter().filter(|s| {
+        catalogue::all().filter(|s| {
             (self.only.is_empty() || self.only.iter().any(|name| name == s.name))
                 && self.half.is_none_or(|half| half == s.half)
         })

@@ -182,6 +182,11 @@ impl Random {
         Self(0x9e37_79b9_7f4a_7c15)
     }
 
+    /// Another sequence for each seed.
+    pub(super) fn seeded(seed: u64) -> Self {
+        Self(0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+    }
+
     /// A number below a bound.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;

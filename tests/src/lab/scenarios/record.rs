@@ -21,9 +21,13 @@ pub struct Sample {
     pub scope: Reading,
     /// The reading of the host.
     pub host: Reading,
-    /// PSI `some avg10` of the cgroup, in percent.
+    /// Requests of users that were due until then.
+    pub asked: Option<u64>,
+    /// Those of them that were slow or failed, whenever that became known.
+    pub slow: Option<u64>,
+    /// PSI `some avg10` of what is judged, in percent.
     pub some_avg10: f64,
-    /// PSI `full avg10` of the cgroup, in percent.
+    /// PSI `full avg10` of what is judged, in percent.
     pub full_avg10: f64,
 }
 
@@ -97,6 +101,8 @@ const ONE: u64 = 1;
 
 /// The columns of values that may not be measured.
 const COLUMNS: &[Column] = columns! {
+    "asked" ONE asked;
+    "slow" ONE slow;
     "some" NS scope.some_ns;
     "full" NS scope.full_ns;
     "io_full" NS scope.io_full_ns;
@@ -270,6 +276,7 @@ mod tests {
         let sample = |n: u64| {
             let mut sample = Sample { some_avg10: 0.5, full_avg10: 99.25, ..Sample::default() };
             (sample.scope.at_ns, sample.host.at_ns) = (n * 1000, n * 1000);
+            sample.slow = Some(n / 2);
             sample.scope.some_ns = (n != 2).then_some(n * 7000);
             sample.scope.available_bytes = Some((9 - n) * 1024);
             sample.host.limits.full_ns = n * 3000;

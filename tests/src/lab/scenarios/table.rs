@@ -9,7 +9,6 @@ use super::{
     harm::Harm,
     record::{Course, Record, WeightChange},
 };
-use crate::support::scope::MIB;
 
 /// A detection is in time until so many nanoseconds after harm began.
 const IN_TIME: u64 = SECOND;
@@ -86,7 +85,7 @@ pub fn judge(scenario: &Scenario, record: &Record, changes: &[WeightChange]) -> 
         overloaded: overloaded.map(|change| since(change.at_ns)),
         reasons: reasons.join(", then "),
         baselines: Baseline::ALL
-            .map(|r| r.triggers_at(&record.samples, scenario.swap.mib() * MIB).map(since)),
+            .map(|r| r.triggers_at(&record.samples, scenario).map(since)),
     }
 }
 

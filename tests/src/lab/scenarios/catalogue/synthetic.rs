@@ -1,121 +1,11 @@
-//! The scenarios. The halves were assigned before any was run: similar scenarios are in different
-//! halves.
-//!
-//! In the words of a load, `@NAME` is a file of [`Scenario::files`] and `%` a tmpfs.
+//! The scenarios whose service is a small program of this repository ([`probe`](super::super::probe)):
+//! one memory access pattern each, in small cgroups. The halves were assigned before any was run:
+//! similar scenarios are in different halves.
 
-/// The author's expectation. The result is decided by the probe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expected {
-    /// The service is harmed.
-    Harm,
-    /// The service is not harmed.
-    Fine,
-}
+use super::{Half, Layout, SYNTHETIC_HARM as HARM, SYNTHETIC as BASE, SLOW_DISK, Scenario, Swap};
 
-/// Thresholds may be tuned on one half; the other one validates them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
-    /// For tuning.
-    Tune,
-    /// Not used for tuning.
-    HeldOut,
-}
-
-impl Half {
-    /// Its name in tables and on the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tune => "tune",
-            Self::HeldOut => "held-out",
-        }
-    }
-}
-
-/// The swap device of the cgroup, with its size in MiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swap {
-    /// No swap.
-    None,
-    /// Swap as fast as memory.
-    Fast(u64),
-    /// Swap with 300 reads per second.
-    Slow(u64),
-}
-
-impl Swap {
-    /// Its size in MiB.
-    pub const fn mib(self) -> u64 {
-        match self {
-            Self::None => 0,
-            Self::Fast(mib) | Self::Slow(mib) => mib,
-        }
-    }
-}
-
-/// The cgroups, and which of them is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// One cgroup for service and load.
-    One,
-    /// Service and load have sibling cgroups; their parent has the limit and is judged.
-    NeighbourWatchAbove,
-    /// The same, but the service's cgroup is judged.
-    NeighbourWatchOwn,
-}
-
-/// A workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scenario {
-    /// Its name.
-    pub name: &'static str,
-    /// A description.
-    pub about: &'static str,
-    /// The author's expectation.
-    pub expected: Expected,
-    /// Its half.
-    pub half: Half,
-    /// Limit of the cgroup, in MiB; the service uses 24 of them and its files.
-    pub limit: u64,
-    /// The service's file, all in its working set, in MiB.
-    pub service_files: u64,
-    /// The swap device.
-    pub swap: Swap,
-    /// Reads per second of the disk, if it is throttled.
-    pub disk: Option<u32>,
-    /// The cgroups.
-    pub layout: Layout,
-    /// Files that are on disk and not in the page cache: names and MiB.
-    pub files: &'static [(&'static str, u64)],
-    /// Loads that must be ready before the limit is set.
-    pub before: &'static [&'static [&'static str]],
-    /// Loads of the load phase.
-    pub load: &'static [&'static [&'static str]],
-    /// Duration of the load phase, in seconds.
-    pub seconds: u64,
-}
-
-/// Defaults of a scenario.
-const BASE: Scenario = Scenario {
-    name: "",
-    about: "",
-    expected: Expected::Fine,
-    half: Half::Tune,
-    limit: 128,
-    service_files: 8,
-    swap: Swap::None,
-    disk: None,
-    layout: Layout::One,
-    files: &[],
-    before: &[],
-    load: &[],
-    seconds: 15,
-};
-
-const HARM: Scenario = Scenario { expected: Expected::Harm, ..BASE };
-const SLOW_DISK: Option<u32> = Some(300);
-
-/// All scenarios.
-pub const ALL: &[Scenario] = &[
+/// All of them.
+pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "leak-collected",
         about: "a heap leaks 10 MiB/s and a garbage collector walks it, slow swap",
@@ -164,7 +54,7 @@ pub const ALL: &[Scenario] = &[
         about: "a heap evicts the service's file, slow disk, no swap",
         half: Half::HeldOut,
         disk: SLOW_DISK,
-        service_files: 48,
+        data: 48,
         load: &[&["anon", "72"]],
         ..HARM
     },
@@ -173,7 +63,7 @@ pub const ALL: &[Scenario] = &[
         about: "a file read repeatedly evicts the service's file, slow disk",
         half: Half::Tune,
         disk: SLOW_DISK,
-        service_files: 64,
+        data: 64,
         files: &[("hot", 96)],
         load: &[&["again", "@hot"]],
         ..HARM
@@ -206,7 +96,7 @@ pub const ALL: &[Scenario] = &[
         about: "a mapped file read repeatedly evicts the service's file, slow disk",
         half: Half::Tune,
         disk: SLOW_DISK,
-        service_files: 64,
+        data: 64,
         files: &[("mapped", 96)],
         load: &[&["map", "@mapped"]],
         ..HARM
@@ -328,31 +218,3 @@ pub const ALL: &[Scenario] = &[
         ..BASE
     },
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_unique_and_halves_are_balanced() {
-        let mut names: Vec<_> = ALL.iter().map(|s| s.name).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), ALL.len());
-        assert!(ALL.len() >= 20);
-        for expected in [Expected::Harm, Expected::Fine] {
-            let of = |half| ALL.iter().filter(|s| s.expected == expected && s.half == half).count();
-            assert!(of(Half::Tune).abs_diff(of(Half::HeldOut)) <= 1, "{expected:?}");
-        }
-    }
-
-    #[test]
-    fn every_file_of_a_load_is_declared() {
-        for s in ALL {
-            let words = s.before.iter().chain(s.load).flat_map(|words| words.iter());
-            for name in words.filter_map(|word| word.strip_prefix('@')) {
-                assert!(s.files.iter().any(|f| f.0 == name), "{}: {name}", s.name);
-            }
-        }
-    }
-}

@@ -1,0 +1,122 @@
+//! The score of policies on a recorded run: memsensor's weight and each common rule, as if users had
+//! been sent to the server by that weight. Pure.
+//!
+//! The run itself is not changed by the weight: the harm goes on as recorded. Requests that a policy
+//! sends elsewhere are not lost.
+
+use super::{
+    baselines::Baseline,
+    catalogue::Scenario,
+    record::{Sample, WeightChange},
+};
+use crate::lab::score::{EXCHANGE, Score, Second};
+
+/// The policies of [`scores`], in order: memsensor, then [`Baseline::ALL`], then a server that is
+/// always in service, then the oracle.
+pub fn policies() -> Vec<&'static str> {
+    let rules = Baseline::ALL.map(Baseline::name);
+    ["memsensor"].into_iter().chain(rules).chain(["no rule", "oracle"]).collect()
+}
+
+/// The score of each policy.
+pub fn scores(scenario: &Scenario, samples: &[Sample], changes: &[WeightChange]) -> Vec<Score> {
+    let steps = steps(samples);
+    let of = |weights: &[f64]| {
+        Score::of(steps.iter().zip(weights.get(1..).unwrap_or_default()).map(|(step, weight)| {
+            Second {
+                lost: step.seconds * step.lost * weight,
+                withheld: step.seconds * (1.0 - weight),
+                needed: step.needed(),
+            }
+        }))
+    };
+    let rule = |rule: Baseline| {
+        let holds = rule.holds(samples, scenario).into_iter();
+        of(&holds.map(|holds| f64::from(u8::from(!holds))).collect::<Vec<_>>())
+    };
+    let oracle: Vec<_> = std::iter::once(1.0)
+        .chain(steps.iter().map(|step| f64::from(u8::from(!step.needed()))))
+        .collect();
+    std::iter::once(of(&weights(samples, changes)))
+        .chain(Baseline::ALL.map(rule))
+        .chain([of(&vec![1.0; samples.len()]), of(&oracle)])
+        .collect()
+}
+
+/// The time between two samples.
+struct Step {
+    seconds: f64,
+    /// The share of the requests due then that were lost.
+    lost: f64,
+}
+
+impl Step {
+    /// Whether to withhold the server costs less than what its users lose.
+    fn needed(&self) -> bool {
+        f64::from(EXCHANGE) * self.lost > 1.0
+    }
+}
+
+fn steps(samples: &[Sample]) -> Vec<Step> {
+    let step = |pair: &[Sample]| {
+        let [from, to] = pair else { return Step { seconds: 0.0, lost: 0.0 } };
+        let grown = |of: fn(&Sample) -> Option<u64>| {
+            of(to).unwrap_or(0).saturating_sub(of(from).unwrap_or(0)) as f64
+        };
+        let (asked, slow) = (grown(|s| s.asked), grown(|s| s.slow));
+        let lost = if asked > 0.0 { slow / asked } else { 0.0 };
+        Step { seconds: to.at_ns().saturating_sub(from.at_ns()) as f64 / 1e9, lost }
+    };
+    samples.windows(2).map(step).collect()
+}
+
+/// The weight at each sample, from the changes.
+fn weights(samples: &[Sample], changes: &[WeightChange]) -> Vec<f64> {
+    let mut weight = 1.0;
+    let mut next = changes.iter().peekable();
+    let at = |sample: &Sample| {
+        while let Some(change) = next.next_if(|change| change.at_ns <= sample.at_ns()) {
+            weight = f64::from(change.weight) / 100.0;
+        }
+        weight
+    };
+    samples.iter().map(at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::scenarios::catalogue;
+
+    /// Ten samples, one a second; all requests of the last five seconds are slow.
+    fn samples() -> Vec<Sample> {
+        let sample = |n: u64| {
+            let mut sample = Sample { full_avg10: 20.0, ..Sample::default() };
+            sample.scope.at_ns = n * 1_000_000_000;
+            (sample.asked, sample.slow) = (Some(n * 200), Some(n.saturating_sub(5) * 200));
+            sample
+        };
+        (0..=10).map(sample).collect()
+    }
+
+    #[test]
+    fn a_policy_loses_what_it_sends_and_withholds_what_was_fine() {
+        let scenario = catalogue::all().next().expect("a scenario");
+        let change = |at: u64, weight| WeightChange {
+            at_ns: at * 1_000_000_000,
+            weight,
+            reasons: String::new(),
+        };
+        let changes = [change(0, 100), change(3, 50), change(7, 0)];
+        let scores = scores(scenario, &samples(), &changes);
+        let of = |name: &str| {
+            let at = policies().iter().position(|policy| *policy == name).expect("a policy");
+            (scores[at].lost, scores[at].withheld)
+        };
+        // Half of the weight from 2 s to 6 s: fine until 5 s, and one user-second of the sixth.
+        assert_eq!(of("memsensor"), (0.5, 1.5));
+        assert_eq!(of("no rule"), (5.0, 0.0));
+        assert_eq!(of("full avg10 > 10"), (0.0, 5.0));
+        assert_eq!(of("oracle"), (0.0, 0.0));
+    }
+}
