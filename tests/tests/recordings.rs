@@ -8,13 +8,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use sensor_core::verdict::policy::Policy;
+use sensor_core::verdict::{policy::Policy, reading::Reading};
 use sensor_tests::{
     lab::scenarios::{
         catalogue::{self, Scenario},
-        record::Record,
+        outcome::{Mark, Outcome},
+        record::{Record, Sample},
         replay,
-        table::{self, Mark, Outcome},
     },
     support::repository::repository,
 };
@@ -39,8 +39,8 @@ const KNOWN: &[(&str, Mark)] = &[
 ];
 
 fn outcome(scenario: &Scenario, record: &Record) -> Outcome {
-    let changes = replay::weight_changes(&record.samples, &Arc::new(Policy::default()));
-    table::judge(scenario, record, &changes)
+    let changes = replay::weight_changes(scenario, &record.samples, &Arc::new(Policy::default()));
+    Outcome::of(scenario, record, &changes)
 }
 
 #[test]
@@ -63,6 +63,55 @@ fn the_host_loses_no_weight_by_a_limit_of_a_cgroup() {
         let lost: Vec<_> = changes.iter().filter(|change| change.weight < 100).collect();
         assert!(lost.is_empty(), "{}: {lost:?}", scenario.name);
     }
+}
+
+/// The same run on a machine of another size: sizes and flows grow alike, times do not.
+fn scaled(samples: &[Sample], factor: u64) -> Vec<Sample> {
+    let by = |value: &mut Option<u64>| *value = value.map(|value| value.saturating_mul(factor));
+    let scale = |reading: &mut Reading| {
+        by(&mut reading.total_bytes);
+        by(&mut reading.available_bytes);
+        by(&mut reading.unused_bytes);
+        by(&mut reading.swap_free_bytes);
+        by(&mut reading.refaulted_bytes);
+        by(&mut reading.lost_bytes);
+        by(&mut reading.read_bytes);
+        by(&mut reading.swapped_in_bytes);
+        by(&mut reading.swapped_out_bytes);
+        by(&mut reading.scanned_pages);
+        by(&mut reading.reclaimed_pages);
+        let limits = &mut reading.limits;
+        for bytes in
+            [&mut limits.refaulted_bytes, &mut limits.lost_bytes, &mut limits.swapped_in_bytes]
+        {
+            *bytes = bytes.saturating_mul(factor);
+        }
+    };
+    let mut samples = samples.to_vec();
+    for sample in &mut samples {
+        scale(&mut sample.scope);
+        scale(&mut sample.host);
+    }
+    samples
+}
+
+#[test]
+fn the_same_run_has_the_same_verdict_on_a_machine_of_any_size() {
+    let policy = Arc::new(Policy::default());
+    let mut differ = BTreeMap::new();
+    for (scenario, record) in recordings() {
+        let at = |size: u64| {
+            let factor = size.div_ceil(scenario.limit << 20);
+            let samples = scaled(&record.samples, factor);
+            let changes = replay::weight_changes(scenario, &samples, &policy);
+            Outcome::of(scenario, &record, &changes).mark()
+        };
+        let marks = [256 << 20, 16 << 30, 4 << 40].map(at);
+        if marks != [marks[0]; 3] {
+            differ.insert(scenario.name, marks);
+        }
+    }
+    assert_eq!(differ, BTreeMap::new(), "marks at 256 MiB, 16 GiB and 4 TiB");
 }
 
 /// A recording in which nothing can be detected would prove nothing.

@@ -1,5 +1,5 @@
 //! Measures whether the verdict detects harm and stays quiet without it, as Markdown. `cargo xtask
-//! scenarios` builds and runs it; it needs root and ten minutes.
+//! scenarios` builds and runs it; it needs root and an hour.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,18 +7,19 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use sensor_core::verdict::policy::Policy;
 use sensor_tests::lab::scenarios::{
     catalogue::{self, Half, Scenario},
-    harm, load, probe,
+    harm, load,
+    outcome::Outcome,
+    probe,
     record::Record,
-    replay, run,
-    table::{self, Outcome},
+    replay, run, table,
 };
 
 const USAGE: &str =
-    "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR | --replay DIR]";
+    "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR [--missing yes] | --replay DIR]";
 
 fn main() -> ExitCode {
     sensor_tests::exit(start())
@@ -41,6 +42,8 @@ struct Args {
     half: Option<Half>,
     record: Option<PathBuf>,
     replay: Option<PathBuf>,
+    /// Only scenarios that are not recorded yet.
+    missing: bool,
 }
 
 impl Args {
@@ -58,6 +61,7 @@ impl Args {
                 ["--half", "tune"] => parsed.half = Some(Half::Tune),
                 ["--half", "held-out"] => parsed.half = Some(Half::HeldOut),
                 ["--record", dir] => parsed.record = Some(dir.into()),
+                ["--missing", "yes"] => parsed.missing = true,
                 ["--replay", dir] => parsed.replay = Some(dir.into()),
                 _ => bail!("cannot do {args:?}; {USAGE}"),
             }
@@ -65,35 +69,46 @@ impl Args {
         Ok(parsed)
     }
 
+    /// Where a run is recorded, if it is.
+    fn recording(&self, scenario: &Scenario) -> Option<PathBuf> {
+        Some(self.record.as_ref()?.join(format!("{}.txt", scenario.name)))
+    }
+
     fn scenarios(&self) -> impl Iterator<Item = &'static Scenario> {
         catalogue::all().filter(|s| {
             (self.only.is_empty() || self.only.iter().any(|name| name == s.name))
                 && self.half.is_none_or(|half| half == s.half)
+                && !(self.missing && self.recording(s).is_some_and(|path| path.exists()))
         })
     }
 }
 
 fn measure(args: &Args) -> Result<()> {
-    let seconds: u64 = args.scenarios().map(run::duration).sum();
     if args.replay.is_none() {
-        eprintln!(
-            "scenarios: {} of them, about {} min",
-            args.scenarios().count(),
-            seconds.div_ceil(60)
-        );
+        let minutes = args.scenarios().map(run::duration).sum::<u64>().div_ceil(60);
+        eprintln!("scenarios: {} of them, about {minutes} min", args.scenarios().count());
     }
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut failed) = (Vec::new(), Vec::new());
     for scenario in args.scenarios() {
         let outcome = match &args.replay {
-            Some(dir) => again(scenario, dir)?,
-            None => one(scenario, args.record.as_deref())
-                .with_context(|| format!("the scenario {}", scenario.name))?,
+            Some(dir) => again(scenario, dir),
+            None => one(scenario, args.recording(scenario).as_deref()),
         };
-        report(&outcome);
-        outcomes.push(outcome);
+        match outcome {
+            Ok(outcome) => {
+                report(&outcome);
+                outcomes.push(outcome);
+            }
+            // The others do not depend on it.
+            Err(e) => {
+                eprintln!("{}: {e:#}", scenario.name);
+                failed.push(scenario.name);
+            }
+        }
     }
     println!("{}\n", about()?);
     print!("{}", table::markdown(&outcomes));
+    ensure!(failed.is_empty(), "these scenarios did not run: {}", failed.join(", "));
     Ok(())
 }
 
@@ -101,7 +116,7 @@ fn measure(args: &Args) -> Result<()> {
 fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
     let run = || -> Result<_> {
         let record = run::run(scenario)?;
-        let outcome = table::judge(scenario, &record, &record.course.weight_changes);
+        let outcome = Outcome::of(scenario, &record, &record.course.weight_changes);
         Ok((record, outcome))
     };
     let (mut record, mut outcome) = run()?;
@@ -109,9 +124,10 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
         eprintln!("{}: the machine was disturbed; repeating", scenario.name);
         (record, outcome) = run()?;
     }
-    if let Some(dir) = keep {
+    if let Some(path) = keep {
+        let dir = path.parent().context("a file has a directory")?;
         std::fs::create_dir_all(dir).with_context(|| format!("mkdir {}", dir.display()))?;
-        record.write(&dir.join(format!("{}.txt", scenario.name)))?;
+        record.write(path)?;
     }
     Ok(outcome)
 }
@@ -119,8 +135,8 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
 /// Evaluates the current rules on an earlier run.
 fn again(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
     let record = Record::read(&dir.join(format!("{}.txt", scenario.name)))?;
-    let changes = replay::weight_changes(&record.samples, &Arc::new(Policy::default()));
-    Ok(table::judge(scenario, &record, &changes))
+    let changes = replay::weight_changes(scenario, &record.samples, &Arc::new(Policy::default()));
+    Ok(Outcome::of(scenario, &record, &changes))
 }
 
 /// Prints progress.
@@ -128,7 +144,7 @@ fn report(o: &Outcome) {
     let at = |ns: Option<i64>| ns.map_or("-".to_owned(), |ns| format!("{:.1}", ns as f64 / 1e9));
     let ms = |ns: u64| ns as f64 / 1e6;
     eprintln!(
-        "{:18} {:?}{}: harmed {}, reduced {}, overloaded {} ({}); p99 {:.2} ms, \
+        "{:26} {:?}{}: harmed {}, reduced {}, overloaded {} ({}); p99 {:.2} ms, \
          worst {:.0} ms, {:.1} s high; baselines {}; control worst {:.0} ms",
         o.scenario.name,
         o.mark(),

@@ -21,10 +21,13 @@ pub(crate) enum Group {
     Ci,
     /// Draws the pictures of the dashboards.
     Pictures,
+    /// The servers that judge the verdict in `cargo xtask scenarios`.
+    Services,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 4] = [Self::Build, Self::Tests, Self::Ci, Self::Pictures];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Build, Self::Tests, Self::Ci, Self::Pictures, Self::Services];
 
     const fn name(self) -> &'static str {
         match self {
@@ -32,6 +35,7 @@ impl Group {
             Self::Tests => "tests",
             Self::Ci => "ci",
             Self::Pictures => "pictures",
+            Self::Services => "services",
         }
     }
 
@@ -42,6 +46,7 @@ impl Group {
             Self::Tests => "cargo xtask setup --tests",
             Self::Ci => "cargo xtask setup --ci",
             Self::Pictures => "cargo xtask dashboards --pictures",
+            Self::Services => "cargo xtask scenarios",
         }
     }
 }
@@ -156,6 +161,17 @@ pub(crate) const TOOLS: &[Tool] = &[
             "pyvrl==0.0.2",
         ]),
     },
+    apt(Group::Services, "pgbench", "postgresql"),
+    apt(Group::Services, "mariadbd", "mariadb-server"),
+    apt(Group::Services, "redis-server", "redis-server"),
+    apt(Group::Services, "memcached", "memcached"),
+    apt(Group::Services, "nginx", "nginx-light"),
+    apt(Group::Services, "haproxy", "haproxy"),
+    apt(Group::Services, "rabbitmqctl", "rabbitmq-server"),
+    apt(Group::Services, "node", "nodejs"),
+    apt(Group::Services, "javac", "default-jdk-headless"),
+    apt(Group::Services, "rsync", "rsync"),
+    apt(Group::Services, "g++", "g++"),
     Tool {
         name: "rustfmt",
         group: Group::Ci,

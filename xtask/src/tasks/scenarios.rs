@@ -12,14 +12,15 @@ use crate::host::inventory::Group;
 const SCENARIOS: Measurement = Measurement {
     program: "scenarios",
     binaries: &["memsensor", "scenarios"],
-    groups: &[Group::Build],
+    groups: &[Group::Build, Group::Services],
     root_reason: "the scenarios create cgroups and swap, and run memsensor",
     section: "scenarios",
 };
 
 /// Measure how well the verdict detects workloads that harm a service
 ///
-/// Needs root, ten minutes and an idle machine.
+/// Needs root, an hour and an idle machine, and installs the servers that judge (PostgreSQL, MariaDB,
+/// Redis, memcached, nginx, HAProxy, RabbitMQ, Node.js, a JDK) without starting them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Run only the scenario of this name; may be repeated
@@ -28,9 +29,12 @@ pub(crate) struct Args {
     /// Run only the scenarios for tuning thresholds, or only the held-out ones
     #[arg(long, value_parser = ["tune", "held-out"])]
     half: Option<String>,
-    /// Write the recorded samples into this directory, one file of JSON lines per scenario
+    /// Write the recorded samples into this directory, one text per scenario
     #[arg(long, value_name = "DIR", conflicts_with = "replay")]
     record: Option<PathBuf>,
+    /// Run only the scenarios that are not in the directory yet
+    #[arg(long, requires = "record")]
+    missing: bool,
     /// Run no workload; apply the current rules to the samples in this directory
     #[arg(long, value_name = "DIR")]
     replay: Option<PathBuf>,
@@ -44,6 +48,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command.args(args.only.iter().flat_map(|name| ["--only", name]));
         if let Some(half) = &args.half {
             command.args(["--half", half]);
+        }
+        if args.missing {
+            command.args(["--missing", "yes"]);
         }
         for (option, dir) in [("--record", &args.record), ("--replay", &args.replay)] {
             if let Some(dir) = dir {

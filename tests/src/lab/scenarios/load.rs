@@ -175,7 +175,7 @@ fn sawtooth(most: usize, period: Duration) -> Result<()> {
 }
 
 /// Pseudo-random numbers (xorshift), the same in every run.
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     pub(super) fn new() -> Self {

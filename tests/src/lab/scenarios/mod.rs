@@ -15,12 +15,14 @@
 //! * [`harm`]: when the service was harmed.
 //! * [`baselines`]: when common rules would have triggered; [`replay`]: when memsensor's rules
 //!   would, from a record.
-//! * [`table`]: hits, misses and lead times.
+//! * [`scoring`]: what memsensor and each rule cost, from a record; [`outcome`]: what came of a run.
+//! * [`table`]: all that as Markdown.
 
 pub mod baselines;
 pub mod catalogue;
 pub mod harm;
 pub mod load;
+pub mod outcome;
 pub mod probe;
 pub mod record;
 pub mod replay;

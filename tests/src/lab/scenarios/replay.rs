@@ -7,7 +7,10 @@ use sensor_core::verdict::{
     weight::Settings,
 };
 
-use super::record::{Sample, WeightChange};
+use super::{
+    catalogue::{Judged, Scenario},
+    record::{Sample, WeightChange},
+};
 
 /// The daemon's default sampling intervals.
 const CALM: Duration = Duration::from_secs(1);
@@ -15,10 +18,17 @@ const PRESSED: Duration = Duration::from_millis(100);
 /// The share of PSI `some` from which the daemon samples more often.
 const PRESSURE: f64 = 0.02;
 
-/// The changes of the weight that a daemon would have reported for the cgroup. Without PSI triggers,
-/// so the first one may be up to a second later than the daemon's.
-pub fn weight_changes(samples: &[Sample], policy: &Arc<Policy>) -> Vec<WeightChange> {
-    changes(samples.iter().map(|sample| sample.scope), policy)
+/// The changes of the weight that a daemon would have reported for what the scenario judges. Without
+/// PSI triggers, so the first one may be up to a second later than the daemon's.
+pub fn weight_changes(
+    scenario: &Scenario,
+    samples: &[Sample],
+    policy: &Arc<Policy>,
+) -> Vec<WeightChange> {
+    match scenario.judged() {
+        Judged::Scope => changes(samples.iter().map(|sample| sample.scope), policy),
+        Judged::Host => host_weight_changes(samples, policy),
+    }
 }
 
 /// The same for the host.
@@ -57,6 +67,7 @@ fn percent(weight: f64) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lab::scenarios::catalogue;
 
     /// Twenty samples a second for 20 s; from the tenth second on all tasks stall for half the
     /// time.
@@ -76,10 +87,14 @@ mod tests {
         (0..400).map(at).collect()
     }
 
+    fn scenario() -> &'static Scenario {
+        catalogue::all().next().expect("a scenario")
+    }
+
     #[test]
     fn rules_trigger_on_a_record_as_in_a_daemon() {
         let policy = Arc::new(Policy::default());
-        let changes = weight_changes(&samples(Some(1)), &policy);
+        let changes = weight_changes(scenario(), &samples(Some(1)), &policy);
         assert_eq!(changes.first().map(|t| t.weight), Some(100));
         let overloaded = changes.iter().find(|t| t.weight == 0).expect("overloaded");
         assert!((10_500_000_000..14_000_000_000).contains(&overloaded.at_ns), "{overloaded:?}");
@@ -88,6 +103,6 @@ mod tests {
 
     #[test]
     fn a_missing_cgroup_has_no_weight_changes() {
-        assert_eq!(weight_changes(&samples(None), &Arc::new(Policy::default())), []);
+        assert_eq!(weight_changes(scenario(), &samples(None), &Arc::new(Policy::default())), []);
     }
 }

@@ -98,16 +98,16 @@ fn wait_for_weight(weight: &AtomicU8) {
     }
 }
 
-/// The service that judges.
+/// The service that judges, until it is dropped.
 enum Judge {
     Probe(Running),
-    Real(services::process::Running),
+    Real { _running: services::process::Running },
 }
 
 impl Judge {
     fn start(scenario: &Scenario, testbed: &Testbed) -> Result<Self> {
         if scenario.service != Service::Probe {
-            return Ok(Self::Real(scenario.service.start(&testbed.place())?));
+            return Ok(Self::Real { _running: scenario.service.start(&testbed.place())? });
         }
         let mut probe = testbed.probe(false)?;
         probe.ready()?;
@@ -124,7 +124,7 @@ impl Judge {
     ) -> Result<ScopedJoinHandle<'t, Vec<Request>>> {
         match self {
             Self::Probe(probe) => listen(threads, probe),
-            Self::Real(_) => Ok(threads.spawn(move || {
+            Self::Real { .. } => Ok(threads.spawn(move || {
                 users::ask(stop, &|| service.connect(&testbed.place()))
             })),
         }

@@ -43,6 +43,12 @@ pub fn scores(scenario: &Scenario, samples: &[Sample], changes: &[WeightChange])
         .collect()
 }
 
+/// When users lost so much for the last time that the server was better out of service.
+pub(super) fn end_of_loss(samples: &[Sample]) -> Option<u64> {
+    let last = steps(samples).iter().rposition(Step::needed)?;
+    samples.get(last + 1).map(Sample::at_ns)
+}
+
 /// The time between two samples.
 struct Step {
     seconds: f64,

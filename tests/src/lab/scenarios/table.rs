@@ -1,110 +1,14 @@
-//! Hits, misses, false alarms and lead times, as Markdown. Pure.
+//! Hits, misses, false alarms, lead times and scores, as Markdown. Pure.
 
 use std::fmt::Write as _;
 
 use super::{
-    SECOND,
     baselines::Baseline,
-    catalogue::{Expected, Half, Scenario},
-    harm::Harm,
-    record::{Course, Record, WeightChange},
+    catalogue::{Half, Scenario},
+    outcome::{Mark, Outcome, mark},
+    scoring::policies,
 };
-
-/// A detection is in time until so many nanoseconds after harm began.
-const IN_TIME: u64 = SECOND;
-
-/// The outcome of a run. Times are nanoseconds from the begin of the load.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
-    /// The scenario.
-    pub scenario: Scenario,
-    /// Harm of the service.
-    pub harm: Harm,
-    /// The same of the service outside the cgroup.
-    pub control: Harm,
-    /// When harm began.
-    pub harmed: Option<i64>,
-    /// When memsensor first reduced the weight.
-    pub reduced: Option<i64>,
-    /// When the weight became 0.
-    pub overloaded: Option<i64>,
-    /// The rules that triggered then.
-    pub reasons: String,
-    /// When the baselines triggered, as in [`Baseline::ALL`].
-    pub baselines: [Option<i64>; Baseline::ALL.len()],
-}
-
-/// How a detection, or its absence, counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// Harm, detected within a second.
-    InTime,
-    /// Harm, detected later.
-    Late,
-    /// Harm, not detected.
-    Missed,
-    /// No harm, no alarm.
-    Quiet,
-    /// A false alarm.
-    False,
-}
-
-/// Marks a detection at a time, given when harm began.
-pub fn mark(harmed: Option<i64>, detected: Option<i64>) -> Mark {
-    match (harmed, detected) {
-        // Before the load began.
-        (_, Some(detected)) if detected < 0 => Mark::False,
-        (Some(harmed), Some(detected)) if detected <= harmed + IN_TIME.cast_signed() => {
-            Mark::InTime
-        }
-        (Some(_), Some(_)) => Mark::Late,
-        (Some(_), None) => Mark::Missed,
-        (None, None) => Mark::Quiet,
-        (None, Some(_)) => Mark::False,
-    }
-}
-
-/// The outcome of a run with these weights.
-pub fn judge(scenario: &Scenario, record: &Record, changes: &[WeightChange]) -> Outcome {
-    let Course { phases, harm, control, .. } = record.course;
-    let since = |at: u64| at.cast_signed() - phases.load.cast_signed();
-    let reduced = changes.iter().find(|change| change.weight < 100);
-    let overloaded = changes.iter().find(|change| change.weight == 0);
-    let of = |change: Option<&WeightChange>| {
-        change.map_or(String::new(), |change| change.reasons.clone())
-    };
-    let mut reasons = vec![of(reduced), of(overloaded)];
-    reasons.dedup();
-    reasons.retain(|r| !r.is_empty());
-    Outcome {
-        scenario: *scenario,
-        harm,
-        control,
-        harmed: harm.harmed_at.map(since),
-        reduced: reduced.map(|change| since(change.at_ns)),
-        overloaded: overloaded.map(|change| since(change.at_ns)),
-        reasons: reasons.join(", then "),
-        baselines: Baseline::ALL
-            .map(|r| r.triggers_at(&record.samples, scenario).map(since)),
-    }
-}
-
-impl Outcome {
-    /// Whether the service outside the cgroup was harmed too, which makes the run invalid.
-    pub fn is_disturbed(&self) -> bool {
-        self.control.harmed_at.is_some()
-    }
-
-    /// Whether the author expected otherwise.
-    pub fn is_unexpected(&self) -> bool {
-        (self.scenario.expected == Expected::Harm) != self.harmed.is_some()
-    }
-
-    /// The mark of memsensor, by its first reduction of the weight.
-    pub fn mark(&self) -> Mark {
-        mark(self.harmed, self.reduced)
-    }
-}
+use crate::lab::score::{EXCHANGE, Score, sweep_text};
 
 /// The tables of both halves, and their totals.
 pub fn markdown(outcomes: &[Outcome]) -> String {
@@ -113,12 +17,12 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
         let rows: Vec<_> = outcomes.iter().filter(|o| o.scenario.half == half).collect();
         if !rows.is_empty() {
             let _ = writeln!(out, "**{}**\n", half.name());
-            let baselines = Baseline::ALL.map(Baseline::name).join(" | ");
             let _ = writeln!(
                 out,
-                "| scenario | service | reduced weight | overloaded | lead | {baselines} |"
+                "| scenario | service | its users | reduced weight | overloaded | weight back \
+                 | cost | best rule | no rule | oracle |"
             );
-            let _ = writeln!(out, "|---|---|---|---|---|---|---|---|---|");
+            let _ = writeln!(out, "|---|---|---|---|---|---|---:|---|---:|---:|");
             for o in rows {
                 row(&mut out, o);
             }
@@ -126,30 +30,44 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
         }
     }
     totals(&mut out, outcomes);
+    costs(&mut out, outcomes);
     out
 }
 
 fn row(out: &mut String, o: &Outcome) {
-    let service = match o.harmed {
+    let users = match o.harmed {
         Some(at) => format!("**harmed** at {} s", seconds(at)),
         None => format!("fine, worst p99 {}", milliseconds(o.harm.worst)),
     };
-    let service = if o.is_unexpected() { format!("{service} (!)") } else { service };
-    let service = if o.is_disturbed() { format!("{service}, machine disturbed") } else { service };
-    let lead = match (o.harmed, o.reduced) {
-        (Some(harmed), Some(reduced)) => format!("{:+.1} s", (harmed - reduced) as f64 / 1e9),
-        _ => String::new(),
+    let users = if o.is_unexpected() { format!("{users} (!)") } else { users };
+    let users = if o.is_disturbed() { format!("{users}, machine disturbed") } else { users };
+    let reduced = match (o.harmed, o.reduced) {
+        (Some(harmed), Some(at)) => {
+            format!("{} ({:+.1})", cell(o.harmed, o.reduced), (at - harmed) as f64 / 1e9)
+        }
+        _ => cell(o.harmed, o.reduced),
     };
-    let reduced = cell(o.harmed, o.reduced);
     let overloaded = match (o.harmed, o.overloaded) {
         (None, Some(at)) => format!("**false**, {} s", seconds(at)),
         (_, Some(at)) => format!("{} s", seconds(at)),
         _ => "–".to_owned(),
     };
-    let baselines = o.baselines.map(|at| cell(o.harmed, at)).join(" | ");
-    let name = o.scenario.name;
-    let _ =
-        writeln!(out, "| {name} | {service} | {reduced} | {overloaded} | {lead} | {baselines} |");
+    let back = o.back.map_or("–".to_owned(), |at| format!("{} s", seconds(at)));
+    let total = |score: &Score| score.total(EXCHANGE);
+    let rules = &o.scores[1..=Baseline::ALL.len()];
+    let best = (0..rules.len()).min_by(|a, b| total(&rules[*a]).total_cmp(&total(&rules[*b])));
+    let best = best.map_or(String::new(), |best| {
+        format!("{:.1} ({})", total(&rules[best]), policies()[best + 1])
+    });
+    let [no_rule, oracle] = [1, 2].map(|n| total(&o.scores[Baseline::ALL.len() + n]));
+    let Scenario { name, service, .. } = o.scenario;
+    let _ = writeln!(
+        out,
+        "| {name} | {} | {users} | {reduced} | {overloaded} | {back} | {:.1} | {best} | {no_rule:.1} \
+         | {oracle:.1} |",
+        service.name(),
+        total(&o.scores[0])
+    );
 }
 
 fn cell(harmed: Option<i64>, detected: Option<i64>) -> String {
@@ -195,32 +113,38 @@ fn totals(out: &mut String, outcomes: &[Outcome]) {
     }
 }
 
+/// The cost of each policy in sum, and which is best at which exchange rate.
+fn costs(out: &mut String, outcomes: &[Outcome]) {
+    let _ = writeln!(out, "\n| policy | half | user-seconds lost | withheld without need | cost |");
+    let _ = writeln!(out, "|---|---|---:|---:|---:|");
+    let sum = |policy: usize, half: Option<Half>| -> Score {
+        let of = outcomes.iter().filter(|o| half.is_none_or(|half| o.scenario.half == half));
+        of.map(|o| o.scores[policy]).sum()
+    };
+    for (policy, name) in policies().into_iter().enumerate() {
+        for half in [Half::Tune, Half::HeldOut] {
+            let score = sum(policy, Some(half));
+            let _ = writeln!(
+                out,
+                "| {name} | {} | {:.1} | {:.1} s | {:.1} |",
+                half.name(),
+                score.lost,
+                score.withheld,
+                score.total(EXCHANGE)
+            );
+        }
+    }
+    // The oracle is no policy that anyone can have.
+    let real = policies().len() - 1;
+    let all: Vec<_> = (0..real).map(|policy| sum(policy, None)).collect();
+    let sweep = sweep_text(&all, &policies()[..real]);
+    let _ = writeln!(out, "\nThe best policy if a user-second counts as so many seconds: {sweep}.");
+}
+
 fn seconds(ns: i64) -> String {
     format!("{:.1}", ns as f64 / 1e9)
 }
 
 fn milliseconds(ns: u64) -> String {
     format!("{:.0} ms", ns as f64 / 1e6)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_detection_is_marked_by_when_harm_began() {
-        let second = SECOND.cast_signed();
-        for (harmed, detected, expected) in [
-            (Some(5), Some(1), Mark::InTime),
-            (Some(5), Some(6), Mark::InTime),
-            (Some(5), Some(7), Mark::Late),
-            (Some(5), None, Mark::Missed),
-            (Some(5), Some(-1), Mark::False),
-            (None, None, Mark::Quiet),
-            (None, Some(3), Mark::False),
-        ] {
-            let at = |s: Option<i64>| s.map(|s| s * second);
-            assert_eq!(mark(at(harmed), at(detected)), expected, "{harmed:?} {detected:?}");
-        }
-    }
 }

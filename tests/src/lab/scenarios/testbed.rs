@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader},
     os::unix::process::CommandExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -235,10 +235,4 @@ impl Drop for Testbed {
         // Its pages are charged to the cgroup, so it is removed first.
         let _ = fs::remove_dir_all(&self.tmpfs);
     }
-}
-
-/// Reports whether a program is installed, by name.
-pub(super) fn is_installed(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| Path::new(&dir).join(program).is_file())
 }

@@ -61,7 +61,8 @@ pub fn postgres(place: &Place) -> Result<Running> {
     running.wait("PostgreSQL", || Console::start(psql(place))?.ask("SELECT 1;\n"))?;
     let mut fill = Command::new("pgbench");
     fill.args(["--initialize", "--quiet", "--scale", &place.data.div_ceil(SCALE).to_string()]);
-    succeed(fill.args(["--host"]).arg(&place.dir).args(postgres_arguments()))?;
+    fill.arg("--host").arg(&place.dir).args(postgres_arguments()).arg("postgres");
+    succeed(&mut fill)?;
     Ok(running)
 }
 
@@ -125,8 +126,9 @@ pub fn mariadb(place: &Place) -> Result<Running> {
     running.add(command, "mariadbd", Signal::KILL)?;
     running.wait("MariaDB", || Console::start(mariadb_console(place))?.ask("SELECT 1;\n"))?;
     let fill = format!(
-        "CREATE DATABASE web; CREATE TABLE web.items (id INT PRIMARY KEY, body VARCHAR(1000)); \
-         INSERT INTO web.items SELECT seq, REPEAT(CHAR(65 + seq % 26), 900) FROM seq_1_to_{};",
+        "CREATE DATABASE web; USE web; \
+         CREATE TABLE items (id INT PRIMARY KEY, body VARCHAR(1000)); \
+         INSERT INTO items SELECT seq, REPEAT(CHAR(65 + seq % 26), 900) FROM seq_1_to_{};",
         rows(place.data)
     );
     succeed(mariadb_console(place).args(["-e", &fill]))?;

@@ -51,8 +51,13 @@ pub fn rabbitmq(place: &Place) -> Result<Running> {
         connection.send(frame.as_bytes())?;
     }
     let answer = connection.until(0)?;
-    ensure!(answer.starts_with(b"RECEIPT"), "RabbitMQ: {}", String::from_utf8_lossy(&answer));
+    ensure!(is(&answer, "RECEIPT"), "RabbitMQ: {}", String::from_utf8_lossy(&answer));
     Ok(running)
+}
+
+/// Whether a frame is of this kind; line ends may come before it.
+fn is(frame: &[u8], kind: &str) -> bool {
+    frame.trim_ascii_start().starts_with(kind.as_bytes())
 }
 
 fn connect() -> Result<Tcp> {
@@ -61,7 +66,7 @@ fn connect() -> Result<Tcp> {
         b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:0,0\n\n\0",
     )?;
     let answer = connection.until(0)?;
-    ensure!(answer.starts_with(b"CONNECTED"), "RabbitMQ: {}", String::from_utf8_lossy(&answer));
+    ensure!(is(&answer, "CONNECTED"), "RabbitMQ: {}", String::from_utf8_lossy(&answer));
     Ok(connection)
 }
 
@@ -75,7 +80,7 @@ pub(super) fn client() -> Result<Box<dyn Client>> {
     let subscribe = format!("SUBSCRIBE\nid:0\ndestination:{queue}\nack:auto\nreceipt:s\n\n\0");
     connection.send(subscribe.as_bytes())?;
     let answer = connection.until(0)?;
-    ensure!(answer.starts_with(b"\nRECEIPT") || answer.starts_with(b"RECEIPT"), "not subscribed");
+    ensure!(is(&answer, "RECEIPT"), "RabbitMQ: {}", String::from_utf8_lossy(&answer));
     let send = format!("SEND\ndestination:{queue}\n\n{}\0", "m".repeat(MESSAGE));
     Ok(Box::new(Stomp(connection, send)))
 }
@@ -84,8 +89,7 @@ impl Client for Stomp {
     fn ask(&mut self, _: &mut Random) -> Result<()> {
         self.0.send(self.1.as_bytes())?;
         let message = self.0.until(0)?;
-        let is_message = message.trim_ascii_start().starts_with(b"MESSAGE");
-        ensure!(is_message, "RabbitMQ: {}", String::from_utf8_lossy(&message));
+        ensure!(is(&message, "MESSAGE"), "RabbitMQ: {}", String::from_utf8_lossy(&message));
         Ok(())
     }
 }

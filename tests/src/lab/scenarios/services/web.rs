@@ -50,7 +50,7 @@ fn start_nginx(running: &mut Running, place: &Place, mut nginx: Command, port: u
     let config = format!(
         "daemon off; user root; worker_processes 2; pid {dir}/pid; error_log {dir}/log;
          events {{ worker_connections 256; }}
-         http {{ access_log off; sendfile on; server {{ listen 127.0.0.1:{port}; root {dir}/files; }} }}
+         http {{ access_log off; sendfile on; keepalive_requests 100000000; server {{ listen 127.0.0.1:{port}; root {dir}/files; }} }}
         "
     );
     let path = place.dir.join("nginx.conf");
