@@ -14,6 +14,9 @@ const MAX_PATTERNS: usize = 64;
 /// Highest number of cgroups that count: each is read at every sample.
 const MAX_CGROUPS: usize = 32;
 
+/// The root of the hierarchy that memsensor sees. It has a limit in a cgroup namespace, as of LXC.
+pub const ROOT: &str = "/";
+
 /// The patterns of `serves`.
 #[derive(Debug)]
 pub struct ServedPatterns {
@@ -27,7 +30,7 @@ impl ServedPatterns {
     pub fn new(serves: &[String]) -> Result<Self> {
         let count = serves.len();
         ensure!(count <= MAX_PATTERNS, "serves: {count} paths, at most {MAX_PATTERNS}");
-        for pattern in serves {
+        for pattern in serves.iter().filter(|pattern| *pattern != ROOT) {
             path::check(pattern).context("serves")?;
         }
         let patterns = Patterns::new(serves).context("serves")?;
@@ -48,8 +51,8 @@ impl ServedPatterns {
     }
 
     /// Whether the cgroup or one above it counts.
-    pub(super) fn covers(&self, path: &str) -> bool {
-        self.patterns.deepest(path).is_some()
+    pub fn covers(&self, path: &str) -> bool {
+        path == ROOT && self.literal.contains(ROOT) || self.patterns.deepest(path).is_some()
     }
 
     /// The cgroups that count, out of the paths of cgroups with processes and of all above them; at
@@ -105,6 +108,13 @@ mod tests {
                 "/system.slice/nginx.service"
             ]
         );
+    }
+
+    #[test]
+    fn the_root_is_itself_and_not_what_is_below() {
+        let patterns = patterns(&["/"]).expect("valid");
+        assert_eq!(patterns.literal(), BTreeSet::from([ROOT.into()]));
+        assert!(patterns.covers("/") && !patterns.covers("/a"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sensor_core::{
     model::coverage::Coverage,
     verdict::scope::HOST,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{
     config::Config,
@@ -22,7 +22,7 @@ use crate::{
     cgroups::{
         collector::{self, Collector},
         selection::Selection,
-        served::ServedPatterns,
+        served::{self, ServedPatterns},
         shared_paths::{CgroupPaths, SharedPaths},
     },
     collect::{
@@ -34,7 +34,7 @@ use crate::{
     host::{
         cgroup::{
             mounts::{self, CgroupMounts},
-            scope_opener::ScopeOpeners,
+            scope_opener::{self, ScopeOpeners},
         },
         kmsg::KernelLog,
         late_files::LateFilesOpener,
@@ -145,12 +145,22 @@ pub fn thread_bodies(
     let KernelHalf { mut reader, programs, debug_log } = kernel;
     let rings = reader.as_mut().and_then(Reader::take_rings);
     let patterns = ServedPatterns::new(&config.serves)?;
+    let mounts = CgroupMounts::find().ok();
+    if let Some(limit) = mounts.as_ref().and_then(scope_opener::root_limit)
+        && !patterns.covers(served::ROOT)
+    {
+        warn!(
+            "the cgroup that memsensor sees as the root has a limit of {} MiB, as in a container: it \
+             takes no weight from the host; add \"/\" to `serves` if users meet it",
+            limit >> 20
+        );
+    }
     let served_paths: ServedPaths = Arc::new(ArcSwap::from_pointee(patterns.literal()));
     let openers = FileOpeners {
         scopes: scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?,
         served: ServedOpener::new(
             Arc::clone(&served_paths),
-            CgroupMounts::find().ok(),
+            mounts,
             scopes.changed_sources(),
         ),
         host_files: scopes.host_file_openers(),

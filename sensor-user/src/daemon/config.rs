@@ -78,7 +78,8 @@ pub struct Config {
     /// theirs. A `*` in a path is any name or a part of one, and does not match `/`; `**` is any
     /// number of names. At most 64 paths and 32 cgroups. Use it where users meet a service with a
     /// memory limit and load balancers ask for the host; a cgroup that is not listed takes no weight
-    /// from the host when it reaches its own limit.
+    /// from the host when it reaches its own limit. `/` is the cgroup that memsensor sees as the root,
+    /// if it has a limit, as in a system container (LXC).
     #[cfg_attr(
         feature = "schema",
         schemars(extend("examples" = [["/system.slice/nginx.service"]]))

@@ -143,6 +143,9 @@ impl ScopeOpener {
             Err(_) if !v1 && dir.exists() && !dir.join("memory.stat").exists() => None,
             own => Some(own?),
         };
+        if self.path.as_os_str().is_empty() && root_limit(&self.mounts).is_none() {
+            bail!("{}: without a limit the root is the host itself", self.name());
+        }
         let psi = self.open_psi();
         if own.is_none() && psi.pressure.is_none() {
             let why = mounts::why_no_controller(memory);
@@ -186,6 +189,12 @@ impl ScopeOpener {
     }
 }
 
+/// The limit of the root of the hierarchy, in bytes. The kernel's own root has none: a limit shows that
+/// this is a cgroup namespace (cgroup_namespaces(7)), as in a container.
+pub fn root_limit(mounts: &CgroupMounts) -> Option<u64> {
+    LimitFiles::open(&mounts.memory, mounts.v1).ok()?.limit().ok()?
+}
+
 /// Between half of [`REOPEN_NS`] and all of it, by the path: the files of all scopes must not be
 /// opened within the same second.
 fn reopen_after_ns(path: &str) -> u64 {
@@ -198,7 +207,7 @@ fn reopen_after_ns(path: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::*;
 
@@ -223,8 +232,34 @@ mod tests {
         (root, openers, files)
     }
 
+    #[test]
+    fn the_root_counts_only_with_a_limit() {
+        let root = tempfile::tempdir().expect("a directory");
+        let memory = root.path().to_path_buf();
+        let mounts = CgroupMounts { memory: memory.clone(), v1: false, unified: Some(memory) };
+        let mut openers = ScopeOpeners::new().expect("an eventfd");
+        let files = openers.add(mounts.clone(), "/");
+        let is_read = |openers: &mut ScopeOpeners, mut files: ScopeFiles| {
+            openers.serve(0);
+            files.read(&mut Reading::default(), &Reading::default()).is_ok()
+        };
+        write_files(root.path());
+        fs::write(root.path().join("memory.max"), "max").expect("write");
+        fs::write(root.path().join("memory.high"), "max").expect("write");
+        assert_eq!(root_limit(&mounts), None);
+        assert!(!is_read(&mut openers, files));
+        fs::write(root.path().join("memory.max"), "9").expect("write");
+        assert_eq!(root_limit(&mounts), Some(9));
+        let files = openers.add(mounts, "/");
+        assert!(is_read(&mut openers, files));
+    }
+
     fn make(root: &tempfile::TempDir) {
         fs::create_dir(root.path().join("web")).expect("mkdir");
+        write_files(&root.path().join("web"));
+    }
+
+    fn write_files(dir: &Path) {
         for (name, text) in [
             ("memory.current", "5"),
             ("memory.max", "9"),
@@ -235,7 +270,7 @@ mod tests {
                 "some avg10=0 avg60=0 avg300=0 total=7\nfull avg10=0 avg60=0 avg300=0 total=5\n",
             ),
         ] {
-            fs::write(root.path().join("web").join(name), text).expect("write");
+            fs::write(dir.join(name), text).expect("write");
         }
     }
 

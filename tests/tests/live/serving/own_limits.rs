@@ -119,3 +119,46 @@ fn explain_names_a_group_that_is_not_counted() {
     load.kill().expect("kill");
     load.wait().expect("wait");
 }
+
+/// In a system container the root of the cgroups that memsensor sees is the container's own, with its
+/// limit.
+#[test]
+fn a_container_that_memsensor_runs_in_counts_if_it_is_served() {
+    let _swap = Swap::new(256).expect("swap");
+    let scope = Scope::with_swap("container", 192 * MIB).expect("scope");
+    let enter: Vec<_> = scope
+        .groups()
+        .iter()
+        .map(|group| format!("echo $$ >'{}/cgroup.procs'", group.display()))
+        .collect();
+    let memory = scope.memory().parent().expect("a parent").display();
+    let unified = scope.unified().parent().expect("a parent").display();
+    let mount = if scope.is_v1() {
+        format!(
+            "umount {memory} {unified} && mount -t cgroup -o memory none {memory} && \
+             mount -t cgroup2 none {unified}"
+        )
+    } else {
+        format!("umount -l {unified} && mount -t cgroup2 none {unified}")
+    };
+    let script = format!(
+        "{} && exec unshare --cgroup --mount sh -c '{mount} && exec \"$@\"' sh \"$@\"",
+        enter.join(" && ")
+    );
+    let start = |name: &str, config: &str| {
+        let dir = std::env::temp_dir().join(format!("memsensor-{name}-{}", std::process::id()));
+        Daemon::in_directory(&dir, &["sh", "-c", &script, "sh"], config).expect("daemon")
+    };
+    let hint = "has a limit of 192 MiB, as in a container";
+    assert!(start("unserved", "").log().contains(hint));
+    let daemon = start("served", "serves = [\"/\"]\n");
+    assert!(!daemon.log().contains(hint), "{}", daemon.log());
+    let mut load = hog(&scope, &["anon", "240", "loop", "60"]).spawn().expect("hog");
+    let readiness = || -> serde_json::Value {
+        serde_json::from_str(&daemon.get("/readyz", "").expect("readyz").body).expect("JSON")
+    };
+    wait_until("the host is overloaded", || readiness()["state"] == "overloaded");
+    assert_eq!(readiness()["decided_by"], "/");
+    load.kill().expect("kill");
+    load.wait().expect("wait");
+}
