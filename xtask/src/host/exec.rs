@@ -78,6 +78,15 @@ pub(crate) enum Stream {
 
 /// Runs a command, prints its output as it arrives, and returns a copy of one stream.
 pub(crate) fn tee(command: &mut Command, stream: Stream) -> Result<(ExitStatus, String)> {
+    tee_to(command, stream, |_| ())
+}
+
+/// The same, and calls `on_chunk` with each part of that stream as it arrives.
+pub(crate) fn tee_to(
+    command: &mut Command,
+    stream: Stream,
+    on_chunk: impl FnMut(&[u8]),
+) -> Result<(ExitStatus, String)> {
     let name = print_command(command);
     match stream {
         Stream::Stdout => command.stdout(Stdio::piped()),
@@ -85,8 +94,8 @@ pub(crate) fn tee(command: &mut Command, stream: Stream) -> Result<(ExitStatus, 
     };
     let mut child = command.spawn().with_context(|| format!("start `{name}`"))?;
     let copy = match (child.stdout.take(), child.stderr.take()) {
-        (Some(stdout), _) => copy_stream(stdout, io::stdout()),
-        (_, Some(stderr)) => copy_stream(stderr, io::stderr()),
+        (Some(stdout), _) => copy_stream(stdout, io::stdout(), on_chunk),
+        (_, Some(stderr)) => copy_stream(stderr, io::stderr(), on_chunk),
         _ => Ok(Vec::new()),
     }
     .with_context(|| format!("read the output of `{name}`"))?;
@@ -103,7 +112,11 @@ pub(crate) fn capture_stdout(command: &mut Command) -> Result<(ExitStatus, Strin
 }
 
 /// Copies chunks, not lines: a test that hangs has printed its name but no line end.
-fn copy_stream(mut from: impl Read, mut to: impl Write) -> io::Result<Vec<u8>> {
+fn copy_stream(
+    mut from: impl Read,
+    mut to: impl Write,
+    mut on_chunk: impl FnMut(&[u8]),
+) -> io::Result<Vec<u8>> {
     let (mut copy, mut chunk) = (Vec::new(), [0; 4096]);
     loop {
         let len = from.read(&mut chunk)?;
@@ -112,6 +125,7 @@ fn copy_stream(mut from: impl Read, mut to: impl Write) -> io::Result<Vec<u8>> {
         }
         to.write_all(&chunk[..len])?;
         to.flush()?;
+        on_chunk(&chunk[..len]);
         copy.extend_from_slice(&chunk[..len]);
     }
 }
@@ -199,9 +213,12 @@ mod tests {
     #[test]
     fn a_stream_is_copied_completely() {
         let mut printed = Vec::new();
-        let copy = copy_stream(&b"test a ... ok\nno end"[..], &mut printed).expect("in memory");
+        let mut seen = Vec::new();
+        let see = |chunk: &[u8]| seen.extend_from_slice(chunk);
+        let copy = copy_stream(&b"test a ... ok\nno end"[..], &mut printed, see);
+        let copy = copy.expect("in memory");
         assert_eq!(copy, b"test a ... ok\nno end");
-        assert_eq!(copy, printed);
+        assert_eq!((&copy, &copy), (&printed, &seen));
     }
 
     #[test]

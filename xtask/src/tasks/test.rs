@@ -16,7 +16,7 @@ use crate::{
         install,
         inventory::{self, Group},
     },
-    reports::libtest::TestCounts,
+    reports::libtest::{TestCounts, TestTimes},
 };
 
 /// Run the tests, fastest level first
@@ -40,6 +40,9 @@ enum Level {
     /// Real OOM kills and reclaim; needs root
     Live,
 }
+
+/// The number of slow tests that are listed.
+const SLOWEST: usize = 20;
 
 impl Level {
     const fn name(self) -> &'static str {
@@ -94,7 +97,13 @@ impl Level {
                 return Ok(outcome);
             }
         };
-        let (status, output) = exec::tee(&mut command, Stream::Stdout)?;
+        let mut times = TestTimes::default();
+        let (status, output) = exec::tee_to(&mut command, Stream::Stdout, |chunk| {
+            times.read(started.elapsed(), &String::from_utf8_lossy(chunk));
+        })?;
+        if let (Self::Live, Some(list)) = (self, times.slowest(SLOWEST)) {
+            println!("slowest: {list}");
+        }
         outcome.counts = TestCounts::parse(&output);
         if is_check {
             outcome.counts.passed = u64::from(status.success());

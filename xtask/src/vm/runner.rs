@@ -1,6 +1,7 @@
 //! Prepares and boots the guests of a suite, several at a time.
 
 use std::{
+    cell::RefCell,
     fs,
     path::Path,
     sync::{Mutex, PoisonError},
@@ -17,9 +18,13 @@ use super::{
     machine::Machine,
     qemu::{self, GuestExit, GuestRun},
 };
+use crate::reports::libtest::TestTimes;
 
 /// The number of guests that run at a time: emulation uses one core per guest.
 pub(crate) const PARALLEL_GUESTS: usize = 2;
+
+/// The number of slow tests that are listed for a guest.
+const SLOWEST: usize = 10;
 
 /// Installs the packages that guests of all architectures need.
 pub(crate) fn install_packages() -> Result<()> {
@@ -72,7 +77,9 @@ fn run_guest(suite_dir: &Path, i: usize, guest: &Guest) -> Result<GuestRun> {
     let base = image::base_path(suite_dir, guest.kernel.machine);
     let initramfs = image::write_initramfs(dir, &base, guest)?;
     let started = Instant::now();
+    let times = RefCell::new(TestTimes::default());
     let on_line = |line: &str| {
+        times.borrow_mut().read(started.elapsed(), &format!("{line}\n"));
         if line.starts_with("guest: ") || line.ends_with("FAILED") {
             println!("vm: {name}: {:>3} s: {line}", started.elapsed().as_secs());
         }
@@ -88,5 +95,8 @@ fn run_guest(suite_dir: &Path, i: usize, guest: &Guest) -> Result<GuestRun> {
     }
     let _ = fs::remove_file(initramfs);
     println!("vm: {name}: {} in {} s", run.exit.describe(), run.duration.as_secs());
+    if let Some(list) = times.borrow().slowest(SLOWEST) {
+        println!("vm: {name}: slowest: {list}");
+    }
     Ok(run)
 }
