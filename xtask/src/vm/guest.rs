@@ -71,7 +71,7 @@ impl Guest {
     }
 
     /// Adds test binaries with their filters.
-    pub(crate) fn with_tests(mut self, tests: &[&str]) -> Self {
+    pub(crate) fn with_tests(mut self, tests: &[impl std::fmt::Display]) -> Self {
         self.steps.extend(tests.iter().map(|test| format!("{test} --test-threads=1")));
         self
     }
