@@ -72,7 +72,9 @@ impl Level {
             Self::Kernel | Self::Live => {
                 Root::find()?.set_runner(&mut cargo)?;
                 cargo.env("MEMSENSOR_TOOLS", inventory::tools_dir());
-                cargo.args(["test", "--package", "sensor-tests", "--features", "live"]);
+                // The whole workspace, as above: with another selection, dependencies have other
+                // features, and many are built again.
+                cargo.args(["test", "--workspace", "--features", "sensor-tests/live"]);
                 cargo.args(["--no-fail-fast", "--test", self.name()]).args(filter);
                 // These tests change the state of the machine and would disturb each other.
                 cargo.args(["--", "--test-threads=1"]);
