@@ -1,4 +1,4 @@
-//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, four at a time, on the seeds in the
+//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, five at a time, on the seeds in the
 //! repository and on what earlier runs found in `target/fuzz/corpus`. Not here: the planted bugs of
 //! `--check` (`planted`).
 //!
@@ -41,8 +41,8 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
                      -Cllvm-args=-sanitizer-coverage-trace-compares \
                      -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 
-/// Targets that run at a time.
-const PARALLEL: usize = 4;
+/// Targets that run at a time: two rounds for all ten.
+const PARALLEL: usize = 5;
 
 /// An input that takes longer is a finding.
 const TIMEOUT: &str = "-timeout=10";
