@@ -60,8 +60,12 @@ pub struct OfferedFiles {
 
 impl OfferedFiles {
     fn offer(&self, files: LateFiles) {
-        self.replaced.store(None);
+        self.close_replaced();
         self.opened.store(Some(Arc::new(files)));
+    }
+
+    fn close_replaced(&self) {
+        self.replaced.store(None);
     }
 
     /// Replaces `files` by those that were opened since the last call. Never waits, and closes
@@ -87,8 +91,9 @@ impl LateFilesOpener {
         Self { root: root.to_owned(), offered, last: Instant::now() }
     }
 
-    /// Opens the files if that is due.
+    /// Closes files that were replaced, and opens them anew if that is due.
     pub fn open_if_due(&mut self) {
+        self.offered.close_replaced();
         if self.last.elapsed() >= INTERVAL {
             self.last = Instant::now();
             self.offered.offer(LateFiles::open(&self.root));
@@ -136,5 +141,18 @@ pub(super) mod tests {
         offered.replace(&mut files);
         let closed_later = offered.replaced.load();
         assert_eq!(closed_later.as_deref().map(names).as_deref(), Some(&["zram3".to_owned()][..]));
+    }
+    #[test]
+    fn replaced_files_are_closed_before_the_next_opening() {
+        let root = tempfile::tempdir().expect("a directory");
+        let offered = Arc::new(OfferedFiles::default());
+        let mut opener = LateFilesOpener::new(root.path(), Arc::clone(&offered));
+        let mut files = LateFiles::open(root.path());
+        open_now(root.path(), &offered);
+        offered.replace(&mut files);
+        assert!(offered.replaced.load().is_some());
+        opener.open_if_due();
+        assert!(offered.replaced.load().is_none(), "they stay open for 30 s more");
+        assert!(offered.opened.load().is_none(), "the next opening is not due");
     }
 }
