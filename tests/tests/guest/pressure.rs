@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -111,15 +111,47 @@ impl Drop for Sysctl {
     }
 }
 
-/// Swap thrash: hogs that together use more than available memory, for some seconds.
+/// Hogs that together use more than available memory, for some seconds or until dropped.
+pub(crate) struct SwapThrash(Vec<Child>);
+
+impl SwapThrash {
+    pub(crate) fn start(hogs: u64, seconds: u32) -> Self {
+        assert!(meminfo_mib("SwapFree") >= 200, "the guest has no swap left");
+        let mib = (meminfo_mib("MemAvailable") + 60) / hogs;
+        let start = |_| hog(&["anon", &mib.to_string(), "loop", &seconds.to_string()]).spawn();
+        Self((0..hogs).map(start).map(|child| child.expect("hog")).collect())
+    }
+
+    /// Whether all hogs run. Panics if one was killed.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.iter_mut().all(|child| match child.try_wait().expect("wait") {
+            Some(status) => {
+                assert_enough_swap(status);
+                false
+            }
+            None => true,
+        })
+    }
+}
+
+fn assert_enough_swap(status: ExitStatus) {
+    assert!(status.success(), "a hog ended with {status}: swap should have been enough");
+}
+
+impl Drop for SwapThrash {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Swap thrash for some seconds.
 pub(crate) fn swap_thrash(hogs: u64, seconds: u32) {
-    assert!(meminfo_mib("SwapFree") >= 200, "the guest has no swap left");
-    let mib = (meminfo_mib("MemAvailable") + 60) / hogs;
-    let start = |_| hog(&["anon", &mib.to_string(), "loop", &seconds.to_string()]).spawn();
-    let all: Vec<_> = (0..hogs).map(start).collect();
-    for child in all {
-        let status = child.expect("hog").wait().expect("wait");
-        assert!(status.success(), "a hog ended with {status}: swap should have been enough");
+    let mut thrash = SwapThrash::start(hogs, seconds);
+    for child in &mut thrash.0 {
+        assert_enough_swap(child.wait().expect("wait"));
     }
 }
 

@@ -6,7 +6,7 @@ use sensor_tests::support::daemon::Daemon;
 
 use super::{
     enter, note,
-    pressure::{SlowSwap, swap_thrash},
+    pressure::{SlowSwap, SwapThrash},
 };
 
 /// Timeout of the recovery: longer than any window, on an emulated guest.
@@ -20,30 +20,25 @@ fn a_thrashing_host_is_overloaded_and_recovers() {
     // The kernel's averages still contain earlier tests.
     wait_until_ready(&daemon);
     let slow = SlowSwap::new();
-    std::thread::scope(|scope| {
-        let thrash = scope.spawn(|| swap_thrash(2, 30));
-        let started = Instant::now();
-        let (mut overloaded, mut explanation) = (None, String::new());
-        while !thrash.is_finished() {
-            if daemon.agent_check("").is_ok_and(|line| line == "up 0%\n") {
-                overloaded = Some(started.elapsed());
-                break;
-            }
-            if started.elapsed() > Duration::from_secs(20) && explanation.is_empty() {
-                explanation = daemon.ask(&["explain"]).expect("explain").0;
-            }
-            std::thread::sleep(Duration::from_millis(100));
+    let mut thrash = SwapThrash::start(2, 30);
+    let started = Instant::now();
+    let (mut overloaded, mut explanation) = (None, String::new());
+    while thrash.is_running() {
+        if daemon.agent_check("").is_ok_and(|line| line == "up 0%\n") {
+            overloaded = Some(started.elapsed());
+            break;
         }
-        let overloaded = overloaded.unwrap_or_else(|| panic!("never overloaded: {explanation}"));
-        let response = daemon.get("/readyz", "").expect("readyz");
-        let (explanation, _) = daemon.ask(&["explain"]).expect("explain");
-        assert!(response.status == 503, "{explanation}");
-        note(&format!(
-            "overloaded after {:.1} s: {}",
-            overloaded.as_secs_f64(),
-            response.body.trim()
-        ));
-    });
+        if started.elapsed() > Duration::from_secs(20) && explanation.is_empty() {
+            explanation = daemon.ask(&["explain"]).expect("explain").0;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let overloaded = overloaded.unwrap_or_else(|| panic!("never overloaded: {explanation}"));
+    let response = daemon.get("/readyz", "").expect("readyz");
+    let (explanation, _) = daemon.ask(&["explain"]).expect("explain");
+    assert!(response.status == 503, "{explanation}");
+    note(&format!("overloaded after {:.1} s: {}", overloaded.as_secs_f64(), response.body.trim()));
+    drop(thrash);
     drop(slow);
     note(&format!("ready again after {:.1} s of calm", wait_until_ready(&daemon).as_secs_f64()));
 }
