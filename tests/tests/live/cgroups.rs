@@ -153,7 +153,11 @@ fn a_cgroup_without_an_event_is_found_by_a_walk() {
             by_cgroup(daemon, "memsensor_cgroup_memory_bytes").contains_key(&long.path())
         });
         crate::wait_until("top shows it", || {
-            daemon.ask(&["top", "--once", "--json"]).expect("top").0.contains(&long.path())
+            daemon
+                .ask(&["top", "--once", "--json", "-n", "500"])
+                .expect("top")
+                .0
+                .contains(&long.path())
         });
     }
     child.kill().expect("kill");

@@ -215,7 +215,11 @@ fn hidden_processes_are_reported_all_the_same() {
     let scope = Scope::new("hidden", 64 * MIB).expect("scope");
     let mut other = hog(&scope, &["anon", "16", "hold"]).spawn().expect("hog");
     wait_until("top shows it", || {
-        daemon.ask(&["top", "--once", "--json"]).expect("top").0.contains(&scope.path())
+        daemon
+            .ask(&["top", "--once", "--json", "-n", "500"])
+            .expect("top")
+            .0
+            .contains(&scope.path())
     });
     let pid = killed(&scope, &["anon", "128"]);
     assert!(!kill_of(&daemon, pid).report.expect("a report").cgroups.is_empty());
@@ -250,6 +254,6 @@ fn a_time_namespace_changes_no_time() {
             assert!(more < 3600.0, "{series}: {more} s");
         }
     }
-    let usage = daemon.ask(&["top", "--once", "--json"]).expect("top").0;
+    let usage = daemon.ask(&["top", "--once", "--json", "-n", "500"]).expect("top").0;
     assert!(usage.contains(&load.scope.path()), "{usage}");
 }
