@@ -7,5 +7,5 @@ use super::datadog::pytest;
 
 #[test]
 fn snippets_for_other_agents_keep_a_bounded_set_of_series() {
-    pytest("scrape", &Daemon::start("").expect("daemon"), &[]);
+    pytest("scrape", &["tests"], &Daemon::start("").expect("daemon"), &[]);
 }
