@@ -93,6 +93,7 @@ const CRATES: [Crate; 5] = [
                 "lab/syscalls",
                 "lab/thrash",
             ],
+            &["lab/score"],
             &["support"],
         ],
         only: &[],

@@ -18,8 +18,8 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 use tasks::{
-    bench, build, ci, dashboards, dist, faults, fleet, fuzz, replay, run, scenarios, setup, soak,
-    systemd, test, thrash,
+    bench, build, ci, dashboards, dist, faults, fleet, fuzz, replay, rivals, run, scenarios, setup,
+    soak, systemd, test, thrash,
 };
 
 /// Developer tasks of the memsensor repository
@@ -42,6 +42,7 @@ enum Task {
     Ci,
     Bench(bench::Args),
     Replay(replay::Args),
+    Rivals(rivals::Args),
     Scenarios(scenarios::Args),
     Thrash(thrash::Args),
     Soak(soak::Args),
@@ -74,6 +75,7 @@ fn dispatch(task: Task) -> Result<ExitCode> {
         Task::Ci => ci::run(),
         Task::Bench(args) => bench::run(&args).map(success),
         Task::Replay(args) => replay::run(&args).map(success),
+        Task::Rivals(args) => rivals::run(&args).map(success),
         Task::Scenarios(args) => scenarios::run(&args).map(success),
         Task::Thrash(args) => thrash::run(&args).map(success),
         Task::Soak(args) => soak::run(&args).map(success),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use sensor_tests::lab::replay::{
-    CheckMode, SwapSpeed, Variant, report,
+    Policy, SwapSpeed, Variant, report,
     run::{self, ReplayConfig},
 };
 
@@ -25,7 +25,7 @@ fn run() -> Result<()> {
         let value = args.next().context(USAGE)?;
         match option.as_str() {
             "--swap" => swaps.push(find(SwapSpeed::ALL, SwapSpeed::name, &value)?),
-            "--check" => modes.push(find(CheckMode::ALL, CheckMode::name, &value)?),
+            "--check" => modes.push(find(Policy::PARTS, Policy::name, &value)?),
             "--variant" => variants.push(find(Variant::ALL, Variant::name, &value)?),
             "--rounds" => rounds = value.parse().ok().filter(|n| *n > 0).context(USAGE)?,
             _ => bail!(USAGE),
@@ -49,31 +49,29 @@ fn find<T: Copy>(all: &[T], name: impl Fn(T) -> &'static str, value: &str) -> Re
     all.iter().copied().find(|x| name(*x) == value).context(USAGE)
 }
 
-/// The selected runs. By default the leak with every swap speed and check mode, and with memsensor
+/// The selected runs. By default the leak with every swap speed and policy, and with memsensor
 /// the fleet leak and the freeze.
-fn configs(swaps: &[SwapSpeed], modes: &[CheckMode], variants: &[Variant]) -> Vec<ReplayConfig> {
+fn configs(swaps: &[SwapSpeed], modes: &[Policy], variants: &[Variant]) -> Vec<ReplayConfig> {
     let mut configs = Vec::new();
     for variant in if variants.is_empty() { Variant::ALL } else { variants } {
         let own_swaps = match variant {
             _ if !swaps.is_empty() => swaps,
             Variant::Leak => SwapSpeed::ALL,
             Variant::Fleet => &[SwapSpeed::Slow],
-            Variant::Freeze => &[SwapSpeed::None],
+            Variant::Freeze | Variant::Loads(_) => &[SwapSpeed::None],
         };
         for swap_speed in own_swaps {
             let own_modes = match variant {
                 _ if !modes.is_empty() => modes,
                 // Counting open requests only matters where hosts are slow but respond.
                 Variant::Leak if *swap_speed != SwapSpeed::Slow => {
-                    &[CheckMode::Unchecked, CheckMode::Check, CheckMode::Memsensor]
+                    &[Policy::Unchecked, Policy::Check, Policy::Memsensor]
                 }
-                Variant::Leak => CheckMode::ALL,
-                Variant::Fleet | Variant::Freeze => &[CheckMode::Memsensor],
+                Variant::Leak => Policy::PARTS,
+                _ => &[Policy::Memsensor],
             };
             configs.extend(
-                own_modes
-                    .iter()
-                    .map(|check_mode| ReplayConfig::new(*check_mode, *swap_speed, *variant)),
+                own_modes.iter().map(|policy| ReplayConfig::new(*policy, *swap_speed, *variant)),
             );
         }
     }

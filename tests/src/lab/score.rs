@@ -46,10 +46,8 @@ pub struct Score {
 impl Score {
     /// Of these seconds.
     pub fn of(seconds: impl IntoIterator<Item = Second>) -> Self {
-        let one = |s: Second| Self {
-            lost: s.lost,
-            withheld: if s.needed { 0.0 } else { s.withheld },
-        };
+        let one =
+            |s: Second| Self { lost: s.lost, withheld: if s.needed { 0.0 } else { s.withheld } };
         seconds.into_iter().map(one).sum()
     }
 

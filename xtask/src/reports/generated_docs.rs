@@ -160,6 +160,7 @@ mod tests {
             "vm",
             "scenarios",
             "replay",
+            "rivals",
             "thrash",
             "thrash-guest",
             "soak",

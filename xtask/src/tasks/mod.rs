@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod measurement;
 mod planted;
 pub(crate) mod replay;
+pub(crate) mod rivals;
 pub(crate) mod run;
 pub(crate) mod scenarios;
 pub(crate) mod setup;

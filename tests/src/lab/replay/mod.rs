@@ -6,33 +6,31 @@
 //!
 //! * [`net`]: the namespaces and their links.
 //! * [`web`]: a host: nginx, the application, the agent, memsensor.
-//! * [`balancer`]: `HAProxy` with the shipped configuration.
+//! * [`policy`]: the balancers' policies, as data.
+//! * [`balancer`], [`envoy`]: a running `HAProxy` or Envoy.
+//! * [`cause`]: what goes wrong on a host, as data.
 //! * [`traffic`]: user requests at a fixed rate.
 //! * [`watch`]: samples of PSI, of memsensor and of `HAProxy`.
 //! * [`run`]: the sequence of a run.
 //! * [`reaction`], [`report`]: reaction times, and tables; pure.
+//! * [`outcome`], [`rivals`]: policies compared by the score of [`super::score`]; pure.
 
 pub mod balancer;
+pub mod cause;
+mod envoy;
 pub mod net;
+pub mod outcome;
+pub mod policy;
 pub mod reaction;
 pub mod report;
+pub mod rivals;
 pub mod run;
 pub mod traffic;
 pub mod watch;
 pub mod web;
 
-/// How the balancer decides where requests go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CheckMode {
-    /// HAProxy without a check, round robin.
-    Unchecked,
-    /// HAProxy's plain HTTP check of the web server, round robin.
-    Check,
-    /// The shipped configuration without memsensor: the HTTP check, and fewest open requests.
-    NoSensor,
-    /// The shipped configuration: memsensor and the HTTP check.
-    Memsensor,
-}
+use cause::Loads;
+pub use policy::Policy;
 
 /// The swap device, if any.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +52,8 @@ pub enum Variant {
     Fleet,
     /// All processes of web-01 are stopped for a while, including memsensor.
     Freeze,
+    /// Other programs run on web-01.
+    Loads(&'static Loads),
 }
 
 macro_rules! words {
@@ -70,14 +70,22 @@ macro_rules! words {
     };
 }
 
-words!(
-    CheckMode: Unchecked "unchecked",
-    Check "check",
-    NoSensor "no-sensor",
-    Memsensor "memsensor"
-);
 words!(SwapSpeed: None "none", Fast "fast", Slow "slow");
-words!(Variant: Leak "leak", Fleet "fleet", Freeze "freeze");
+
+impl Variant {
+    /// The incidents of `cargo xtask replay`.
+    pub const ALL: &[Self] = &[Self::Leak, Self::Fleet, Self::Freeze];
+
+    /// Its name on the command line and in tables.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Leak => "leak",
+            Self::Fleet => "fleet",
+            Self::Freeze => "freeze",
+            Self::Loads(loads) => loads.name,
+        }
+    }
+}
 
 /// Rates, durations and sizes of a run.
 pub mod scale {
@@ -99,6 +107,12 @@ pub mod scale {
     pub const RECOVERY: Duration = Duration::from_secs(110);
     /// Duration of the last phase where no weights are reported.
     pub const AFTER: Duration = Duration::from_secs(15);
+    /// Duration of the calm phase where policies are compared.
+    pub const RIVALS_CALM: Duration = Duration::from_secs(4);
+    /// Duration of the last phase there.
+    pub const RIVALS_AFTER: Duration = Duration::from_secs(10);
+    /// Requests per second straight to each host, beside those of the users.
+    pub const PROBE_RATE: u32 = 10;
     /// Memory limit of a host.
     pub const LIMIT: u64 = 160 * MIB;
     /// The application's working set in memory, in MiB.

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{
-    CheckMode, Variant,
+    Policy, Variant,
     reaction::{Reaction, STEPS, reaches, weight},
     run::{ReplayConfig, ReplayRun},
     traffic::Request,
@@ -89,9 +89,8 @@ pub fn p99_doubled_at(run: &ReplayRun) -> Option<Duration> {
 /// The events of a run and the statistics of its phases.
 pub fn timeline(run: &ReplayRun) -> String {
     let mut out = String::new();
-    let ReplayConfig { check_mode, swap_speed, variant, .. } = run.config;
-    let _ =
-        writeln!(out, "{} / swap {} / {}", variant.name(), swap_speed.name(), check_mode.name());
+    let ReplayConfig { policy, swap_speed, variant, .. } = run.config;
+    let _ = writeln!(out, "{} / swap {} / {}", variant.name(), swap_speed.name(), policy.name());
     for (at, event) in timeline_events(run) {
         let _ = writeln!(out, "  {:7.2} s  {event}", at.as_secs_f64());
     }
@@ -122,6 +121,7 @@ fn timeline_events(run: &ReplayRun) -> Vec<(Duration, String)> {
         Variant::Leak => ("agent installed on web-01", "agent removed"),
         Variant::Fleet => ("agent installed on both hosts", "agents removed"),
         Variant::Freeze => ("web-01 frozen", "web-01 continued"),
+        Variant::Loads(_) => ("load on web-01", "load ended"),
     };
     let mut all = vec![(run.fault_at, begins.to_owned()), (run.cleared_at, ends.to_owned())];
     all.extend(run.stall().map(|at| (at, "first stall on web-01".to_owned())));
@@ -154,7 +154,7 @@ fn timeline_events(run: &ReplayRun) -> Vec<(Duration, String)> {
             (*at, (kind(Some(weight)), s.status.as_str()), s.weight)
         });
         all.extend(changes(servers).map(|(at, (_, status), weight)| {
-            (at, format!("HAProxy on {name}: {status}, weight {weight}"))
+            (at, format!("balancer on {name}: {status}, weight {weight}"))
         }));
     }
     if run.restarts > 0 {
@@ -193,12 +193,12 @@ fn row(runs: &[&ReplayRun]) -> String {
     let since_fault = of(&|n: &ReplayRun| (n.fault_at, n.end));
     let removed: Vec<_> = runs.iter().filter_map(|n| removed_after(n)).collect();
     let removed = if removed.len() < runs.len() { "never".into() } else { seconds(&removed) };
-    let ReplayConfig { variant, swap_speed, check_mode, .. } = runs[0].config;
+    let ReplayConfig { variant, swap_speed, policy, .. } = runs[0].config;
     format!(
         "| {}, {} | {} | {} of {} | {} | {} | {} | {} | {:.0} % | {removed} |",
         variant.name(),
         swap_speed.name(),
-        check_mode.name(),
+        policy.name(),
         all.failed,
         all.count,
         ms(calm.p99),
@@ -247,7 +247,7 @@ pub fn tables(runs: &[ReplayRun]) -> String {
         let _ = writeln!(out, "{}", row(&of(config)));
     }
     let with_memsensor =
-        |p: &&ReplayConfig| p.check_mode == CheckMode::Memsensor && p.variant != Variant::Freeze;
+        |p: &&ReplayConfig| p.policy == Policy::Memsensor && p.variant != Variant::Freeze;
     if configs.iter().any(|p| with_memsensor(&p)) {
         out += "\n| from web-01's first stall to | fault, swap | runs | min / median / max |\n\
                 |---|---|---:|---:|\n";

@@ -10,20 +10,21 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    CheckMode, SwapSpeed, Variant,
+    Policy, SwapSpeed, Variant,
     balancer::Balancer,
+    cause::Cause,
     net, reaction, scale,
     traffic::{self, Request},
     watch::{Observed, Watch},
     web::Web,
 };
-use crate::support::{scope::Scope, swap::Swap, undo::Undo};
+use crate::support::{open_loop::Traffic, scope::Scope, swap::Swap, undo::Undo};
 
 /// What a run does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplayConfig {
     /// How requests are routed.
-    pub check_mode: CheckMode,
+    pub policy: Policy,
     /// The swap device.
     pub swap_speed: SwapSpeed,
     /// The injected fault.
@@ -32,27 +33,52 @@ pub struct ReplayConfig {
     pub calm: Duration,
     /// Time from the first stall until the fault is cleared.
     pub thrash: Duration,
-    /// Whether to end as soon as web-01 gets traffic again, before its full weight.
-    pub short: bool,
+    /// The end of the last phase.
+    pub end: End,
+    /// Whether both hosts get requests that do not pass the balancer.
+    pub probes: bool,
+}
+
+/// When a run ends after its fault was cleared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// When both hosts have their full weight.
+    FullWeight,
+    /// When both hosts get traffic.
+    AnyWeight,
+    /// After a fixed time.
+    After(Duration),
 }
 
 impl ReplayConfig {
     /// A run of full length.
-    pub fn new(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
+    pub fn new(policy: Policy, swap_speed: SwapSpeed, variant: Variant) -> Self {
         Self {
-            check_mode,
+            policy,
             swap_speed,
             variant,
             calm: scale::CALM,
             thrash: scale::THRASH,
-            short: false,
+            end: End::FullWeight,
+            probes: false,
         }
     }
 
     /// A run of less than a minute.
-    pub fn short(check_mode: CheckMode, swap_speed: SwapSpeed, variant: Variant) -> Self {
+    pub fn short(policy: Policy, swap_speed: SwapSpeed, variant: Variant) -> Self {
         let (calm, thrash) = (Duration::from_secs(5), Duration::from_secs(8));
-        Self { calm, thrash, short: true, ..Self::new(check_mode, swap_speed, variant) }
+        Self { calm, thrash, end: End::AnyWeight, ..Self::new(policy, swap_speed, variant) }
+    }
+
+    /// A run that compares policies: of the same length with each.
+    pub fn rival(policy: Policy, cause: &Cause) -> Self {
+        Self {
+            calm: scale::RIVALS_CALM,
+            thrash: Duration::from_secs(cause.seconds),
+            end: End::After(scale::RIVALS_AFTER),
+            probes: true,
+            ..Self::new(policy, cause.swap_speed, cause.variant)
+        }
     }
 }
 
@@ -67,8 +93,10 @@ pub struct ReplayRun {
     pub cleared_at: Duration,
     /// When the last request was due.
     pub end: Duration,
-    /// All requests.
+    /// All requests of the users.
     pub requests: Vec<Request>,
+    /// Requests straight to each host, if there were any.
+    pub probes: [Vec<Request>; 2],
     /// Samples of the hosts.
     pub observed: [Observed; 2],
     /// How often the agents were restarted.
@@ -122,27 +150,29 @@ impl Testbed {
                 SwapSpeed::Fast => {}
                 SwapSpeed::Slow => swap.slow(&mut scope, scale::SLOW_DISK_READS)?,
             }
-            webs.push(Web::start(
-                scope,
-                net,
-                number,
-                &dir.path,
-                config.check_mode == CheckMode::Memsensor,
-            )?);
+            webs.push(Web::start(scope, net, number, &dir.path, config.policy.spec().sensor)?);
         }
-        let webs = <[Web; 2]>::try_from(webs).ok().context("two hosts")?;
-        let balancer = Balancer::start(config.check_mode, &dir.path)?;
+        let mut webs = <[Web; 2]>::try_from(webs).ok().context("two hosts")?;
+        if let Variant::Loads(loads) = config.variant {
+            let tmpfs = PathBuf::from(format!("/dev/shm/memsensor-replay-{}", std::process::id()));
+            dir.undo.later(r#"rm -rf "$1""#, &[&tmpfs])?;
+            webs[0].prepare_loads(loads, tmpfs)?;
+        }
+        let balancer = Balancer::start(config.policy, &dir.path)?;
         Ok(Self { config, balancer, webs, _dir: dir, _swap: swap })
     }
 
     fn run(mut self) -> Result<ReplayRun> {
         let start = Instant::now();
         let groups = [self.webs[0].scope().unified(), self.webs[1].scope().unified()];
-        let with_memsensor = self.config.check_mode == CheckMode::Memsensor;
+        let with_memsensor = self.config.policy.spec().sensor;
         let sensors = with_memsensor.then(|| [self.webs[0].port(9818), self.webs[1].port(9818)]);
-        let watch = Watch::start(start, groups, sensors, self.balancer.socket())?;
+        let watch = Watch::start(start, groups, sensors, self.balancer.source())?;
         let www: SocketAddr = (IpAddr::from(net::BALANCER), 80).into();
-        let traffic = traffic::begin(www, start)?;
+        let traffic = traffic::begin(www, scale::RATE, start)?;
+        let probes = self.config.probes.then_some(&self.webs).into_iter().flatten();
+        let probes = probes.map(|web| traffic::begin(web.port(8080), scale::PROBE_RATE, start));
+        let probes: Vec<_> = probes.collect::<Result<_>>()?;
 
         std::thread::sleep(self.config.calm);
         let fault_at = start.elapsed();
@@ -154,6 +184,8 @@ impl Testbed {
         let end = start.elapsed();
 
         let requests = traffic.finish();
+        let mut probes = probes.into_iter().map(Traffic::finish);
+        let probes = [(); 2].map(|()| probes.next().unwrap_or_default());
         let observed = watch.finish();
         let mut ended_servers = Vec::new();
         for web in &mut self.webs {
@@ -168,6 +200,7 @@ impl Testbed {
             cleared_at,
             end,
             requests,
+            probes,
             observed,
             restarts,
             ended_servers,
@@ -184,13 +217,14 @@ impl Testbed {
             Variant::Leak => self.webs[0].install_agent(agent),
             Variant::Fleet => self.webs.iter_mut().try_for_each(|web| web.install_agent(agent)),
             Variant::Freeze => self.webs[0].freeze(true),
+            Variant::Loads(loads) => self.webs[0].start_loads(loads),
         }
     }
 
     fn hold_fault(&self, watch: &Watch, start: Instant, fault_at: Duration) {
         let stalls =
             || watch.so_far(|hosts| reaction::first_stall(&hosts[0].some_us, fault_at).is_some());
-        if self.config.variant != Variant::Freeze {
+        if matches!(self.config.variant, Variant::Leak | Variant::Fleet) {
             while !stalls() && start.elapsed() < fault_at + scale::LEAK {
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -202,18 +236,19 @@ impl Testbed {
         if self.config.variant == Variant::Freeze {
             self.webs[0].freeze(false)?;
         }
+        self.webs[0].stop_loads();
         Ok(self.webs.iter_mut().map(Web::remove_agent).sum())
     }
 
-    /// Waits until both hosts have their weights back, and three seconds more.
+    /// Waits for the end of the run; for weights three seconds more.
     fn wait_for_recovery(&self, watch: &Watch) {
         let begun = Instant::now();
-        let least = Duration::from_secs(if self.config.short { 1 } else { 5 });
-        if self.config.check_mode != CheckMode::Memsensor {
-            std::thread::sleep(scale::AFTER);
-            return;
-        }
-        let enough = if self.config.short { 1 } else { 100 };
+        let (enough, least) = match self.config.end {
+            End::After(time) => return std::thread::sleep(time),
+            _ if !self.config.policy.spec().sensor => return std::thread::sleep(scale::AFTER),
+            End::FullWeight => (100, Duration::from_secs(5)),
+            End::AnyWeight => (1, Duration::from_secs(1)),
+        };
         let back = |hosts: &[Observed; 2]| {
             hosts.iter().all(|host| {
                 host.servers.last().is_some_and(|(_, s)| s.serves() && s.weight >= enough)

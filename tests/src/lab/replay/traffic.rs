@@ -4,15 +4,15 @@ use std::{net::SocketAddr, time::Instant};
 
 use anyhow::Result;
 
-use super::scale::{PATIENCE, RATE};
+use super::scale::PATIENCE;
 use crate::support::open_loop;
 
 /// A request with the host that served it (0 is web-01) or its error.
 pub type Request = open_loop::Request<u8>;
 
-/// Starts the requests at `start`, from this thread's network namespace.
-pub fn begin(address: SocketAddr, start: Instant) -> Result<open_loop::Traffic<u8>> {
-    open_loop::Traffic::start(RATE, PATIENCE, start, move |end| request(address, end))
+/// Starts so many requests per second at `start`, from this thread's network namespace.
+pub fn begin(address: SocketAddr, rate: u32, start: Instant) -> Result<open_loop::Traffic<u8>> {
+    open_loop::Traffic::start(rate, PATIENCE, start, move |end| request(address, end))
 }
 
 /// One request, with a deadline.

@@ -1,11 +1,11 @@
 //! Samples a run from outside: PSI of both cgroups every 10 ms, and the verdicts of memsensor and
-//! the weights of HAProxy for both hosts every 20 ms. Stores changes with their times.
+//! the weights of the balancer for both hosts every 20 ms. Stores changes with their times.
 
 use std::{
     fs::File,
     net::SocketAddr,
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    balancer::{self, Server},
+    balancer::{Server, Source},
     web,
 };
 
@@ -32,7 +32,7 @@ pub struct Observed {
     pub io_full_us: Vec<(Duration, u64)>,
     /// Agent-check lines of memsensor, at each change.
     pub verdicts: Vec<(Duration, String)>,
-    /// Server state in HAProxy, at each change.
+    /// Server state in the balancer, at each change.
     pub servers: Vec<(Duration, Server)>,
 }
 
@@ -49,12 +49,12 @@ pub struct Watch {
 
 impl Watch {
     /// Starts sampling in this thread's network namespace: these cgroups, memsensor at these
-    /// addresses (if it runs), and the HAProxy of this socket.
+    /// addresses (if it runs), and the balancer.
     pub fn start(
         start: Instant,
         groups: [&Path; 2],
         sensors: Option<[SocketAddr; 2]>,
-        haproxy: PathBuf,
+        balancer: Source,
     ) -> Result<Self> {
         let mut watch =
             Self { stop: Arc::default(), observed: Arc::default(), threads: Vec::new() };
@@ -82,7 +82,7 @@ impl Watch {
             });
         }
         watch.every(start, QUERY_EVERY, move |_, observed| {
-            let Ok(servers) = balancer::read_servers(&haproxy) else { return };
+            let Ok(servers) = balancer.servers() else { return };
             for (observed, server) in lock(observed).iter_mut().zip(servers) {
                 push_change(&mut observed.servers, start.elapsed(), server);
             }

@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
+    cause::Loads,
     net::{self, Net},
     scale,
 };
@@ -38,6 +39,8 @@ pub struct Web {
     /// nginx and the application.
     servers: Vec<Child>,
     agent: Option<Agent>,
+    loads: Vec<Child>,
+    tmpfs: Option<PathBuf>,
 }
 
 /// The agent, restarted when it is killed, as systemd would.
@@ -63,8 +66,17 @@ impl Web {
         // Not in the page cache yet: the cgroup that reads it first is charged for it.
         swap::cold(&file, scale::FILE)?;
         let scope = Arc::new(scope);
-        let mut web =
-            Self { scope, net, number, dir, sensor: None, servers: Vec::new(), agent: None };
+        let mut web = Self {
+            scope,
+            net,
+            number,
+            dir,
+            sensor: None,
+            servers: Vec::new(),
+            agent: None,
+            loads: Vec::new(),
+            tmpfs: None,
+        };
         let sample_app = program("sample-app")?;
         let words = ["127.0.0.1:9000", &web.name(), &scale::WORKING_SET.to_string()];
         let mut sample_app = web.command(&sample_app);
@@ -218,6 +230,47 @@ impl Web {
         agent.starts.load(Ordering::Relaxed).saturating_sub(1)
     }
 
+    /// Makes the files of loads, outside the page cache, and a directory on a tmpfs.
+    pub fn prepare_loads(&mut self, loads: &Loads, tmpfs: PathBuf) -> Result<()> {
+        for (name, mib) in loads.files {
+            swap::cold(&self.dir.join(name), *mib)?;
+        }
+        fs::create_dir(&tmpfs).with_context(|| format!("mkdir {}", tmpfs.display()))?;
+        self.tmpfs = Some(tmpfs);
+        Ok(())
+    }
+
+    /// Starts loads of the scenarios in the host's cgroup.
+    pub fn start_loads(&mut self, loads: &Loads) -> Result<()> {
+        let tmpfs = self.tmpfs.clone().context("the loads are not prepared")?;
+        for words in loads.commands {
+            let mut command = self.scope.command(program("scenarios")?);
+            command.arg("load");
+            for word in *words {
+                match word.strip_prefix('@') {
+                    Some(file) => command.arg(self.dir.join(file)),
+                    None if *word == "%" => command.arg(&tmpfs),
+                    None => command.arg(word),
+                };
+            }
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            self.loads.push(command.spawn().with_context(|| format!("start {words:?}"))?);
+        }
+        Ok(())
+    }
+
+    /// Ends them, and frees the memory of their files on the tmpfs.
+    pub fn stop_loads(&mut self) {
+        for load in &mut self.loads {
+            let _ = load.kill();
+            let _ = load.wait();
+        }
+        self.loads.clear();
+        if let Some(tmpfs) = self.tmpfs.take() {
+            let _ = fs::remove_dir_all(tmpfs);
+        }
+    }
+
     /// Stops all processes of the host with SIGSTOP, or continues them.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
@@ -243,6 +296,7 @@ impl Web {
 impl Drop for Web {
     fn drop(&mut self) {
         self.remove_agent();
+        self.stop_loads();
         for child in self.sensor.iter_mut().chain(&mut self.servers) {
             let _ = child.kill();
             let _ = child.wait();

@@ -2,7 +2,7 @@
 //! user request fails.
 
 use sensor_tests::lab::replay::{
-    CheckMode, SwapSpeed, Variant,
+    Policy, SwapSpeed, Variant,
     balancer::Server,
     reaction::Reaction,
     report::timeline,
@@ -11,7 +11,7 @@ use sensor_tests::lab::replay::{
 
 #[test]
 fn users_do_not_meet_a_host_that_thrashes() {
-    let config = ReplayConfig::short(CheckMode::Memsensor, SwapSpeed::Fast, Variant::Leak);
+    let config = ReplayConfig::short(Policy::Memsensor, SwapSpeed::Fast, Variant::Leak);
     let run = replay(config).expect("a run");
     let events = timeline(&run);
     let failed = run.requests.iter().filter(|r| r.outcome.is_err()).count();
