@@ -93,7 +93,6 @@ const CRATES: [Crate; 5] = [
                 "lab/syscalls",
                 "lab/thrash",
             ],
-            &["lab/score"],
             &["support"],
         ],
         only: &[],

@@ -9,6 +9,7 @@
 //! * [`counts`]: independent counts from vmstat and the kernel's trace.
 //! * [`failing_calls`], [`failing_map`]: system calls of a process that fail, and one of its BPF maps.
 //! * [`open_loop`]: requests at a fixed rate.
+//! * [`score`]: what a policy costs users and owners of servers; pure.
 //! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
 //! * [`units`]: what systemd says about the units.
 //! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
@@ -27,6 +28,7 @@ pub mod prometheus;
 pub mod promql;
 pub mod repository;
 pub mod scope;
+pub mod score;
 pub mod swap;
 pub mod undo;
 pub mod units;

@@ -1,17 +1,6 @@
 //! What goes wrong on web-01, as data. The loads are those of the scenarios (`scenarios load`).
 
-use super::{SwapSpeed, Variant};
-
-/// Programs that run beside the service, in the cgroup of web-01.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Loads {
-    /// A name.
-    pub name: &'static str,
-    /// Files on disk that are not in the page cache: names and MiB.
-    pub files: &'static [(&'static str, u64)],
-    /// Words of each load: `@NAME` is one of the files, `%` a tmpfs.
-    pub commands: &'static [&'static [&'static str]],
-}
+use super::{Loads, SwapSpeed, Variant};
 
 /// A cause, with the swap device of the hosts.
 #[derive(Debug, Clone, Copy)]

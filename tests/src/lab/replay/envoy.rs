@@ -1,20 +1,17 @@
 //! Envoy as the balancer of a replay: its command, and what its admin interface reports.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    balancer::{Server, with_this_process},
-    net,
-};
+use super::{net, server::Server};
 
 /// The admin interface, in the balancer's namespace.
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -23,8 +20,8 @@ const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHO
 /// half 1.4 times its share). With HAProxy's weights that is 43 beside 100.
 const DEGRADED: u32 = 43;
 
-/// A command that runs it with this configuration and the admin interface.
-pub(super) fn command(text: &str, dir: &Path) -> Result<Command> {
+/// A command, as words, that runs it with this configuration and the admin interface.
+pub(super) fn command(text: &str, dir: &Path) -> Result<Vec<OsString>> {
     let admin = format!(
         "admin: {{address: {{socket_address: {{address: {}, port_value: {}}}}}}}\n",
         ADMIN.ip(),
@@ -34,9 +31,11 @@ pub(super) fn command(text: &str, dir: &Path) -> Result<Command> {
     fs::write(&file, admin + text).with_context(|| format!("write {}", file.display()))?;
     let installed = std::env::var_os("MEMSENSOR_TOOLS").map(|dir| PathBuf::from(dir).join("envoy"));
     let program = installed.filter(|path| path.exists()).unwrap_or_else(|| "envoy".into());
-    let mut command = with_this_process(program);
-    command.args(["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"]).arg(file);
-    Ok(command)
+    let mut words = vec![program.into_os_string()];
+    let options = ["--disable-hot-restart", "--concurrency", "1", "-l", "warn", "-c"];
+    words.extend(options.map(OsString::from));
+    words.push(file.into());
+    Ok(words)
 }
 
 /// Both servers as they are now.

@@ -7,17 +7,18 @@
 //! * [`net`]: the namespaces and their links.
 //! * [`web`]: a host: nginx, the application, the agent, memsensor.
 //! * [`policy`]: the balancers' policies, as data.
-//! * [`balancer`], [`envoy`]: a running `HAProxy` or Envoy.
+//! * [`balancer`], `haproxy`, `envoy`, [`server`]: a running balancer, and what it reports.
 //! * [`cause`]: what goes wrong on a host, as data.
 //! * [`traffic`]: user requests at a fixed rate.
 //! * [`watch`]: samples of PSI, of memsensor and of `HAProxy`.
 //! * [`run`]: the sequence of a run.
 //! * [`reaction`], [`report`]: reaction times, and tables; pure.
-//! * [`outcome`], [`rivals`]: policies compared by the score of [`super::score`]; pure.
+//! * [`outcome`], [`rivals`]: policies compared by the score of [`crate::support::score`]; pure.
 
 pub mod balancer;
 pub mod cause;
 mod envoy;
+mod haproxy;
 pub mod net;
 pub mod outcome;
 pub mod policy;
@@ -25,11 +26,11 @@ pub mod reaction;
 pub mod report;
 pub mod rivals;
 pub mod run;
+pub mod server;
 pub mod traffic;
 pub mod watch;
 pub mod web;
 
-use cause::Loads;
 pub use policy::Policy;
 
 /// The swap device, if any.
@@ -54,6 +55,17 @@ pub enum Variant {
     Freeze,
     /// Other programs run on web-01.
     Loads(&'static Loads),
+}
+
+/// Programs that run beside the service, in the cgroup of web-01.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Loads {
+    /// A name.
+    pub name: &'static str,
+    /// Files on disk that are not in the page cache: names and MiB.
+    pub files: &'static [(&'static str, u64)],
+    /// Words of each load: `@NAME` is one of the files, `%` a tmpfs.
+    pub commands: &'static [&'static [&'static str]],
 }
 
 macro_rules! words {

@@ -8,12 +8,12 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 use anyhow::{Context as _, Result, bail};
 
 use super::{
-    balancer::Server,
     report::{quantile, user_stats},
     run::ReplayRun,
+    server::Server,
     traffic::Request,
 };
-use crate::lab::score::{self, Score};
+use crate::support::score::{self, Score};
 
 /// The oracle withholds a host in a second in which so many of its probes are lost. With half of
 /// the traffic a fifth of a host's requests is a tenth of the users', and a tenth of a user-second

@@ -227,7 +227,7 @@ mod tests {
         assert_eq!(changed(Policy::Unchecked), [round_robin]);
         assert_eq!(changed(Policy::Check), [round_robin, CHECK_LINE]);
         assert_eq!(changed(Policy::NoSensor), [CHECK_LINE]);
-        assert_eq!(changed(Policy::LeastConn), ["    balance leastconn", CHECK_LINE]);
+        assert_eq!(changed(Policy::Random2), ["    balance random(2)", CHECK_LINE]);
         let lines = changed(Policy::Memsensor);
         assert!(lines.len() == 2 && lines[0].ends_with(r#"agent-send "web\n""#), "{lines:?}");
         let fallback =

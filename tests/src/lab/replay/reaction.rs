@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{balancer::Server, watch::Observed};
+use super::{server::Server, watch::Observed};
 
 /// Window in which the rise of PSI `some` is compared with the calm phase.
 const WINDOW: Duration = Duration::from_millis(100);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Policy, cause, outcome::Outcome, report::ms};
-use crate::lab::score::{self, EXCHANGE, Score};
+use crate::support::score::{self, EXCHANGE, Score};
 
 /// Scores that differ by at most so much count as equal: a tenth of a user-second.
 const EQUAL: f64 = 1.0;

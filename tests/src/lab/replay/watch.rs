@@ -16,10 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::{
-    balancer::{Server, Source},
-    web,
-};
+use super::{balancer::Source, server::Server, web};
 
 /// Samples of one host; times are since the start of the run.
 #[derive(Debug, Clone, Default)]

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
-    cause::Loads,
+    Loads,
     net::{self, Net},
     scale,
 };

@@ -3,10 +3,10 @@
 
 use sensor_tests::lab::replay::{
     Policy, SwapSpeed, Variant,
-    balancer::Server,
     reaction::Reaction,
     report::timeline,
     run::{ReplayConfig, replay},
+    server::Server,
 };
 
 #[test]

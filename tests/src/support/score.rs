@@ -143,8 +143,8 @@ mod tests {
             // The first of equal ones.
             (&[none, none], vec![(1..=100, 0)]),
             (&[none, eager], vec![(1..=20, 0), (21..=100, 1)]),
-            // Equal at 6: 6 and 6; then 35 against 20.5 at 35.
-            (&[none, eager, between], vec![(1..=6, 0), (7..=35, 2), (36..=100, 1)]),
+            // Equal at 6, and again at 35.
+            (&[none, eager, between], vec![(1..=6, 0), (7..=34, 2), (35..=100, 1)]),
         ] {
             assert_eq!(sweep(scores), ranges, "{scores:?}");
         }
