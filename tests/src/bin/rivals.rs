@@ -83,7 +83,25 @@ fn start() -> Result<()> {
     Ok(())
 }
 
+/// Measures; once more if the machine had other work.
 fn measure(cause: &Cause, policy: Policy, record: Option<&Path>) -> Result<Outcome> {
+    let first = measure_once(cause, policy)?;
+    let outcome = if first.is_disturbed() {
+        eprintln!("{}: the machine was disturbed; repeating", cause.name);
+        measure_once(cause, policy)?
+    } else {
+        first
+    };
+    if let Some(dir) = record {
+        std::fs::create_dir_all(dir).with_context(|| format!("mkdir {}", dir.display()))?;
+        let file = file(dir, cause, policy);
+        std::fs::write(&file, outcome.to_text())
+            .with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(outcome)
+}
+
+fn measure_once(cause: &Cause, policy: Policy) -> Result<Outcome> {
     let name = policy.name();
     let run = run::replay(ReplayConfig::rival(policy, cause))
         .with_context(|| format!("{} with {name}", cause.name))?;
@@ -98,12 +116,6 @@ fn measure(cause: &Cause, policy: Policy, record: Option<&Path>) -> Result<Outco
         score.withheld,
         outcome.needed()
     );
-    if let Some(dir) = record {
-        std::fs::create_dir_all(dir).with_context(|| format!("mkdir {}", dir.display()))?;
-        let file = file(dir, cause, policy);
-        std::fs::write(&file, outcome.to_text())
-            .with_context(|| format!("write {}", file.display()))?;
-    }
     Ok(outcome)
 }
 

@@ -20,6 +20,9 @@ use crate::support::score::{self, Score};
 /// costs as much as the host ([`score::EXCHANGE`]).
 const NEEDED: f64 = 0.2;
 
+/// An idle machine answers within 2 ms.
+const CALM_AT_MOST: Duration = Duration::from_millis(5);
+
 /// The first second of the calm phase does not count as calm: caches are still filled.
 const WARM_UP: Duration = Duration::from_secs(1);
 
@@ -43,6 +46,8 @@ pub struct Outcome {
     pub failed: usize,
     /// All of them.
     pub count: usize,
+    /// The 99th percentile of the calm phase, without its first second.
+    pub calm: Duration,
     /// The 99th percentile from the fault on; a failed request counts as the timeout.
     pub p99: Duration,
     /// All seconds.
@@ -66,6 +71,7 @@ impl Outcome {
             policy: run.config.policy.name().to_owned(),
             failed: run.requests.iter().filter(|r| r.outcome.is_err()).count(),
             count: run.requests.len(),
+            calm: calm_p99(&run.requests, run.fault_at),
             p99: stats.p99,
             slices: (0..withheld.len()).map(slice).collect(),
         }
@@ -83,6 +89,11 @@ impl Outcome {
         Score::of(hosts)
     }
 
+    /// Whether the machine had so much other work that calm was not calm.
+    pub fn is_disturbed(&self) -> bool {
+        self.calm > CALM_AT_MOST
+    }
+
     /// Seconds in which the oracle withholds some host.
     pub fn needed(&self) -> usize {
         self.slices.iter().filter(|slice| slice.hosts.iter().any(|host| host.1)).count()
@@ -96,8 +107,9 @@ impl Outcome {
 
     /// As text, a line for each second.
     pub fn to_text(&self) -> String {
-        let Self { cause, policy, failed, count, p99, slices } = self;
-        let mut out = format!("{cause} {policy} {failed} {count} {}\n", p99.as_micros());
+        let Self { cause, policy, failed, count, calm, p99, slices } = self;
+        let (calm_us, p99_us) = (calm.as_micros(), p99.as_micros());
+        let mut out = format!("{cause} {policy} {failed} {count} {calm_us} {p99_us}\n");
         for Slice { lost, hosts: [one, two] } in slices {
             let (first, second) = (u8::from(one.1), u8::from(two.1));
             let _ = writeln!(out, "{lost:.4} {:.4} {first} {:.4} {second}", one.0, two.0);
@@ -108,8 +120,8 @@ impl Outcome {
     /// From text.
     pub fn from_text(text: &str) -> Result<Self> {
         let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-        let Some(&[cause, policy, failed, count, p99_us]) = lines.next().as_deref() else {
-            bail!("the first line is not a cause, a policy and three numbers")
+        let Some(&[cause, policy, failed, count, calm_us, p99_us]) = lines.next().as_deref() else {
+            bail!("the first line is not a cause, a policy and four numbers")
         };
         let slice = |words: Vec<&str>| {
             let [lost, one, first, two, second] = words[..] else { bail!("not five: {words:?}") };
@@ -121,6 +133,7 @@ impl Outcome {
             policy: policy.to_owned(),
             failed: failed.parse()?,
             count: count.parse()?,
+            calm: Duration::from_micros(calm_us.parse()?),
             p99: Duration::from_micros(p99_us.parse()?),
             slices: lines.map(slice).collect::<Result<_>>()?,
         })
@@ -134,13 +147,17 @@ impl Outcome {
     }
 }
 
-/// For each second: the share of the requests due in it that failed or were slow; 0 without any.
-fn lost_shares(requests: &[Request], fault_at: Duration, seconds: u64) -> Vec<f64> {
+fn calm_p99(requests: &[Request], fault_at: Duration) -> Duration {
     let calm = requests.iter().filter(|r| r.at >= WARM_UP && r.at < fault_at);
     let mut calm: Vec<_> = calm.map(|r| r.took).collect();
     calm.sort_unstable();
+    quantile(&calm, 99)
+}
+
+/// For each second: the share of the requests due in it that failed or were slow; 0 without any.
+fn lost_shares(requests: &[Request], fault_at: Duration, seconds: u64) -> Vec<f64> {
     let floor = Duration::from_millis(score::CALM_FLOOR_MS);
-    let limit = score::SLOW_TIMES * quantile(&calm, 99).max(floor);
+    let limit = score::SLOW_TIMES * calm_p99(requests, fault_at).max(floor);
     let share = |second| {
         let (mut all, mut lost) = (0u32, 0u32);
         for request in requests.iter().filter(|r| r.at.as_secs() == second) {
@@ -258,6 +275,7 @@ mod tests {
             policy: "check".into(),
             failed: 3,
             count: 500,
+            calm: ms(1),
             p99: ms(12),
             slices: vec![
                 slice(0.5, (0.0, true), (0.0, false)),
@@ -269,7 +287,7 @@ mod tests {
         assert_eq!(outcome.needed(), 2);
         assert!((outcome.withheld_at_end() - 0.75).abs() < 1e-9);
         assert_eq!(Outcome::from_text(&outcome.to_text()).expect("parsed"), outcome);
-        for text in ["", "leak check 1 2", "leak check 1 2 3\n0.5 1 0 0"] {
+        for text in ["", "leak check 1 2", "leak check 1 2 3 4\n0.5 1 0 0"] {
             assert!(Outcome::from_text(text).is_err(), "{text}");
         }
     }

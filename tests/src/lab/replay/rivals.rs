@@ -47,8 +47,8 @@ fn is_best(score: Score, best: f64) -> bool {
 
 fn runs(outcomes: &[Outcome]) -> String {
     let mut out = String::from(
-        "| cause | policy | failed | p99, ms | user-seconds lost | server-seconds withheld | score \
-         | withheld at the end |\n|---|---|---:|---:|---:|---:|---:|---:|\n",
+        "| cause | policy | failed | p99 calm, ms | p99, ms | user-seconds lost | server-seconds withheld | score \
+         | withheld at the end |\n|---|---|---:|---:|---:|---:|---:|---:|---:|\n",
     );
     for cause in measured(outcomes) {
         let all = of_cause(outcomes, cause.name);
@@ -58,11 +58,12 @@ fn runs(outcomes: &[Outcome]) -> String {
             let mark = if is_best(score, best) { "**" } else { "" };
             let _ = writeln!(
                 out,
-                "| {} | {} | {} of {} | {} | {:.2} | {:.1} | {mark}{:.1}{mark} | {:.0} % |",
+                "| {} | {} | {} of {} | {} | {} | {:.2} | {:.1} | {mark}{:.1}{mark} | {:.0} % |",
                 outcome.cause,
                 outcome.policy,
                 outcome.failed,
                 outcome.count,
+                ms(outcome.calm),
                 ms(outcome.p99),
                 score.lost,
                 score.withheld,
@@ -140,6 +141,7 @@ mod tests {
             policy: policy.name().into(),
             failed: 1,
             count: 100,
+            calm: Duration::from_millis(1),
             p99: Duration::from_millis(20),
             slices: vec![Slice { lost, hosts: [(withheld, false), (0.0, false)] }],
         }
@@ -156,9 +158,9 @@ mod tests {
         ];
         let text = tables(&all);
         for line in [
-            "| leak-slow | memsensor | 1 of 100 | 20 | 0.05 | 0.5 | **1.0** | 50 % |",
-            "| leak-slow | check | 1 of 100 | 20 | 0.90 | 0.0 | 9.0 | 0 % |",
-            "| leak-slow | random2 | 1 of 100 | 20 | 0.10 | 0.0 | **1.0** | 0 % |",
+            "| leak-slow | memsensor | 1 of 100 | 1.0 | 20 | 0.05 | 0.5 | **1.0** | 50 % |",
+            "| leak-slow | check | 1 of 100 | 1.0 | 20 | 0.90 | 0.0 | 9.0 | 0 % |",
+            "| leak-slow | random2 | 1 of 100 | 1.0 | 20 | 0.10 | 0.0 | **1.0** | 0 % |",
             "| memsensor | 2 | 0.55 | 0.5 | 6.0 | 1 |",
             "| check | 2 | 1.10 | 0.0 | 11.0 | 1 |",
             "| freeze | 1 to 100: check |",
