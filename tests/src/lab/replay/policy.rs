@@ -100,7 +100,7 @@ const NO_READYZ: &[Edit] = &[
     ("                  health_check_config: {port_value: 9817}\n", ""),
 ];
 /// With two hosts a success rate is never 1.9 deviations below the mean, so the share of failures
-/// ejects instead. By default Envoy ejects at most a tenth of the hosts: of two, none.
+/// ejects instead.
 const OUTLIER: &[Edit] = &[
     (
         "        consecutive_5xx: 5\n",
@@ -108,8 +108,7 @@ const OUTLIER: &[Edit] = &[
          enforcing_consecutive_gateway_failure: 100\n        \
          failure_percentage_minimum_hosts: 2\n        \
          failure_percentage_request_volume: 20\n        failure_percentage_threshold: 20\n        \
-         enforcing_failure_percentage: 100\n        interval: 1s\n        \
-         max_ejection_percent: 50\n",
+         enforcing_failure_percentage: 100\n        interval: 1s\n",
     ),
     (
         "retry_on: connect-failure,refused-stream\n",

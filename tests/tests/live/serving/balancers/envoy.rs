@@ -1,6 +1,6 @@
 //! Envoy: an HTTP check with "degraded", and panic mode when too few hosts are healthy.
 
-use std::process::Command;
+use std::{process::Command, sync::atomic::Ordering, time::Duration};
 
 use super::{
     Balancer, Host,
@@ -63,4 +63,17 @@ fn envoy_follows_readiness_and_always_serves() {
     wait_until("both overloaded", || hosts[1].state() == "up 0%");
     wait_until("both serve", || (1..20).contains(&envoy.send(20).0));
     envoy.expect_share(20..=80);
+}
+
+/// Its active check asks memsensor, whose success must not bring back a web server that fails.
+#[test]
+fn envoy_ejects_a_web_server_that_fails_although_memsensor_is_ready() {
+    let hosts = Host::both();
+    let Envoy(envoy) = Envoy::start();
+    envoy.expect_share(35..=65);
+    hosts[0].web.fails.store(true, Ordering::Relaxed);
+    let (_, failed) = envoy.send(100);
+    assert!((5..50).contains(&failed), "{failed} of 100 failed before it was ejected");
+    std::thread::sleep(Duration::from_secs(3));
+    envoy.expect_share(0..=0);
 }

@@ -37,10 +37,12 @@ const CLIENTS: usize = 8;
 /// Hosts behind a load balancer.
 const HOSTS: usize = 2;
 
-/// A web server that returns its name; when it hangs, it accepts connections and sends nothing.
+/// A web server that returns its name; when it hangs, it accepts connections and sends nothing;
+/// when it fails, it returns 503.
 struct Web {
     addr: SocketAddr,
     hangs: Arc<AtomicBool>,
+    fails: Arc<AtomicBool>,
     ends: Arc<AtomicBool>,
 }
 
@@ -48,9 +50,8 @@ impl Web {
     fn start(ip: &str, name: &'static str) -> Self {
         let listener = TcpListener::bind(format!("{ip}:8080")).expect("bind");
         let addr = listener.local_addr().expect("address");
-        let hangs = Arc::new(AtomicBool::new(false));
-        let over = Arc::new(AtomicBool::new(false));
-        let (hung, ends) = (Arc::clone(&hangs), Arc::clone(&over));
+        let [hangs, fails, over] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+        let [hung, failed, ends] = [&hangs, &fails, &over].map(Arc::clone);
         std::thread::spawn(move || {
             let mut kept = Vec::new();
             for stream in listener.incoming().map_while(Result::ok) {
@@ -60,15 +61,16 @@ impl Web {
                 if hung.load(Relaxed) {
                     kept.push(stream);
                 } else {
-                    std::thread::spawn(move || respond(stream, name));
+                    let status = if failed.load(Relaxed) { "503 Failed" } else { "200 OK" };
+                    std::thread::spawn(move || respond(stream, status, name));
                 }
             }
         });
-        Self { addr, hangs, ends }
+        Self { addr, hangs, fails, ends }
     }
 }
 
-fn respond(mut stream: TcpStream, name: &str) {
+fn respond(mut stream: TcpStream, status: &str, name: &str) {
     let mut head = [0; 1024];
     let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
     let _ = stream.read(&mut head);
@@ -76,7 +78,7 @@ fn respond(mut stream: TcpStream, name: &str) {
     let length = name.len();
     let _ = write!(
         stream,
-        "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}"
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{name}"
     );
 }
 
