@@ -53,13 +53,15 @@ fn parse(text: &str) -> Result<[Server; 2]> {
     let server = |host| -> Result<Server> {
         let start = format!("web::{}:8080::health_flags::", net::address(host));
         let flags = text.lines().find_map(|line| line.trim().strip_prefix(&start));
-        let status = flags.with_context(|| format!("envoy has no host {}", net::address(host)))?;
-        let weight = match status {
-            "healthy" => 100,
-            "/degraded_active_hc" => DEGRADED,
-            _ => 0,
+        let flags = flags.with_context(|| format!("envoy has no host {}", net::address(host)))?;
+        let (state, weight) = if flags.contains("/failed_") {
+            ("DOWN", 0)
+        } else if flags.contains("/degraded_") {
+            ("UP", DEGRADED)
+        } else {
+            ("UP", 100)
         };
-        Ok(Server { status: status.to_owned(), weight })
+        Ok(Server { status: format!("{state} {flags}"), weight })
     };
     Ok([server(0)?, server(1)?])
 }
@@ -74,7 +76,8 @@ mod tests {
         for (flags, weight, serves) in [
             ("healthy", 100, true),
             ("/degraded_active_hc", 43, true),
-            ("/failed_active_hc", 0, false),
+            ("/active_hc_timeout", 100, true),
+            ("/failed_active_hc/active_hc_timeout", 0, false),
             ("/failed_outlier_check", 0, false),
             ("/failed_active_hc/failed_outlier_check", 0, false),
             ("/failed_outlier_check/degraded_active_hc", 0, false),

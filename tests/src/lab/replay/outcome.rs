@@ -258,7 +258,7 @@ mod tests {
             ),
             (
                 "and back",
-                vec![server(0, "/failed_outlier_check", 0), server(1500, "healthy", 100)],
+                vec![server(0, "DOWN /failed_outlier_check", 0), server(1500, "UP healthy", 100)],
                 vec![up.clone()],
                 [[1.0, 0.0], [0.5, 0.0]],
             ),

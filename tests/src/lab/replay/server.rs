@@ -3,7 +3,7 @@
 /// A server as the balancer reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Server {
-    /// `UP`, `DRAIN`, `DOWN` and others; Envoy's health flags.
+    /// `UP`, `DRAIN`, `DOWN` and others; of Envoy with its health flags.
     pub status: String,
     /// Weight, of 100.
     pub weight: u32,
@@ -12,7 +12,6 @@ pub struct Server {
 impl Server {
     /// Whether it gets new requests.
     pub fn serves(&self) -> bool {
-        let serves = ["UP", "no check", "healthy", "/degraded_active_hc"];
-        serves.iter().any(|status| self.status.starts_with(status)) && self.weight > 0
+        (self.status.starts_with("UP") || self.status == "no check") && self.weight > 0
     }
 }
