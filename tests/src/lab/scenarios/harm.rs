@@ -6,11 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::{SECOND, probe::Request, record::Sample};
+use crate::support::score::{CALM_FLOOR_MS, SLOW_TIMES};
 
 /// Harm is this multiple of the calm phase.
-pub const TIMES: u64 = 5;
+pub const TIMES: u64 = SLOW_TIMES as u64;
 /// A calm latency counts as at least so many nanoseconds: five times 0.01 ms is no harm.
-pub const FLOOR: u64 = 2_000_000;
+pub const FLOOR: u64 = CALM_FLOOR_MS * 1_000_000;
 /// Minimum duration of harm, in nanoseconds.
 pub const STAYS: u64 = 2 * SECOND;
 

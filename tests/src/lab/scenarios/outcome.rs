@@ -9,7 +9,7 @@ use super::{
     record::{Course, Record, WeightChange},
     scoring,
 };
-use crate::lab::score::Score;
+use crate::support::score::Score;
 
 /// A detection is in time until so many nanoseconds after harm began.
 const IN_TIME: u64 = SECOND;

@@ -205,20 +205,23 @@ impl Record {
         Ok(text)
     }
 
-    /// Parses the text.
+    /// Parses the text. A value whose column it lacks was not measured.
     pub fn parse(text: &str) -> Result<Self> {
         let mut lines = text.lines();
         let course = serde_json::from_str(lines.next().context("it is empty")?)?;
-        let columns = lines.next().context("no columns")?;
-        ensure!(columns == names().join(" "), "other columns: {columns}");
-        let mut last = vec![0u64; names().len()];
+        let columns: Vec<_> = lines.next().context("no columns")?.split(' ').collect();
+        let place = |name: &&str| names().iter().position(|known| known == name);
+        let places: Option<Vec<_>> = columns.iter().map(place).collect();
+        let places = places.with_context(|| format!("other columns: {columns:?}"))?;
+        ensure!(columns.first() == Some(&"time"), "no times");
+        let mut last = vec![0u64; places.len()];
         let mut samples = Vec::new();
         for line in lines {
             let cells: Vec<_> = line.split(' ').collect();
             ensure!(cells.len() == last.len(), "a line of {} values: {line}", cells.len());
-            let mut now = Vec::with_capacity(cells.len());
-            for (cell, last) in cells.iter().zip(&mut last) {
-                now.push(value(cell, last).with_context(|| format!("{cell:?} in {line}"))?);
+            let mut now = vec![None; names().len()];
+            for ((cell, last), place) in cells.iter().zip(&mut last).zip(&places) {
+                now[*place] = value(cell, last).with_context(|| format!("{cell:?} in {line}"))?;
             }
             samples.push(sample(&now));
         }
@@ -286,6 +289,11 @@ mod tests {
         let record = Record { course, samples: (1..5).map(sample).collect() };
         let text = record.text().expect("text");
         assert_eq!(Record::parse(&text).expect("parsed"), record, "{text}");
+        let (head, columns) = (text.lines().next().expect("a line"), "time full_avg10 some");
+        let short = Record::parse(&format!("{head}\n{columns}\n1 50 7\n1 . -\n")).expect("parsed");
+        let read: Vec<_> = short.samples.iter().map(|s| (s.at_ns(), s.scope.some_ns)).collect();
+        assert_eq!(read, [(1000, Some(7000)), (2000, None)], "fewer columns");
+        assert_eq!(short.samples[1].slow, None);
         for broken in ["", "{}", &text.replace("time", "tim"), &text.replace(" . ", " ")] {
             assert!(Record::parse(broken).is_err(), "{broken}");
         }

@@ -9,7 +9,7 @@ use super::{
     catalogue::Scenario,
     record::{Sample, WeightChange},
 };
-use crate::lab::score::{EXCHANGE, Score, Second};
+use crate::support::score::{EXCHANGE, Score, Second};
 
 /// The policies of [`scores`], in order: memsensor, then [`Baseline::ALL`], then a server that is
 /// always in service, then the oracle.

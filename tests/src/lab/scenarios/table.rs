@@ -8,7 +8,7 @@ use super::{
     outcome::{Mark, Outcome, mark},
     scoring::policies,
 };
-use crate::lab::score::{EXCHANGE, Score, sweep_text};
+use crate::support::score::{EXCHANGE, Score, sweep_text};
 
 /// The tables of both halves, and their totals.
 pub fn markdown(outcomes: &[Outcome]) -> String {
