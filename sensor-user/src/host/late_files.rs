@@ -142,6 +142,7 @@ pub(super) mod tests {
         let closed_later = offered.replaced.load();
         assert_eq!(closed_later.as_deref().map(names).as_deref(), Some(&["zram3".to_owned()][..]));
     }
+
     #[test]
     fn replaced_files_are_closed_before_the_next_opening() {
         let root = tempfile::tempdir().expect("a directory");

@@ -20,65 +20,55 @@ use crate::{hog, wait_until};
 /// How long a group thrashes: longer than the window of ten seconds of the rules.
 const THRASHES: Duration = Duration::from_secs(16);
 
-/// Lowest weights of the host and of the scope `web` while the group thrashes.
-fn lowest_weights(scope: &Scope, mut start: impl FnMut() -> Child) -> (f64, f64) {
-    let config = format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scope.path());
+/// Three groups at a time: one swaps, one reads a file again and again, and one is too large and is
+/// started again every three seconds.
+#[test]
+fn groups_at_their_own_limits_are_no_shortage_of_the_host() {
+    let disk = Swap::new(768).expect("swap");
+    let path = disk.dir().join("file");
+    cold(&path, 160).expect("a file that is not in the page cache");
+    let path = path.to_str().expect("UTF-8");
+    let loads: [(&str, &[&str]); 3] = [
+        ("swaps", &["anon", "96", "loop", "60"]),
+        ("rereads", &["file", path, "160", "1000000"]),
+        ("crashes", &["anon", "120", "loop", "3"]),
+    ];
+    let scope = |(name, _)| Scope::with_swap(&format!("own-limit-{name}"), 64 * MIB);
+    let scopes = loads.map(|load| scope(load).expect("scope"));
+    let config =
+        format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scopes[0].path());
     let daemon = Daemon::as_shipped(&config).expect("daemon");
-    let mut lowest = (1.0_f64, 1.0_f64);
+    let start = |i: usize| -> Child {
+        hog(&scopes[i], loads[i].1).stdout(Stdio::null()).spawn().expect("hog")
+    };
+    let mut running = [0, 1, 2].map(start);
+    let (mut host, mut web) = (1.0_f64, 1.0_f64);
     let begun = Instant::now();
-    let mut load = start();
     while begun.elapsed() < THRASHES {
-        if load.try_wait().expect("wait").is_some() {
-            load = start();
+        for (i, load) in running.iter_mut().enumerate() {
+            if load.try_wait().expect("wait").is_some() {
+                *load = start(i);
+            }
         }
-        for (name, weight) in [(HOST, &mut lowest.0), ("web", &mut lowest.1)] {
+        for (name, lowest) in [(HOST, &mut host), ("web", &mut web)] {
             let body = daemon.get(&format!("/readyz/{name}"), "").expect("readyz").body;
             let value: serde_json::Value = serde_json::from_str(&body).expect("JSON");
-            *weight = weight.min(value["weight"].as_f64().expect("a weight"));
+            *lowest = lowest.min(value["weight"].as_f64().expect("a weight"));
         }
         sleep(Duration::from_millis(100));
     }
-    load.kill().expect("kill");
-    load.wait().expect("wait");
+    let (explained, _) = daemon.ask(&["explain"]).expect("explain");
+    for load in &mut running {
+        load.kill().expect("kill");
+        load.wait().expect("wait");
+    }
+    assert!(host > 0.99, "the host lost weight: {host}: {explained}");
+    assert!(web < 1.0, "the group itself is short of memory");
+    let counted = format!("the cgroup \"{}\" stalls at its own limit", scopes[0].path());
+    assert!(!explained.contains(&counted), "a scope is counted: {explained}");
     let metrics = daemon.metrics().expect("metrics");
-    let (text, _) = daemon.ask(&["explain"]).expect("explain");
-    assert!(!text.contains("add it to `serves`"), "a scope is counted: {text}");
     let of_limits = metrics.get("memsensor_limit_stall_seconds_total").copied();
     assert!(of_limits > Some(0.1), "the stalls are reported as those of limits: {of_limits:?}");
-    lowest
-}
-
-#[test]
-fn a_group_that_swaps_at_its_limit_is_no_shortage_of_the_host() {
-    let _swap = Swap::new(256).expect("swap");
-    let scope = Scope::with_swap("own-limit-swap", 64 * MIB).expect("scope");
-    let (host, web) =
-        lowest_weights(&scope, || hog(&scope, &["anon", "96", "loop", "60"]).spawn().expect("hog"));
-    assert!(web < 1.0, "the group itself is short of memory");
-    assert!(host > 0.99, "the host lost weight: {host}");
-}
-
-#[test]
-fn a_group_that_rereads_at_its_limit_is_no_shortage_of_the_host() {
-    let disk = Swap::new(16).expect("a directory on disk");
-    let path = disk.dir().join("file");
-    cold(&path, 160).expect("a file that is not in the page cache");
-    let scope = Scope::new("own-limit-file", 64 * MIB).expect("scope");
-    let (host, _) = lowest_weights(&scope, || {
-        let path = path.to_str().expect("UTF-8");
-        hog(&scope, &["file", path, "160", "1000000"]).stdout(Stdio::null()).spawn().expect("hog")
-    });
-    assert!(host > 0.99, "the host lost weight: {host}");
-}
-
-/// It is started again every three seconds, and swaps each time.
-#[test]
-fn a_group_that_crashes_in_a_loop_is_no_shortage_of_the_host() {
-    let _swap = Swap::new(256).expect("swap");
-    let scope = Scope::with_swap("own-limit-crash", 60 * MIB).expect("scope");
-    let (host, _) =
-        lowest_weights(&scope, || hog(&scope, &["anon", "120", "loop", "3"]).spawn().expect("hog"));
-    assert!(host > 0.99, "the host lost weight: {host}");
 }
 
 /// Waits until the host lost all weight because of the group that thrashes.

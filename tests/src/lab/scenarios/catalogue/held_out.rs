@@ -69,6 +69,7 @@ pub(super) const ALL: &[Scenario] = &[
         expected: Harm,
         disk: SLOW_DISK,
         load: &[&["fill", "%", "25"]],
+        seconds: 22,
         ..MARIADB
     },
     Scenario {
@@ -143,6 +144,7 @@ pub(super) const ALL: &[Scenario] = &[
         expected: Harm,
         disk: SLOW_DISK,
         load: &[&["fill", "%", "25"]],
+        seconds: 22,
         ..RABBITMQ
     },
     Scenario {

@@ -66,6 +66,7 @@ pub(super) const ALL: &[Scenario] = &[
         expected: Harm,
         disk: SLOW_DISK,
         load: &[&["fill", "%", "25"]],
+        seconds: 22,
         ..POSTGRES
     },
     Scenario {
@@ -243,7 +244,7 @@ pub(super) const ALL: &[Scenario] = &[
         expected: Harm,
         swap: Slow(512),
         load: &[&["fill", "%", "20"]],
-        seconds: 20,
+        seconds: 22,
         ..MEMCACHED
     },
     Scenario {
