@@ -38,6 +38,7 @@ use crate::{
         },
         kmsg::KernelLog,
         late_files::LateFilesOpener,
+        lxcfs,
     },
     kernel::{
         debug_log::DebugLog,
@@ -132,6 +133,27 @@ pub struct KernelHalf {
     pub debug_log: Option<DebugLog>,
 }
 
+/// Logs what a container hides from memsensor.
+fn warn_of_container(mounts: Option<&CgroupMounts>, patterns: &ServedPatterns) {
+    let files = lxcfs::replaced();
+    if !files.is_empty() {
+        warn!(
+            "lxcfs replaces {}: sizes are those of a container, other measurements those of the whole \
+             machine; use a `[[scope]]` or `serves` for the container, or run memsensor outside",
+            files.join(", ")
+        );
+    }
+    if let Some(limit) = mounts.and_then(scope_opener::root_limit)
+        && !patterns.covers(served::ROOT)
+    {
+        warn!(
+            "the cgroup that memsensor sees as the root has a limit of {} MiB, as in a container: it \
+             takes no weight from the host; add \"/\" to `serves` if users meet it",
+            limit >> 20
+        );
+    }
+}
+
 /// The work of each thread.
 pub fn thread_bodies(
     config: &Config,
@@ -146,23 +168,11 @@ pub fn thread_bodies(
     let rings = reader.as_mut().and_then(Reader::take_rings);
     let patterns = ServedPatterns::new(&config.serves)?;
     let mounts = CgroupMounts::find().ok();
-    if let Some(limit) = mounts.as_ref().and_then(scope_opener::root_limit)
-        && !patterns.covers(served::ROOT)
-    {
-        warn!(
-            "the cgroup that memsensor sees as the root has a limit of {} MiB, as in a container: it \
-             takes no weight from the host; add \"/\" to `serves` if users meet it",
-            limit >> 20
-        );
-    }
+    warn_of_container(mounts.as_ref(), &patterns);
     let served_paths: ServedPaths = Arc::new(ArcSwap::from_pointee(patterns.literal()));
     let openers = FileOpeners {
         scopes: scopes.take_openers().map_or_else(ScopeOpeners::new, Ok)?,
-        served: ServedOpener::new(
-            Arc::clone(&served_paths),
-            mounts,
-            scopes.changed_sources(),
-        ),
+        served: ServedOpener::new(Arc::clone(&served_paths), mounts, scopes.changed_sources()),
         host_files: scopes.host_file_openers(),
         late_files: LateFilesOpener::new(Path::new("/"), scopes.offered_files()),
     };

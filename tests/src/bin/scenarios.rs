@@ -18,8 +18,7 @@ use sensor_tests::lab::scenarios::{
     replay, run, table,
 };
 
-const USAGE: &str =
-    "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR [--missing yes] | --replay DIR]";
+const USAGE: &str = "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR [--missing yes] | --replay DIR]";
 
 fn main() -> ExitCode {
     sensor_tests::exit(start())

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use walkdir::DirEntryExt as _;
 
 /// The mounts of this process's mount namespace.
-const MOUNTS: &str = "/proc/self/mounts";
+pub(in crate::host) const MOUNTS: &str = "/proc/self/mounts";
 
 /// Most directories in one walk; usual hosts have far fewer.
 pub const MAX_WALK: usize = 50_000;
@@ -44,18 +44,33 @@ pub fn unified_root() -> Option<PathBuf> {
     parse_memory_root(&fs::read(MOUNTS).ok()?, false)
 }
 
+/// A mount.
+#[derive(Debug)]
+pub(in crate::host) struct Mount<'a> {
+    /// Where.
+    pub(in crate::host) point: PathBuf,
+    /// The file system.
+    pub(in crate::host) kind: &'a [u8],
+    options: &'a [u8],
+}
+
 /// Parses lines `SOURCE MOUNT_POINT KIND OPTIONS 0 0`. The kernel separates the words by one space.
-pub(crate) fn parse_memory_root(mounts: &[u8], v1: bool) -> Option<PathBuf> {
-    mounts.split(|byte| *byte == b'\n').find_map(|line| {
+pub(in crate::host) fn all(mounts: &[u8]) -> impl Iterator<Item = Mount<'_>> {
+    mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
-        let [_, mount_point, kind, options, ..] = words[..] else { return None };
-        let matches = if v1 {
-            kind == b"cgroup" && options.split(|byte| *byte == b',').any(|o| o == b"memory")
-        } else {
-            kind == b"cgroup2"
-        };
-        matches.then(|| OsString::from_vec(unescape(mount_point)).into())
+        let [_, point, kind, options, ..] = words[..] else { return None };
+        Some(Mount { point: OsString::from_vec(unescape(point)).into(), kind, options })
     })
+}
+
+/// The mount point of v2, or of the memory controller on v1.
+pub(crate) fn parse_memory_root(mounts: &[u8], v1: bool) -> Option<PathBuf> {
+    let has_memory =
+        |mount: &Mount| mount.options.split(|byte| *byte == b',').any(|o| o == b"memory");
+    let matches = |mount: &Mount| {
+        if v1 { mount.kind == b"cgroup" && has_memory(mount) } else { mount.kind == b"cgroup2" }
+    };
+    all(mounts).find(matches).map(|mount| mount.point)
 }
 
 /// Decodes `\ooo`, which the kernel writes for a space, a tab, a line feed, `#` and a backslash

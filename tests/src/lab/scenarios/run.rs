@@ -53,8 +53,7 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         let control_requests = listen(threads, &mut control)?;
         std::thread::sleep(SETTLE);
         let samples = threads.spawn(|| sampler::sample(&stop, &path, testbed.pressure()));
-        let weight_changes =
-            threads.spawn(|| sampler::poll_weight(&stop, &daemon, name, &weight));
+        let weight_changes = threads.spawn(|| sampler::poll_weight(&stop, &daemon, name, &weight));
         let begin = monotonic_ns();
         std::thread::sleep(CALM);
         let load = monotonic_ns();
@@ -124,9 +123,9 @@ impl Judge {
     ) -> Result<ScopedJoinHandle<'t, Vec<Request>>> {
         match self {
             Self::Probe(probe) => listen(threads, probe),
-            Self::Real { .. } => Ok(threads.spawn(move || {
-                users::ask(stop, &|| service.connect(&testbed.place()))
-            })),
+            Self::Real { .. } => {
+                Ok(threads.spawn(move || users::ask(stop, &|| service.connect(&testbed.place()))))
+            }
         }
     }
 }

@@ -92,7 +92,9 @@ mod tests {
     impl Client for Fails {
         fn ask(&mut self, _: &mut Random) -> Result<()> {
             self.0 += 1;
-            if self.0.is_multiple_of(3) { bail!("the third") }
+            if self.0.is_multiple_of(3) {
+                bail!("the third")
+            }
             Ok(())
         }
     }

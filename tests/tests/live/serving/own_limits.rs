@@ -35,8 +35,7 @@ fn groups_at_their_own_limits_are_no_shortage_of_the_host() {
     ];
     let scope = |(name, _)| Scope::with_swap(&format!("own-limit-{name}"), 64 * MIB);
     let scopes = loads.map(|load| scope(load).expect("scope"));
-    let config =
-        format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scopes[0].path());
+    let config = format!("[[scope]]\nname = \"web\"\ncgroup = \"{}\"\n", scopes[0].path());
     let daemon = Daemon::as_shipped(&config).expect("daemon");
     let start = |i: usize| -> Child {
         hog(&scopes[i], loads[i].1).stdout(Stdio::null()).spawn().expect("hog")

@@ -9,7 +9,8 @@ pub(super) const TAR_ONCE: &str = "tar -cf - -C \"$DIR\" archive | cat >/dev/nul
 pub(super) const RSYNC: &str =
     "while :; do rsync --whole-file \"$DIR/archive\" \"$DIR/copy\"; rm -f \"$DIR/copy\"; done";
 /// The metadata of all files.
-pub(super) const FIND: &str = "while :; do find / -xdev -size +1M -newer /etc/passwd; done >/dev/null";
+pub(super) const FIND: &str =
+    "while :; do find / -xdev -size +1M -newer /etc/passwd; done >/dev/null";
 /// Reads and hashes all programs and libraries.
 pub(super) const SCAN: &str =
     "while :; do find /usr/bin /usr/lib -xdev -type f -exec sha256sum {} +; done >/dev/null";
@@ -30,8 +31,7 @@ pub(super) const COMPILE: &str = "cd \"$DIR\" && mkdir -p $$ && cd $$ && \
 pub(super) const APT: &str = "while :; do apt-get -s -q dist-upgrade; apt-cache gencaches \
     -o Dir::Cache=\"$DIR\"; done >/dev/null 2>&1";
 /// A process of 100 MiB that is started again every 3 s, or when it is killed.
-pub(super) const RESTARTED: &str =
-    "while :; do timeout 3 \"$SELF\" load anon 100; sleep 0.2; done";
+pub(super) const RESTARTED: &str = "while :; do timeout 3 \"$SELF\" load anon 100; sleep 0.2; done";
 /// Writes to random keys.
 pub(super) const REDIS_WRITES: &str = "while :; do awk -v seed=\"$(date +%N)\" 'BEGIN { srand(seed); \
     for (i = 0; i < 2000; i++) printf \"SET key:%d %01000d\\n\", rand() * 200000, i }' | \

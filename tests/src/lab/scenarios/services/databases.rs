@@ -20,7 +20,8 @@ const ROWS: u64 = 100_000;
 /// The newest PostgreSQL of Debian.
 fn postgres_program(name: &str) -> Result<String> {
     let root = "/usr/lib/postgresql";
-    let versions = fs::read_dir(root).with_context(|| format!("list {root}: install postgresql"))?;
+    let versions =
+        fs::read_dir(root).with_context(|| format!("list {root}: install postgresql"))?;
     let newest = versions.flatten().filter_map(|v| v.file_name().to_str()?.parse::<u32>().ok());
     let newest = newest.max().with_context(|| format!("no version in {root}"))?;
     Ok(format!("{root}/{newest}/bin/{name}"))
@@ -156,7 +157,8 @@ pub fn mariadb_client(place: &Place) -> Result<Box<dyn Client>> {
 impl Client for MariaDb {
     fn ask(&mut self, random: &mut Random) -> Result<()> {
         let id = 1 + random.below(self.1);
-        let answer = self.0.ask(&format!("SELECT LENGTH(body) FROM web.items WHERE id = {id};\n"))?;
+        let answer =
+            self.0.ask(&format!("SELECT LENGTH(body) FROM web.items WHERE id = {id};\n"))?;
         ensure!(answer == "900", "MariaDB: {answer}");
         Ok(())
     }
