@@ -33,12 +33,12 @@ use crate::{
     },
     host::{
         cgroup::{
+            lxcfs,
             mounts::{self, CgroupMounts},
             scope_opener::{self, ScopeOpeners},
         },
         kmsg::KernelLog,
         late_files::LateFilesOpener,
-        lxcfs,
     },
     kernel::{
         debug_log::DebugLog,

@@ -5,8 +5,7 @@
 //! * [`cgroup`]: mounts, limits and counters of cgroups.
 //! * [`proc_walk`]: processes from /proc; [`footprint`]: the daemon's memory; [`own_process`]:
 //!   other figures of its process; [`process_rights`]: user and capabilities of a process.
-//! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods; [`lxcfs`]: files of
-//!   /proc that are not the kernel's own.
+//! * [`kmsg`]: OOM kills in the kernel log; [`pods`]: names of Kubernetes pods.
 //! * [`proc_file`]: files that the kernel generates at each read; `host_file`: those that may fail
 //!   for a while; [`handoff`] of open files to the sensing thread.
 //!
@@ -18,7 +17,6 @@ mod handoff;
 pub mod host_file;
 pub mod kmsg;
 pub mod late_files;
-pub mod lxcfs;
 pub mod memory;
 pub mod own_process;
 pub mod pods;

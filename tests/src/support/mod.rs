@@ -10,6 +10,7 @@
 //! * [`failing_calls`], [`failing_map`]: system calls of a process that fail, and one of its BPF maps.
 //! * [`open_loop`]: requests at a fixed rate.
 //! * [`score`]: what a policy costs users and owners of servers; pure.
+//! * [`random`]: numbers that are the same in every run.
 //! * [`alerting`], [`dashboards`], [`manifests`], [`repository`]: shipped files, as tests need them.
 //! * [`units`]: what systemd says about the units.
 //! * [`metrics_table`], [`promql`]: the metrics, labels and label values that shipped files may
@@ -26,6 +27,7 @@ pub mod metrics_table;
 pub mod open_loop;
 pub mod prometheus;
 pub mod promql;
+pub mod random;
 pub mod repository;
 pub mod scope;
 pub mod score;

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result};
 use walkdir::DirEntryExt as _;
 
 /// The mounts of this process's mount namespace.
-pub(in crate::host) const MOUNTS: &str = "/proc/self/mounts";
+pub(super) const MOUNTS: &str = "/proc/self/mounts";
 
 /// Most directories in one walk; usual hosts have far fewer.
 pub const MAX_WALK: usize = 50_000;
@@ -46,16 +46,16 @@ pub fn unified_root() -> Option<PathBuf> {
 
 /// A mount.
 #[derive(Debug)]
-pub(in crate::host) struct Mount<'a> {
+pub(super) struct Mount<'a> {
     /// Where.
-    pub(in crate::host) point: PathBuf,
+    pub(super) point: PathBuf,
     /// The file system.
-    pub(in crate::host) kind: &'a [u8],
+    pub(super) kind: &'a [u8],
     options: &'a [u8],
 }
 
 /// Parses lines `SOURCE MOUNT_POINT KIND OPTIONS 0 0`. The kernel separates the words by one space.
-pub(in crate::host) fn all(mounts: &[u8]) -> impl Iterator<Item = Mount<'_>> {
+pub(super) fn all(mounts: &[u8]) -> impl Iterator<Item = Mount<'_>> {
     mounts.split(|byte| *byte == b'\n').filter_map(|line| {
         let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
         let [_, point, kind, options, ..] = words[..] else { return None };

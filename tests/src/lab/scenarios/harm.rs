@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SECOND, probe::Request, record::Sample};
+use super::{SECOND, probe::Request};
 use crate::support::score::{CALM_FLOOR_MS, SLOW_TIMES};
 
 /// Harm is this multiple of the calm phase.
@@ -99,21 +99,6 @@ pub fn with_unserved(mut requests: Vec<Request>, period: u64, end: u64) -> Vec<R
         due += period;
     }
     requests
-}
-
-/// Adds to each sample how many requests were due until then, and how many of these took at least
-/// [`TIMES`] the calm latency, or were not served.
-pub fn count_slow(requests: &[Request], harm: &Harm, samples: &mut [Sample]) {
-    let limit = TIMES * harm.calm.max(FLOOR);
-    let (mut asked, mut slow) = (0, 0);
-    let mut next = requests.iter().peekable();
-    for sample in samples {
-        while let Some(request) = next.next_if(|request| request.due <= sample.at_ns()) {
-            asked += 1;
-            slow += u64::from(request.done.saturating_sub(request.due) >= limit);
-        }
-        (sample.asked, sample.slow) = (Some(asked), Some(slow));
-    }
 }
 
 #[cfg(test)]

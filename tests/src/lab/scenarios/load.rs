@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::support::scope::MIB;
+use crate::support::{random::Random, scope::MIB};
 
 const PAGE: usize = 4096;
 /// Interval of the steps of a load with a rate.
@@ -171,28 +171,6 @@ fn sawtooth(most: usize, period: Duration) -> Result<()> {
             memory.grow(most / STEPS_A_SECOND);
             std::thread::sleep(step);
         }
-    }
-}
-
-/// Pseudo-random numbers (xorshift), the same in every run.
-pub struct Random(u64);
-
-impl Random {
-    pub(super) fn new() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15)
-    }
-
-    /// Another sequence for each seed.
-    pub(super) fn seeded(seed: u64) -> Self {
-        Self(0x9e37_79b9_7f4a_7c15 ^ (seed + 1).wrapping_mul(0xbf58_476d_1ce4_e5b9))
-    }
-
-    /// A number below a bound.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound.max(1)
     }
 }
 

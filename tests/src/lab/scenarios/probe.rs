@@ -17,9 +17,9 @@ use sensor_core::common::clock::monotonic_ns;
 
 use super::{
     SECOND,
-    load::{Random, prepare, ready},
+    load::{prepare, ready},
 };
-use crate::support::scope::MIB;
+use crate::support::{random::Random, scope::MIB};
 
 /// Interval of requests, in nanoseconds.
 pub const PERIOD: u64 = SECOND / 200;

@@ -15,6 +15,7 @@ use super::{
     probe::{self, Request},
     record::{Course, Record},
     sampler::{self, WATCHED},
+    scoring,
     services::{self, Service},
     testbed::{Running, Testbed},
     users,
@@ -76,7 +77,7 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
             weight_changes: join(weight_changes)??,
         };
         let mut samples = join(samples)??;
-        harm::count_slow(&requests, &course.harm, &mut samples);
+        scoring::count_slow(&requests, &course.harm, &mut samples);
         Ok(Record { course, samples })
     })
 }

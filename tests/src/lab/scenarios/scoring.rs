@@ -7,6 +7,8 @@
 use super::{
     baselines::Baseline,
     catalogue::Scenario,
+    harm::{FLOOR, Harm, TIMES},
+    probe::Request,
     record::{Sample, WeightChange},
 };
 use crate::support::score::{EXCHANGE, Score, Second};
@@ -41,6 +43,21 @@ pub fn scores(scenario: &Scenario, samples: &[Sample], changes: &[WeightChange])
         .chain(Baseline::ALL.map(rule))
         .chain([of(&vec![1.0; samples.len()]), of(&oracle)])
         .collect()
+}
+
+/// Adds to each sample how many requests were due until then, and how many of these took at least
+/// [`TIMES`] the calm latency, or were not served.
+pub fn count_slow(requests: &[Request], harm: &Harm, samples: &mut [Sample]) {
+    let limit = TIMES * harm.calm.max(FLOOR);
+    let (mut asked, mut slow) = (0, 0);
+    let mut next = requests.iter().peekable();
+    for sample in samples {
+        while let Some(request) = next.next_if(|request| request.due <= sample.at_ns()) {
+            asked += 1;
+            slow += u64::from(request.done.saturating_sub(request.due) >= limit);
+        }
+        (sample.asked, sample.slow) = (Some(asked), Some(slow));
+    }
 }
 
 /// When users lost so much for the last time that the server was better out of service.
@@ -124,5 +141,25 @@ mod tests {
         assert_eq!(of("no rule"), (5.0, 0.0));
         assert_eq!(of("full avg10 > 10"), (0.0, 5.0));
         assert_eq!(of("oracle"), (0.0, 0.0));
+    }
+
+    #[test]
+    fn slow_requests_are_counted_when_they_were_due() {
+        let second = 1_000_000_000;
+        let request = |due: u64, took: u64| Request { due, done: due.saturating_add(took) };
+        // Five times the calm latency, which counts as at least 2 ms, is 10 ms.
+        let requests = [
+            request(0, second / 200),
+            request(second / 2, second / 100),
+            Request { due: second, done: u64::MAX },
+            request(2 * second, 0),
+        ];
+        let harm = Harm { calm: 0, worst: 0, harmed_at: None, high: 0 };
+        let mut samples = [Sample::default(); 2];
+        samples[0].scope.at_ns = second / 2;
+        samples[1].scope.at_ns = second;
+        count_slow(&requests, &harm, &mut samples);
+        let counts = samples.map(|sample| (sample.asked, sample.slow));
+        assert_eq!(counts, [(Some(2), Some(1)), (Some(3), Some(2))]);
     }
 }

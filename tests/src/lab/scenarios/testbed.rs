@@ -115,18 +115,13 @@ impl Testbed {
     /// inside.
     pub(super) fn set_limits(&mut self) -> Result<()> {
         let Scenario { limit, swap, layout, disk, .. } = self.scenario;
-        match layout {
-            Layout::NeighbourLimited(limit) => {
-                let load = self.load_scope();
-                load.set_limit(limit * MIB)?;
-                load.set_swap_limit(limit * MIB, swap.mib() * MIB)?;
-            }
-            _ => {
-                self.scope.set_limit(limit * MIB)?;
-                // The machine may have other swap.
-                self.scope.set_swap_limit(limit * MIB, swap.mib() * MIB)?;
-            }
-        }
+        let (limited, limit) = match layout {
+            Layout::NeighbourLimited(limit) => (self.load_scope(), limit),
+            _ => (&self.scope, limit),
+        };
+        limited.set_limit(limit * MIB)?;
+        // The machine may have other swap.
+        limited.set_swap_limit(limit * MIB, swap.mib() * MIB)?;
         if let Some(reads) = disk {
             self.disk.slow_disk(&mut self.scope, reads)?;
         }

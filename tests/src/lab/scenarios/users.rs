@@ -13,10 +13,10 @@ use anyhow::Result;
 use sensor_core::common::clock::monotonic_ns;
 
 use super::{
-    load::Random,
     probe::{PERIOD, Request},
     services::clients::{Client, TIMEOUT},
 };
+use crate::support::random::Random;
 
 /// Connections; more requests than these wait for a free one, as in a pool.
 const CONNECTIONS: u64 = 16;

@@ -1,11 +1,14 @@
 //! The scenarios of the services on which nothing is tuned. Each is another pair of service and cause.
 
 use super::{
-    Expected::Harm,
-    Half::HeldOut,
-    Layout, SLOW_DISK, Scenario,
-    Swap::{Fast, Slow},
-    causes, of,
+    causes,
+    scenario::{
+        Expected::Harm,
+        Half::HeldOut,
+        Layout, SLOW_DISK, Scenario,
+        Swap::{Fast, Slow},
+        of,
+    },
 };
 use crate::lab::scenarios::services::Service::{HaProxy, MariaDb, Node, RabbitMq};
 

@@ -2,7 +2,9 @@
 //! one memory access pattern each, in small cgroups. The halves were assigned before any was run:
 //! similar scenarios are in different halves.
 
-use super::{Half, Layout, SLOW_DISK, SYNTHETIC as BASE, SYNTHETIC_HARM as HARM, Scenario, Swap};
+use super::scenario::{
+    Half, Layout, SLOW_DISK, SYNTHETIC as BASE, SYNTHETIC_HARM as HARM, Scenario, Swap,
+};
 
 /// All of them.
 pub(super) const ALL: &[Scenario] = &[

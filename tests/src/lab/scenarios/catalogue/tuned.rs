@@ -2,11 +2,14 @@
 //! and cause; `redis-large-leak` is `redis-leak` in another size.
 
 use super::{
-    Expected::Harm,
-    Half::Tune,
-    Layout, SLOW_DISK, Scenario,
-    Swap::{Fast, Slow},
-    causes, of,
+    causes,
+    scenario::{
+        Expected::Harm,
+        Half::Tune,
+        Layout, SLOW_DISK, Scenario,
+        Swap::{Fast, Slow},
+        of,
+    },
 };
 use crate::lab::scenarios::services::Service::{Jvm, Memcached, Nginx, Postgres, Redis};
 

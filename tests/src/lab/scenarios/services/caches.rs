@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 
 use super::{
-    super::load::Random,
-    PORT, Place,
     clients::{Client, Tcp},
+    place::{PORT, Place},
     process::Running,
 };
+use crate::support::random::Random;
 
 const VALUE: u64 = 1024;
 

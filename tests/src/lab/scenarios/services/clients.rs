@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::{super::load::Random, PORT};
+use super::place::PORT;
+use crate::support::random::Random;
 
 /// A client gives up after this time.
 pub const TIMEOUT: Duration = Duration::from_secs(2);

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    super::load::Random,
-    PORT, Place,
     caches::nice,
     clients::{Client, Console},
+    place::{PORT, Place},
     process::{Running, succeed},
 };
+use crate::support::random::Random;
 
 /// MiB of a unit of pgbench's tables, and its rows.
 const SCALE: u64 = 15;
@@ -94,7 +94,7 @@ impl Client for Postgres {
     fn ask(&mut self, random: &mut Random) -> Result<()> {
         let row = 1 + random.below(self.rows);
         self.asked += 1;
-        let question = if self.asked % 5 == 0 {
+        let question = if self.asked.is_multiple_of(5) {
             format!(
                 "UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = {row} \
                  RETURNING abalance;\n"

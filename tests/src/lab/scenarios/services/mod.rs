@@ -5,21 +5,20 @@
 //! * [`clients`]: connections that ask one question at a time.
 //! * [`caches`]: Redis and memcached; [`databases`]: PostgreSQL and MariaDB; [`web`]: nginx, HAProxy,
 //!   the JVM and Node.js; [`queue`]: RabbitMQ.
-//! * [`process`]: a running service.
+//! * [`process`]: a running service; [`place`]: where it runs.
 
 pub mod caches;
 pub mod clients;
 pub mod databases;
+mod place;
 pub mod process;
 pub mod queue;
 pub mod web;
 
-use std::path::PathBuf;
-
 use anyhow::{Result, bail};
 
+pub use self::place::{PORT, Place};
 use self::{clients::Client, process::Running};
-use crate::support::scope::Scope;
 
 /// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,22 +44,6 @@ pub enum Service {
     /// An HTTP server in JavaScript with a cache in its heap.
     Node,
 }
-
-/// Where a service runs.
-#[derive(Debug)]
-pub struct Place<'a> {
-    /// Its cgroup.
-    pub scope: &'a Scope,
-    /// A directory of its own on the disk.
-    pub dir: PathBuf,
-    /// The size of its data, in MiB.
-    pub data: u64,
-    /// The limit that the cgroup will have, in MiB.
-    pub limit: u64,
-}
-
-/// The port of the service on 127.0.0.1; the next two are free for its parts.
-pub const PORT: u16 = 21_700;
 
 impl Service {
     /// Its name in tables.

@@ -10,12 +10,12 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    super::load::Random,
-    PORT, Place,
     caches::nice,
     clients::{Client, Tcp},
+    place::{PORT, Place},
     process::Running,
 };
+use crate::support::random::Random;
 
 /// Bytes of a message.
 const MESSAGE: usize = 1024;

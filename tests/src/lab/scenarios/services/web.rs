@@ -7,12 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    super::load::Random,
-    PORT, Place,
     caches::nice,
     clients::{Client, Tcp},
+    place::{PORT, Place},
     process::{Running, succeed},
 };
+use crate::support::random::Random;
 
 /// Bytes of a file of nginx, and of an item in a heap.
 const FILE: usize = 32 << 10;

@@ -6,7 +6,7 @@
 
 use std::{fs, os::unix::ffi::OsStrExt as _};
 
-use super::cgroup::mounts;
+use super::mounts;
 
 /// The replaced files about memory, by name.
 pub fn replaced() -> Vec<&'static str> {
