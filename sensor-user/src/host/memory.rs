@@ -123,7 +123,9 @@ impl HostMemory {
         if let Some(totals) = totals(&mut self.pressure) {
             totals.fill(reading);
         }
-        reading.io_full_ns = totals(&mut self.io_pressure).map(|totals| totals.full_ns);
+        let io = totals(&mut self.io_pressure);
+        reading.io_some_ns = io.map(|totals| totals.some_ns);
+        reading.io_full_ns = io.map(|totals| totals.full_ns);
     }
 
     fn slow_values(&mut self, now_ns: u64) -> SlowValues {

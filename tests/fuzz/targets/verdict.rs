@@ -39,6 +39,7 @@ enum Step {
 struct Values {
     psi: Option<[u64; 2]>,
     before: Option<[[u64; 2]; 2]>,
+    io_some_ns: Option<u64>,
     io_full_ns: Option<u64>,
     stall_ns: Option<u64>,
     refaulted_bytes: Option<u64>,
@@ -59,6 +60,7 @@ impl Values {
             some_ns: self.psi.map(|psi| psi[0]),
             full_ns: self.psi.map(|psi| psi[1]),
             before: self.before,
+            io_some_ns: self.io_some_ns,
             io_full_ns: self.io_full_ns,
             stall_ns: self.stall_ns,
             refaulted_bytes: self.refaulted_bytes,

@@ -18,6 +18,8 @@ pub struct Reading {
     /// Both [`BEFORE_SECONDS`] earlier, computed from the kernel's averages: they cover time before
     /// the daemon started. Without [`Self::limits`].
     pub before: Option<[[u64; 2]; 2]>,
+    /// PSI io `some`, nanoseconds.
+    pub io_some_ns: Option<u64>,
     /// PSI io `full`, nanoseconds.
     pub io_full_ns: Option<u64>,
     /// The stall clock: nanoseconds that tasks spent in reclaim, compaction and throttling, summed

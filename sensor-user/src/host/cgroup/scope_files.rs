@@ -263,7 +263,9 @@ impl OpenFiles {
             totals.fill(reading);
         }
         if let Some(pressure) = &mut self.psi.io_pressure {
-            reading.io_full_ns = parts.take(parse(pressure))?.map(|totals| totals.full_ns);
+            let totals = parts.take(parse(pressure))?;
+            reading.io_some_ns = totals.map(|totals| totals.some_ns);
+            reading.io_full_ns = totals.map(|totals| totals.full_ns);
         }
         Ok(parts)
     }

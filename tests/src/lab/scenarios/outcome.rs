@@ -35,8 +35,8 @@ pub struct Outcome {
     pub reasons: String,
     /// When the baselines triggered, as in [`Baseline::ALL`].
     pub baselines: [Option<i64>; Baseline::ALL.len()],
-    /// The score of each of [`scoring::policies`].
-    pub scores: Vec<Score>,
+    /// The score of each of [`scoring::policies`], if the record has the users' requests.
+    pub scores: Option<Vec<Score>>,
 }
 
 /// How a detection, or its absence, counts.

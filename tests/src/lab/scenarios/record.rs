@@ -105,6 +105,7 @@ const COLUMNS: &[Column] = columns! {
     "slow" ONE slow;
     "some" NS scope.some_ns;
     "full" NS scope.full_ns;
+    "io_some" NS scope.io_some_ns;
     "io_full" NS scope.io_full_ns;
     "refaulted" BYTES scope.refaulted_bytes;
     "lost" BYTES scope.lost_bytes;
@@ -120,6 +121,7 @@ const COLUMNS: &[Column] = columns! {
     "host_read" BYTES host.read_bytes;
     "host_some" NS host.some_ns;
     "host_full" NS host.full_ns;
+    "host_io_some" NS host.io_some_ns;
     "host_io_full" NS host.io_full_ns;
     "host_refaulted" BYTES host.refaulted_bytes;
     "host_lost" BYTES host.lost_bytes;

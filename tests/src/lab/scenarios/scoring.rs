@@ -20,8 +20,13 @@ pub fn policies() -> Vec<&'static str> {
     ["memsensor"].into_iter().chain(rules).chain(["no rule", "oracle"]).collect()
 }
 
-/// The score of each policy.
-pub fn scores(scenario: &Scenario, samples: &[Sample], changes: &[WeightChange]) -> Vec<Score> {
+/// The score of each policy; none if the record lacks the users' requests.
+pub fn scores(
+    scenario: &Scenario,
+    samples: &[Sample],
+    changes: &[WeightChange],
+) -> Option<Vec<Score>> {
+    samples.iter().find_map(|sample| sample.slow)?;
     let steps = steps(samples);
     let of = |weights: &[f64]| {
         Score::of(steps.iter().zip(weights.get(1..).unwrap_or_default()).map(|(step, weight)| {
@@ -39,10 +44,9 @@ pub fn scores(scenario: &Scenario, samples: &[Sample], changes: &[WeightChange])
     let oracle: Vec<_> = std::iter::once(1.0)
         .chain(steps.iter().map(|step| f64::from(u8::from(!step.needed()))))
         .collect();
-    std::iter::once(of(&weights(samples, changes)))
-        .chain(Baseline::ALL.map(rule))
-        .chain([of(&vec![1.0; samples.len()]), of(&oracle)])
-        .collect()
+    let ours = std::iter::once(of(&weights(samples, changes)));
+    let always = of(&vec![1.0; samples.len()]);
+    Some(ours.chain(Baseline::ALL.map(rule)).chain([always, of(&oracle)]).collect())
 }
 
 /// Adds to each sample how many requests were due until then, and how many of these took at least
@@ -131,7 +135,7 @@ mod tests {
             reasons: String::new(),
         };
         let changes = [change(0, 100), change(3, 50), change(7, 0)];
-        let scores = scores(scenario, &samples(), &changes);
+        let scores = scores(scenario, &samples(), &changes).expect("measured");
         let of = |name: &str| {
             let at = policies().iter().position(|policy| *policy == name).expect("a policy");
             (scores[at].lost, scores[at].withheld)
@@ -141,6 +145,7 @@ mod tests {
         assert_eq!(of("no rule"), (5.0, 0.0));
         assert_eq!(of("full avg10 > 10"), (0.0, 5.0));
         assert_eq!(of("oracle"), (0.0, 0.0));
+        assert_eq!(super::scores(scenario, &[Sample::default(); 3], &changes), None, "no users");
     }
 
     #[test]

@@ -53,21 +53,24 @@ fn row(out: &mut String, o: &Outcome) {
         _ => "–".to_owned(),
     };
     let back = o.back.map_or("–".to_owned(), |at| format!("{} s", seconds(at)));
-    let total = |score: &Score| score.total(EXCHANGE);
-    let rules = &o.scores[1..=Baseline::ALL.len()];
-    let best = (0..rules.len()).min_by(|a, b| total(&rules[*a]).total_cmp(&total(&rules[*b])));
-    let best = best.map_or(String::new(), |best| {
-        format!("{:.1} ({})", total(&rules[best]), policies()[best + 1])
-    });
-    let [no_rule, oracle] = [1, 2].map(|n| total(&o.scores[Baseline::ALL.len() + n]));
     let Scenario { name, service, .. } = o.scenario;
     let _ = writeln!(
         out,
-        "| {name} | {} | {users} | {reduced} | {overloaded} | {back} | {:.1} | {best} | {no_rule:.1} \
-         | {oracle:.1} |",
+        "| {name} | {} | {users} | {reduced} | {overloaded} | {back} | {} |",
         service.name(),
-        total(&o.scores[0])
+        cost_cells(o.scores.as_deref())
     );
+}
+
+/// The costs of memsensor, of the best common rule, of no rule, and of the oracle.
+fn cost_cells(scores: Option<&[Score]>) -> String {
+    let Some(scores) = scores else { return "– | – | – | –".to_owned() };
+    let total = |n: usize| scores[n].total(EXCHANGE);
+    let rules = 1..=Baseline::ALL.len();
+    let best = rules.min_by(|a, b| total(*a).total_cmp(&total(*b))).unwrap_or(0);
+    let [no_rule, oracle] = [1, 2].map(|n| total(Baseline::ALL.len() + n));
+    let best = format!("{:.1} ({})", total(best), policies()[best]);
+    format!("{:.1} | {best} | {no_rule:.1} | {oracle:.1}", total(0))
 }
 
 fn cell(harmed: Option<i64>, detected: Option<i64>) -> String {
@@ -113,13 +116,17 @@ fn totals(out: &mut String, outcomes: &[Outcome]) {
     }
 }
 
-/// The cost of each policy in sum, and which is best at which exchange rate.
+/// The cost of each policy in sum, and which is best at which exchange rate; for runs with the users'
+/// requests.
 fn costs(out: &mut String, outcomes: &[Outcome]) {
+    if outcomes.iter().all(|o| o.scores.is_none()) {
+        return;
+    }
     let _ = writeln!(out, "\n| policy | half | user-seconds lost | withheld without need | cost |");
     let _ = writeln!(out, "|---|---|---:|---:|---:|");
     let sum = |policy: usize, half: Option<Half>| -> Score {
         let of = outcomes.iter().filter(|o| half.is_none_or(|half| o.scenario.half == half));
-        of.map(|o| o.scores[policy]).sum()
+        of.filter_map(|o| Some(o.scores.as_ref()?[policy])).sum()
     };
     for (policy, name) in policies().into_iter().enumerate() {
         for half in [Half::Tune, Half::HeldOut] {
