@@ -64,9 +64,11 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         drop(running);
         wait_for_weight(&weight);
         drop(stopped);
-        // A probe ends only when it is killed.
-        drop((judge, control));
+        // A probe ends only when it is killed; a real service must answer the last requests.
+        drop(control);
+        judge.kill_probe();
         let requests = with_unserved(join(requests)?, scenario.service);
+        drop(judge);
         let control = with_unserved(join(control_requests)?, Service::Probe);
         let course = Course {
             name: scenario.name.to_owned(),
@@ -112,6 +114,13 @@ impl Judge {
         let mut probe = testbed.probe(false)?;
         probe.ready()?;
         Ok(Self::Probe(probe))
+    }
+
+    /// Ends the probe, if it is one.
+    fn kill_probe(&mut self) {
+        if let Self::Probe(probe) = self {
+            probe.kill();
+        }
     }
 
     /// Its requests, once all of them are known.

@@ -31,7 +31,8 @@ const CONTROL_FILES: u64 = 8;
 
 /// A process, killed with its children when dropped.
 pub(super) struct Running {
-    child: Child,
+    /// Until it is killed. Not waited for before: its number is also that of its group.
+    child: Option<Child>,
     /// Its output, if it is piped.
     pub(super) out: Option<BufReader<ChildStdout>>,
     name: String,
@@ -42,7 +43,7 @@ impl Running {
         command.stdin(Stdio::null()).stdout(out).process_group(0);
         let mut child = command.spawn().with_context(|| format!("start {name}"))?;
         let out = child.stdout.take().map(BufReader::new);
-        Ok(Self { child, out, name })
+        Ok(Self { child: Some(child), out, name })
     }
 
     /// Waits until it reports that it is set up.
@@ -52,12 +53,19 @@ impl Running {
         ensure!(line == "ready\n", "{} ended before it was ready", self.name);
         Ok(())
     }
+
+    /// Kills it and its children.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = rustix::process::kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.wait();
+        }
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
