@@ -376,6 +376,11 @@ pub fn parse(text: &str) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// Whether a series is a counter, by its name; `memsensor_memory_total_bytes` is none.
+pub fn is_counter(series: &str) -> bool {
+    series.split('{').next().is_some_and(|name| name.ends_with("_total"))
+}
+
 /// The increase of a counter; a missing series is an error.
 pub fn delta(
     before: &BTreeMap<String, f64>,

@@ -11,7 +11,7 @@ use std::{
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use sensor_core::model::event::EventKind;
 use sensor_tests::support::{
-    daemon::{Daemon, delta},
+    daemon::{Daemon, delta, is_counter},
     scope::{MIB, Scope},
 };
 
@@ -27,8 +27,6 @@ fn is_kill(kind: &EventKind) -> bool {
 /// returns its metrics.
 fn check(daemon: &Daemon, before: &BTreeMap<String, f64>, when: &str) -> BTreeMap<String, f64> {
     let after = daemon.metrics().expect("fresh samples");
-    // Not gauges such as memsensor_memory_total_bytes.
-    let is_counter = |series: &str| series.split('{').next().is_some_and(|n| n.ends_with("_total"));
     for (series, value) in before.iter().filter(|(series, _)| is_counter(series)) {
         let now = after.get(series).unwrap_or_else(|| panic!("{when}: no {series}"));
         assert!(now >= value, "{when}: {series} was {value} and is {now}");

@@ -11,7 +11,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use sensor_core::model::event::EventKind;
 use sensor_tests::support::{
-    daemon::Daemon,
+    daemon::{Daemon, is_counter},
     scope::{MIB, Scope, program},
 };
 use serde_json::Value;
@@ -156,7 +156,7 @@ fn a_suspend_counts_for_drains_and_ages() {
     assert!(asleep >= Duration::from_millis(500), "asleep for {asleep:?} only");
     assert_eq!(daemon.get("/livez", "").expect("/livez").status, 200);
     let after = daemon.metrics().expect("fresh samples");
-    for (series, value) in before.iter().filter(|(series, _)| series.contains("_total")) {
+    for (series, value) in before.iter().filter(|(series, _)| is_counter(series)) {
         assert!(after.get(series).is_some_and(|now| now >= value), "{series} has fallen");
     }
     assert_drain_ends(&daemon, begun);
