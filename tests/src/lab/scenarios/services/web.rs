@@ -85,7 +85,8 @@ pub fn haproxy(place: &Place) -> Result<Running> {
     Ok(running)
 }
 
-/// The server in Java: a cache of items, and garbage of 64 KiB per request.
+/// The server in Java: a cache of items, and garbage of 64 KiB per request. Without arguments it is a
+/// load: a heap nearly full of items, some of which are replaced all the time.
 const JAVA: &str = r#"
 import com.sun.net.httpserver.HttpServer;
 import java.net.InetSocketAddress;
@@ -93,7 +94,13 @@ import java.util.HashMap;
 import java.util.concurrent.Executors;
 
 public class Web {
+    static void churn() {
+        byte[][] items = new byte[(int) (Runtime.getRuntime().maxMemory() / 4096 * 3 / 4)][];
+        for (int i = 0; ; i = (i + 7) % items.length) items[i] = new byte[4096];
+    }
+
     public static void main(String[] args) throws Exception {
+        if (args.length == 0) churn();
         int port = Integer.parseInt(args[0]), items = Integer.parseInt(args[1]);
         HashMap<String, byte[]> cache = new HashMap<>();
         for (int i = 0; i < items; i++) cache.put("/" + i, new byte[4096]);
