@@ -266,8 +266,12 @@ mod tests {
         let mut reading = Reading::default();
         memory.read(&mut reading);
         let page = rustix::param::page_size() as u64;
-        let expected =
-            Reading { swapped_in_bytes: Some(page), io_full_ns: Some(2000), ..Reading::default() };
+        let expected = Reading {
+            swapped_in_bytes: Some(page),
+            io_some_ns: Some(1000),
+            io_full_ns: Some(2000),
+            ..Reading::default()
+        };
         assert_eq!(reading, expected);
     }
 
