@@ -140,6 +140,7 @@ mod tests {
             short.iter().all(|g| g.is_column && g.init_script().lines().count() == all().len())
         );
     }
+
     /// A name that matches no test would be a test that runs in every guest again.
     #[test]
     fn every_skipped_test_exists() {

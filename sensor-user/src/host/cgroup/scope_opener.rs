@@ -139,11 +139,12 @@ impl ScopeOpener {
     fn open(&self) -> Result<OpenFiles> {
         let CgroupMounts { memory, v1, .. } = &self.mounts;
         let (dir, v1) = (memory.join(&self.path), *v1);
-        let own = match LimitFiles::open(&dir, v1) {
+        let mut own = match LimitFiles::open(&dir, v1) {
             Err(_) if !v1 && dir.exists() && !dir.join("memory.stat").exists() => None,
             own => Some(own?),
         };
-        if self.path.as_os_str().is_empty() && root_limit(&self.mounts).is_none() {
+        let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
+        if self.path.as_os_str().is_empty() && !own.as_mut().is_some_and(has_limit) {
             bail!("{}: without a limit the root is the host itself", self.name());
         }
         let psi = self.open_psi();
@@ -153,7 +154,6 @@ impl ScopeOpener {
         }
         let paths = self.path.ancestors().skip(1).filter(|path| !path.as_os_str().is_empty());
         let ancestors = paths.filter_map(|path| LimitFiles::open(&memory.join(path), v1).ok());
-        let has_limit = |files: &mut LimitFiles| matches!(files.limit(), Ok(Some(_)));
         let ancestors =
             ancestors.filter_map(|mut files| has_limit(&mut files).then_some(files)).collect();
         let lists_descendants = psi.pressure.is_none();

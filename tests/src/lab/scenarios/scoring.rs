@@ -29,21 +29,17 @@ pub fn scores(
     samples.iter().find_map(|sample| sample.slow)?;
     let steps = steps(samples);
     let of = |weights: &[f64]| {
-        Score::of(steps.iter().zip(weights.get(1..).unwrap_or_default()).map(|(step, weight)| {
-            Second {
-                lost: step.seconds * step.lost * weight,
-                withheld: step.seconds * (1.0 - weight),
-                needed: step.needed(),
-            }
+        Score::of(steps.iter().zip(weights).map(|(step, weight)| Second {
+            lost: step.seconds * step.lost * weight,
+            withheld: step.seconds * (1.0 - weight),
+            needed: step.needed(),
         }))
     };
     let rule = |rule: Baseline| {
         let holds = rule.holds(samples, scenario).into_iter();
         of(&holds.map(|holds| f64::from(u8::from(!holds))).collect::<Vec<_>>())
     };
-    let oracle: Vec<_> = std::iter::once(1.0)
-        .chain(steps.iter().map(|step| f64::from(u8::from(!step.needed()))))
-        .collect();
+    let oracle: Vec<_> = steps.iter().map(|step| f64::from(u8::from(!step.needed()))).collect();
     let ours = std::iter::once(of(&weights(samples, changes)));
     let always = of(&vec![1.0; samples.len()]);
     Some(ours.chain(Baseline::ALL.map(rule)).chain([always, of(&oracle)]).collect())
@@ -70,7 +66,7 @@ pub(super) fn end_of_loss(samples: &[Sample]) -> Option<u64> {
     samples.get(last + 1).map(Sample::at_ns)
 }
 
-/// The time between two samples.
+/// The time between two samples. A policy knows of it what it knew at its begin.
 struct Step {
     seconds: f64,
     /// The share of the requests due then that were lost.
@@ -140,8 +136,8 @@ mod tests {
             let at = policies().iter().position(|policy| *policy == name).expect("a policy");
             (scores[at].lost, scores[at].withheld)
         };
-        // Half of the weight from 2 s to 6 s: fine until 5 s, and one user-second of the sixth.
-        assert_eq!(of("memsensor"), (0.5, 1.5));
+        // Half of the weight from 3 s to 7 s: two seconds fine, then two half lost.
+        assert_eq!(of("memsensor"), (1.0, 1.0));
         assert_eq!(of("no rule"), (5.0, 0.0));
         assert_eq!(of("full avg10 > 10"), (0.0, 5.0));
         assert_eq!(of("oracle"), (0.0, 0.0));

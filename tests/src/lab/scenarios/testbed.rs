@@ -24,6 +24,8 @@ use crate::support::{
 
 /// Reads per second of slow swap.
 const SLOW_SWAP: u32 = 300;
+/// Reads per second of the disk during the setup.
+const UNTHROTTLED: u32 = u32::MAX;
 /// The smallest limit during the setup, in MiB.
 const ROOMY: u64 = 1024;
 /// MiB of the file of the service outside the cgroup.
@@ -108,6 +110,10 @@ impl Testbed {
         }
         if let catalogue::Swap::Slow(_) = scenario.swap {
             disk.slow(&mut scope, SLOW_SWAP)?;
+        }
+        if scenario.disk.is_some() {
+            // On v1 only processes that enter the cgroup later are throttled.
+            disk.slow_disk(&mut scope, UNTHROTTLED)?;
         }
         let own = match scenario.layout {
             Layout::One => None,

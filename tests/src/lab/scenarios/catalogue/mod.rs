@@ -1,7 +1,7 @@
 //! The scenarios, as data: a service that judges, and a load beside it.
 //!
 //! In the words of a load, `@NAME` is a file of [`Scenario::files`] and `%` a tmpfs. A load whose
-//! first word is `sh` is a shell script in the directory of these files; the service's address is in
+//! first word is `sh` is a shell script; the directory of these files and the service's address are in
 //! its environment. All other loads are programs of [`load`](super::load).
 
 mod causes;

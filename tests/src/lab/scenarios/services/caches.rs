@@ -1,6 +1,6 @@
 //! Redis and memcached, with values of 1 KiB.
 
-use std::{fmt::Write as _, process::Command};
+use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
@@ -22,7 +22,7 @@ const fn values(mib: u64) -> u64 {
 /// Redis with its values. It saves only on request.
 pub fn redis(place: &Place) -> Result<Running> {
     let mut running = Running::default();
-    let mut command = nice(place, "redis-server");
+    let mut command = place.command("redis-server");
     command.arg("--port").arg(PORT.to_string()).arg("--dir").arg(&place.dir);
     command.args(["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes"]);
     running.add(command, "redis-server", Signal::KILL)?;
@@ -38,7 +38,7 @@ pub fn redis(place: &Place) -> Result<Running> {
 /// memcached with its values, and room for as many.
 pub fn memcached(place: &Place) -> Result<Running> {
     let mut running = Running::default();
-    let mut command = nice(place, "memcached");
+    let mut command = place.command("memcached");
     let room = (place.data * 2).to_string();
     command.args(["-u", "root", "-l", "127.0.0.1", "-m", &room, "-t", "2"]);
     command.arg("-p").arg(PORT.to_string());
@@ -51,13 +51,6 @@ pub fn memcached(place: &Place) -> Result<Running> {
     connection.send(b"version\r\n")?;
     ensure!(connection.line()?.starts_with("VERSION"), "memcached does not fill");
     Ok(running)
-}
-
-/// A command in the cgroup at nice -10.
-pub(super) fn nice(place: &Place, program: &str) -> Command {
-    let mut command = place.scope.command("nice");
-    command.args(["-n", "-10", program]);
-    command
 }
 
 struct Redis(Tcp, u64);

@@ -6,7 +6,6 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    caches::nice,
     clients::{Client, Console},
     place::{PORT, Place},
     process::{Running, succeed},
@@ -41,7 +40,7 @@ pub fn postgres(place: &Place) -> Result<Running> {
     succeed(init.current_dir(&place.dir).args(["-A", "trust", "-N", "-D"]).arg(&data))?;
     let mut running = Running::default();
     let program = postgres_program("postgres")?;
-    let mut command = as_postgres(nice(place, "setpriv"), &program);
+    let mut command = as_postgres(place.command("setpriv"), &program);
     command.current_dir(&place.dir).arg("-D").arg(&data);
     let buffers = format!("shared_buffers={}MB", place.limit / 4);
     for setting in [
@@ -118,7 +117,7 @@ pub fn mariadb(place: &Place) -> Result<Running> {
     init.args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal"]);
     succeed(init.arg("--skip-test-db").arg(format!("--datadir={}", data.display())))?;
     let mut running = Running::default();
-    let mut command = nice(place, "mariadbd");
+    let mut command = place.command("mariadbd");
     command.args(["--no-defaults", "--user=root", "--skip-networking", "--skip-log-bin"]);
     command.arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}", place.dir.join("s").display()));

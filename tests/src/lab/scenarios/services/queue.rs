@@ -10,7 +10,6 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    caches::nice,
     clients::{Client, Tcp},
     place::{PORT, Place},
     process::Running,
@@ -30,7 +29,7 @@ pub fn rabbitmq(place: &Place) -> Result<Running> {
     );
     fs::write(place.dir.join("rabbitmq.conf"), config)?;
     fs::write(place.dir.join("plugins"), "[rabbitmq_stomp].\n")?;
-    let mut command = nice(place, "/usr/lib/rabbitmq/bin/rabbitmq-server");
+    let mut command = place.command("/usr/lib/rabbitmq/bin/rabbitmq-server");
     command.env("HOME", &place.dir).env("RABBITMQ_NODENAME", "memsensor@localhost");
     command.env("RABBITMQ_CONFIG_FILE", place.dir.join("rabbitmq"));
     command.env("RABBITMQ_ENABLED_PLUGINS_FILE", place.dir.join("plugins"));

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    caches::nice,
     clients::{Client, Tcp},
     place::{PORT, Place},
     process::{Running, succeed},
@@ -31,7 +30,7 @@ pub(super) const fn items(mib: u64) -> u64 {
 /// nginx with its files, which it has served once.
 pub fn nginx(place: &Place) -> Result<Running> {
     let mut running = Running::default();
-    start_nginx(&mut running, place, nice(place, "nginx"), PORT)?;
+    start_nginx(&mut running, place, place.command("nginx"), PORT)?;
     warm(&mut running, "nginx", files(place.data))?;
     Ok(running)
 }
@@ -78,7 +77,7 @@ pub fn haproxy(place: &Place) -> Result<Running> {
     );
     let path = place.dir.join("haproxy.cfg");
     fs::write(&path, config)?;
-    let mut command = nice(place, "haproxy");
+    let mut command = place.command("haproxy");
     command.arg("-db").arg("-f").arg(&path);
     running.add(command, "haproxy", Signal::KILL)?;
     warm(&mut running, "HAProxy", files(place.data))?;
@@ -125,7 +124,7 @@ pub fn jvm(place: &Place) -> Result<Running> {
     fs::write(place.dir.join("Web.java"), JAVA)?;
     succeed(Command::new("javac").current_dir(&place.dir).arg("Web.java"))?;
     let heap = place.data + place.data / 2 + 32;
-    let mut command = nice(place, "java");
+    let mut command = place.command("java");
     command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]).arg(format!("-Xmx{heap}m"));
     command.arg("-cp").arg(&place.dir).arg("Web").arg(PORT.to_string());
     command.arg(items(place.data).to_string());
@@ -153,7 +152,7 @@ require("http").createServer((question, answer) => {
 pub fn node(place: &Place) -> Result<Running> {
     let path = place.dir.join("web.js");
     fs::write(&path, JAVASCRIPT)?;
-    let mut command = nice(place, "node");
+    let mut command = place.command("node");
     command.arg(&path).arg(PORT.to_string()).arg(items(place.data).to_string());
     let mut running = Running::default();
     running.add(command, "node", Signal::KILL)?;
