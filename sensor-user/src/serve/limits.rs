@@ -40,6 +40,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 const MAX_PER_PERIOD: u32 = 50;
 /// The same for one address, so that it leaves half to others.
 const MAX_PER_ADDRESS: u32 = 25;
+/// Connections have their turn in this period or in one of the next. An address with all its places
+/// needs fewer periods.
+const PERIODS: usize = 8;
 /// Most connections that a listener takes from the backlog per [`PERIOD`], to be served or closed.
 /// More than [`MAX_PER_PERIOD`]: the backlog is in order of arrival, and a client would wait there
 /// behind a flood.
@@ -49,46 +52,66 @@ const REFUSED_IN_A_ROW: u32 = 16;
 /// Most likely there are no free descriptors: some are closed within this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Limits the rate of connections.
+/// Limits the rate of connections. A connection that exceeds a rate has its turn in a later period,
+/// and counts there.
 #[derive(Debug)]
 struct RateLimit {
     period_start: Instant,
     accepted: u32,
-    served: u32,
+    /// Connections with a turn in this period and in the next ones.
+    turns: [u32; PERIODS],
+    /// Connections of an address with a turn in this period or later.
     by_address: BTreeMap<Prefix, u32>,
 }
 
 impl RateLimit {
     fn new(now: Instant) -> Self {
-        Self { period_start: now, accepted: 0, served: 0, by_address: BTreeMap::new() }
-    }
-
-    /// Counts a connection at `now`. Returns the time of the next period if this one has enough
-    /// connections, of this address or in all.
-    fn count(&mut self, prefix: Prefix, now: Instant) -> Option<Instant> {
-        self.count_accepted(now);
-        let of_address = self.by_address.get(&prefix).copied().unwrap_or_default();
-        if self.served >= MAX_PER_PERIOD || of_address >= MAX_PER_ADDRESS {
-            return Some(self.period_start + PERIOD);
-        }
-        self.served += 1;
-        self.by_address.insert(prefix, of_address + 1);
-        None
+        Self { period_start: now, accepted: 0, turns: [0; PERIODS], by_address: BTreeMap::new() }
     }
 
     /// Counts a connection that is accepted at `now`, to be served or closed.
     fn count_accepted(&mut self, now: Instant) {
-        if now >= self.period_start + PERIOD {
-            *self = Self::new(now);
+        let elapsed = now.saturating_duration_since(self.period_start).as_nanos();
+        let periods = u32::try_from(elapsed / PERIOD.as_nanos()).unwrap_or(u32::MAX);
+        if periods > 0 {
+            self.period_start += PERIOD.saturating_mul(periods);
+            self.accepted = 0;
+            let ended = PERIODS.min(periods as usize);
+            self.turns[..ended].fill(0);
+            self.turns.rotate_left(ended);
+            self.by_address.retain(|_, turns| {
+                *turns = turns.saturating_sub(MAX_PER_ADDRESS.saturating_mul(periods));
+                *turns > 0
+            });
         }
         self.accepted += 1;
+    }
+
+    /// The period in which a connection of this address may be served: 0 is this one.
+    fn turn(&self, prefix: Prefix) -> usize {
+        let of_address = self.by_address.get(&prefix).copied().unwrap_or_default();
+        let first = ((of_address / MAX_PER_ADDRESS) as usize).min(PERIODS - 1);
+        let has_room = |period: &usize| self.turns[*period] < MAX_PER_PERIOD;
+        (first..PERIODS).find(has_room).unwrap_or(PERIODS - 1)
+    }
+
+    /// When the turn begins; `None` if it is now.
+    fn begin(&self, turn: usize) -> Option<Instant> {
+        let periods = u32::try_from(turn).ok().filter(|periods| *periods > 0)?;
+        Some(self.period_start + PERIOD.saturating_mul(periods))
+    }
+
+    /// Counts a connection that has this turn.
+    fn count_served(&mut self, prefix: Prefix, turn: usize) {
+        self.turns[turn] += 1;
+        *self.by_address.entry(prefix).or_default() += 1;
     }
 
     /// The time of the next period, if no more may be accepted in this one: enough were, or a
     /// further one could only take the place of another that waits for the next period, too.
     fn pause(&self, is_full: impl FnOnce() -> bool) -> Option<Instant> {
         let is_enough = self.accepted >= MAX_ACCEPTED;
-        (is_enough || (self.served >= MAX_PER_PERIOD && is_full()))
+        (is_enough || (self.turns[0] >= MAX_PER_PERIOD && is_full()))
             .then(|| self.period_start + PERIOD)
     }
 }
@@ -279,12 +302,15 @@ pub async fn accept_tcp<F>(
                 continue;
             }
         };
-        let now = Instant::now();
+        rate_limit.count_accepted(Instant::now());
         let is_served = if allow.iter().any(|network| network.contains(peer)) {
-            let start = rate_limit.count(Prefix::of(peer), now);
-            gate.take(socket, peer, start, &serve)
+            let turn = rate_limit.turn(Prefix::of(peer));
+            let is_served = gate.take(socket, peer, rate_limit.begin(turn), &serve);
+            if is_served {
+                rate_limit.count_served(Prefix::of(peer), turn);
+            }
+            is_served
         } else {
-            rate_limit.count_accepted(now);
             gate.counts.end(Outcome::Refused);
             false
         };
@@ -370,28 +396,49 @@ mod tests {
         Prefix::of(IpAddr::from([127, 0, 0, n]))
     }
 
+    /// Takes a turn as a connection that has a place.
+    fn take(limit: &mut RateLimit, n: u8, now: Instant) -> usize {
+        limit.count_accepted(now);
+        let turn = limit.turn(prefix(n));
+        limit.count_served(prefix(n), turn);
+        turn
+    }
+
     #[test]
     fn an_address_cannot_use_all_of_a_period() {
         let start = Instant::now();
         let mut limit = RateLimit::new(start);
-        for period in 0..3 {
-            let now = start + period * PERIOD;
-            let next = Some(now + PERIOD);
-            for n in 0..300 {
-                let expected = if n < MAX_PER_ADDRESS { None } else { next };
-                assert_eq!(limit.count(prefix(1), now), expected, "{n}");
-            }
-            for n in 0..30 {
-                let expected = if n < MAX_PER_PERIOD - MAX_PER_ADDRESS { None } else { next };
-                assert_eq!(limit.count(prefix(2), now + PERIOD / 2), expected, "{n}");
-            }
-            assert_eq!(limit.pause(|| false), None);
-            assert_eq!(limit.pause(|| true), next, "all places are taken");
-            for _ in 330..MAX_ACCEPTED {
-                limit.count(prefix(3), now);
-            }
-            assert_eq!(limit.pause(|| false), next);
-            assert!(limit.by_address.len() <= MAX_PER_PERIOD as usize, "bounded");
+        for n in 0..60 {
+            let turn = take(&mut limit, 1, start);
+            assert_eq!(turn, (n / MAX_PER_ADDRESS) as usize, "{n}");
+            let begin = limit.begin(turn).unwrap_or(start);
+            assert_eq!(begin, start + PERIOD * (n / MAX_PER_ADDRESS));
+        }
+        for n in 0..30 {
+            let turn = take(&mut limit, 2, start + PERIOD / 2);
+            assert_eq!(turn, (n / MAX_PER_ADDRESS) as usize, "another address has room now: {n}");
+        }
+        assert_eq!(limit.pause(|| false), None);
+        assert_eq!(limit.pause(|| true), Some(start + PERIOD), "all places are taken");
+        // The first address waits with 35 for the next two periods, and the second one with five.
+        let later = start + PERIOD;
+        assert_eq!(take(&mut limit, 1, later), 1, "behind those that wait");
+        assert_eq!(take(&mut limit, 2, later), 0);
+        assert_eq!(take(&mut limit, 3, later), 0, "a new address");
+        for n in 3..MAX_ACCEPTED {
+            limit.count_accepted(later);
+            assert_eq!(limit.pause(|| false).is_some(), n + 1 == MAX_ACCEPTED, "{n}");
+        }
+        limit.count_accepted(start + 100 * PERIOD);
+        assert!(limit.by_address.is_empty() && limit.turns == [0; PERIODS], "all turns are over");
+    }
+
+    #[test]
+    fn a_period_is_bounded_for_any_number_of_addresses() {
+        let now = Instant::now();
+        let mut limit = RateLimit::new(now);
+        for n in 0..=255 {
+            assert_eq!(take(&mut limit, n, now), usize::from(n) / MAX_PER_PERIOD as usize);
         }
     }
 
