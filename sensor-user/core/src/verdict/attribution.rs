@@ -113,24 +113,18 @@ impl Attribution {
     /// reading has no `before`: the origin of these stalls is unknown until the second one.
     pub fn apply(&mut self, reading: &mut Reading, origins: Origins) {
         let raw = *reading;
-        let (stall_share, refault_share) = match &self.last {
-            Some((last, _)) if raw.at_ns <= last.at_ns => {
-                reading.limits = self.part;
-                return;
-            }
-            Some((last, before)) => {
-                let (last, before) = (*last, *before);
-                self.weigh(&last, &raw, before, origins)
-            }
-            None => {
-                reading.before = None;
-                self.last = Some((raw, origins));
-                return;
-            }
+        let Some((last, before)) = self.last else {
+            reading.before = None;
+            self.last = Some((raw, origins));
+            return;
         };
-        if let Some((last, _)) = self.last.replace((raw, origins)) {
-            self.part.add(&last, &raw, 1.0 - stall_share, 1.0 - refault_share);
+        if raw.at_ns <= last.at_ns {
+            reading.limits = self.part;
+            return;
         }
+        self.last = Some((raw, origins));
+        let (stall_share, refault_share) = self.weigh(&last, &raw, before, origins);
+        self.part.add(&last, &raw, 1.0 - stall_share, 1.0 - refault_share);
         reading.limits = self.part;
         reading.before = raw.before.map(|spans| {
             spans.map(|[some, full]| {
