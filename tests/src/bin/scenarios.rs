@@ -18,7 +18,7 @@ use sensor_tests::lab::scenarios::{
     replay, run, table,
 };
 
-const USAGE: &str = "usage: scenarios [--only NAME]... [--half tune|held-out] [--record DIR [--missing yes] | --replay DIR]";
+const USAGE: &str = "usage: scenarios [--only NAME]... [--half tune|held-out] [--guest MIB] [--record DIR [--missing yes] | --replay DIR]";
 
 fn main() -> ExitCode {
     sensor_tests::exit(start())
@@ -39,6 +39,8 @@ fn start() -> Result<()> {
 struct Args {
     only: Vec<String>,
     half: Option<Half>,
+    /// Only scenarios of a guest with so much memory; without it, those that need no guest run.
+    guest: Option<u64>,
     record: Option<PathBuf>,
     replay: Option<PathBuf>,
     /// Only scenarios that are not recorded yet.
@@ -59,6 +61,7 @@ impl Args {
                 }
                 ["--half", "tune"] => parsed.half = Some(Half::Tune),
                 ["--half", "held-out"] => parsed.half = Some(Half::HeldOut),
+                ["--guest", mib] => parsed.guest = Some(mib.parse().context("--guest")?),
                 ["--record", dir] => parsed.record = Some(dir.into()),
                 ["--missing", "yes"] => parsed.missing = true,
                 ["--replay", dir] => parsed.replay = Some(dir.into()),
@@ -70,16 +73,22 @@ impl Args {
 
     /// Where a run is recorded, if it is.
     fn recording(&self, scenario: &Scenario) -> Option<PathBuf> {
-        Some(self.record.as_ref()?.join(format!("{}.txt", scenario.name)))
+        Some(recording(self.record.as_ref()?, scenario))
     }
 
     fn scenarios(&self) -> impl Iterator<Item = &'static Scenario> {
         catalogue::all().filter(|s| {
             (self.only.is_empty() || self.only.iter().any(|name| name == s.name))
                 && self.half.is_none_or(|half| half == s.half)
+                && (self.replay.is_some() || self.guest == s.guest.then_some(s.limit))
                 && !(self.missing && self.recording(s).is_some_and(|path| path.exists()))
+                && self.replay.as_ref().is_none_or(|dir| recording(dir, s).exists())
         })
     }
+}
+
+fn recording(dir: &Path, scenario: &Scenario) -> PathBuf {
+    dir.join(format!("{}.txt", scenario.name))
 }
 
 fn measure(args: &Args) -> Result<()> {
@@ -133,7 +142,7 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
 
 /// Evaluates the current rules on an earlier run.
 fn again(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
-    let record = Record::read(&dir.join(format!("{}.txt", scenario.name)))?;
+    let record = Record::read(&recording(dir, scenario))?;
     let changes = replay::weight_changes(scenario, &record.samples, &Arc::new(Policy::default()));
     Ok(Outcome::of(scenario, &record, &changes))
 }

@@ -1,4 +1,4 @@
-//! A swap device on a loop device over a file, at full speed or throttled. It is removed again,
+//! A swap device: a loop device over a file, at full speed or throttled, or zram. It is removed again,
 //! also if this process is killed.
 
 use std::{
@@ -31,11 +31,7 @@ impl Swap {
     /// Makes it and activates it with the highest priority. Needs root, the space on disk, and
     /// util-linux.
     pub fn new(mib: u64) -> Result<Self> {
-        // Not /tmp: it may be a tmpfs, which is memory itself.
-        let dir = PathBuf::from(format!("/var/tmp/memsensor-swap-{}", std::process::id()));
-        let mut undo = Undo::new()?;
-        undo.later(r#"rm -rf "$1""#, &[&dir])?;
-        fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+        let (dir, mut undo) = directory()?;
         let file = dir.join("swap");
         fill(&file, mib)?;
         fs::set_permissions(&file, Permissions::from_mode(0o600))?;
@@ -46,10 +42,25 @@ impl Swap {
             "is there a free loop device?",
         )?;
         let device = PathBuf::from(looped.trim());
-        undo.later(r#"! grep -q "^$1 " /proc/swaps || swapoff "$1""#, &[&device])?;
-        succeed(Command::new("mkswap").arg(&device), "see the kernel log")?;
-        let mut swapon = Command::new("swapon");
-        succeed(swapon.args(["-p", "32767"]).arg(&device), "see the kernel log")?;
+        activate(&device, &mut undo)?;
+        Ok(Self { dir, device, throttled: None, undo })
+    }
+
+    /// The same on zram: compressed, in memory, and not charged to the cgroup. Needs CONFIG_ZRAM.
+    pub fn zram(mib: u64) -> Result<Self> {
+        let (dir, mut undo) = directory()?;
+        let hot_add = Path::new("/sys/class/zram-control/hot_add");
+        let number = fs::read_to_string(hot_add)
+            .with_context(|| format!("read {} (modprobe zram)", hot_add.display()))?;
+        let name = format!("zram{}", number.trim());
+        undo.later(
+            r#"echo "${1#/zram}" >/sys/class/zram-control/hot_remove"#,
+            &[&Path::new("/").join(&name)],
+        )?;
+        let size = Path::new("/sys/block").join(&name).join("disksize");
+        fs::write(&size, format!("{mib}M")).with_context(|| format!("write {}", size.display()))?;
+        let device = Path::new("/dev").join(name);
+        activate(&device, &mut undo)?;
         Ok(Self { dir, device, throttled: None, undo })
     }
 
@@ -92,6 +103,25 @@ impl Swap {
         fs::write(&file, format!("{number} {reads_per_second}"))
             .with_context(|| format!("write {}", file.display()))
     }
+}
+
+/// A directory on disk, which is removed.
+fn directory() -> Result<(PathBuf, Undo)> {
+    // Not /tmp: it may be a tmpfs, which is memory itself.
+    let dir = PathBuf::from(format!("/var/tmp/memsensor-swap-{}", std::process::id()));
+    let mut undo = Undo::new()?;
+    undo.later(r#"rm -rf "$1""#, &[&dir])?;
+    fs::create_dir(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+    Ok((dir, undo))
+}
+
+/// Formats the device and swaps to it before any other.
+fn activate(device: &Path, undo: &mut Undo) -> Result<()> {
+    undo.later(r#"! grep -q "^$1 " /proc/swaps || swapoff "$1""#, &[device])?;
+    succeed(Command::new("mkswap").arg(device), "see the kernel log")?;
+    let mut swapon = Command::new("swapon");
+    succeed(swapon.args(["-p", "32767"]).arg(device), "see the kernel log")?;
+    Ok(())
 }
 
 /// Makes a file without holes, as swap requires, and with clean pages, which can be reclaimed at

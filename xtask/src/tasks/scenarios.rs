@@ -4,10 +4,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::measurement::Measurement;
-use crate::host::inventory::Group;
+use crate::{
+    host::{install, inventory::Group},
+    vm::scenario_guests::{self, SIZES},
+};
 
 const SCENARIOS: Measurement = Measurement {
     program: "scenarios",
@@ -32,6 +35,15 @@ pub(crate) struct Args {
     /// Write the recorded samples into this directory, one text per scenario
     #[arg(long, value_name = "DIR", conflicts_with = "replay")]
     record: Option<PathBuf>,
+    /// Run the scenarios of a whole machine, in emulated QEMU guests of 512 MiB to 4 GiB
+    #[arg(long, conflicts_with_all = ["half", "missing", "replay", "write"])]
+    guest: bool,
+    /// Run only the guest of this size
+    #[arg(long, value_name = "MIB", requires = "guest", value_parser = guest_size)]
+    memory: Option<u64>,
+    /// Kernel series of the guests
+    #[arg(long, default_value = "6.12", requires = "guest")]
+    kernel: String,
     /// Run only the scenarios that are not in the directory yet
     #[arg(long, requires = "record")]
     missing: bool,
@@ -43,7 +55,31 @@ pub(crate) struct Args {
     write: bool,
 }
 
+fn guest_size(text: &str) -> Result<u64, String> {
+    let size = SIZES.into_iter().find(|size| size.to_string() == text);
+    size.ok_or_else(|| format!("expected one of {SIZES:?}"))
+}
+
+/// The recordings of all sizes. A guest that fails does not stop the others.
+fn run_guests(args: &Args) -> Result<()> {
+    install::ensure(&[Group::Build])?;
+    let sizes = SIZES.into_iter().filter(|size| args.memory.is_none_or(|only| only == *size));
+    let mut failed = Vec::new();
+    for mib in sizes {
+        let run = scenario_guests::run(mib, &args.kernel, &args.only, args.record.as_deref());
+        if let Err(e) = run {
+            eprintln!("{mib} MiB: {e:#}");
+            failed.push(mib);
+        }
+    }
+    ensure!(failed.is_empty(), "these guests failed, in MiB: {failed:?}");
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.guest {
+        return run_guests(args);
+    }
     SCENARIOS.run(args.write, |command| {
         command.args(args.only.iter().flat_map(|name| ["--only", name]));
         if let Some(half) = &args.half {

@@ -14,15 +14,20 @@ use super::{
 };
 use crate::host::exec;
 
-/// Builds the binaries of the guests with these test binaries. They are static: the guests' user
-/// space is busybox only, or that of another release.
-pub(crate) fn test_binaries(machine: &Machine, tests: &[&str]) -> Result<Vec<GuestFile>> {
+/// Builds memsensor, these programs, and these test binaries. They are static: the guests' user space
+/// is busybox only, or that of another release.
+pub(crate) fn binaries(
+    machine: &Machine,
+    programs: &[&str],
+    tests: &[&str],
+) -> Result<Vec<GuestFile>> {
     let mut cargo = machine.cross.cargo();
     // If the encoded flags are set, cargo ignores RUSTFLAGS.
     cargo.env_remove("CARGO_ENCODED_RUSTFLAGS");
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     // All in one command: with other features of dependencies, a second one would build much again.
-    cargo.args(["build", "--bin", "memsensor", "--bin", "hog"]);
+    let programs = [&["memsensor"], programs].concat();
+    cargo.arg("build").args(programs.iter().flat_map(|program| ["--bin", program]));
     cargo.args(tests.iter().flat_map(|test| ["--test", test]));
     // With --target, cargo does not apply the flags to proc macros, which must be dynamic.
     cargo.args(["--target", machine.cross.target, "--profile", "guest"]);
@@ -32,7 +37,7 @@ pub(crate) fn test_binaries(machine: &Machine, tests: &[&str]) -> Result<Vec<Gue
     let (status, messages) = exec::capture_stdout(&mut cargo)?;
     exec::check_status("cargo", status)?;
     let files: Vec<_> = messages.lines().filter_map(executable).collect();
-    for name in ["memsensor", "hog"].iter().chain(tests) {
+    for name in programs.iter().chain(tests) {
         if !files.iter().any(|file| file.guest_path == format!("t/{name}")) {
             bail!("cargo built no {name}");
         }

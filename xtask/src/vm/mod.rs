@@ -4,8 +4,9 @@
 //! [`guest`] describes a guest, [`suite`] lists the guests of `cargo xtask vm`, [`host_packages`]
 //! and [`guest_files`] collect what they need, [`image`] and [`qemu`] boot one guest, [`runner`]
 //! boots the suite, [`report`] prints the results. [`thrash_guest`] is the one guest of `cargo
-//! xtask thrash`. [`root_image`] builds root file systems of Debian releases, and
-//! [`systemd_guests`] are the guests of `cargo xtask systemd`, which boot them.
+//! xtask thrash`. [`root_image`] builds root file systems of Debian releases; [`systemd_guests`] are
+//! the guests of `cargo xtask systemd`, which boot them, and [`scenario_guests`] those of `cargo xtask
+//! scenarios --guest`, which run services from them.
 
 mod debian;
 mod guest;
@@ -18,6 +19,7 @@ mod qemu;
 pub(crate) mod report;
 mod root_image;
 pub(crate) mod runner;
+pub(crate) mod scenario_guests;
 pub(crate) mod suite;
 pub(crate) mod systemd_guests;
 pub(crate) mod thrash_guest;

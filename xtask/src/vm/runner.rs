@@ -43,7 +43,7 @@ pub(crate) fn prepare(
     let archive = Archive::open(&cache.join(format!("apt-{}", machine.name)), machine.name)?;
     let fetch = |series: &&str| kernel::fetch(&archive, cache, machine, series);
     let kernels = series.iter().map(fetch).collect::<Result<_>>()?;
-    let binaries = guest_files::test_binaries(machine, &["kernel", "live", "guest"])?;
+    let binaries = guest_files::binaries(machine, &["hog"], &["kernel", "live", "guest"])?;
     let programs = guest_files::debian_programs(machine, &archive, cache)?;
     image::pack_base(dir, machine, image::INIT, &[binaries, programs].concat())?;
     Ok(kernels)

@@ -61,7 +61,7 @@ pub(crate) fn binaries(cache: &Path) -> Result<Vec<GuestFile>> {
     AMD64.cross.install()?;
     host_packages::install()?;
     host_packages::install_qemu(&AMD64, cache)?;
-    guest_files::test_binaries(&AMD64, &[TEST])
+    guest_files::binaries(&AMD64, &["hog"], &[TEST])
 }
 
 /// The path of memsensor among these binaries.
@@ -95,7 +95,7 @@ pub(crate) fn prepare(
         guest.memory_mib = MEMORY_MIB;
         guest.boot_args = BOOT_ARGS;
         guest.time_limit = TIME_LIMIT;
-        guest.image = Some(root_image::build(cache, release.codename)?);
+        guest.image = Some(root_image::build(cache, release.codename, &root_image::SYSTEMD)?);
         guest.image_is_shared = true;
         Ok(guest)
     };

@@ -23,9 +23,12 @@ use super::{
     net::{self, Net},
     scale,
 };
-use crate::support::{
-    scope::{Scope, program},
-    swap,
+use crate::{
+    lab::scenarios::load,
+    support::{
+        scope::{Scope, program},
+        swap,
+    },
 };
 
 /// A host.
@@ -245,14 +248,7 @@ impl Web {
         let tmpfs = self.tmpfs.clone().context("the loads are not prepared")?;
         for words in loads.commands {
             let mut command = self.scope.command(program("scenarios")?);
-            command.arg("load");
-            for word in *words {
-                match word.strip_prefix('@') {
-                    Some(file) => command.arg(self.dir.join(file)),
-                    None if *word == "%" => command.arg(&tmpfs),
-                    None => command.arg(word),
-                };
-            }
+            command.args(load::arguments(words, &self.dir, &tmpfs));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             self.loads.push(command.spawn().with_context(|| format!("start {words:?}"))?);
         }

@@ -97,9 +97,10 @@ impl Outcome {
         }
     }
 
-    /// Whether the service outside the cgroup was harmed too, which makes the run invalid.
+    /// Whether the service outside the cgroup was harmed too, which makes the run invalid. Where the
+    /// whole machine runs short of memory, nothing is outside.
     pub fn is_disturbed(&self) -> bool {
-        self.control.harmed_at.is_some()
+        self.control.harmed_at.is_some() && !self.scenario.guest
     }
 
     /// Whether the author expected otherwise.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use rustix::mm::MlockAllFlags;
 use sensor_core::common::clock::monotonic_ns;
 
 use super::{
@@ -33,6 +34,9 @@ const BACK: Duration = Duration::from_secs(35);
 
 /// Runs it. Needs root, 4 GiB on disk, and util-linux.
 pub fn run(scenario: &Scenario) -> Result<Record> {
+    if scenario.guest {
+        stay_in_memory()?;
+    }
     let mut testbed = Testbed::new(scenario).context("set up the scenario")?;
     let mut before = testbed.start_before()?;
     for running in &mut before {
@@ -82,6 +86,12 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         scoring::count_slow(&requests, &course.harm, &mut samples);
         Ok(Record { course, samples })
     })
+}
+
+/// The users are in the guest, but they are not what runs short of memory.
+fn stay_in_memory() -> Result<()> {
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    rustix::mm::mlockall(flags).context("lock the memory of the users")
 }
 
 /// A probe that is killed serves nothing after; the clients of a real service go on asking.

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal};
 
 use super::{
     catalogue::{self, Judged, Layout, Scenario},
+    load,
     services::{PORT, Place, Service},
 };
 use crate::support::{
@@ -85,7 +86,10 @@ pub(super) struct Testbed {
 impl Testbed {
     pub(super) fn new(scenario: &Scenario) -> Result<Self> {
         // Always made, if only 16 MiB: it also owns the directory on disk.
-        let mut disk = Swap::new(scenario.swap.mib().max(16))?;
+        let mut disk = match scenario.swap {
+            catalogue::Swap::Zram(mib) => Swap::zram(mib)?,
+            swap => Swap::new(swap.mib().max(16))?,
+        };
         let mut undo = Undo::new()?;
         let tmpfs = PathBuf::from(format!("/dev/shm/memsensor-{}", std::process::id()));
         undo.later(r#"rm -rf "$1""#, &[&tmpfs])?;
@@ -129,13 +133,16 @@ impl Testbed {
     /// inside.
     pub(super) fn set_limits(&mut self) -> Result<()> {
         let Scenario { limit, swap, layout, disk, .. } = self.scenario;
-        let (limited, limit) = match layout {
-            Layout::NeighbourLimited(limit) => (self.load_scope(), limit),
-            _ => (&self.scope, limit),
+        let limited = match layout {
+            Layout::NeighbourLimited(limit) => Some((self.load_scope(), limit)),
+            Layout::Unlimited => None,
+            _ => Some((&self.scope, limit)),
         };
-        limited.set_limit(limit * MIB)?;
-        // The machine may have other swap.
-        limited.set_swap_limit(limit * MIB, swap.mib() * MIB)?;
+        if let Some((scope, limit)) = limited {
+            scope.set_limit(limit * MIB)?;
+            // The machine may have other swap.
+            scope.set_swap_limit(limit * MIB, swap.mib() * MIB)?;
+        }
         if let Some(reads) = disk {
             self.disk.slow_disk(&mut self.scope, reads)?;
         }
@@ -213,14 +220,7 @@ impl Testbed {
 
     fn program(&self, words: &[&str], scope: &Scope) -> Result<Command> {
         let mut command = scope.command(std::env::current_exe()?);
-        command.arg("load");
-        for word in words {
-            match word.strip_prefix('@') {
-                Some(file) => command.arg(self.disk.dir().join(file)),
-                None if *word == "%" => command.arg(&self.tmpfs),
-                None => command.arg(word),
-            };
-        }
+        command.args(load::arguments(words, self.disk.dir(), &self.tmpfs));
         Ok(command)
     }
 

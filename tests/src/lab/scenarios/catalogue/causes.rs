@@ -39,3 +39,6 @@ pub(super) const REDIS_WRITES: &str = "while :; do awk -v seed=\"$(date +%N)\" '
 /// A snapshot every 5 s.
 pub(super) const REDIS_SAVES: &str =
     "while :; do redis-cli -p \"$PORT\" bgsave >/dev/null; sleep 5; done";
+/// A dump of MariaDB's table.
+pub(super) const MARIADB_DUMP: &str = "while :; do \
+    mariadb-dump --no-defaults --single-transaction -S \"$SERVICE/s\" web | cat; done >/dev/null";

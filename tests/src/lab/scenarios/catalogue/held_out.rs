@@ -45,11 +45,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "mariadb-dump",
         about: "mariadb-dump, again and again",
-        load: &[&[
-            "sh",
-            "while :; do mariadb-dump --no-defaults --single-transaction -S \"$SERVICE/s\" web \
-             | cat; done",
-        ]],
+        load: &[&["sh", causes::MARIADB_DUMP]],
         ..MARIADB
     },
     Scenario {

@@ -5,6 +5,7 @@
 //! its environment. All other loads are programs of [`load`](super::load).
 
 mod causes;
+mod guests;
 mod held_out;
 mod scenario;
 mod synthetic;
@@ -14,7 +15,7 @@ pub use self::scenario::{Expected, Half, Judged, Layout, Scenario, Swap};
 
 /// All scenarios.
 pub fn all() -> impl Iterator<Item = &'static Scenario> + Clone {
-    synthetic::ALL.iter().chain(tuned::ALL).chain(held_out::ALL)
+    synthetic::ALL.iter().chain(tuned::ALL).chain(held_out::ALL).chain(guests::ALL)
 }
 
 #[cfg(test)]

@@ -39,6 +39,8 @@ pub enum Swap {
     Fast(u64),
     /// Swap with 300 reads per second.
     Slow(u64),
+    /// Compressed swap in memory (zram).
+    Zram(u64),
 }
 
 impl Swap {
@@ -46,7 +48,7 @@ impl Swap {
     pub const fn mib(self) -> u64 {
         match self {
             Self::None => 0,
-            Self::Fast(mib) | Self::Slow(mib) => mib,
+            Self::Fast(mib) | Self::Slow(mib) | Self::Zram(mib) => mib,
         }
     }
 }
@@ -62,6 +64,8 @@ pub enum Layout {
     NeighbourWatchOwn,
     /// Sibling cgroups; only the load's has a limit, of so many MiB. The host is judged.
     NeighbourLimited(u64),
+    /// Sibling cgroups without a limit; the host is judged.
+    Unlimited,
 }
 
 /// What is judged.
@@ -88,8 +92,10 @@ pub struct Scenario {
     pub service: Service,
     /// The service's data, all in its working set, in MiB.
     pub data: u64,
-    /// Limit of the cgroup, in MiB.
+    /// Limit of the cgroup, or memory of the guest, in MiB.
     pub limit: u64,
+    /// Whether it runs in a guest of its own, whose memory is the limit.
+    pub guest: bool,
     /// The swap device.
     pub swap: Swap,
     /// Reads per second of the disk, if it is throttled.
@@ -110,7 +116,7 @@ impl Scenario {
     /// What is judged.
     pub const fn judged(&self) -> Judged {
         match self.layout {
-            Layout::NeighbourLimited(_) => Judged::Host,
+            Layout::NeighbourLimited(_) | Layout::Unlimited => Judged::Host,
             _ => Judged::Scope,
         }
     }
@@ -125,6 +131,7 @@ pub(super) const SYNTHETIC: Scenario = Scenario {
     service: Service::Probe,
     data: 8,
     limit: 128,
+    guest: false,
     swap: Swap::None,
     disk: None,
     layout: Layout::One,

@@ -7,7 +7,7 @@ use super::{
         Expected::Harm,
         Half::Tune,
         Layout, SLOW_DISK, Scenario,
-        Swap::{Fast, Slow},
+        Swap::{Fast, Slow, Zram},
         of,
     },
 };
@@ -95,6 +95,26 @@ pub(super) const ALL: &[Scenario] = &[
         limit: 2560,
         swap: Fast(2048),
         load: &[&["leak", "150", "2200", "walked"]],
+        seconds: 20,
+        ..REDIS
+    },
+    Scenario {
+        name: "redis-huge-leak",
+        about: "the same at 8 GiB: 5 GiB of data, 600 MiB/s",
+        expected: Harm,
+        data: 5000,
+        limit: 8192,
+        swap: Fast(4096),
+        load: &[&["leak", "600", "6000", "walked"]],
+        seconds: 20,
+        ..REDIS
+    },
+    Scenario {
+        name: "redis-leak-zram",
+        about: "the same as redis-leak, with swap on zram",
+        expected: Harm,
+        swap: Zram(1024),
+        load: &[&["leak", "40", "800", "walked"]],
         seconds: 20,
         ..REDIS
     },
