@@ -243,8 +243,8 @@ const RANGES: &[Range] = &[
     Range {
         key: "verdict.recover_after_max",
         documented: "at least `recover_after`",
-        accepted: ["verdict.recover_after_max = '10s'", "verdict.recover_after_max = '1day'"],
-        rejected: &["verdict.recover_after_max = '9s'"],
+        accepted: ["verdict.recover_after_max = '5s'", "verdict.recover_after_max = '1day'"],
+        rejected: &["verdict.recover_after_max = '4s'"],
     },
     Range {
         key: "cgroups.most",

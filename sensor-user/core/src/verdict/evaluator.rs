@@ -216,8 +216,8 @@ mod tests {
 
     #[test]
     fn a_gap_between_readings_does_not_count_as_calm() {
-        // Without a gap, a scope that is calm from second 2 on gets traffic in second 12.
-        for (gap, expected) in [(1, 12), (5, 12), (6, 22), (3600, 3616)] {
+        // Without a gap, a scope that is calm from second 2 on gets traffic in second 7.
+        for (gap, expected) in [(1, 7), (5, 11), (6, 17), (3600, 3611)] {
             let mut evaluator = resumed_at(VerdictState::Overloaded, 0.0);
             let mut state_at = |second| evaluator.evaluate(with_psi(second, 0)).position.state;
             (1..=6).for_each(|second| _ = state_at(second));

@@ -45,6 +45,10 @@ pub struct Rule {
 
 use Signal as S;
 
+/// Memory was short within the last minute: tasks waited for it for at least 30 ms. Waits for a disk
+/// alone are no evidence: a program that slept reads its pages again, and users meet none of it.
+const SHORT: f64 = 0.0005;
+
 /// The rules, the worst first.
 pub const RULES: &[Rule] = &[
     Rule {
@@ -87,21 +91,17 @@ pub const RULES: &[Rule] = &[
     Rule {
         name: "swapping",
         level: Severity::Overloaded,
-        when: &[
-            when(S::IoFull1s, 0.5),
-            when(S::IoFull10s, 0.1),
-            when(S::SwapIns10s, 50.0),
-            when(S::Available, 0.1),
-        ],
+        when: &[when(S::SwapWait1s, 0.3), when(S::SwapWait10s, 0.05), when(S::Some60s, SHORT)],
         without_psi: false,
-        because: "almost no memory is left, and all tasks wait for the disk while pages are \
-                  swapped in; PSI memory includes only part of these waits (mm/page_io.c: those \
-                  for pages of the working set)",
+        because: "some task waited for the disk to read pages from swap in a third of the last second, \
+                  and tasks waited for memory: not only a program that wakes up reads its pages. PSI \
+                  memory includes few of the waits for a disk (mm/page_io.c: those for pages of the \
+                  working set)",
     },
     Rule {
         name: "rereading",
         level: Severity::Overloaded,
-        when: &[when(S::RereadWait10s, 0.15), when(S::Unused, 0.05)],
+        when: &[when(S::RereadWait1s, 0.3), when(S::RereadWait10s, 0.05), when(S::Unused, 0.05)],
         without_psi: false,
         because: "all tasks wait for the disk to read pages that memory had lost; PSI memory \
                   includes few of the waits for a slow swap device",
@@ -169,28 +169,6 @@ pub const RULES: &[Rule] = &[
         because: "the working set begins to exceed memory, and tasks wait for evicted pages",
     },
     Rule {
-        name: "swapping_back",
-        level: Severity::Degraded,
-        when: &[when(S::IoFull10s, 0.1), when(S::SwapIns10s, 50.0)],
-        without_psi: false,
-        because: "pages are read back from a slow swap device, and requests wait for them",
-    },
-    Rule {
-        name: "rereading_begins",
-        level: Severity::Degraded,
-        when: &[when(S::RereadWait10s, 0.04)],
-        without_psi: false,
-        because: "tasks wait for the disk to read pages that memory had lost; pages that are read \
-                  once, as by a backup, are not among them",
-    },
-    Rule {
-        name: "hard_reclaim",
-        level: Severity::Degraded,
-        when: &[when(S::ScanEfficiency10s, 0.1), when(S::Some10s, 0.2)],
-        without_psi: false,
-        because: "reclaim scans ten pages to free one, and tasks wait for it",
-    },
-    Rule {
         name: "oom_kill",
         level: Severity::Degraded,
         when: &[when(S::OomKills60s, 1.0)],
@@ -204,13 +182,6 @@ pub const RULES: &[Rule] = &[
         without_psi: false,
         because: "in five seconds no memory will be available without eviction; detecting this and \
                   halving the weight takes four seconds",
-    },
-    Rule {
-        name: "exhaustion",
-        level: Severity::Degraded,
-        when: &[when(S::Exhaustion, 30.0), when(S::Available, 0.1)],
-        without_psi: false,
-        because: "memory and swap will be exhausted within half a minute if the trend continues",
     },
     Rule {
         name: "stall_clock_rising",

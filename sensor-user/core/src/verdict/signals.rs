@@ -73,9 +73,14 @@ signals! {
     Refaults10s "refaults_10s" Up "pages evicted and read again per second, over ten seconds";
     Lost10s "lost_pages_10s" Up
         "pages per second that were lost from the working set and needed again, over ten seconds";
-    RereadWait10s "reread_wait_share_10s" Up
-        "share of the last ten seconds in which all tasks waited for the disk to read lost pages \
+    RereadWait1s "reread_wait_share_1s" Up
+        "share of the last second in which some task waited for the disk to read lost pages of files \
          again (PSI of I/O, by the part of such pages in all reads)";
+    RereadWait10s "reread_wait_share_10s" Up "the same for the last ten seconds";
+    SwapWait1s "swap_wait_share_1s" Up
+        "share of the last second in which some task waited for the disk to read pages from swap (PSI \
+         of I/O, by the part of swap in all reads)";
+    SwapWait10s "swap_wait_share_10s" Up "the same for the last ten seconds";
     LimitStalls10s "limit_stall_share_10s" Up
         "share of the last ten seconds in which tasks waited for memory (PSI) and not because the \
          host reclaimed, but because of cgroups' own limits; the other signals do not include it";
@@ -151,6 +156,10 @@ const PAGE: f64 = 4096.0;
 
 /// Window of the trend for [`Signal::Filled`]; a trend shows after four seconds.
 const FILLING_NS: u64 = 6 * SECOND;
+
+/// Assumed pages of a read of a file: readahead begins with four and doubles (mm/readahead.c). A page
+/// from swap is mostly a read of its own, so bytes alone would hide these reads behind those of files.
+const FILE_READ_PAGES: f64 = 8.0;
 
 /// Below this many scanned pages the efficiency of reclaim means nothing.
 const MIN_SCANNED: u64 = 512;
@@ -286,7 +295,10 @@ impl ReadingHistory {
             (Signal::Refaults1s, rate(1, Reading::own_refaulted_bytes).map(|b| b / PAGE)),
             (Signal::Refaults10s, rate(10, Reading::own_refaulted_bytes).map(|b| b / PAGE)),
             (Signal::Lost10s, rate(10, lost).map(|b| b / PAGE)),
-            (Signal::RereadWait10s, self.reread_wait(now)),
+            (Signal::RereadWait1s, self.reread_wait(now, 1)),
+            (Signal::RereadWait10s, self.reread_wait(now, 10)),
+            (Signal::SwapWait1s, self.swap_wait(now, 1)),
+            (Signal::SwapWait10s, self.swap_wait(now, 10)),
             (Signal::LimitStalls10s, share(10, |r| r.some_ns.map(|_| r.limits.some_ns))),
             (Signal::SwapIns10s, rate(10, Reading::own_swapped_in_bytes).map(|b| b / PAGE)),
             (Signal::ScanEfficiency10s, self.scan_efficiency(now)),
@@ -313,12 +325,25 @@ impl ReadingHistory {
         (scanned >= MIN_SCANNED).then(|| reclaimed as f64 / scanned as f64)
     }
 
-    /// The part of the waits for I/O that is due to pages that memory had lost: by their part in all
-    /// bytes read.
-    fn reread_wait(&self, now: &Reading) -> Option<f64> {
-        let waited = (self.rate(now, 10, |r| r.io_full_ns)? / 1e9).min(1.0);
-        let (lost, read) = (self.rate(now, 10, lost)?, self.rate(now, 10, |r| r.read_bytes)?);
-        Some(if read > 0.0 { waited * (lost / read).min(1.0) } else { 0.0 })
+    /// The part of the waits for I/O of some task that is due to pages of files that memory had lost:
+    /// by their part in all bytes read.
+    fn reread_wait(&self, now: &Reading, seconds: u64) -> Option<f64> {
+        let waited = (self.rate(now, seconds, |r| r.io_some_ns)? / 1e9).min(1.0);
+        // Pages from swap have a signal of their own.
+        let swapped = self.rate(now, seconds, Reading::own_swapped_in_bytes).unwrap_or(0.0);
+        let files = (self.rate(now, seconds, lost)? - swapped).max(0.0);
+        let read = self.rate(now, seconds, |r| r.read_bytes)?;
+        Some(if read > 0.0 { waited * (files / read).min(1.0) } else { 0.0 })
+    }
+
+    /// The part of the waits for I/O of some task that is due to pages in swap: by their part in all
+    /// reads. Swap as fast as memory has few waits, however many pages are read.
+    fn swap_wait(&self, now: &Reading, seconds: u64) -> Option<f64> {
+        let waited = (self.rate(now, seconds, |r| r.io_some_ns)? / 1e9).min(1.0);
+        let swapped = self.rate(now, seconds, Reading::own_swapped_in_bytes)?;
+        let others = (self.rate(now, seconds, |r| r.read_bytes)? - swapped).max(0.0);
+        let reads = swapped + others / FILE_READ_PAGES;
+        Some(if reads > 0.0 { waited * (swapped / reads) } else { 0.0 })
     }
 
     /// Available memory plus free swap over the last minute, as (seconds, bytes), oldest first.

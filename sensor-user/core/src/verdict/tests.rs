@@ -106,9 +106,9 @@ fn a_thrashing_host_is_overloaded_until_it_is_calm() {
         weights.push(weight);
         state == VerdictState::Ready
     });
-    assert!(ready.is_some_and(|s| (20..=90).contains(&s)), "ready after {ready:?} s");
+    assert!(ready.is_some_and(|s| (15..=60).contains(&s)), "ready after {ready:?} s");
     assert!(weights.is_sorted(), "the weight never falls during recovery: {weights:?}");
-    assert!(weights.windows(2).all(|w| w[1] - w[0] <= 0.051), "in small steps: {weights:?}");
+    assert!(weights.windows(2).all(|w| w[1] - w[0] <= 0.101), "in small steps: {weights:?}");
 }
 
 #[test]
@@ -137,22 +137,32 @@ fn page_cache_reads_and_a_short_burst_keep_full_weight() {
     assert_eq!(host.seconds(60, CALM), READY);
 }
 
-/// System-wide PSI of I/O is near 1 while a single process reads.
+/// PSI of I/O is near 1 while a single process reads: a backup, or a program that slept and whose pages
+/// are in swap. Neither waits for memory.
 #[test]
-fn a_reader_on_a_full_host_is_swapping_only_with_swap_ins() {
-    for (swapped_in_pages, state) in [(0, VerdictState::Ready), (600, VerdictState::Overloaded)] {
+fn a_reader_is_swapping_only_with_swap_ins_and_while_memory_is_short() {
+    for (swapped_in_pages, waits_percent, state) in [
+        (0, 1, VerdictState::Ready),
+        (600, 0, VerdictState::Ready),
+        (600, 1, VerdictState::Overloaded),
+    ] {
         let mut host = Host::new();
-        host.reading.io_full_ns = Some(0);
+        host.reading.io_some_ns = Some(0);
         host.reading.swapped_in_bytes = Some(0);
+        host.reading.read_bytes = Some(0);
+        // A cache that is read again, 0.25 MiB a second.
+        let refaulted = GIB / 4096;
         for _ in 0..60 {
             let add = |counter: &mut Option<u64>, n| *counter = counter.map(|count| count + n);
-            add(&mut host.reading.io_full_ns, SECOND * 9 / 10);
+            add(&mut host.reading.io_some_ns, SECOND * 9 / 10);
+            add(&mut host.reading.some_ns, SECOND / 100 * waits_percent);
             add(&mut host.reading.swapped_in_bytes, swapped_in_pages * 4096);
-            // A cache that is read again, 0.25 MiB a second.
-            host.second(Second { available: GIB / 20, refaulted: GIB / 4096, ..CALM });
+            add(&mut host.reading.read_bytes, swapped_in_pages * 4096 + refaulted);
+            host.second(Second { available: GIB / 20, refaulted, ..CALM });
         }
-        let verdict = host.second(Second { available: GIB / 20, refaulted: GIB / 4096, ..CALM });
-        assert_eq!(verdict.0, state, "{swapped_in_pages} pages swapped in per second");
+        let verdict = host.second(Second { available: GIB / 20, refaulted, ..CALM });
+        let case = format!("{swapped_in_pages} pages swapped in per second, {waits_percent} %");
+        assert_eq!(verdict.0, state, "{case}");
     }
 }
 
@@ -210,7 +220,7 @@ fn a_degraded_rule_stops_the_rise_of_the_weight() {
     let mut seconds = |n, level| clocked.seconds(n, level, level);
     let recovering = (VerdictState::Degraded, 15.0);
     assert_eq!(seconds(2, Severity::Overloaded), OVERLOADED);
-    assert_eq!(seconds(13, Severity::Calm), recovering);
+    assert_eq!(seconds(7, Severity::Calm), recovering);
     assert_eq!(seconds(284, Severity::Degraded), recovering, "pages are still in swap");
     assert_eq!(seconds(40, Severity::Calm), (VerdictState::Ready, 100.0));
 }
@@ -234,9 +244,9 @@ fn a_rule_that_only_holds_allows_the_degraded_weight() {
     clocked.seconds(2, Severity::Overloaded, Severity::Overloaded);
     let expected = |percent| (VerdictState::Degraded, percent);
     assert_eq!(clocked.seconds(60, calm, degraded), expected(50.0), "after an overload");
-    assert_eq!(clocked.seconds(10, calm, calm), expected(50.0), "it waits for ten seconds");
-    assert_eq!(clocked.seconds(9, calm, calm), expected(95.0));
-    assert_eq!(clocked.seconds(60, calm, degraded), expected(95.0), "a held rule lowers nothing");
+    assert_eq!(clocked.seconds(5, calm, calm), expected(50.0), "it waits for five seconds");
+    assert_eq!(clocked.seconds(4, calm, calm), expected(90.0));
+    assert_eq!(clocked.seconds(60, calm, degraded), expected(90.0), "a held rule lowers nothing");
     assert_eq!(clocked.seconds(60, degraded, degraded), expected(50.0), "a rule that fires does");
 }
 
@@ -251,7 +261,7 @@ fn a_scope_without_readings_does_not_recover() {
         assert_eq!(state, VerdictState::Overloaded, "its cgroup does not exist");
     }
     host.reading.before = Some([[host.reading.some_ns.unwrap_or(0); 2]; 2]);
-    assert_eq!(host.seconds(9, CALM), OVERLOADED, "the wait starts again");
+    assert_eq!(host.seconds(4, CALM), OVERLOADED, "the wait starts again");
     assert_eq!(host.seconds(40, CALM), READY);
 }
 

@@ -23,8 +23,8 @@ pub struct Settings {
     /// 0.25 the weight takes two seconds from 1 to 0.5, so that caches and connection pools of the
     /// other hosts can follow. The weight of an overloaded scope is 0 at once.
     pub fall_per_second: f64,
-    /// How much the weight rises in a second. Range: above 0, at most 1. At 0.05 the weight takes
-    /// twenty seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
+    /// How much the weight rises in a second. Range: above 0, at most 1. At 0.1 the weight takes
+    /// ten seconds from 0 to 1: evicted memory must be read again while the load grows. Lower it
     /// for services that warm up slowly.
     pub rise_per_second: f64,
     /// Time without evidence of pressure after which an overloaded scope gets traffic again and a
@@ -69,8 +69,8 @@ impl Default for Settings {
         Self {
             degraded_weight: 0.5,
             fall_per_second: 0.25,
-            rise_per_second: 0.05,
-            recover_after: Duration::from_secs(10),
+            rise_per_second: 0.1,
+            recover_after: Duration::from_secs(5),
             recover_after_max: Duration::from_mins(5),
             relapse_within: Duration::from_mins(10),
         }

@@ -38,6 +38,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     match *words {
         ["anon", mib] => anon(bytes(mib)?),
         ["hold", mib] => hold(bytes(mib)?),
+        ["wake", mib, seconds] => wake(bytes(mib)?, Duration::from_secs(seconds.parse()?)),
         ["leak", mib_per_second, most, how] => leak(bytes(mib_per_second)?, bytes(most)?, how),
         ["burst", mib, ms] => burst(bytes(mib)?, Duration::from_millis(ms.parse()?)),
         ["sawtooth", mib, ms] => sawtooth(bytes(mib)?, Duration::from_millis(ms.parse()?)),
@@ -84,6 +85,15 @@ fn anon(bytes: usize) -> Result<()> {
 fn hold(bytes: usize) -> Result<()> {
     let _memory = Memory::of(bytes);
     ready()?;
+    sleep_for_ever()
+}
+
+/// Touches its memory, and once more after a time, as a program that slept.
+fn wake(bytes: usize, after: Duration) -> Result<()> {
+    let mut memory = Memory::of(bytes);
+    ready()?;
+    std::thread::sleep(after);
+    memory.walk();
     sleep_for_ever()
 }
 

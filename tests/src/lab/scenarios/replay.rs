@@ -17,6 +17,8 @@ const CALM: Duration = Duration::from_secs(1);
 const PRESSED: Duration = Duration::from_millis(100);
 /// The share of PSI `some` from which the daemon samples more often.
 const PRESSURE: f64 = 0.02;
+/// The same for PSI I/O `full`.
+const PRESSURE_IO: f64 = 0.1;
 
 /// The changes of the weight that a daemon would have reported for what the scenario judges. Without
 /// PSI triggers, so the first one may be up to a second later than the daemon's.
@@ -40,14 +42,19 @@ fn changes(readings: impl Iterator<Item = Reading>, policy: &Arc<Policy>) -> Vec
     let mut judge = Evaluator::new(Arc::clone(policy), Settings::default());
     let mut changes: Vec<WeightChange> = Vec::new();
     let mut next = 0;
-    for reading in readings.filter(|reading| reading.total_bytes.is_some()) {
+    for mut reading in readings.filter(|reading| reading.total_bytes.is_some()) {
+        if changes.is_empty() {
+            reading.before = calm_before(&reading);
+        }
         if reading.at_ns < next {
             continue;
         }
         let verdict = judge.evaluate(reading);
-        let some = verdict.signals.get(Signal::Some1s).is_some_and(|share| share >= PRESSURE);
-        let wait =
-            if verdict.position.state != VerdictState::Ready || some { PRESSED } else { CALM };
+        let reaches = |signal, share| verdict.signals.get(signal).is_some_and(|v| v >= share);
+        let is_pressed = verdict.position.state != VerdictState::Ready
+            || reaches(Signal::Some1s, PRESSURE)
+            || reaches(Signal::IoFull1s, PRESSURE_IO);
+        let wait = if is_pressed { PRESSED } else { CALM };
         next = reading.at_ns + u64::try_from(wait.as_nanos()).unwrap_or(0);
         let weight = percent(verdict.position.weight);
         if changes.last().is_none_or(|last| last.weight != weight) {
@@ -57,6 +64,11 @@ fn changes(readings: impl Iterator<Item = Reading>, policy: &Arc<Policy>) -> Vec
         }
     }
     changes
+}
+
+/// The kernel's averages at the begin of a record: nothing had stalled in the cgroup, which is new.
+fn calm_before(reading: &Reading) -> Option<[[u64; 2]; 2]> {
+    Some([[reading.some_ns?, reading.full_ns?]; 2])
 }
 
 /// The weight as a load balancer gets it: whole percent, rounded.

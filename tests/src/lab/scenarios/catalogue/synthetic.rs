@@ -188,6 +188,17 @@ pub(super) const ALL: &[Scenario] = &[
         ..BASE
     },
     Scenario {
+        name: "cold-wakes",
+        about: "memory is plentiful again; a program that slept reads its pages from slow swap",
+        limit: 96,
+        half: Half::Tune,
+        swap: Swap::Slow(256),
+        before: &[&["wake", "90", "18"]],
+        load: &[&["sh", "echo 268435456 >\"$LIMIT\"; sleep 600"]],
+        seconds: 25,
+        ..BASE
+    },
+    Scenario {
         name: "swap-full-cold",
         about: "swap full of unused pages; small short-lived buffers",
         half: Half::HeldOut,

@@ -129,7 +129,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "redis-save-tight",
         about: "BGSAVE under writes, with a tenth of memory to spare, slow swap",
         expected: Harm,
-        limit: 232,
+        limit: 270,
         swap: Slow(512),
         load: &[&["sh", causes::REDIS_WRITES], &["sh", causes::REDIS_SAVES]],
         seconds: 20,
