@@ -31,6 +31,8 @@ pub mod state;
 pub mod weight;
 
 #[cfg(test)]
+mod machines;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;
