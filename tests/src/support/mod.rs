@@ -22,6 +22,7 @@ pub mod daemon;
 pub mod dashboards;
 pub mod failing_calls;
 pub mod failing_map;
+pub mod load_words;
 pub mod manifests;
 pub mod metrics_table;
 pub mod open_loop;

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     replay: Option<PathBuf>,
     /// Write the table into the documents
-    #[arg(long, conflicts_with_all = ["only", "half", "replay"])]
+    #[arg(long, conflicts_with_all = ["only", "half"])]
     write: bool,
 }
 

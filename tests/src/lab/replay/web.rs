@@ -23,12 +23,10 @@ use super::{
     net::{self, Net},
     scale,
 };
-use crate::{
-    lab::scenarios::load,
-    support::{
-        scope::{Scope, program},
-        swap,
-    },
+use crate::support::{
+    load_words,
+    scope::{Scope, program},
+    swap,
 };
 
 /// A host.
@@ -248,7 +246,7 @@ impl Web {
         let tmpfs = self.tmpfs.clone().context("the loads are not prepared")?;
         for words in loads.commands {
             let mut command = self.scope.command(program("scenarios")?);
-            command.args(load::arguments(words, &self.dir, &tmpfs));
+            command.args(load_words::arguments(words, &self.dir, &tmpfs));
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             self.loads.push(command.spawn().with_context(|| format!("start {words:?}"))?);
         }

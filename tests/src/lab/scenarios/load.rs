@@ -3,7 +3,6 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
     fs::{self, File},
     io::{Read as _, Seek as _, Write as _},
     os::unix::fs::FileExt as _,
@@ -20,17 +19,6 @@ const PAGE: usize = 4096;
 /// Interval of the steps of a load with a rate.
 const STEP: Duration = Duration::from_millis(50);
 const STEPS_A_SECOND: usize = 20;
-
-/// The arguments of this program that run the load of these words: `@NAME` is a file of the directory,
-/// `%` the tmpfs.
-pub fn arguments(words: &[&str], dir: &Path, tmpfs: &Path) -> Vec<OsString> {
-    let argument = |word: &&str| match word.strip_prefix('@') {
-        Some(file) => dir.join(file).into(),
-        None if *word == "%" => tmpfs.into(),
-        None => OsString::from(word),
-    };
-    std::iter::once("load".into()).chain(words.iter().map(argument)).collect()
-}
 
 /// Runs the load of these words.
 pub fn run(words: &[&str]) -> Result<()> {

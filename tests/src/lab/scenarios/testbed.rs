@@ -14,10 +14,10 @@ use rustix::process::{Pid, Signal};
 
 use super::{
     catalogue::{self, Judged, Layout, Scenario},
-    load,
     services::{PORT, Place, Service},
 };
 use crate::support::{
+    load_words,
     scope::{MIB, Scope},
     swap::{Swap, cold},
     undo::Undo,
@@ -220,7 +220,7 @@ impl Testbed {
 
     fn program(&self, words: &[&str], scope: &Scope) -> Result<Command> {
         let mut command = scope.command(std::env::current_exe()?);
-        command.args(load::arguments(words, self.disk.dir(), &self.tmpfs));
+        command.args(load_words::arguments(words, self.disk.dir(), &self.tmpfs));
         Ok(command)
     }
 
