@@ -17,6 +17,7 @@ const SECOND: u64 = 1_000_000_000;
 const MIB: u64 = 1 << 20;
 
 /// What a machine measures, and what happens on it in each second.
+#[allow(clippy::struct_excessive_bools, reason = "each is a group of counters that may be missing")]
 #[derive(Debug, Clone)]
 struct Machine {
     has_psi: bool,
@@ -84,60 +85,64 @@ fn part(of: f64, total: u64) -> u64 {
     (of * total as f64) as u64
 }
 
+/// The counters of a machine so far, in the order of [`Second::rises`].
+type Counters = [u64; 9];
+
+impl Second {
+    /// How far the counters rise: times in nanoseconds, bytes, pages, kills.
+    fn rises(&self) -> Counters {
+        let (time, page) = (SECOND / 100, 4096);
+        [
+            self.some * time,
+            self.full * time,
+            self.io_some * time,
+            self.io_full * time,
+            self.refaulted * page,
+            self.swapped_in * page,
+            self.read * page,
+            self.scanned,
+            self.kills,
+        ]
+    }
+}
+
+impl Machine {
+    fn reading(&self, at_ns: u64, counters: &Counters, total: u64, available: u64) -> Reading {
+        let measured = |has: bool, value: u64| has.then_some(value);
+        Reading {
+            at_ns,
+            some_ns: measured(self.has_psi, counters[0]),
+            full_ns: measured(self.has_psi, counters[1]),
+            io_some_ns: measured(self.has_io, counters[2]),
+            io_full_ns: measured(self.has_io, counters[3]),
+            refaulted_bytes: measured(self.has_reclaim, counters[4]),
+            lost_bytes: measured(self.has_reclaim, counters[4] / 2),
+            swapped_in_bytes: measured(self.has_reclaim, counters[5]),
+            read_bytes: measured(self.has_io, counters[6]),
+            scanned_pages: measured(self.has_reclaim, counters[7]),
+            reclaimed_pages: measured(self.has_reclaim, counters[7] / 2),
+            oom_kills: Some(counters[8]),
+            total_bytes: measured(self.has_sizes, total),
+            available_bytes: measured(self.has_sizes, available),
+            unused_bytes: measured(self.has_sizes, available / 2),
+            swap_free_bytes: self.swap.map(|swap| part(swap, total)),
+            ..Reading::default()
+        }
+    }
+}
+
 /// The states and weights of a machine with so many bytes of memory.
 fn course(machine: &Machine, total: u64) -> Vec<ScopeState> {
     let mut evaluator = Evaluator::new(Arc::new(Policy::default()), Settings::default());
-    let (mut sum, mut at_ns) = ([0; 9], 0);
-    let measured = |has: bool, value: u64| has.then_some(value);
+    let (mut counters, mut at_ns) = ([0; 9], 0);
     let mut states = Vec::new();
     for second in &machine.seconds {
         at_ns += SECOND;
-        let Second {
-            some,
-            full,
-            io_some,
-            io_full,
-            refaulted,
-            swapped_in,
-            read,
-            scanned,
-            kills,
-            ..
-        } = *second;
-        let time = SECOND / 100;
-        for (sum, more) in sum.iter_mut().zip([
-            some * time,
-            full * time,
-            io_some * time,
-            io_full * time,
-            refaulted * 4096,
-            swapped_in * 4096,
-            read * 4096,
-            scanned,
-            kills,
-        ]) {
-            *sum += more;
+        for (counter, rise) in counters.iter_mut().zip(second.rises()) {
+            *counter += rise;
         }
         let available = part(second.available, total);
-        let reading = Reading {
-            at_ns,
-            some_ns: measured(machine.has_psi, sum[0]),
-            full_ns: measured(machine.has_psi, sum[1]),
-            io_some_ns: measured(machine.has_io, sum[2]),
-            io_full_ns: measured(machine.has_io, sum[3]),
-            refaulted_bytes: measured(machine.has_reclaim, sum[4]),
-            lost_bytes: measured(machine.has_reclaim, sum[4] / 2),
-            swapped_in_bytes: measured(machine.has_reclaim, sum[5]),
-            read_bytes: measured(machine.has_io, sum[6]),
-            scanned_pages: measured(machine.has_reclaim, sum[7]),
-            reclaimed_pages: measured(machine.has_reclaim, sum[7] / 2),
-            oom_kills: Some(sum[8]),
-            total_bytes: measured(machine.has_sizes, total),
-            available_bytes: measured(machine.has_sizes, available),
-            unused_bytes: measured(machine.has_sizes, available / 2),
-            swap_free_bytes: machine.swap.map(|swap| part(swap, total)),
-            ..Reading::default()
-        };
+        let reading = machine.reading(at_ns, &counters, total, available);
         states.push(evaluator.evaluate(reading).position);
     }
     states
