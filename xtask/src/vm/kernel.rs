@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The drivers that a guest needs and that Debian builds as modules.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "loop", "zram"];
+const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "virtio_net", "loop"];
 
 /// An unpacked kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use super::{
         Expected::Harm,
         Half::{self, HeldOut, Tune},
         Layout, Scenario,
-        Swap::{Fast, Slow, Zram},
+        Swap::{Fast, Slow},
         of,
     },
 };
@@ -55,15 +55,6 @@ pub(super) const ALL: &[Scenario] = &[
         expected: Harm,
         load: &[&["leak", "40", "1500", "walked"]],
         seconds: 35,
-        ..guest(Redis, Tune, 300, 1024)
-    },
-    Scenario {
-        name: "guest-redis-leak-zram",
-        about: "1 GiB: a process leaks 40 MiB/s and uses all of it, swap on zram",
-        expected: Harm,
-        swap: Zram(1024),
-        load: &[&["leak", "40", "1500", "walked"]],
-        seconds: 40,
         ..guest(Redis, Tune, 300, 1024)
     },
     Scenario {
