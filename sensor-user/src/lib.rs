@@ -7,6 +7,8 @@
 //! fuzzing                              ways into private readers, only for fuzz targets
 //! cli                                  commands
 //! daemon                               composition, configuration, life cycle
+//! history                              what is made of a record
+//! recorder                             the record on disk
 //! oom          serve                   OOM events; servers
 //! collect                              the sensing loop
 //! usage                                processes by size and growth
@@ -14,7 +16,7 @@
 //! kernel                               BPF: loading, attaching, reading maps
 //! host                                 files of the host
 //! publish                              handles between collectors and servers
-//! sensor-core (a crate)                model, verdict, btf, common: no I/O
+//! sensor-core (a crate)                record, model, verdict, btf, common: no I/O
 //! sensor-ebpf (a crate)                the kernel half, and types of both halves
 //! ```
 //!
@@ -26,9 +28,11 @@ pub mod collect;
 pub mod daemon;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod history;
 pub mod host;
 pub mod kernel;
 pub mod oom;
 pub mod publish;
+pub mod recorder;
 pub mod serve;
 pub mod usage;

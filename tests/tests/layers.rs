@@ -43,6 +43,8 @@ const CRATES: [Crate; 5] = [
             &["fuzzing"],
             &["cli"],
             &["daemon"],
+            &["history"],
+            &["recorder"],
             &["oom", "serve"],
             &["collect"],
             &["usage"],
@@ -58,7 +60,7 @@ const CRATES: [Crate; 5] = [
     Crate {
         src: "sensor-user/core/src",
         name: "sensor_core",
-        layers: &[&["model"], &["verdict", "btf"], &["common"]],
+        layers: &[&["record"], &["model"], &["verdict", "btf"], &["common"]],
         only: &[("model", &["verdict", "common"])],
         confined: &[("aya", ""), ("aya_log", ""), ("tokio", ""), ("axum", "")],
     },

@@ -5,6 +5,7 @@
 //! * [`btf`]: the kernel's type information, and the plan for attaching.
 //! * [`verdict`]: readings in, verdicts out.
 //! * [`model`]: the data that flows from collectors to servers.
+//! * [`record`]: the format of the record on disk.
 //!
 //! Not here: anything that loads programs, reads the host, serves, or needs a BPF toolchain. No I/O
 //! but clocks and [`common::state_file`].
@@ -12,4 +13,5 @@
 pub mod btf;
 pub mod common;
 pub mod model;
+pub mod record;
 pub mod verdict;

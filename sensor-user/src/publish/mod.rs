@@ -4,6 +4,7 @@
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`];
 //!   [`served_paths`].
 //! * [`event_log`]: the last events, and a feed of new ones, kept in `event_queue`s.
+//! * [`looks`]: what each look of the sensing loop found, for the recorder.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
 //! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
 //!   [`log_losses`]: lost lines of the log.
@@ -16,6 +17,7 @@ pub mod control;
 pub mod event_log;
 mod event_queue;
 pub mod log_losses;
+pub mod looks;
 pub mod loop_lag;
 pub mod oom_kills;
 pub mod own_process;

@@ -43,6 +43,13 @@ pub struct Rule {
     pub because: &'static str,
 }
 
+impl Rule {
+    /// A bit of its own, for sets of rules. It follows the order of [`RULES`].
+    pub fn bit(&self) -> u64 {
+        RULES.iter().position(|rule| rule.name == self.name).map_or(0, |index| 1 << index)
+    }
+}
+
 use Signal as S;
 
 /// Memory was short within the last minute: tasks waited for it for at least 30 ms. Waits for a disk

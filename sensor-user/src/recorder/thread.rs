@@ -1,0 +1,190 @@
+//! The thread that records: takes what others have published, several times a second, and writes it.
+//! It may wait for a disk for minutes; nothing waits for it.
+//!
+//! Not here: how records are written (`super::writer`), and which looks are (`record::pace`).
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags};
+use sensor_core::{
+    common::clock::{boot_id, monotonic_ns},
+    model::event::Event,
+    record::{
+        codec::encode_look,
+        content::{Content, Life, Missing, Usage},
+        pace::{EncodedLook, Pace},
+    },
+    verdict::policy::Policy,
+};
+use tracing::info;
+
+use super::{
+    changes::{self, Changes},
+    clock::RecordClock,
+    line_limit::LineLimit,
+    usage,
+    writer::Writer,
+};
+use crate::publish::{
+    control::Shutdown,
+    event_log::EventLog,
+    looks::{LookReader, TimedLook},
+    sample::PublishedSample,
+    usage::PublishedUsage,
+    wait::wait_for,
+};
+
+/// Time between two rounds.
+const INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the thread takes.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Looks of the sensing loop.
+    pub looks: LookReader,
+    /// The last sample, for the stall clock of cgroups.
+    pub sample: PublishedSample,
+    /// The last scan of processes.
+    pub usage: Arc<PublishedUsage>,
+    /// The last events.
+    pub events: Arc<EventLog>,
+    /// Ends the thread.
+    pub shutdown: Arc<Shutdown>,
+}
+
+/// The rules in force, which a reload may replace.
+pub type CurrentPolicy = Box<dyn Fn() -> Arc<Policy> + Send>;
+
+/// Records until shutdown.
+#[allow(missing_debug_implementations, reason = "a closure has none")]
+pub struct Recorder {
+    inputs: Inputs,
+    policy: CurrentPolicy,
+    /// `None` if nothing is to be recorded: then changes are only logged.
+    writer: Option<Writer>,
+    clock: RecordClock,
+    pace: Pace,
+    changes: Changes,
+    log: LineLimit,
+    last_usage: Option<Usage>,
+    /// When the last scan that was recorded began: CLOCK_MONOTONIC nanoseconds.
+    scan_ns: u64,
+    /// The number of the last event that was recorded.
+    event: u64,
+    /// Looks that were dropped, as far as that is recorded.
+    dropped: u64,
+}
+
+impl Recorder {
+    /// Records what comes from now on.
+    pub fn new(inputs: Inputs, policy: CurrentPolicy, writer: Option<Writer>) -> Self {
+        Self {
+            inputs,
+            policy,
+            writer,
+            clock: RecordClock::new(&boot_id()),
+            pace: Pace::default(),
+            changes: Changes::default(),
+            log: LineLimit::default(),
+            last_usage: None,
+            scan_ns: 0,
+            event: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Records until shutdown.
+    pub fn run(mut self) {
+        let started = Life::Started { pid: std::process::id(), after_end: false };
+        self.record(&Content::Life(started), monotonic_ns(), true);
+        while !self.inputs.shutdown.is_requested() {
+            self.round();
+            let mut shutdown = [PollFd::new(&self.inputs.shutdown, PollFlags::IN)];
+            wait_for(&mut shutdown, INTERVAL);
+        }
+        self.round();
+        self.record(&Content::Life(Life::Ended), monotonic_ns(), true);
+    }
+
+    fn round(&mut self) {
+        self.record_scan();
+        while let Some(look) = self.inputs.looks.pop() {
+            self.look(look);
+        }
+        self.name_dropped();
+        self.record_events();
+        if let Some(writer) = &mut self.writer {
+            writer.keep(Instant::now());
+        }
+    }
+
+    fn look(&mut self, look: TimedLook) {
+        let TimedLook { at_ns, is_pressed, look } = look;
+        for change in self.changes.since_last(&look, &(self.policy)()) {
+            if self.log.has_room(at_ns) {
+                info!("{}", changes::line(&change, self.last_usage.as_ref()));
+            }
+            self.record(&Content::Change(change), at_ns, true);
+        }
+        if let Some(more) = self.log.omitted(at_ns) {
+            info!("{more} more changes of state were not logged");
+        }
+        let Some(writer) = &mut self.writer else { return };
+        let states = look.scopes.iter().map(|scope| scope.state).collect();
+        let Some(bytes) = encode_look(&look, self.clock.at(at_ns)) else { return };
+        for record in self.pace.push(EncodedLook { at_ns, states, is_pressed, bytes }) {
+            writer.write_encoded(&record, self.clock.at(at_ns));
+        }
+    }
+
+    fn record_scan(&mut self) {
+        let Some(scan) = self.inputs.usage.load() else { return };
+        if scan.taken_ns == self.scan_ns {
+            return;
+        }
+        self.scan_ns = scan.taken_ns;
+        let sample = self.inputs.sample.load_full();
+        let stalls = sample.as_ref().map_or(&[][..], |sample| &sample.snapshot.stall_clock);
+        let usage = usage::usage(&scan, stalls);
+        self.last_usage = Some(usage.clone());
+        self.record(&Content::Usage(usage), scan.taken_ns, false);
+    }
+
+    fn record_events(&mut self) {
+        let events = self.inputs.events.events();
+        let new: Vec<Arc<Event>> =
+            events.iter().filter(|event| event.seq > self.event).map(Arc::clone).collect();
+        for event in new {
+            let missed = event.seq - self.event - 1;
+            if missed > 0 {
+                self.missing([0, 0, missed], "the record was behind a flood of events");
+            }
+            self.event = event.seq;
+            self.record(&Content::Event(event), monotonic_ns(), true);
+        }
+    }
+
+    /// Names the looks that the queue had no room for.
+    fn name_dropped(&mut self) {
+        let dropped = self.inputs.looks.dropped();
+        let new = dropped - self.dropped;
+        self.dropped = dropped;
+        if new > 0 {
+            self.missing([new, 0, 0], "the disk was too slow for the record");
+        }
+    }
+
+    fn missing(&mut self, records: [u64; 3], because: &str) {
+        let missing = Missing { records, because: because.to_owned() };
+        self.record(&Content::Missing(missing), monotonic_ns(), false);
+    }
+
+    fn record(&mut self, content: &Content, at_ns: u64, at_once: bool) {
+        if let Some(writer) = &mut self.writer {
+            writer.write(content, self.clock.at(at_ns), at_once);
+        }
+    }
+}
