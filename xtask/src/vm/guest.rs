@@ -60,7 +60,7 @@ impl Guest {
             cpus: 2,
             memory_mib: 400,
             boot_args: "",
-            time_limit: Duration::from_mins(20),
+            time_limit: Duration::from_mins(30),
             is_column: false,
             ports: &[],
             image: None,
