@@ -29,7 +29,7 @@ struct Phase {
 }
 
 /// Phases of one step up to `max_steps`. A course of phases reaches states that independent steps
-/// do not: those after a wait for recovery, which takes ten seconds in which no rule holds.
+/// do not: those after a wait for recovery, which takes five seconds in which no rule holds.
 fn phase(max_steps: u32, step_ns: std::ops::Range<u64>) -> impl Strategy<Value = Phase> {
     let parts = (severity(), severity(), 1..=max_steps, step_ns);
     parts.prop_map(|(fires, holds, steps, step_ns)| Phase { fires, holds, steps, step_ns })
@@ -143,10 +143,11 @@ proptest! {
                 let is_overloaded = current.state == VerdictState::Overloaded;
                 overloads += u64::from(is_overloaded && previous != VerdictState::Overloaded);
                 previous = current.state;
-                // Between overloads it waits for 10, 20, 40 ... seconds. Later the wait has
+                // Between overloads it waits for 5, 10, 20 ... seconds. Later the wait has
                 // reached its limit, or a calm time has reset it.
                 let seconds = now_ns / SECOND;
-                let most = 1 + u64::from((seconds / 10 + 1).ilog2());
+                let first = Settings::default().recover_after.as_secs();
+                let most = 1 + u64::from((seconds / first + 1).ilog2());
                 prop_assert!(overloads <= most || seconds >= 600, "{overloads} in {seconds} s");
                 Ok(())
             })?;
