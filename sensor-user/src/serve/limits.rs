@@ -40,9 +40,9 @@ const PERIOD: Duration = Duration::from_millis(100);
 const MAX_PER_PERIOD: u32 = 50;
 /// The same for one address, so that it leaves half to others.
 const MAX_PER_ADDRESS: u32 = 25;
-/// Connections have their turn in this period or in one of the next. An address with all its places
-/// needs fewer periods.
-const PERIODS: usize = 8;
+/// Connections have their turn in this period or in one of the next: enough for as many as a listener
+/// has places at most (512, `http.max_connections`).
+const PERIODS: usize = 12;
 /// Most connections that a listener takes from the backlog per [`PERIOD`], to be served or closed.
 /// More than [`MAX_PER_PERIOD`]: the backlog is in order of arrival, and a client would wait there
 /// behind a flood.
@@ -437,9 +437,11 @@ mod tests {
     fn a_period_is_bounded_for_any_number_of_addresses() {
         let now = Instant::now();
         let mut limit = RateLimit::new(now);
-        for n in 0..=255 {
-            assert_eq!(take(&mut limit, n, now), usize::from(n) / MAX_PER_PERIOD as usize);
+        // As many as there may be places, two of each address.
+        for (n, address) in (0..512).zip((0..=255).cycle()) {
+            assert_eq!(take(&mut limit, address, now), n / MAX_PER_PERIOD as usize);
         }
+        assert!(limit.turns.iter().all(|turns| *turns <= MAX_PER_PERIOD), "{limit:?}");
     }
 
     async fn connected(listener: &TcpListener) -> (TcpStream, TcpStream) {
