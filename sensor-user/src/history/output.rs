@@ -254,17 +254,7 @@ mod tests {
             available_bytes: Some(5 << 20),
             swap_free_bytes: None,
         };
-        let gap = Point {
-            looks: 0,
-            state: None,
-            weight: None,
-            fires: 0,
-            signals: Vec::new(),
-            total_bytes: None,
-            available_bytes: None,
-            wall_ns: wall_ns + 1_000_000_000,
-            ..point.clone()
-        };
+        let gap = Point::gap(wall_ns + 1_000_000_000);
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let schema = Schema {
             host: "web-01".into(),

@@ -36,7 +36,8 @@ pub struct Point {
 }
 
 impl Point {
-    const fn gap(wall_ns: i64) -> Self {
+    /// A step without a look.
+    pub(super) const fn gap(wall_ns: i64) -> Self {
         Self {
             wall_ns,
             looks: 0,

@@ -13,7 +13,7 @@ use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
 use sensor_core::{
     model::{counters::ByCause, snapshot::Sample},
     record::content::{Look, ScopeLook},
-    verdict::{policy::RULES, scope::ScopeVerdict, signals::Signal, state::VerdictState},
+    verdict::{policy::rule_bit, scope::ScopeVerdict, signals::Signal, state::VerdictState},
 };
 
 /// Rows that may wait, a row per scope: 50 s of ten looks a second of one scope, in 100 KiB of locked
@@ -93,7 +93,7 @@ fn row(scope: &ScopeVerdict, at_ns: u64, left: u8, is_pressed: bool, stalls_ns: 
     let is_known = scope.unknown_reason.is_none();
     let (mut fires, mut holds) = (0, 0);
     for result in &verdict.evidence.rules {
-        let bit = RULES.iter().position(|rule| rule.name == result.rule).map_or(0, |n| 1 << n);
+        let bit = rule_bit(result.rule);
         holds |= bit;
         fires |= if result.fires { bit } else { 0 };
     }
@@ -178,7 +178,7 @@ fn scope_look(row: &Row, name: Option<&String>) -> ScopeLook {
 mod tests {
     use sensor_core::{
         model::snapshot::Snapshot,
-        verdict::{evaluator::Evaluator, reading::Reading, weight},
+        verdict::{evaluator::Evaluator, policy::RULES, reading::Reading, weight},
     };
 
     use super::*;

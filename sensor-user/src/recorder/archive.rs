@@ -131,7 +131,7 @@ mod tests {
     };
 
     fn life(pid: u32) -> Content {
-        Content::Life(Life::Started { pid, after_end: false })
+        Content::Life(Life::Started { pid })
     }
 
     /// Two segments with a start of the daemon each, beside their schemas.

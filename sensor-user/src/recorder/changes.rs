@@ -4,7 +4,11 @@ use std::fmt::Write as _;
 
 use sensor_core::{
     record::content::{Change, Look, RuleNumbers, ScopeLook, Usage},
-    verdict::{policy::Policy, signals::Signal, state::VerdictState},
+    verdict::{
+        policy::{Policy, rule_bit},
+        signals::Signal,
+        state::VerdictState,
+    },
 };
 
 /// The states that scopes had in the last look.
@@ -28,7 +32,7 @@ impl Changes {
 }
 
 fn change(scope: &ScopeLook, from: VerdictState, to: VerdictState, policy: &Policy) -> Change {
-    let rules = policy.rules().filter(|(rule, _)| scope.fires & rule.bit() != 0);
+    let rules = policy.rules().filter(|(rule, _)| scope.fires & rule_bit(rule.name) != 0);
     let numbers = rules.map(|(rule, conditions)| {
         let number = |condition: &sensor_core::verdict::policy::Condition| {
             let index = Signal::ALL.iter().position(|signal| *signal == condition.signal)?;
@@ -40,14 +44,7 @@ fn change(scope: &ScopeLook, from: VerdictState, to: VerdictState, policy: &Poli
             numbers: conditions.iter().filter_map(number).collect(),
         }
     });
-    Change {
-        scope: scope.scope.clone(),
-        from,
-        to,
-        weight: scope.weight,
-        rules: numbers.collect(),
-        decided_by: None,
-    }
+    Change { scope: scope.scope.clone(), from, to, weight: scope.weight, rules: numbers.collect() }
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "a record needs no more than seven digits")]
@@ -96,7 +93,7 @@ mod tests {
     fn look(state: Option<VerdictState>, fires: &[&str]) -> Look {
         let policy = Policy::default();
         let bits = policy.rules().filter(|(rule, _)| fires.contains(&rule.name));
-        let fires = bits.map(|(rule, _)| rule.bit()).fold(0, |all, bit| all | bit);
+        let fires = bits.map(|(rule, _)| rule_bit(rule.name)).fold(0, |all, bit| all | bit);
         let scope = ScopeLook {
             scope: "host".into(),
             state,

@@ -98,7 +98,7 @@ impl Recorder {
 
     /// Records until shutdown.
     pub fn run(mut self) {
-        let started = Life::Started { pid: std::process::id(), after_end: false };
+        let started = Life::Started { pid: std::process::id() };
         self.record(&Content::Life(started), monotonic_ns(), true);
         while !self.inputs.shutdown.is_requested() {
             self.round();

@@ -321,7 +321,6 @@ mod tests {
                 rule: "stalled".into(),
                 numbers: vec![("full_share_10s".into(), 0.3, 0.25)],
             }],
-            decided_by: None,
         };
         let answer = Answer {
             client: "10.0.0.1".into(),
@@ -331,7 +330,7 @@ mod tests {
             weight: 0.0,
         };
         vec![
-            Content::Life(Life::Started { pid: 1, after_end: true }),
+            Content::Life(Life::Started { pid: 1 }),
             Content::Look(Look { scopes: vec![scope], stalls_ns: vec![1, 2, 3] }),
             Content::Usage(usage(1)),
             Content::Usage(usage(2)),

@@ -140,8 +140,6 @@ pub struct Change {
     pub weight: f32,
     /// The rules that decided, each with the numbers that it compared.
     pub rules: Vec<RuleNumbers>,
-    /// The cgroup that the host serves from and whose verdict it is.
-    pub decided_by: Option<String>,
 }
 
 /// A rule with the numbers that it compared.
@@ -171,12 +169,10 @@ pub struct Answer {
 /// The daemon started or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
-    /// It started.
+    /// It started. The daemon before ended in order if the record before in this boot says so.
     Started {
         /// Its process id.
         pid: u32,
-        /// Whether the daemon before ended in order: it recorded its end, in this boot.
-        after_end: bool,
     },
     /// It ended in order.
     Ended,

@@ -43,11 +43,9 @@ pub struct Rule {
     pub because: &'static str,
 }
 
-impl Rule {
-    /// A bit of its own, for sets of rules. It follows the order of [`RULES`].
-    pub fn bit(&self) -> u64 {
-        RULES.iter().position(|rule| rule.name == self.name).map_or(0, |index| 1 << index)
-    }
+/// The bit of the rule of this name, for sets of rules. It follows the order of [`RULES`].
+pub fn rule_bit(name: &str) -> u64 {
+    RULES.iter().position(|rule| rule.name == name).map_or(0, |index| 1 << index)
 }
 
 use Signal as S;
@@ -110,8 +108,8 @@ pub const RULES: &[Rule] = &[
         level: Severity::Overloaded,
         when: &[when(S::RereadWait1s, 0.3), when(S::RereadWait10s, 0.05), when(S::Unused, 0.05)],
         without_psi: false,
-        because: "all tasks wait for the disk to read pages that memory had lost; PSI memory \
-                  includes few of the waits for a slow swap device",
+        because: "some task waited for the disk to read lost pages of files again in a third of the last \
+                  second; PSI memory includes few of these waits",
     },
     Rule {
         name: "out_of_memory",
