@@ -45,27 +45,28 @@ const RECORDED: usize = 78;
 
 /// What the present rules do that they should not, by scenario.
 const KNOWN: &[(&str, Mark)] = &[
-    // Harm begins with the load or within a second, and the weight falls 1.2 to 3.9 s after that.
+    // Harm begins with the load or soon after, and the weight falls 1.2 to 2.7 s after that.
     ("cache-thrash", Mark::Late),
     ("jvm-limit-lowered", Mark::Late),
     ("mmap-thrash", Mark::Late),
     ("redis-save-tight", Mark::Late),
     ("thrash-fast-swap", Mark::Late),
-    // Its users wait for a disk that writes; memory has little part in it.
+    // A seventh of the requests are slow from the begin; memory waits are 3 to 7 % of time.
     ("nginx-rsync", Mark::Late),
-    // Memory fills up into swap that is as fast as memory, and a request needs few of the pages.
-    ("haproxy-burst", Mark::False),
+    // `filling` and `overflowing` into swap, without harm.
     ("haproxy-leak", Mark::False),
-    ("rabbitmq-apt", Mark::False),
     ("redis-large-leak", Mark::False),
     ("redis-leak", Mark::False),
     ("redis-leak-zram", Mark::False),
-    // A tmpfs fills up, and the service's own memory is enough for it.
+    // The same without swap, while the package manager reads its caches again.
+    ("rabbitmq-apt", Mark::False),
+    // `filling`, then an OOM kill of the load.
     ("mariadb-tmpfs", Mark::False),
     ("rabbitmq-tmpfs", Mark::False),
-    // The OOM killer kills the storm, not the service.
+    // `oom_kill`: a kill of the load, not of the service.
+    ("haproxy-burst", Mark::False),
     ("node-fork-storm", Mark::False),
-    // A page cache that is copied through, and a service that needs none of it.
+    // `refaulting`: a copy needs more page cache than there is, and the service none of it.
     ("haproxy-rsync", Mark::False),
 ];
 

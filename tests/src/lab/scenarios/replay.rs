@@ -66,7 +66,8 @@ fn changes(readings: impl Iterator<Item = Reading>, policy: &Arc<Policy>) -> Vec
     changes
 }
 
-/// The kernel's averages at the begin of a record: nothing had stalled in the cgroup, which is new.
+/// The kernel's averages at the begin of a record, as those of a minute in which nothing stalled: a
+/// cgroup is new then, and a host is assumed to have been calm.
 fn calm_before(reading: &Reading) -> Option<[[u64; 2]; 2]> {
     Some([[reading.some_ns?, reading.full_ns?]; 2])
 }
