@@ -40,6 +40,7 @@ use sensor_user::{
     publish::{
         event_log::EventLog,
         loop_lag::{self, LoopLags},
+        record::RecordFigures,
         usage::PublishedUsage,
     },
     serve::{
@@ -100,6 +101,7 @@ fn complete_state() -> AppState {
         coverage: Arc::new(complete_coverage()),
         lags: Arc::new(LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0)),
         process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
+        record: Arc::new(ArcSwapOption::from_pointee(RecordFigures::default())),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
     AppState {

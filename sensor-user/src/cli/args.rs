@@ -9,7 +9,7 @@ use clap::{
 use humantime::parse_duration;
 use sensor_core::model::readiness::FailOn;
 
-use super::{readyz_client::Server, top::sort::By};
+use super::{past::history::HistoryArgs, readyz_client::Server, top::sort::By};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -47,6 +47,19 @@ const DRAIN_EXAMPLES: &str = "\
 Examples:
   memsensor drain --reason 'kernel update' --for 10m --wait
   memsensor drain --reason 'bad DIMM'";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  memsensor events --follow
+  memsensor events --since yesterday
+  memsensor events --since 2h --dir /mnt/web-01/var/lib/memsensor";
+
+const HISTORY_EXAMPLES: &str = "\
+Examples:
+  memsensor history
+  memsensor history --since '2026-11-28 03:00' --until '2026-11-28 03:20' --step 1s
+  memsensor history --since yesterday --step 10s --openmetrics > web-01.txt
+  memsensor history --dir /mnt/web-01/var/lib/memsensor --since 7d --json";
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -135,8 +148,22 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the OOM kills, and kills by user-space OOM daemons, that the running daemon recorded
+    /// List the OOM kills, kills by user-space OOM daemons, and commands of operators
+    ///
+    /// Without --since they are those that the running daemon keeps. With it, they are read from the
+    /// record, across restarts and boots, together with changes of state and starts of the daemon.
+    #[command(after_help = EVENTS_EXAMPLES)]
     Events {
+        /// Read the record from this time on: a time in UTC such as "2026-11-28 03:12", "03:12" or
+        /// "yesterday", or so long ago, such as 2h
+        #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+        since: Option<String>,
+        /// End, likewise
+        #[arg(long, value_name = "TIME", default_value = "now", requires = "since")]
+        until: String,
+        /// Directory of the record, or of a copy of it from another host
+        #[arg(long, value_name = "PATH", default_value = "/var/lib/memsensor", requires = "since")]
+        dir: PathBuf,
         /// Keep running, and print new events as they happen
         #[arg(long, short)]
         follow: bool,
@@ -147,6 +174,12 @@ pub enum Command {
         #[command(flatten)]
         socket: SocketArg,
     },
+    /// Show what memsensor recorded: state, weight and signals over time
+    ///
+    /// Reads the record on disk, also without a running daemon, and copies of it from other hosts.
+    /// Exit code 1 if nothing can be read; what is damaged is named on stderr.
+    #[command(after_help = HISTORY_EXAMPLES)]
+    History(HistoryArgs),
     /// Show the report of one kill: cgroup limits, largest and growing processes, stalls
     Event {
         /// Id of the event, as printed by `events` [default: the last kill]

@@ -1,6 +1,6 @@
 //! Runs each command.
 //!
-//! Not here: options and help (`args`), and the text of output (`check`, `probes`, `show_event`,
+//! Not here: options and help (`args`), and the text of output (`check`, `probes`, `format`,
 //! `top`).
 
 use std::{
@@ -19,9 +19,10 @@ use super::{
     args::{Command, ConfigArg, ConfigCommand, RunOptions},
     check, drain_wait,
     exit::Misconfigured,
+    format::event as show_event,
     logging::Log,
     output::{ignore_closed_pipe, print},
-    probes, readyz_client, rules, running_daemon, show_event,
+    past, probes, readyz_client, rules, running_daemon,
     top::{
         live,
         sort::{By, keep_first},
@@ -50,7 +51,11 @@ pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
         Command::Run { config, options } => run_daemon(config, options, log)?,
         Command::Reload { socket } => ask(&socket.socket, &Request::Reload, false)?,
         Command::Probes { config, json } => return probe(&read(&config)?, json),
-        Command::Events { follow, json, socket } => {
+        Command::Events { since: Some(since), until, dir, json, .. } => {
+            print(&past::events::read(&dir, &since, &until, json)?)?;
+        }
+        Command::History(args) => print(&past::history::read(&args)?)?,
+        Command::Events { follow, json, socket, .. } => {
             if follow || json {
                 ask(&socket.socket, &Request::Events { follow }, json)?;
             } else {

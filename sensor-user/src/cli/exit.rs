@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use sensor_core::common::text::Sentence;
 
-use super::logging::Log;
+use super::{logging::Log, past::part::WrongOptions};
 use crate::daemon::failure::Failure;
 
 /// A mistake in the configuration.
@@ -26,7 +26,7 @@ pub fn error_line(error: &anyhow::Error) -> String {
 /// Prints the error with its causes; returns the code of its kind.
 pub fn report(error: &anyhow::Error, log: &Log) -> ExitCode {
     log.print(&error_line(error));
-    if error.downcast_ref::<Misconfigured>().is_some() {
+    if error.is::<Misconfigured>() || error.is::<WrongOptions>() {
         return ExitCode::from(2);
     }
     ExitCode::from(match error.downcast_ref::<Failure>() {

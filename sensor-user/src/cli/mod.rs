@@ -3,8 +3,9 @@
 //! * [`args`]: commands and options, with their help.
 //! * [`dispatch`] runs a command; [`exit`]: errors as one line and an exit code.
 //! * [`admin_client`], [`readyz_client`]: requests to the running daemon; `tls_client`: TLS of the latter.
-//! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`show_event`], [`top`]: output of commands;
+//! * [`check`], [`drain_wait`], [`probes`], [`rules`], [`top`]: output of commands;
 //!   `running_daemon`: rights of the daemon, for `probes`.
+//! * [`past`]: commands on the record.
 //! * [`format`]: sizes, ages and names for a terminal; [`output`]: writing to stdout.
 //! * [`logging`]: the log, through `log_queue`.
 
@@ -18,11 +19,11 @@ pub mod format;
 mod log_queue;
 pub mod logging;
 mod output;
+pub mod past;
 pub mod probes;
 pub mod readyz_client;
 pub mod rules;
 mod running_daemon;
-pub mod show_event;
 #[cfg(feature = "tls")]
 mod tls_client;
 #[cfg(not(feature = "tls"))]

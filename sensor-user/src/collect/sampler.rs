@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     kernel::read::Reader,
-    publish::{control::Shutdown, loop_lag::LoopLags, sample::PublishedSample, wait::wait_for},
+    publish::{
+        control::Shutdown, looks::LookWriter, loop_lag::LoopLags, sample::PublishedSample,
+        wait::wait_for,
+    },
 };
 
 /// Time to the next sample while new files of a scope are on their way.
@@ -64,6 +67,7 @@ pub struct Sampler {
     reader: Option<Reader>,
     scopes: Scopes,
     shared: Shared,
+    looks: LookWriter,
     counts: CountReader,
     history: RowHistory,
     interval: Duration,
@@ -79,12 +83,14 @@ impl Sampler {
         reader: Option<Reader>,
         scopes: Scopes,
         shared: Shared,
+        looks: LookWriter,
     ) -> Self {
         let Settings { interval, pressed_interval, window, .. } = *settings;
         Self {
             reader,
             scopes,
             shared,
+            looks,
             counts: CountReader::default(),
             history: RowHistory::new(window, interval),
             interval,
@@ -125,6 +131,7 @@ impl Sampler {
             self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
         let pressed = scopes.iter().any(is_pressed);
         let sample = Sample { snapshot, scopes, vmstat_kills };
+        self.looks.push(&sample, pressed);
         self.shared.published.store(Some(Arc::new(sample)));
         pressed
     }
@@ -180,7 +187,7 @@ mod tests {
             coverage::{AttachState, ProbeState},
             snapshot::UnreadMaps,
         },
-        verdict::{state::VerdictState, weight},
+        verdict::{scope::HOST, state::VerdictState, weight},
     };
     use sensor_ebpf::probes;
 
@@ -188,7 +195,7 @@ mod tests {
         super::{counts::tests::FakeMaps, scopes},
         *,
     };
-    use crate::publish::loop_lag;
+    use crate::publish::{looks, loop_lag};
 
     /// All probes are attached.
     fn coverage() -> Coverage {
@@ -232,7 +239,8 @@ mod tests {
             shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
             replaced: Arc::default(),
         };
-        Sampler::new(&settings, None, scopes, shared)
+        let (looks, _) = looks::queue(vec![HOST.to_owned()]);
+        Sampler::new(&settings, None, scopes, shared, looks)
     }
 
     #[test]

@@ -49,9 +49,15 @@ use crate::{
     publish::{
         control::{RescanRequest, Shutdown},
         event_log::EventLog,
+        looks::{self, LookReader, LookWriter},
         loop_lag::LoopLags,
         oom_kills::OomKillCounts,
         served_paths::ServedPaths,
+    },
+    recorder::{
+        earlier, names,
+        thread::{self as recorder, Recorder},
+        writer::Writer,
     },
     serve::state::{
         app::{AppState, Published},
@@ -115,7 +121,9 @@ pub fn app_state(
         Reloader::new(config.clone(), reread, Arc::clone(&settings), Arc::clone(replaced));
     let names = config.scope.iter().map(|scope| scope.name.clone());
     let lags = LoopLags::new(config.interval, Supervisor::watchdog(), monotonic_ns());
-    let published = Published::new(EventLog::new(&boot_id()), coverage, lags);
+    let events = EventLog::new(&boot_id());
+    events.restore(earlier::events(config.record.directory(), events.boot()));
+    let published = Published::new(events, coverage, lags);
     let scopes = std::iter::once(HOST.to_owned()).chain(names).collect();
     let drain = OperatorDrain::load(drain_file(config))?;
     let state = AppState::new(published, scopes, settings, background, drain);
@@ -185,11 +193,13 @@ pub fn thread_bodies(
         replaced,
         shutdown,
     };
+    let (look_writer, look_reader) = looks::queue(state.scopes.to_vec());
     Ok(Bodies {
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
-        sampler: parts.sampler(config, reader, scopes),
+        sampler: parts.sampler(config, reader, scopes, look_writer),
         scan: parts.scan_loop(programs, openers),
         cgroups: parts.collector(config, patterns, served_paths)?,
+        record: parts.recorder(config, look_reader, state),
         store: parts.store(config),
         // Set with the listeners.
         secure: None,
@@ -231,7 +241,13 @@ impl Parts<'_> {
         })
     }
 
-    fn sampler(&self, config: &Config, reader: Option<Reader>, scopes: Scopes) -> Sampler {
+    fn sampler(
+        &self,
+        config: &Config,
+        reader: Option<Reader>,
+        scopes: Scopes,
+        looks: LookWriter,
+    ) -> Sampler {
         let Published { sample, coverage, lags, .. } = self.published;
         let shared = Shared {
             published: Arc::clone(sample),
@@ -240,7 +256,24 @@ impl Parts<'_> {
             shutdown: Arc::clone(self.shutdown),
             replaced: Arc::clone(&self.replaced),
         };
-        Sampler::new(&config.sampling(), reader, scopes, shared)
+        Sampler::new(&config.sampling(), reader, scopes, shared, looks)
+    }
+
+    fn recorder(&self, config: &Config, looks: LookReader, state: &AppState) -> Recorder {
+        let Published { sample, usage, events, record, .. } = self.published;
+        let inputs = recorder::Inputs {
+            looks,
+            sample: Arc::clone(sample),
+            usage: Arc::clone(usage),
+            events: Arc::clone(events),
+            figures: Arc::clone(record),
+            shutdown: Arc::clone(self.shutdown),
+        };
+        let settings = Arc::clone(&state.settings);
+        let policy = Box::new(move || Arc::clone(&settings.load().policy));
+        let (dir, limits) = (config.record.directory(), config.record.limits());
+        let writer = dir.map(|dir| Writer::new(dir, limits, names::schema()));
+        Recorder::new(inputs, policy, writer)
     }
 
     fn scan_loop(&self, programs: Option<Programs>, openers: FileOpeners) -> ScanLoop {

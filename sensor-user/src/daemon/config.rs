@@ -25,6 +25,7 @@ use crate::{
         settings::{self as sampling, ScopeSettings},
     },
     kernel::settings::{self as kernel, BpfLog, KillSenders, Probes},
+    recorder,
     serve::{
         listen::{self, Listener},
         state::settings::{self as serving, Buckets, Http},
@@ -138,6 +139,9 @@ pub struct Config {
     /// Which cgroups have metrics of their own. A `*` in a path is any name or a part of one, and
     /// does not match `/`. Each list has at most 64 paths.
     pub cgroups: cgroups::settings::Settings,
+    /// The record on disk: what memsensor saw, and kept before a restart, a reboot or the end of the
+    /// host.
+    pub record: recorder::settings::Settings,
     /// An address to listen on, and what it serves there. One `[[listen]]` per address, at most 16.
     /// They replace the default, which is: `[::]:9817` with readiness and metrics, `[::]:9818` with
     /// the agent-check, and `127.0.0.1:9819` with events, because these have names of processes.
@@ -173,6 +177,7 @@ impl Default for Config {
             buckets: Buckets::default(),
             growing_processes: 5,
             cgroups: cgroups::settings::Settings::default(),
+            record: recorder::settings::Settings::default(),
             listen: Vec::new(),
             scope: Vec::new(),
         }
@@ -203,6 +208,7 @@ impl Config {
         self.http.check()?;
         self.metrics().check()?;
         self.cgroups.check()?;
+        self.record.check()?;
         ServedPatterns::new(&self.serves)?;
         self.verdict.check()?;
         self.policy()?;

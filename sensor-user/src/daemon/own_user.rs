@@ -1,4 +1,4 @@
-//! The user that the daemon becomes after it has attached its programs, and the directory that this
+//! The user that the daemon becomes after it has attached its programs, and the directories that this
 //! user may write.
 //!
 //! User ids belong to threads, as capabilities do: each thread that is started before the change
@@ -23,6 +23,8 @@ use rustix::{
     },
 };
 use sensor_core::common::state_file::StateFile;
+
+use crate::recorder::segments;
 
 /// Longest name of a user (useradd(8)).
 const MAX_NAME: usize = 32;
@@ -88,14 +90,14 @@ impl OwnUser {
         set_thread_res_uid(uid, uid, uid).with_context(|| format!("change to uid {uid}"))
     }
 
-    /// Makes the directory of the socket root's again, where only its owner may enter it or write
-    /// in it: an earlier daemon has handed it over. Root with all capabilities does not need this.
-    pub fn take_directory(&self, socket: &Path) -> Result<()> {
+    /// Makes a directory root's again, where only its owner may enter it or write in it: an earlier
+    /// daemon has handed it over. Root with all capabilities does not need this.
+    pub fn take_directory(&self, path: &Path) -> Result<()> {
         if capabilities(None)?.effective.contains(CapabilitySet::DAC_OVERRIDE) {
             return Ok(());
         }
         // Without the permission to read it.
-        match open_directory(socket, OFlags::PATH) {
+        match open_directory(path, OFlags::PATH) {
             Ok(dir) if dir.metadata()?.uid() == self.uid => {
                 Ok(chownat(&dir, "", Some(Uid::ROOT), None, AtFlags::EMPTY_PATH)?)
             }
@@ -103,11 +105,11 @@ impl OwnUser {
         }
     }
 
-    /// Hands the directory of the socket to this user, with the state files in it. The directory
-    /// must have no other content, and the files must be root's: whatever else is there is not
-    /// memsensor's to give away.
-    pub fn hand_over(&self, socket: &Path) -> Result<()> {
-        let dir = open_directory(socket, OFlags::empty())?;
+    /// Hands a directory to this user, with the state files and the record in it. The directory must
+    /// have no other content, and the files must be root's: whatever else is there is not memsensor's
+    /// to give away.
+    pub fn hand_over(&self, path: &Path) -> Result<()> {
+        let dir = open_directory(path, OFlags::empty())?;
         let metadata = dir.metadata()?;
         let (owner, mode) = (metadata.uid(), metadata.permissions().mode());
         ensure!(owner == 0 || owner == self.uid, "it belongs to uid {owner}");
@@ -119,7 +121,9 @@ impl OwnUser {
             match entry.file_type() {
                 _ if name == "." || name == ".." => {}
                 FileType::Socket => {}
-                FileType::RegularFile if StateFile::is_name_of_one(&name) => files.push(name),
+                // Of a file system of its own.
+                FileType::Directory if name == "lost+found" => {}
+                FileType::RegularFile if is_own(&name) => files.push(name),
                 _ => bail!("it contains {name:?}, which is not memsensor's"),
             }
         }
@@ -143,9 +147,13 @@ impl OwnUser {
     }
 }
 
-/// Opens the directory of the socket with these flags; does not follow a link in its place.
-fn open_directory(socket: &Path, flags: OFlags) -> Result<File> {
-    let dir = socket.parent().context("it has no directory")?;
+/// Whether memsensor writes files of this name.
+fn is_own(name: &str) -> bool {
+    StateFile::is_name_of_one(name) || segments::is_name_of_one(name)
+}
+
+/// Opens a directory with these flags; does not follow a link in its place.
+fn open_directory(dir: &Path, flags: OFlags) -> Result<File> {
     let flags = flags | OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let options =
         std::fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(dir);

@@ -4,7 +4,12 @@
 //!
 //! Not here: how each of them works (`own_user`, `kernel/privilege`, `sandbox`, `syscalls`).
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::DirBuilder,
+    io::ErrorKind,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 use tracing::{info, warn};
@@ -42,11 +47,20 @@ impl Rights {
         self.missing.push(what);
     }
 
-    /// Makes the directory of the socket writable for the start.
-    pub(super) fn take_directory(&mut self, config: &Config) {
-        let taken = self.user.as_ref().map(|user| user.take_directory(Path::new(&config.socket)));
-        if let Some(Err(e)) = taken {
-            self.lacks(format!("the directory of {} for the start: {e:#}", config.socket));
+    /// Makes the daemon's directories writable for the start, and creates that of the record.
+    pub(super) fn take_directories(&mut self, config: &Config) {
+        for dir in directories(config) {
+            let taken = self.user.as_ref().map(|user| user.take_directory(&dir));
+            if let Some(Err(e)) = taken {
+                self.lacks(format!("the directory {} for the start: {e:#}", dir.display()));
+            }
+        }
+        let Some(dir) = config.record.directory() else { return };
+        match DirBuilder::new().mode(0o700).create(&dir) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                self.lacks(format!("the directory {} for the record: {e}", dir.display()));
+            }
+            _ => {}
         }
     }
 
@@ -59,12 +73,15 @@ impl Rights {
     ) -> Result<()> {
         if let Some(user) = self.user.clone() {
             let name = &user.setting;
-            if let Err(e) = user.hand_over(Path::new(&config.socket)) {
-                self.lacks(format!(
-                    "the directory of {} for the user {name}, so a drain may not survive a \
-                     restart: {e:#}; give the socket a directory of its own",
-                    config.socket
-                ));
+            for dir in directories(config).into_iter().filter(|dir| dir.exists()) {
+                if let Err(e) = user.hand_over(&dir) {
+                    self.lacks(format!(
+                        "the directory {} for the user {name}, so a drain may not survive a \
+                         restart, or nothing is recorded: {e:#}; give memsensor a directory of its \
+                         own",
+                        dir.display()
+                    ));
+                }
             }
             match user.become_it() {
                 Ok(()) => info!("changed to the user {name}"),
@@ -80,7 +97,7 @@ impl Rights {
     /// Restricts files for this thread, and system calls for all. Call it when all files that need
     /// more are open, and before threads are started. `files` are read again later.
     pub(super) fn restrict(mut self, config: &Config, files: &[PathBuf]) -> Protection {
-        let landlock = sandbox::restrict(Path::new(&config.socket), files);
+        let landlock = sandbox::restrict(&directories(config), files);
         match &landlock {
             Ok(version) => info!("files are restricted by Landlock ({version})"),
             Err(e) => self.lacks(format!("Landlock: {e}")),
@@ -91,4 +108,13 @@ impl Rights {
         }
         Protection { landlock: landlock.ok(), missing: self.missing }
     }
+}
+
+/// The directories in which the daemon writes: that of the socket with the state files, and that of the
+/// record.
+fn directories(config: &Config) -> Vec<PathBuf> {
+    let state = Path::new(&config.socket).parent().map(Path::to_owned);
+    let mut all: Vec<_> = state.into_iter().chain(config.record.directory()).collect();
+    all.dedup();
+    all
 }

@@ -96,7 +96,7 @@ fn load_or_degrade(config: &Config) -> Result<(Coverage, KernelHalf)> {
 async fn serve(config: &Config, start: Start) -> Result<()> {
     let Start { user, file, reread } = start;
     let mut rights = Rights::new(user);
-    rights.take_directory(config);
+    rights.take_directories(config);
     let listeners = Listeners::bind(config)?;
     let signals = Signals::new()?;
     let (coverage, kernel) = load_or_degrade(config)?;

@@ -16,16 +16,16 @@ use crate::host::{cgroup::mounts, pods};
 const KNOWN: ABI = ABI::V6;
 
 /// Restricts the calling thread, and those that it starts, to reading what the daemon reads, and to
-/// writing in the directory of the socket. The directories of `files` are readable, because editors
-/// replace a file. Returns the version of Landlock.
-pub fn restrict(socket: &Path, files: &[PathBuf]) -> Result<String, String> {
+/// writing in these directories. Those of `files` are readable, because editors replace a file.
+/// Returns the version of Landlock.
+pub fn restrict(write: &[PathBuf], files: &[PathBuf]) -> Result<String, String> {
     let mut read: Vec<PathBuf> = ["/proc", "/sys", pods::LOGS].map(PathBuf::from).to_vec();
     // They may be mounted elsewhere.
     read.extend(mounts::memory_root().into_iter().chain(mounts::unified_root()));
     // A file may be a link to another directory.
     let targets: Vec<_> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
     read.extend(files.iter().chain(&targets).filter_map(|file| directory(file)));
-    outcome(rules(&read, socket.parent()))
+    outcome(rules(&read, write))
 }
 
 fn directory(file: &Path) -> Option<PathBuf> {
@@ -35,10 +35,10 @@ fn directory(file: &Path) -> Option<PathBuf> {
 
 /// Restricts the calling thread to files that are open.
 pub fn restrict_to_open_files() -> Result<String, String> {
-    outcome(rules(&[], None))
+    outcome(rules(&[], &[]))
 }
 
-fn rules(read: &[PathBuf], write: Option<&Path>) -> Result<RestrictionStatus, RulesetError> {
+fn rules(read: &[PathBuf], write: &[PathBuf]) -> Result<RestrictionStatus, RulesetError> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
     let writing: BitFlags<AccessFs> =
         AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
@@ -79,15 +79,15 @@ mod tests {
     }
 
     #[test]
-    fn a_restricted_thread_reads_proc_and_writes_only_beside_the_socket() {
+    fn a_restricted_thread_reads_proc_and_writes_only_in_its_directories() {
         let dir = tempfile::tempdir().expect("a directory");
         let other = tempfile::tempdir().expect("a directory");
-        let (socket, own, other) =
-            (dir.path().join("s"), dir.path().join("own"), other.path().join("other"));
+        let (own, other) = (dir.path().join("own"), other.path().join("other"));
+        let write = [dir.path().to_owned()];
         fs::write(&own, "before").expect("not restricted yet");
         fs::write(&other, "before").expect("not restricted yet");
         in_a_thread(move || {
-            let Ok(version) = restrict(&socket, &[]) else {
+            let Ok(version) = restrict(&write, &[]) else {
                 println!("this kernel has no Landlock");
                 return;
             };

@@ -2,7 +2,11 @@
 //!
 //! Not here: the work of each thread (`collect`, `oom`, `cgroups`, `store`, `systemd`).
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use tracing::warn;
@@ -17,8 +21,12 @@ use crate::{
     collect::{sampler::Sampler, scan_loop::ScanLoop},
     oom::event_reader::EventReader,
     publish::control::Shutdown,
+    recorder::thread::Recorder,
     serve::{secure::keeper::Keeper, state::background::Jobs},
 };
+
+/// Longest time to wait for the record at the end; shorter than the supervisor's patience.
+const RECORD_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The work of each thread; `None` if the thread is not needed.
 #[allow(missing_debug_implementations, reason = "aya's maps have none")]
@@ -31,6 +39,8 @@ pub struct Bodies {
     pub events: Option<EventReader>,
     /// Collects cgroups; `None` without the memory controller.
     pub cgroups: Option<Collector>,
+    /// Writes the record, and logs changes of state.
+    pub record: Recorder,
     /// Saves the verdict and the drain.
     pub store: Store,
     /// Reads certificates again, and checks passwords; `None` without secured listeners.
@@ -43,13 +53,14 @@ pub struct Bodies {
 #[derive(Debug)]
 pub struct Threads {
     handles: Vec<JoinHandle<()>>,
+    record: JoinHandle<()>,
     shutdown: Arc<Shutdown>,
 }
 
 impl Threads {
     /// Starts the threads; they inherit the capabilities and the scheduling class of the caller.
     pub fn start(bodies: Bodies, shutdown: Arc<Shutdown>) -> Result<Self> {
-        let Bodies { sampler, scan, events, cgroups, store, secure, supervisor } = bodies;
+        let Bodies { sampler, scan, events, cgroups, record, store, secure, supervisor } = bodies;
         let mut handles = vec![spawn("scan", move || scan.run())?];
         handles.push(spawn("sense", move || sampler.run())?);
         if let Some(events) = events {
@@ -62,6 +73,10 @@ impl Threads {
                 cgroups.run();
             })?);
         }
+        let record = spawn("record", move || {
+            lower_priority("writing the record");
+            record.run();
+        })?;
         handles.push(spawn("store", move || store.run())?);
         if let Some(secure) = secure {
             handles.push(spawn("secure", move || {
@@ -72,18 +87,32 @@ impl Threads {
         if let Some(supervisor) = supervisor {
             handles.push(spawn("supervise", move || supervisor.run())?);
         }
-        Ok(Self { handles, shutdown })
+        Ok(Self { handles, record, shutdown })
     }
 
     /// The name of a thread that has ended.
     pub fn ended(&self) -> Option<String> {
-        let ended = self.handles.iter().find(|thread| thread.is_finished())?;
+        let ended = self.all().find(|thread| thread.is_finished())?;
         Some(ended.thread().name().unwrap_or_default().to_owned())
     }
 
-    /// Ends all threads, and waits until they have ended.
-    pub fn join(self) {
+    fn all(&self) -> impl Iterator<Item = &JoinHandle<()>> {
+        self.handles.iter().chain([&self.record])
+    }
+
+    /// Ends all threads, and waits until they have ended. The record's may wait for a disk that
+    /// hangs: then its last entries are lost.
+    pub fn join(mut self) {
         self.shutdown.request();
+        let end = Instant::now() + RECORD_ENDS_WITHIN;
+        while !self.record.is_finished() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if self.record.is_finished() {
+            self.handles.push(self.record);
+        } else {
+            warn!("the disk of the record does not answer: its last entries are lost");
+        }
         for thread in self.handles {
             let name = thread.thread().name().unwrap_or_default().to_owned();
             if thread.join().is_err() {

@@ -48,11 +48,16 @@ pub fn wall_ns(time: SystemTime) -> i64 {
     i64::try_from(since_epoch.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// A time of a record, to a tenth of a second: `2026-11-28 03:12:00.1`.
-pub fn text(wall_ns: i64) -> String {
+/// A time of a record as events have it: `2026-11-28T03:12:00.123Z`.
+pub fn rfc3339(wall_ns: i64) -> String {
     // Years of four digits; the clock of a host may have been anything.
     let since_epoch = Duration::from_nanos(u64::try_from(wall_ns).unwrap_or(0));
-    let text = humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string();
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
+}
+
+/// A time of a record, to a tenth of a second: `2026-11-28 03:12:00.1`.
+pub fn text(wall_ns: i64) -> String {
+    let text = rfc3339(wall_ns);
     text.replace('T', " ").chars().take("2026-11-28 03:12:00.1".len()).collect()
 }
 

@@ -4,7 +4,7 @@
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`];
 //!   [`served_paths`].
 //! * [`event_log`]: the last events, and a feed of new ones, kept in `event_queue`s.
-//! * [`looks`]: what each look of the sensing loop found, for the recorder.
+//! * [`looks`]: what each look of the sensing loop found, for the recorder; [`record`]: its figures.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
 //! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
 //!   [`log_losses`]: lost lines of the log.
@@ -21,6 +21,7 @@ pub mod looks;
 pub mod loop_lag;
 pub mod oom_kills;
 pub mod own_process;
+pub mod record;
 pub mod sample;
 pub mod served_paths;
 pub mod usage;

@@ -76,6 +76,13 @@ impl Archive {
         Ok(Self { dir: dir.to_owned(), numbers })
     }
 
+    /// Only the last so many segments.
+    #[must_use]
+    pub fn last(mut self, count: usize) -> Self {
+        self.numbers.drain(..self.numbers.len().saturating_sub(count));
+        self
+    }
+
     /// Reads all segments one by one, and passes each record to `each`, in the order of writing:
     /// records of about the same time may be out of order. Returns what could not be read. At most one
     /// segment is in memory.

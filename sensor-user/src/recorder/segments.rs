@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
-use sensor_core::record::frame::{Frames, HEADER, MAX_PAYLOAD};
+use sensor_core::record::frame::{HEADER, Header, MAX_PAYLOAD};
 
 /// Bytes of a segment.
 pub const SEGMENT: u64 = 1 << 20;
@@ -27,8 +27,8 @@ const FREE: &str = "free";
 const LOCK: &str = "lock";
 /// Digits of a number in a name, so that names sort as numbers.
 const DIGITS: usize = 10;
-/// A part of a segment, as it is cleared.
-const ZEROS: usize = 16 << 10;
+/// A piece of a segment, as it is read and cleared: on the stack.
+const PIECE: usize = 16 << 10;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,10 +222,7 @@ fn clear(file: &File) -> io::Result<()> {
     let zeroed = rustix::fs::fallocate(file, FallocateFlags::ZERO_RANGE, 0, SEGMENT);
     if zeroed.is_err() {
         // Not every file system can: then they are written.
-        let zeros = [0; ZEROS];
-        for at in (0..SEGMENT).step_by(ZEROS) {
-            file.write_all_at(&zeros, at)?;
-        }
+        write_zeros(file, 0, SEGMENT)?;
     }
     file.sync_data()
 }
@@ -237,18 +234,76 @@ fn continued(path: &Path) -> Result<Option<(File, u64)>> {
     if file.metadata()?.len() != SEGMENT {
         return Ok(None);
     }
-    let mut bytes = vec![0; usize::try_from(SEGMENT)?];
-    file.read_exact_at(&mut bytes, 0).with_context(|| format!("read {}", path.display()))?;
-    let mut frames = Frames::of(&bytes);
-    let has_records = frames.by_ref().count() > 0;
-    let at = frames.offset() as u64;
-    let Some(damage) = frames.damage() else { return Ok(Some((file, at))) };
-    if damage.lost_bytes > HEADER + MAX_PAYLOAD || !has_records {
+    let end = end_of(&file).with_context(|| format!("read {}", path.display()))?;
+    if end.unfinished == 0 {
+        return Ok(Some((file, end.at)));
+    }
+    if end.unfinished > (HEADER + MAX_PAYLOAD) as u64 || end.at == 0 {
         return Ok(None);
     }
     // A record that was being written when the daemon or the machine died.
-    file.write_all_at(&vec![0; damage.lost_bytes], at)?;
-    Ok(Some((file, at)))
+    write_zeros(&file, end.at, end.at + end.unfinished)?;
+    Ok(Some((file, end.at)))
+}
+
+/// Where the records of a segment end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct End {
+    /// The offset behind the last intact record.
+    at: u64,
+    /// Bytes from there to the last one that is not 0.
+    unfinished: u64,
+}
+
+/// Finds the end in pieces: the daemon's heap is locked, and a whole segment would stay in it.
+fn end_of(file: &File) -> io::Result<End> {
+    let mut at = 0;
+    while let Some(size) = intact_record(file, at)? {
+        at += size;
+    }
+    let (mut piece, mut last) = ([0; PIECE], at);
+    for offset in (at..SEGMENT).step_by(PIECE) {
+        let piece = &mut piece[..piece_len(offset, SEGMENT)];
+        file.read_exact_at(piece, offset)?;
+        if let Some(n) = piece.iter().rposition(|byte| *byte != 0) {
+            last = offset + n as u64 + 1;
+        }
+    }
+    Ok(End { at, unfinished: last - at })
+}
+
+/// The size of the record at this offset; `None` if there is no intact one.
+fn intact_record(file: &File, at: u64) -> io::Result<Option<u64>> {
+    let mut header = [0; HEADER];
+    let payload = at + HEADER as u64;
+    if payload > SEGMENT {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut header, at)?;
+    let Some((header, mut check)) = Header::parse(&header) else { return Ok(None) };
+    let end = payload + header.len as u64;
+    if end > SEGMENT {
+        return Ok(None);
+    }
+    let mut piece = [0; PIECE];
+    for offset in (payload..end).step_by(PIECE) {
+        let piece = &mut piece[..piece_len(offset, end)];
+        file.read_exact_at(piece, offset)?;
+        check.add(piece);
+    }
+    Ok(check.is_intact().then_some(end - at))
+}
+
+fn piece_len(offset: u64, end: u64) -> usize {
+    usize::try_from(end - offset).map_or(PIECE, |left| left.min(PIECE))
+}
+
+fn write_zeros(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = [0; PIECE];
+    for offset in (from..to).step_by(PIECE) {
+        file.write_all_at(&zeros[..piece_len(offset, to)], offset)?;
+    }
+    Ok(())
 }
 
 /// A segment for the number after `last`: a free one, or the oldest one.
@@ -272,7 +327,7 @@ fn next(dir: &Path, last: u64) -> Result<(File, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use sensor_core::record::frame::{Frame, RecordTime};
+    use sensor_core::record::frame::{Frame, Frames, RecordTime};
 
     use super::*;
 

@@ -32,6 +32,7 @@ use crate::publish::{
     control::Shutdown,
     event_log::EventLog,
     looks::{LookReader, TimedLook},
+    record::{PublishedRecord, RecordFigures},
     sample::PublishedSample,
     usage::PublishedUsage,
     wait::wait_for,
@@ -51,6 +52,8 @@ pub struct Inputs {
     pub usage: Arc<PublishedUsage>,
     /// The last events.
     pub events: Arc<EventLog>,
+    /// Where figures of the record are published.
+    pub figures: PublishedRecord,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
@@ -81,6 +84,8 @@ pub struct Recorder {
 impl Recorder {
     /// Records what comes from now on.
     pub fn new(inputs: Inputs, policy: CurrentPolicy, writer: Option<Writer>) -> Self {
+        // Those that are kept already are of the daemon before, and recorded.
+        let event = inputs.events.events().last().map_or(0, |event| event.seq);
         Self {
             inputs,
             policy,
@@ -91,7 +96,7 @@ impl Recorder {
             log: LineLimit::default(),
             last_usage: None,
             scan_ns: 0,
-            event: 0,
+            event,
             dropped: 0,
         }
     }
@@ -118,6 +123,22 @@ impl Recorder {
         self.record_events();
         if let Some(writer) = &mut self.writer {
             writer.keep(Instant::now());
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let Some(writer) = &self.writer else { return };
+        let written = writer.written;
+        let figures = RecordFigures {
+            written_bytes: written.bytes,
+            lost_looks: self.dropped,
+            lost_records: written.lost,
+            errors: written.errors,
+            is_writable: writer.is_writable(),
+        };
+        if self.inputs.figures.load().as_deref() != Some(&figures) {
+            self.inputs.figures.store(Some(Arc::new(figures)));
         }
     }
 

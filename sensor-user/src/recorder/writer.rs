@@ -121,6 +121,11 @@ impl Writer {
         }
     }
 
+    /// Whether the last attempt succeeded.
+    pub const fn is_writable(&self) -> bool {
+        self.segments.is_some()
+    }
+
     fn lose(&mut self) {
         self.written.lost += 1;
         self.unnamed += 1;

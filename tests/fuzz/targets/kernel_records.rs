@@ -8,7 +8,8 @@ use sensor_core::model::event::{Event, EventKind};
 use sensor_ebpf::event::CgroupMade;
 use sensor_fuzz::assert_printable;
 use sensor_user::{
-    cgroups::path_cache::CgroupPathCache, cli::show_event, fuzzing, oom::decode::decode,
+    cgroups::path_cache::CgroupPathCache, cli::format::event as show_event, fuzzing,
+    oom::decode::decode,
 };
 
 fuzz_target!(|data: &[u8]| -> Corpus {

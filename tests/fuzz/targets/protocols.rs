@@ -16,7 +16,7 @@ use sensor_user::{
         check::{outcome, percent},
         dispatch::shown,
         exit::error_line,
-        show_event,
+        format::event as show_event,
         top::{
             sort::{By, keep_first},
             tables,

@@ -21,7 +21,7 @@ use sensor_ebpf::event::COMM;
 use sensor_fuzz::assert_printable;
 use sensor_user::{
     cli::{
-        show_event,
+        format::event as show_event,
         top::{
             sort::{By, keep_first},
             tables,

@@ -112,9 +112,12 @@ impl Daemon {
         let file = dir.join("config.toml");
         let has_user = config.lines().any(|line| line.starts_with("user ="));
         let user = if has_user { String::new() } else { format!("user = \"{DAEMON_UID}\"\n") };
+        // 64 MiB are allocated and written for each record.
+        let has_record = config.lines().any(|line| line.starts_with("record."));
+        let record = if has_record { "" } else { "record.directory = \"\"\n" };
         std::fs::write(
             &file,
-            format!("socket = \"{}\"\n{user}{config}\n{}", socket.display(), listeners),
+            format!("socket = \"{}\"\n{user}{record}{config}\n{}", socket.display(), listeners),
         )?;
         let (child, log) = spawn(&file, wrapper, env)?;
         let listeners = listeners.matches("[[listen]]").count();

@@ -252,6 +252,18 @@ const RANGES: &[Range] = &[
         accepted: ["cgroups.most = 0", "cgroups.most = 1000"],
         rejected: &["cgroups.most = 1001"],
     },
+    Range {
+        key: "record.max_mib",
+        documented: "4 to 16384",
+        accepted: ["record.max_mib = 4", "record.max_mib = 16384"],
+        rejected: &["record.max_mib = 3", "record.max_mib = 16385"],
+    },
+    Range {
+        key: "record.max_age",
+        documented: "at least 1h",
+        accepted: ["record.max_age = '1h'", "record.max_age = '1year'"],
+        rejected: &["record.max_age = '59m'"],
+    },
 ];
 
 #[test]

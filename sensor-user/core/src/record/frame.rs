@@ -122,23 +122,64 @@ impl<'a> Frames<'a> {
     }
 }
 
+/// A record's header, for readers that do not have the whole segment in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// What the record is.
+    pub kind: u8,
+    /// Version of the payload's format.
+    pub version: u8,
+    /// When it was made.
+    pub time: RecordTime,
+    /// Bytes of the payload.
+    pub len: usize,
+}
+
+impl Header {
+    /// Reads a header; `None` if it is not one. Whether the record is intact is known after its
+    /// payload has been given to [`Check`].
+    pub fn parse(bytes: &[u8; HEADER]) -> Option<(Self, Check)> {
+        let len = usize::try_from(u32::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+        if len == 0 || len > MAX_PAYLOAD || bytes[6..8] != [0, 0] {
+            return None;
+        }
+        let time = RecordTime {
+            boot: *bytes[8..].first_chunk()?,
+            boottime_ns: u64::from_le_bytes(*bytes[24..].first_chunk()?),
+            wall_ns: i64::from_le_bytes(*bytes[32..].first_chunk()?),
+        };
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&bytes[..40]);
+        let check = Check { hasher, crc: u32::from_le_bytes(*bytes[40..].first_chunk()?) };
+        Some((Self { kind: bytes[4], version: bytes[5], time, len }, check))
+    }
+}
+
+/// Checks the payload behind a header.
+#[derive(Debug)]
+pub struct Check {
+    hasher: crc32fast::Hasher,
+    crc: u32,
+}
+
+impl Check {
+    /// Adds the next bytes of the payload.
+    pub fn add(&mut self, payload: &[u8]) {
+        self.hasher.update(payload);
+    }
+
+    /// Whether header and payload are as they were written.
+    pub fn is_intact(self) -> bool {
+        self.hasher.finalize() == self.crc
+    }
+}
+
 fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
-    let header: &[u8; HEADER] = bytes.first_chunk()?;
-    let len = usize::try_from(u32::from_le_bytes(*header.first_chunk()?)).ok()?;
-    if len == 0 || len > MAX_PAYLOAD || header[6..8] != [0, 0] {
-        return None;
-    }
-    let payload = bytes.get(HEADER..HEADER + len)?;
-    let crc = u32::from_le_bytes(*header[40..].first_chunk()?);
-    if checksum(&header[..40], payload) != crc {
-        return None;
-    }
-    let time = RecordTime {
-        boot: *header[8..].first_chunk()?,
-        boottime_ns: u64::from_le_bytes(*header[24..].first_chunk()?),
-        wall_ns: i64::from_le_bytes(*header[32..].first_chunk()?),
-    };
-    Some(Frame { kind: header[4], version: header[5], time, payload })
+    let (header, mut check) = Header::parse(bytes.first_chunk()?)?;
+    let payload = bytes.get(HEADER..HEADER + header.len)?;
+    check.add(payload);
+    let Header { kind, version, time, .. } = header;
+    check.is_intact().then_some(Frame { kind, version, time, payload })
 }
 
 impl<'a> Iterator for Frames<'a> {

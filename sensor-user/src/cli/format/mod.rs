@@ -1,4 +1,6 @@
-//! Sizes, ages, places and tables for a terminal. Names in them are escaped.
+//! Sizes, ages, places and tables for a terminal, and [`event`]s. Names in them are escaped.
+
+pub mod event;
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@
 //! * [`render`] puts the parts together, once for all clients of a moment; [`classic`] turns the
 //!   text into the older format.
 //! * `probes`: metrics of the probes, generic over their specs; `scopes`, `cgroups`, `sensor` (the
-//!   daemon itself), `connections` (its clients), `process` (the standard `process_*`): the other
+//!   daemon itself), `connections` (its clients), `record`, `process` (`process_*`): the other
 //!   parts.
 //! * `encode`, `histogram`: writing series; `growth_labels`: a bound of series over time.
 
@@ -18,6 +18,7 @@ mod growth_labels;
 mod histogram;
 mod probes;
 mod process;
+mod record;
 pub mod render;
 mod scopes;
 mod sensor;

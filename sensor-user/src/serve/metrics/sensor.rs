@@ -16,6 +16,7 @@ use sensor_core::model::{coverage::Coverage, snapshot::Snapshot};
 use super::{
     connections,
     encode::{Labels, counter, flag, gauge},
+    record,
 };
 use crate::{
     publish::{log_losses, loop_lag::LoopLags},
@@ -56,6 +57,9 @@ pub(super) fn encode(
     let mut lost = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     counter(&mut lost, &Labels::new(), log_losses::lost_lines() as f64)?;
     lag_metrics(encoder, &state.published.lags)?;
+    if let Some(figures) = state.published.record.load().as_deref() {
+        record::encode(encoder, figures)?;
+    }
     probe_metrics(encoder, &state.published.coverage)?;
     let help = "Version and revision of the running daemon";
     let mut build = encoder.encode_descriptor("memsensor_build", help, None, MetricType::Info)?;

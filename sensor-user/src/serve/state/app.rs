@@ -14,7 +14,8 @@ use super::{
 };
 use crate::publish::{
     cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
-    own_process::PublishedProcess, sample::PublishedSample, usage::PublishedUsage,
+    own_process::PublishedProcess, record::PublishedRecord, sample::PublishedSample,
+    usage::PublishedUsage,
 };
 
 /// Handles to published data.
@@ -34,6 +35,8 @@ pub struct Published {
     pub lags: Arc<LoopLags>,
     /// The daemon's own process.
     pub process: PublishedProcess,
+    /// Figures of the record on disk.
+    pub record: PublishedRecord,
 }
 
 /// State that all servers share; cheap to clone.
@@ -72,6 +75,7 @@ impl Published {
             coverage: Arc::new(coverage),
             lags: Arc::new(lags),
             process: Arc::default(),
+            record: Arc::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use sensor_core::{
     },
 };
 
-use super::format::{self, mib};
+use super::{self as format, mib};
 
 /// Pod, container and unit; empty if none is known.
 fn workload(id: &WorkloadId) -> String {
