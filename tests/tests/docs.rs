@@ -93,6 +93,8 @@ fn exposition() -> String {
 fn complete_state() -> AppState {
     let usage = PublishedUsage::default();
     usage.store(Some(Arc::new(memory_usage())));
+    let record = RecordFigures::default();
+    record.set_on();
     let published = Published {
         sample: Arc::new(ArcSwapOption::from_pointee(complete_sample())),
         usage: Arc::new(usage),
@@ -101,7 +103,8 @@ fn complete_state() -> AppState {
         coverage: Arc::new(complete_coverage()),
         lags: Arc::new(LoopLags::new(Duration::from_secs(1), loop_lag::WATCHDOG, 0)),
         process: Arc::new(ArcSwapOption::from_pointee(own_process::figures())),
-        record: Arc::new(ArcSwapOption::from_pointee(RecordFigures::default())),
+        record: Arc::new(record),
+        answers: Arc::default(),
     };
     let no_file = StateFile::beside(Path::new("/nonexistent/socket"), "drain.json");
     AppState {

@@ -239,7 +239,7 @@ mod tests {
             shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
             replaced: Arc::default(),
         };
-        let (looks, _) = looks::queue(vec![HOST.to_owned()]);
+        let (looks, _) = looks::queue(vec![HOST.to_owned()], &Arc::default());
         Sampler::new(&settings, None, scopes, shared, looks)
     }
 

@@ -193,7 +193,7 @@ pub fn thread_bodies(
         replaced,
         shutdown,
     };
-    let (look_writer, look_reader) = looks::queue(state.scopes.to_vec());
+    let (look_writer, look_reader) = looks::queue(state.scopes.to_vec(), &state.published.record);
     Ok(Bodies {
         events: rings.map(|rings| parts.event_reader(rings, debug_log, kernel_log)),
         sampler: parts.sampler(config, reader, scopes, look_writer),
@@ -260,12 +260,14 @@ impl Parts<'_> {
     }
 
     fn recorder(&self, config: &Config, looks: LookReader, state: &AppState) -> Recorder {
-        let Published { sample, usage, events, record, .. } = self.published;
+        let Published { sample, usage, events, record, answers, .. } = self.published;
         let inputs = recorder::Inputs {
             looks,
             sample: Arc::clone(sample),
             usage: Arc::clone(usage),
             events: Arc::clone(events),
+            answers: Arc::clone(answers),
+            scopes: Arc::clone(&state.scopes),
             figures: Arc::clone(record),
             shutdown: Arc::clone(self.shutdown),
         };

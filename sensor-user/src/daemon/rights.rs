@@ -49,10 +49,10 @@ impl Rights {
 
     /// Makes the daemon's directories writable for the start, and creates that of the record.
     pub(super) fn take_directories(&mut self, config: &Config) {
-        for dir in directories(config) {
-            let taken = self.user.as_ref().map(|user| user.take_directory(&dir));
+        for Directory { path, .. } in directories(config) {
+            let taken = self.user.as_ref().map(|user| user.take_directory(&path));
             if let Some(Err(e)) = taken {
-                self.lacks(format!("the directory {} for the start: {e:#}", dir.display()));
+                self.lacks(format!("the directory {} for the start: {e:#}", path.display()));
             }
         }
         let Some(dir) = config.record.directory() else { return };
@@ -73,13 +73,13 @@ impl Rights {
     ) -> Result<()> {
         if let Some(user) = self.user.clone() {
             let name = &user.setting;
-            for dir in directories(config).into_iter().filter(|dir| dir.exists()) {
-                if let Err(e) = user.hand_over(&dir) {
+            let exist = directories(config).into_iter().filter(|dir| dir.path.exists());
+            for Directory { path, without } in exist {
+                if let Err(e) = user.hand_over(&path) {
+                    let path = path.display();
                     self.lacks(format!(
-                        "the directory {} for the user {name}, so a drain may not survive a \
-                         restart, or nothing is recorded: {e:#}; give memsensor a directory of its \
-                         own",
-                        dir.display()
+                        "the directory {path} for the user {name}, so {without}: {e:#}; give \
+                         memsensor a directory of its own"
                     ));
                 }
             }
@@ -97,7 +97,8 @@ impl Rights {
     /// Restricts files for this thread, and system calls for all. Call it when all files that need
     /// more are open, and before threads are started. `files` are read again later.
     pub(super) fn restrict(mut self, config: &Config, files: &[PathBuf]) -> Protection {
-        let landlock = sandbox::restrict(&directories(config), files);
+        let write: Vec<_> = directories(config).into_iter().map(|dir| dir.path).collect();
+        let landlock = sandbox::restrict(&write, files);
         match &landlock {
             Ok(version) => info!("files are restricted by Landlock ({version})"),
             Err(e) => self.lacks(format!("Landlock: {e}")),
@@ -110,11 +111,18 @@ impl Rights {
     }
 }
 
-/// The directories in which the daemon writes: that of the socket with the state files, and that of the
-/// record.
-fn directories(config: &Config) -> Vec<PathBuf> {
+/// A directory in which the daemon writes.
+struct Directory {
+    path: PathBuf,
+    /// What is missing if it cannot.
+    without: &'static str,
+}
+
+/// The directory of the socket with the state files, and that of the record.
+fn directories(config: &Config) -> Vec<Directory> {
     let state = Path::new(&config.socket).parent().map(Path::to_owned);
-    let mut all: Vec<_> = state.into_iter().chain(config.record.directory()).collect();
-    all.dedup();
-    all
+    let state = state.map(|path| Directory { path, without: "a drain may not survive a restart" });
+    let record = config.record.directory();
+    let record = record.map(|path| Directory { path, without: "nothing is recorded" });
+    state.into_iter().chain(record).collect()
 }

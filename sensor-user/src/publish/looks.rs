@@ -4,10 +4,7 @@
 //!
 //! Not here: which looks are recorded (`sensor_core::record::pace`).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use rtrb::{Consumer, Producer, RingBuffer, chunks::ChunkError};
 use sensor_core::{
@@ -15,6 +12,8 @@ use sensor_core::{
     record::content::{Look, ScopeLook},
     verdict::{policy::rule_bit, scope::ScopeVerdict, signals::Signal, state::VerdictState},
 };
+
+use super::record::RecordFigures;
 
 /// Rows that may wait, a row per scope: 50 s of ten looks a second of one scope, in 100 KiB of locked
 /// memory.
@@ -40,19 +39,18 @@ struct Row {
     stalls_ns: ByCause,
 }
 
-/// A queue of looks at scopes with these names.
-pub fn queue(scopes: Vec<String>) -> (LookWriter, LookReader) {
+/// A queue of looks at scopes with these names. Those that are dropped are counted in the figures.
+pub fn queue(scopes: Vec<String>, figures: &Arc<RecordFigures>) -> (LookWriter, LookReader) {
     let (producer, consumer) = RingBuffer::new(ROWS);
-    let dropped = Arc::new(AtomicU64::new(0));
-    let writer = LookWriter { rows: producer, dropped: Arc::clone(&dropped) };
-    (writer, LookReader { rows: consumer, scopes, dropped })
+    let writer = LookWriter { rows: producer, figures: Arc::clone(figures) };
+    (writer, LookReader { rows: consumer, scopes })
 }
 
 /// The end of the sensing loop.
 #[derive(Debug)]
 pub struct LookWriter {
     rows: Producer<Row>,
-    dropped: Arc<AtomicU64>,
+    figures: Arc<RecordFigures>,
 }
 
 impl LookWriter {
@@ -71,7 +69,7 @@ impl LookWriter {
                 chunk.fill_from_iter(rows);
             }
             Err(ChunkError::TooFewSlots(_)) => {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+                self.figures.lose_look();
             }
         }
     }
@@ -136,7 +134,6 @@ pub struct TimedLook {
 pub struct LookReader {
     rows: Consumer<Row>,
     scopes: Vec<String>,
-    dropped: Arc<AtomicU64>,
 }
 
 impl LookReader {
@@ -151,11 +148,6 @@ impl LookReader {
             look.scopes.push(scope_look(&row, names.next()));
         }
         Some(TimedLook { at_ns: first.at_ns, is_pressed: first.is_pressed, look })
-    }
-
-    /// How many looks were dropped so far.
-    pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
     }
 }
 
@@ -206,7 +198,7 @@ mod tests {
     #[test]
     fn looks_arrive_whole_and_in_order() {
         let names = vec!["host".to_owned(), "web".to_owned()];
-        let (mut writer, mut reader) = queue(names.clone());
+        let (mut writer, mut reader) = queue(names.clone(), &Arc::default());
         assert_eq!(reader.pop(), None);
         writer.push(&sample(10, 2, true), true);
         writer.push(&sample(11, 2, false), false);
@@ -228,12 +220,14 @@ mod tests {
 
     #[test]
     fn a_full_queue_drops_whole_looks_and_counts_them() {
-        let (mut writer, mut reader) = queue(vec!["a".into(), "b".into(), "c".into()]);
+        let figures = Arc::default();
+        let names = vec!["a".into(), "b".into(), "c".into()];
+        let (mut writer, mut reader) = queue(names, &figures);
         let sample = sample(10, 3, true);
         for _ in 0..ROWS {
             writer.push(&sample, false);
         }
-        assert_eq!(reader.dropped(), (ROWS - ROWS / 3) as u64);
+        assert_eq!(figures.lost_looks(), (ROWS - ROWS / 3) as u64);
         let read =
             std::iter::from_fn(|| reader.pop()).inspect(|l| assert_eq!(l.look.scopes.len(), 3));
         assert_eq!(read.count(), ROWS / 3);

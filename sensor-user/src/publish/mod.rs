@@ -4,7 +4,8 @@
 //! * [`sample`]: the last sample; [`usage`]: the last scan of processes; [`cgroup_report`];
 //!   [`served_paths`].
 //! * [`event_log`]: the last events, and a feed of new ones, kept in `event_queue`s.
-//! * [`looks`]: what each look of the sensing loop found, for the recorder; [`record`]: its figures.
+//! * For the recorder: [`looks`] (what each look of the sensing loop found), [`answers`] to balancers
+//!   that changed; [`record`]: its figures.
 //! * [`oom_kills`]: kills by scope and by cgroup path, counted by the event reader.
 //! * [`loop_lag`]: how late the daemon's own loops are; [`own_process`]: its process;
 //!   [`log_losses`]: lost lines of the log.
@@ -12,6 +13,7 @@
 //!
 //! Not here: how anything is collected or served.
 
+pub mod answers;
 pub mod cgroup_report;
 pub mod control;
 pub mod event_log;

@@ -17,6 +17,9 @@ use super::archive::Archive;
 
 /// Segments that are read, from the last one back: as many events as are kept are in a few.
 const SEGMENTS: usize = 4;
+/// The stack of the thread that reads: as those of the daemon's other threads, so that the next one
+/// takes it over, and no memory is locked for it.
+const STACK_BYTES: usize = 256 << 10;
 /// The start does not wait longer: the host may be thrashing, and its disk hang.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -29,7 +32,8 @@ pub fn events(dir: Option<PathBuf>, boot: &str) -> Vec<Arc<Event>> {
     let read = move || {
         let _ = sender.send(read(&dir, &boot));
     };
-    if let Err(e) = std::thread::Builder::new().name("earlier".to_owned()).spawn(read) {
+    let thread = std::thread::Builder::new().name("earlier".to_owned()).stack_size(STACK_BYTES);
+    if let Err(e) = thread.spawn(read) {
         warn!("cannot read the events of before the start: {e}");
         return Vec::new();
     }

@@ -14,7 +14,7 @@ use sensor_core::{
     model::event::Event,
     record::{
         codec::encode_look,
-        content::{Content, Life, Missing, Usage},
+        content::{Answer, Content, Life, Missing, Usage},
         pace::{EncodedLook, Pace},
     },
     verdict::policy::Policy,
@@ -29,10 +29,11 @@ use super::{
     writer::Writer,
 };
 use crate::publish::{
+    answers::{ChangedAnswer, ChangedAnswers},
     control::Shutdown,
     event_log::EventLog,
     looks::{LookReader, TimedLook},
-    record::{PublishedRecord, RecordFigures},
+    record::{Figures, RecordFigures},
     sample::PublishedSample,
     usage::PublishedUsage,
     wait::wait_for,
@@ -40,6 +41,11 @@ use crate::publish::{
 
 /// Time between two rounds.
 const INTERVAL: Duration = Duration::from_millis(250);
+
+/// Changes of state in a minute of the log; a scope that flaps has fewer.
+const LOGGED_CHANGES: u32 = 20;
+/// Answers to balancers in a minute of the record.
+const ANSWERS: u32 = 240;
 
 /// What the thread takes.
 #[derive(Debug)]
@@ -52,8 +58,12 @@ pub struct Inputs {
     pub usage: Arc<PublishedUsage>,
     /// The last events.
     pub events: Arc<EventLog>,
+    /// Answers to balancers that changed.
+    pub answers: Arc<ChangedAnswers>,
+    /// Names of the scopes, the host first.
+    pub scopes: Arc<[String]>,
     /// Where figures of the record are published.
-    pub figures: PublishedRecord,
+    pub figures: Arc<RecordFigures>,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
 }
@@ -72,6 +82,8 @@ pub struct Recorder {
     pace: Pace,
     changes: Changes,
     log: LineLimit,
+    /// Any client may ask, from any number of addresses.
+    told: LineLimit,
     last_usage: Option<Usage>,
     /// When the last scan that was recorded began: CLOCK_MONOTONIC nanoseconds.
     scan_ns: u64,
@@ -84,6 +96,9 @@ pub struct Recorder {
 impl Recorder {
     /// Records what comes from now on.
     pub fn new(inputs: Inputs, policy: CurrentPolicy, writer: Option<Writer>) -> Self {
+        if writer.is_some() {
+            inputs.figures.set_on();
+        }
         // Those that are kept already are of the daemon before, and recorded.
         let event = inputs.events.events().last().map_or(0, |event| event.seq);
         Self {
@@ -93,7 +108,8 @@ impl Recorder {
             clock: RecordClock::new(&boot_id()),
             pace: Pace::default(),
             changes: Changes::default(),
-            log: LineLimit::default(),
+            log: LineLimit::new(LOGGED_CHANGES),
+            told: LineLimit::new(ANSWERS),
             last_usage: None,
             scan_ns: 0,
             event,
@@ -120,6 +136,7 @@ impl Recorder {
             self.look(look);
         }
         self.name_dropped();
+        self.record_answers();
         self.record_events();
         if let Some(writer) = &mut self.writer {
             writer.keep(Instant::now());
@@ -129,17 +146,13 @@ impl Recorder {
 
     fn publish(&self) {
         let Some(writer) = &self.writer else { return };
-        let written = writer.written;
-        let figures = RecordFigures {
-            written_bytes: written.bytes,
-            lost_looks: self.dropped,
-            lost_records: written.lost,
-            errors: written.errors,
+        self.inputs.figures.set(Figures {
             is_writable: writer.is_writable(),
-        };
-        if self.inputs.figures.load().as_deref() != Some(&figures) {
-            self.inputs.figures.store(Some(Arc::new(figures)));
-        }
+            written_bytes: writer.written.bytes,
+            lost_entries: writer.written.lost,
+            synced_unix: writer.synced_unix(),
+            ..Figures::default()
+        });
     }
 
     fn look(&mut self, look: TimedLook) {
@@ -184,13 +197,36 @@ impl Recorder {
                 self.missing([0, 0, missed], "the record was behind a flood of events");
             }
             self.event = event.seq;
-            self.record(&Content::Event(event), monotonic_ns(), true);
+            let at_ns = event.monotonic_ns().unwrap_or_else(monotonic_ns);
+            self.record(&Content::Event(event), at_ns, true);
+        }
+    }
+
+    fn record_answers(&mut self) {
+        let mut dropped = self.inputs.answers.take_dropped();
+        while let Some(answer) = self.inputs.answers.pop() {
+            let ChangedAnswer { at_ns, client, scope, protocol, state, weight } = answer;
+            if !self.told.has_room(at_ns) {
+                continue;
+            }
+            let answer = Answer {
+                client: client.to_string(),
+                scope: self.inputs.scopes.get(scope).cloned().unwrap_or_default(),
+                protocol: protocol.to_owned(),
+                state: state.label().to_owned(),
+                weight: single(weight),
+            };
+            self.record(&Content::Answer(answer), at_ns, false);
+        }
+        dropped += self.told.omitted(monotonic_ns()).map_or(0, u64::from);
+        if dropped > 0 {
+            self.missing([0, 0, dropped], "there were too many changed answers to clients");
         }
     }
 
     /// Names the looks that the queue had no room for.
     fn name_dropped(&mut self) {
-        let dropped = self.inputs.looks.dropped();
+        let dropped = self.inputs.figures.lost_looks();
         let new = dropped - self.dropped;
         self.dropped = dropped;
         if new > 0 {
@@ -208,4 +244,9 @@ impl Recorder {
             writer.write(content, self.clock.at(at_ns), at_once);
         }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "a record needs no more than seven digits")]
+const fn single(value: f64) -> f32 {
+    value as f32
 }

@@ -48,6 +48,8 @@ pub struct Writer {
     segments: Option<Segments>,
     failed: Option<Instant>,
     synced: Instant,
+    /// The same as seconds since 1970; 0 before the first time.
+    synced_unix: u64,
     cleared: Instant,
     is_dirty: bool,
     /// Counts.
@@ -67,6 +69,7 @@ impl Writer {
             segments: None,
             failed: None,
             synced: now,
+            synced_unix: 0,
             cleared: now,
             is_dirty: false,
             written: Written::default(),
@@ -119,6 +122,11 @@ impl Writer {
         if let Err(e) = self.sync() {
             self.fail(&e);
         }
+    }
+
+    /// When everything before was last on disk: seconds since 1970, 0 if never.
+    pub const fn synced_unix(&self) -> u64 {
+        self.synced_unix
     }
 
     /// Whether the last attempt succeeded.
@@ -219,10 +227,11 @@ impl Writer {
     }
 
     fn sync(&mut self) -> Result<()> {
-        if let Some(segments) = &self.segments {
-            segments.sync().context("write the record to disk")?;
-        }
+        let Some(segments) = &self.segments else { return Ok(()) };
+        segments.sync().context("write the record to disk")?;
         self.synced = Instant::now();
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.synced_unix = since_epoch.unwrap_or_default().as_secs();
         self.is_dirty = false;
         Ok(())
     }

@@ -157,7 +157,7 @@ fn a_directory_with_other_content_is_not_handed_over() {
         assert_eq!(fs::metadata(&target).expect("it exists").uid(), 0, "still root's");
         let owner = fs::metadata(&dir).expect("it exists").uid();
         assert_eq!(owner == DAEMON_UID, handed_over, "{}", daemon.log());
-        let is_reported = || daemon.log().contains("give the socket a directory of its own");
+        let is_reported = || daemon.log().contains("give memsensor a directory of its own");
         if handed_over {
             assert!(!is_reported(), "{}", daemon.log());
         } else {

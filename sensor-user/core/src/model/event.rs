@@ -233,6 +233,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// When it happened: CLOCK_MONOTONIC nanoseconds, from the id. `None` if the id is not one.
+    pub fn monotonic_ns(&self) -> Option<u64> {
+        let (_, time) = self.id.split_once('-')?;
+        u64::from_str_radix(time, 16).ok()
+    }
+
     /// The group that it was killed with, if it is not the first kill of it.
     pub fn follows_in(&self) -> Option<&OomGroup> {
         let EventKind::OomKill { oom_group, .. } = &self.kind else { return None };

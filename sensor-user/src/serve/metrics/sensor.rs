@@ -57,7 +57,7 @@ pub(super) fn encode(
     let mut lost = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
     counter(&mut lost, &Labels::new(), log_losses::lost_lines() as f64)?;
     lag_metrics(encoder, &state.published.lags)?;
-    if let Some(figures) = state.published.record.load().as_deref() {
+    if let Some(figures) = state.published.record.now() {
         record::encode(encoder, figures)?;
     }
     probe_metrics(encoder, &state.published.coverage)?;

@@ -13,9 +13,9 @@ use super::{
     protection::Protection, reload::Reload, settings::Served,
 };
 use crate::publish::{
-    cgroup_report::PublishedCgroups, event_log::EventLog, loop_lag::LoopLags,
-    own_process::PublishedProcess, record::PublishedRecord, sample::PublishedSample,
-    usage::PublishedUsage,
+    answers::ChangedAnswers, cgroup_report::PublishedCgroups, event_log::EventLog,
+    loop_lag::LoopLags, own_process::PublishedProcess, record::RecordFigures,
+    sample::PublishedSample, usage::PublishedUsage,
 };
 
 /// Handles to published data.
@@ -36,7 +36,9 @@ pub struct Published {
     /// The daemon's own process.
     pub process: PublishedProcess,
     /// Figures of the record on disk.
-    pub record: PublishedRecord,
+    pub record: Arc<RecordFigures>,
+    /// Answers to balancers that the recorder has not taken yet.
+    pub answers: Arc<ChangedAnswers>,
 }
 
 /// State that all servers share; cheap to clone.
@@ -76,6 +78,7 @@ impl Published {
             lags: Arc::new(lags),
             process: Arc::default(),
             record: Arc::default(),
+            answers: Arc::default(),
         }
     }
 }

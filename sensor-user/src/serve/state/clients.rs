@@ -7,7 +7,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use sensor_core::model::readiness::FailOn;
+use sensor_core::model::readiness::{FailOn, ReadinessState, TrafficHealth};
 use serde::{Deserialize, Serialize};
 
 /// A query of a client. One address may send several: a balancer for several scopes, a person on
@@ -33,6 +33,16 @@ pub enum Protocol {
     Agent,
 }
 
+impl Protocol {
+    /// As in the record.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// Most queries that are kept; the one that was answered longest ago is dropped first.
 const MAX_QUERIES: usize = 256;
 /// `drain --wait` does not wait for a client that was silent for longer.
@@ -49,7 +59,7 @@ pub struct ClientTracker {
 struct AnsweredQuery {
     query: ReadinessQuery,
     answered_ns: u64,
-    drained: bool,
+    health: TrafficHealth,
 }
 
 /// Clients of the last minute, by whether their last answers reported the drain.
@@ -78,16 +88,21 @@ impl ClientTracker {
         Self { answered: Mutex::new([None; MAX_QUERIES]), since_ns }
     }
 
-    /// Records an answer, and whether it reported the drain. Does not allocate; the lock is never
-    /// held for longer than this.
-    pub fn record(&self, query: ReadinessQuery, now_ns: u64, drained: bool) {
+    /// Records an answer, and returns the one before. Does not allocate; the lock is never held for
+    /// longer than this.
+    pub fn record(
+        &self,
+        query: ReadinessQuery,
+        now_ns: u64,
+        health: TrafficHealth,
+    ) -> Option<TrafficHealth> {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let known = answered.iter().position(|a| a.is_some_and(|a| a.query == query));
         let oldest =
             || (0..MAX_QUERIES).min_by_key(|i| answered[*i].map_or(0, |answer| answer.answered_ns));
-        if let Some(at) = known.or_else(oldest) {
-            answered[at] = Some(AnsweredQuery { query, answered_ns: now_ns, drained });
-        }
+        let at = known.or_else(oldest)?;
+        let before = answered[at].replace(AnsweredQuery { query, answered_ns: now_ns, health });
+        before.filter(|answer| answer.query == query).map(|answer| answer.health)
     }
 
     /// Which clients have received the drain.
@@ -97,7 +112,8 @@ impl ClientTracker {
         // By address: whether the answers to all of its queries reported it.
         let mut clients = BTreeMap::new();
         for answer in answered.iter().flatten().filter(active) {
-            *clients.entry(answer.query.addr).or_insert(true) &= answer.drained;
+            *clients.entry(answer.query.addr).or_insert(true) &=
+                answer.health.state == ReadinessState::Drained;
         }
         let (acknowledged, pending): (Vec<_>, Vec<_>) =
             clients.into_iter().partition(|(_, drained)| *drained);
@@ -116,6 +132,11 @@ mod tests {
 
     const SECOND: u64 = 1_000_000_000;
 
+    fn health(drained: bool) -> TrafficHealth {
+        let state = if drained { ReadinessState::Drained } else { ReadinessState::Ready };
+        TrafficHealth { state, weight: f64::from(u8::from(!drained)) }
+    }
+
     fn addr(n: u32) -> IpAddr {
         Ipv4Addr::from(n).into()
     }
@@ -132,9 +153,9 @@ mod tests {
     #[test]
     fn the_last_answer_counts_and_old_ones_do_not() {
         let clients = ClientTracker::new(0);
-        clients.record(agent(1), SECOND, false);
-        clients.record(agent(2), 2 * SECOND, false);
-        clients.record(agent(1), 3 * SECOND, true);
+        clients.record(agent(1), SECOND, health(false));
+        clients.record(agent(2), 2 * SECOND, health(false));
+        clients.record(agent(1), 3 * SECOND, health(true));
         let acks = clients.drain_acks(4 * SECOND);
         assert_eq!((acks.acknowledged, acks.pending), (vec![addr(1)], vec![addr(2)]));
         let acks = clients.drain_acks(62 * SECOND + 1);
@@ -147,9 +168,9 @@ mod tests {
         let complete = |second: u64| clients.drain_acks(second * SECOND).is_complete();
         assert!(!complete(100) && !complete(159), "a client may have asked before");
         assert!(complete(160));
-        clients.record(agent(1), 110 * SECOND, false);
+        clients.record(agent(1), 110 * SECOND, health(false));
         assert!(!complete(111) && !complete(165), "its answer did not report the drain");
-        clients.record(agent(1), 112 * SECOND, true);
+        clients.record(agent(1), 112 * SECOND, health(true));
         assert!(complete(113) && complete(165) && complete(180));
     }
 
@@ -162,9 +183,9 @@ mod tests {
             ReadinessQuery { protocol: Protocol::Http, ..agent },
         ] {
             let clients = ClientTracker::new(0);
-            clients.record(agent, SECOND, false);
-            clients.record(other, SECOND, false);
-            clients.record(other, 2 * SECOND, true);
+            clients.record(agent, SECOND, health(false));
+            clients.record(other, SECOND, health(false));
+            clients.record(other, 2 * SECOND, health(true));
             let acks = clients.drain_acks(3 * SECOND);
             let expected = (vec![], vec![addr(1)]);
             assert_eq!(
@@ -172,7 +193,7 @@ mod tests {
                 expected,
                 "the agent does not know yet: {other:?}"
             );
-            clients.record(agent, 4 * SECOND, true);
+            clients.record(agent, 4 * SECOND, health(true));
             let acks = clients.drain_acks(5 * SECOND);
             assert_eq!((acks.acknowledged, acks.pending), (vec![addr(1)], vec![]));
         }
@@ -182,8 +203,8 @@ mod tests {
     fn a_flood_of_addresses_pushes_out_the_oldest_only() {
         let clients = ClientTracker::new(0);
         for n in 0..1000 {
-            clients.record(agent(n), u64::from(n) + 1, true);
-            clients.record(agent(5000), u64::from(n) + 1, true);
+            clients.record(agent(n), u64::from(n) + 1, health(true));
+            clients.record(agent(5000), u64::from(n) + 1, health(true));
         }
         let acks = clients.drain_acks(1000);
         assert_eq!(acks.acknowledged.len(), MAX_QUERIES);

@@ -19,6 +19,7 @@ use sensor_core::{
 use serde::{Serialize, Serializer};
 
 use super::{app::AppState, clients::ReadinessQuery, settings};
+use crate::publish::answers::ChangedAnswer;
 
 /// Readiness of a scope, as `/readyz` returns it.
 #[derive(Debug, Serialize)]
@@ -75,10 +76,22 @@ impl AppState {
         self.health_in(self.published.sample.load().as_deref(), scope, monotonic_ns())
     }
 
-    /// Records the answer to a client.
+    /// Records the answer to a client. One that changes what a balancer does is for the record on
+    /// disk, too; steps between some and all weight are not, because they follow from the state.
     pub fn record_client(&self, query: ReadinessQuery, health: TrafficHealth) {
-        let drained = health.state == ReadinessState::Drained;
-        self.clients.record(query, monotonic_ns(), drained);
+        let at_ns = monotonic_ns();
+        let before = self.clients.record(query, at_ns, health);
+        let is_changed = |before: TrafficHealth| {
+            let is_end = health.weight <= 0.0 || health.weight >= 1.0;
+            before.state != health.state || (is_end && before != health)
+        };
+        if before.is_some_and(is_changed) {
+            let TrafficHealth { state, weight } = health;
+            let ReadinessQuery { addr: client, scope, protocol, .. } = query;
+            let protocol = protocol.label();
+            let answer = ChangedAnswer { at_ns, client, scope, protocol, state, weight };
+            self.published.answers.push(answer);
+        }
     }
 
     fn health_in(&self, sample: Option<&Sample>, scope: usize, now_ns: u64) -> TrafficHealth {

@@ -12,6 +12,7 @@ mod limits;
 mod listen;
 mod outside;
 mod own_limits;
+mod recorder;
 mod reload;
 mod replay;
 mod restarts;
