@@ -7,6 +7,7 @@
 //! fuzzing                              ways into private readers, only for fuzz targets
 //! cli                                  commands
 //! daemon                               composition, configuration, life cycle
+//! postmortem                           the postmortem of an incident
 //! history                              what is made of a record
 //! recorder                             the record on disk
 //! oom          serve                   OOM events; servers
@@ -32,6 +33,7 @@ pub mod history;
 pub mod host;
 pub mod kernel;
 pub mod oom;
+pub mod postmortem;
 pub mod publish;
 pub mod recorder;
 pub mod serve;

@@ -43,6 +43,7 @@ const CRATES: [Crate; 5] = [
             &["fuzzing"],
             &["cli"],
             &["daemon"],
+            &["postmortem"],
             &["history"],
             &["recorder"],
             &["oom", "serve"],

@@ -261,6 +261,27 @@ def costs():
         8,
         no_value=no_stats,
     )
+    written, lost = (f"rate(memsensor_record_{what}_total{{{ANY}}}{RATE})" for what in ("written_bytes", "entries_lost"))
+    yield graph_panel(
+        "Records on disk: bytes written, top ten",
+        "A calm host writes well under 1 kB a second. Around a change of state it is more.",
+        [Query(f"topk(10, {written})", "{{instance}}")],
+        "Bps",
+        12,
+        6,
+    )
+    yield graph_panel(
+        "Records on disk: losses",
+        "Hosts that cannot write their record, and entries lost per second by reason.",
+        [
+            Query(f"count(memsensor_record_writable{{{ANY}}} == 0)", "hosts that cannot write"),
+            Query(f"sum by (reason) ({lost})", "lost: {{reason}}"),
+        ],
+        "none",
+        12,
+        6,
+        no_value="every host writes its record",
+    )
     yield table_panel(
         "Versions",
         "Running versions, and the number of hosts.",

@@ -9,7 +9,11 @@ use clap::{
 use humantime::parse_duration;
 use sensor_core::model::readiness::FailOn;
 
-use super::{past::history::HistoryArgs, readyz_client::Server, top::sort::By};
+use super::{
+    past::{history::HistoryArgs, postmortem::PostmortemArgs},
+    readyz_client::Server,
+    top::sort::By,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -60,6 +64,12 @@ Examples:
   memsensor history --since '2026-11-28 03:00' --until '2026-11-28 03:20' --step 1s
   memsensor history --since yesterday --step 10s --openmetrics > web-01.txt
   memsensor history --dir /mnt/web-01/var/lib/memsensor --since 7d --json";
+
+const POSTMORTEM_EXAMPLES: &str = "\
+Examples:
+  memsensor postmortem > postmortem.md
+  memsensor postmortem --format html --dir /mnt/web-01/var/lib/memsensor > web-01.html
+  memsensor postmortem --since '2026-11-28 03:00' --until '2026-11-28 04:00'";
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -180,6 +190,12 @@ pub enum Command {
     /// Exit code 1 if nothing can be read; what is damaged is named on stderr.
     #[command(after_help = HISTORY_EXAMPLES)]
     History(HistoryArgs),
+    /// Write the postmortem of an incident from the record: what happened, why, and what to do
+    ///
+    /// Without options it is about the last incident of this host: a time with less weight, with kills,
+    /// or without a record. Exit code 1 if there is none.
+    #[command(after_help = POSTMORTEM_EXAMPLES)]
+    Postmortem(PostmortemArgs),
     /// Show the report of one kill: cgroup limits, largest and growing processes, stalls
     Event {
         /// Id of the event, as printed by `events` [default: the last kill]

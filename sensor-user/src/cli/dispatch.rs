@@ -55,6 +55,7 @@ pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
             print(&past::events::read(&dir, &since, &until, json)?)?;
         }
         Command::History(args) => print(&past::history::read(&args)?)?,
+        Command::Postmortem(args) => print(&past::postmortem::read(&args)?)?,
         Command::Events { follow, json, socket, .. } => {
             if follow || json {
                 ask(&socket.socket, &Request::Events { follow }, json)?;

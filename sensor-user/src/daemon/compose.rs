@@ -268,13 +268,17 @@ impl Parts<'_> {
             events: Arc::clone(events),
             answers: Arc::clone(answers),
             scopes: Arc::clone(&state.scopes),
+            mounts: CgroupMounts::find().ok(),
+            cgroups: config.scope.iter().map(|scope| scope.cgroup.clone()).collect(),
             figures: Arc::clone(record),
             shutdown: Arc::clone(self.shutdown),
         };
         let settings = Arc::clone(&state.settings);
         let policy = Box::new(move || Arc::clone(&settings.load().policy));
         let (dir, limits) = (config.record.directory(), config.record.limits());
-        let writer = dir.map(|dir| Writer::new(dir, limits, names::schema()));
+        let scopes = config.scope.iter().map(|scope| (scope.name.clone(), scope.cgroup.clone()));
+        let schema = names::schema(scopes.collect());
+        let writer = dir.map(|dir| Writer::new(dir, limits, schema));
         Recorder::new(inputs, policy, writer)
     }
 

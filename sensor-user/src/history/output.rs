@@ -1,12 +1,12 @@
 //! Series as text for people, as JSON and CSV with one line per step, and as OpenMetrics, which
 //! `promtool tsdb create-blocks-from openmetrics` loads.
 //!
-//! Names of scopes are plain ([`sensor_core::verdict::scope`]), and names of signals and rules are
-//! those of the record: those that are not plain are left out.
+//! Names of scopes are plain ([`super::series`]), and names of signals and rules are those of the
+//! record: those that are not plain are left out.
 
 use std::fmt::Write as _;
 
-use sensor_core::{record::content::Schema, verdict::state::VerdictState};
+use sensor_core::{common::text::Sentence, record::content::Schema, verdict::state::VerdictState};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -43,7 +43,7 @@ const SHOWN: [&str; 3] = ["full_share_10s", "some_share_10s", "io_full_share_10s
 fn text(all: &[Series], schema: &Schema) -> String {
     let mut out = String::new();
     for series in all {
-        let _ = writeln!(out, "{} of {}", series.scope, or_unknown(&schema.host));
+        let _ = writeln!(out, "{} of {}", series.scope, Sentence(or_unknown(&schema.host)));
         let _ = write!(
             out,
             "{:21}  {:10} {:>6} {:>10} {:>10}",

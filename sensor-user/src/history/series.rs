@@ -86,6 +86,8 @@ pub struct Series {
 
 /// Most steps of a series; a longer time needs longer steps.
 pub const MAX_STEPS: i64 = 100_000;
+/// Most scopes: the host and those that a configuration may have.
+const MAX_SCOPES: usize = 33;
 
 /// The series of all scopes, with steps of so many nanoseconds, from the first look to the last. None
 /// if there are more than [`MAX_STEPS`].
@@ -93,16 +95,20 @@ pub fn series(timeline: &Timeline, step_ns: i64) -> Option<Vec<Series>> {
     let looks = || timeline.entries.iter().filter_map(look);
     let first = looks().map(|(at, _)| at).min().unwrap_or(0);
     let last = looks().map(|(at, _)| at).max().unwrap_or(0);
-    let begin = first - first.rem_euclid(step_ns);
-    let steps = (last - begin) / step_ns + 1;
+    let begin = first.saturating_sub(first.rem_euclid(step_ns));
+    // The clock of a damaged or foreign record may say anything.
+    let steps = last.checked_sub(begin)? / step_ns + 1;
     if steps > MAX_STEPS {
         return None;
     }
     let worse: Vec<_> = timeline.schema.signals.iter().map(|name| direction(name)).collect();
     let mut all: Vec<Series> = Vec::new();
     for (at, look) in looks() {
-        for scope in &look.scopes {
+        for scope in look.scopes.iter().filter(|scope| is_plain(&scope.scope)) {
             let known = all.iter().position(|series| series.scope == scope.scope);
+            if known.is_none() && all.len() == MAX_SCOPES {
+                continue;
+            }
             let index = known.unwrap_or_else(|| {
                 let points = (0..steps).map(|n| Point::gap(begin + n * step_ns)).collect();
                 all.push(Series { scope: scope.scope.clone(), points });
@@ -122,6 +128,12 @@ fn look(entry: &Entry) -> Option<(i64, &Look)> {
         Content::Look(look) => Some((entry.time.wall_ns, look)),
         _ => None,
     }
+}
+
+/// Whether it may be the name of a scope; memsensor writes no others.
+fn is_plain(scope: &str) -> bool {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    !scope.is_empty() && scope.bytes().all(is_allowed)
 }
 
 /// The direction in which a signal is worse; a signal of another version counts as worse upwards.

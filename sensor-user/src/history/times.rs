@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, bail};
+use anyhow::bail;
+use serde::Serializer;
 
 const DAY: Duration = Duration::from_hours(24);
 
 /// Reads a time: `2026-11-28T03:12:00Z`, `2026-11-28 03:12`, `2026-11-28`, `03:12` (of today), `now`,
 /// `today`, `yesterday`, or so long ago, such as `90m` or `2h 30m`.
-pub fn parse(text: &str, now: SystemTime) -> Result<SystemTime> {
+pub fn parse(text: &str, now: SystemTime) -> anyhow::Result<SystemTime> {
     let text = text.trim();
     match text {
         "now" => return Ok(now),
@@ -53,6 +54,12 @@ pub fn rfc3339(wall_ns: i64) -> String {
     // Years of four digits; the clock of a host may have been anything.
     let since_epoch = Duration::from_nanos(u64::try_from(wall_ns).unwrap_or(0));
     humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).to_string()
+}
+
+/// Serializes such a time as text, for `serialize_with`.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+pub fn serialize<S: Serializer>(wall_ns: &i64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&rfc3339(*wall_ns))
 }
 
 /// A time of a record, to a tenth of a second: `2026-11-28 03:12:00.1`.

@@ -4,6 +4,7 @@
 //! Not here: how records are written (`super::writer`), and which looks are (`record::pace`).
 
 use std::{
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -27,6 +28,10 @@ use super::{
     line_limit::LineLimit,
     usage,
     writer::Writer,
+};
+use crate::host::{
+    cgroup::{mounts::CgroupMounts, stats},
+    memory,
 };
 use crate::publish::{
     answers::{ChangedAnswer, ChangedAnswers},
@@ -62,10 +67,22 @@ pub struct Inputs {
     pub answers: Arc<ChangedAnswers>,
     /// Names of the scopes, the host first.
     pub scopes: Arc<[String]>,
+    /// Where cgroups are mounted; `None` without the memory controller.
+    pub mounts: Option<CgroupMounts>,
+    /// Paths of the cgroups of the scopes, without the host.
+    pub cgroups: Vec<String>,
     /// Where figures of the record are published.
     pub figures: Arc<RecordFigures>,
     /// Ends the thread.
     pub shutdown: Arc<Shutdown>,
+}
+
+impl Inputs {
+    fn scope_memory(&self) -> Vec<Vec<Option<u64>>> {
+        let Some(mounts) = &self.mounts else { return Vec::new() };
+        let limits = self.cgroups.iter().map(|path| stats::limits(mounts, Path::new(path)));
+        limits.map(|limits| usage::scope_memory(limits.as_ref())).collect()
+    }
 }
 
 /// The rules in force, which a reload may replace.
@@ -182,7 +199,8 @@ impl Recorder {
         self.scan_ns = scan.taken_ns;
         let sample = self.inputs.sample.load_full();
         let stalls = sample.as_ref().map_or(&[][..], |sample| &sample.snapshot.stall_clock);
-        let usage = usage::usage(&scan, stalls);
+        let mut usage = usage::usage(&scan, stalls, memory::usage().as_ref());
+        usage.scopes = self.inputs.scope_memory();
         self.last_usage = Some(usage.clone());
         self.record(&Content::Usage(usage), scan.taken_ns, false);
     }

@@ -6,6 +6,7 @@ use sensor_core::{
     model::{
         counters::{ByCause, total_ns},
         memory_usage::{CgroupUsage, MemoryUsage, ProcessUsage},
+        oom_report::{CgroupLimits, HostMemoryUsage},
     },
     record::content::{CgroupSize, ProcessSize, Usage},
 };
@@ -15,8 +16,44 @@ const PROCESSES: usize = 10;
 /// Cgroups, likewise.
 const CGROUPS: usize = 20;
 
-/// The record of a scan; `stalls` is the stall clock by cgroup id.
-pub fn usage(scan: &MemoryUsage, stalls: &[(u64, ByCause)]) -> Usage {
+/// A kind of the host's memory.
+type Kind = (&'static str, fn(&HostMemoryUsage) -> Option<u64>);
+
+/// The kinds of memory that are recorded. Their names are in each segment.
+pub const MEMORY: [Kind; 9] = [
+    ("anon", |m| m.anon_bytes),
+    ("shmem", |m| m.shmem_bytes),
+    ("slab_reclaimable", |m| m.slab_reclaimable_bytes),
+    ("slab_unreclaimable", |m| m.slab_unreclaimable_bytes),
+    ("page_tables", |m| m.page_tables_bytes),
+    ("kernel_stack", |m| m.kernel_stack_bytes),
+    ("percpu", |m| m.percpu_bytes),
+    ("hugetlb", |m| m.hugetlb_bytes),
+    ("zfs_arc", |m| m.zfs_arc_bytes),
+];
+
+/// A kind of a cgroup's memory.
+type CgroupKind = (&'static str, fn(&CgroupLimits) -> Option<u64>);
+
+/// The kinds of a scope's memory that are recorded.
+pub const SCOPE_MEMORY: [CgroupKind; 4] = [
+    ("anon", |m| m.anon_bytes),
+    ("file", |m| m.file_bytes),
+    ("shmem", |m| m.shmem_bytes),
+    ("slab", |m| m.slab_bytes),
+];
+
+/// The memory of a scope by kind; empty if its cgroup does not exist.
+pub fn scope_memory(limits: Option<&CgroupLimits>) -> Vec<Option<u64>> {
+    limits.map_or_else(Vec::new, |m| SCOPE_MEMORY.iter().map(|(_, of)| of(m)).collect())
+}
+
+/// The record of a scan without the memory of scopes; `stalls` is the stall clock by cgroup id.
+pub fn usage(
+    scan: &MemoryUsage,
+    stalls: &[(u64, ByCause)],
+    memory: Option<&HostMemoryUsage>,
+) -> Usage {
     let stalls: BTreeMap<u64, u64> = stalls.iter().map(|(id, by)| (*id, total_ns(by))).collect();
     let (size, growth) = (|p: &ProcessUsage| p.own_bytes, |p: &ProcessUsage| p.growth.minute_bytes);
     let processes = largest(&scan.processes, PROCESSES, size, growth);
@@ -24,6 +61,8 @@ pub fn usage(scan: &MemoryUsage, stalls: &[(u64, ByCause)]) -> Usage {
     let cgroups = largest(&scan.cgroups, CGROUPS, size, growth);
     Usage {
         calm_seconds_ago: scan.calm_seconds_ago,
+        scopes: Vec::new(),
+        memory: memory.map_or_else(Vec::new, |m| MEMORY.iter().map(|(_, of)| of(m)).collect()),
         processes: processes.map(process).collect(),
         cgroups: cgroups
             .map(|c| cgroup(c, stalls.get(&c.cgroup).copied().unwrap_or_default()))
@@ -94,7 +133,7 @@ mod tests {
             cgroups: vec![cgroup],
             ..MemoryUsage::default()
         };
-        let usage = usage(&scan, &[(7, [1, 2, 0, 0, 0])]);
+        let usage = usage(&scan, &[(7, [1, 2, 0, 0, 0])], None);
         let pids: Vec<_> = usage.processes.iter().map(|process| process.pid).collect();
         assert_eq!(pids, (0..10).chain([98, 99]).collect::<Vec<_>>());
         assert_eq!(usage.cgroups[0].stall_ns, 3);

@@ -16,9 +16,10 @@ use sensor_tests::lab::scenarios::{
     probe,
     record::Record,
     replay, run, table,
+    truth::{self, Said},
 };
 
-const USAGE: &str = "usage: scenarios [--only NAME]... [--half tune|held-out] [--guest MIB] [--record DIR [--missing yes] | --replay DIR]";
+const USAGE: &str = "usage: scenarios [--only NAME]... [--half tune|held-out] [--guest MIB] [--record DIR [--missing yes] | --replay DIR | --postmortems DIR]";
 
 fn main() -> ExitCode {
     sensor_tests::exit(start())
@@ -43,6 +44,8 @@ struct Args {
     guest: Option<u64>,
     record: Option<PathBuf>,
     replay: Option<PathBuf>,
+    /// Compares the postmortem of each run with what it injects; records are in this directory.
+    postmortems: Option<PathBuf>,
     /// Only scenarios that are not recorded yet.
     missing: bool,
 }
@@ -64,6 +67,7 @@ impl Args {
                 ["--guest", mib] => parsed.guest = Some(mib.parse().context("--guest")?),
                 ["--record", dir] => parsed.record = Some(dir.into()),
                 ["--missing", "yes"] => parsed.missing = true,
+                ["--postmortems", dir] => parsed.postmortems = Some(dir.into()),
                 ["--replay", dir] => parsed.replay = Some(dir.into()),
                 _ => bail!("cannot do {args:?}; {USAGE}"),
             }
@@ -92,6 +96,9 @@ fn recording(dir: &Path, scenario: &Scenario) -> PathBuf {
 }
 
 fn measure(args: &Args) -> Result<()> {
+    if let Some(dir) = &args.postmortems {
+        return postmortems(args, dir);
+    }
     if args.replay.is_none() {
         let minutes = args.scenarios().map(run::duration).sum::<u64>().div_ceil(60);
         eprintln!("scenarios: {} of them, about {minutes} min", args.scenarios().count());
@@ -123,7 +130,7 @@ fn measure(args: &Args) -> Result<()> {
 /// Runs a scenario; once more if the service outside the cgroup was harmed too.
 fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
     let run = || -> Result<_> {
-        let record = run::run(scenario)?;
+        let record = run::run(scenario, None)?;
         let outcome = Outcome::of(scenario, &record, &record.course.weight_changes);
         Ok((record, outcome))
     };
@@ -138,6 +145,30 @@ fn one(scenario: &Scenario, keep: Option<&Path>) -> Result<Outcome> {
         record.write(path)?;
     }
     Ok(outcome)
+}
+
+/// Runs each scenario, and compares its postmortem with what it injects.
+fn postmortems(args: &Args, dir: &Path) -> Result<()> {
+    let mut counts = [0_u32; 4];
+    println!("| scenario | injected | postmortem | |\n|---|---|---|---|");
+    for scenario in args.scenarios() {
+        let dir = dir.join(scenario.name);
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).with_context(|| format!("mkdir {}", dir.display()))?;
+        let truth = truth::of(scenario);
+        let said = run::run(scenario, Some(&dir)).and_then(|_| truth::compare(truth, &dir))?;
+        let (index, word, text) = match &said {
+            Said::Right(text) => (0, "right", text.as_str()),
+            Said::NotKnown(text) => (1, "not known", text.as_str()),
+            Said::Wrong(text) => (2, "wrong", text.as_str()),
+            Said::NoIncident => (3, "no incident", ""),
+        };
+        counts[index] += 1;
+        println!("| {} | {truth:?} | {text} | {word} |", scenario.name);
+    }
+    let [right, unknown, wrong, none] = counts;
+    println!("\n{right} right, {unknown} not known, {wrong} wrong, {none} without an incident");
+    Ok(())
 }
 
 /// Evaluates the current rules on an earlier run.

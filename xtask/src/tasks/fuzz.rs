@@ -1,4 +1,4 @@
-//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, five at a time, on the seeds in the
+//! `fuzz`: builds the fuzz targets of `tests/fuzz` and runs them, six at a time, on the seeds in the
 //! repository and on what earlier runs found in `target/fuzz/corpus`. Not here: the planted bugs of
 //! `--check` (`planted`).
 //!
@@ -20,7 +20,7 @@ use super::planted::{self, BUGS};
 use crate::host::{exec, toolchain::Version};
 
 /// All targets: the files in `tests/fuzz/targets`.
-const TARGETS: [&str; 10] = [
+const TARGETS: [&str; 11] = [
     "btf",
     "cgroup_files",
     "configuration",
@@ -28,6 +28,7 @@ const TARGETS: [&str; 10] = [
     "kernel_records",
     "proc_files",
     "protocols",
+    "record",
     "reports",
     "tls",
     "verdict",
@@ -41,8 +42,8 @@ const FLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
                      -Cllvm-args=-sanitizer-coverage-trace-compares \
                      -Cllvm-args=-simplifycfg-branch-fold-threshold=0";
 
-/// Targets that run at a time: two rounds for all ten.
-const PARALLEL: usize = 5;
+/// Targets that run at a time: two rounds for all.
+const PARALLEL: usize = 6;
 
 /// An input that takes longer is a finding.
 const TIMEOUT: &str = "-timeout=10";

@@ -22,7 +22,7 @@ pub(crate) struct Bug {
 }
 
 /// In the order of the targets' names.
-pub(crate) const BUGS: [Bug; 10] = [
+pub(crate) const BUGS: [Bug; 11] = [
     // A name may be outside of the strings.
     Bug {
         target: "btf",
@@ -71,6 +71,13 @@ pub(crate) const BUGS: [Bug; 10] = [
         file: "sensor-user/src/serve/agent_check.rs",
         right: "std::str::from_utf8(question).ok()?.trim()",
         wrong: "std::str::from_utf8(question).expect(\"UTF-8\").trim()",
+    },
+    // A number may stand for a name that the segment does not have.
+    Bug {
+        target: "record",
+        file: "sensor-user/core/src/record/names.rs",
+        right: "self.0.get(usize::from(number)).map(String::as_str)",
+        wrong: "Some(self.0[usize::from(number)].as_str())",
     },
     // A scan may be later than the kill.
     Bug {

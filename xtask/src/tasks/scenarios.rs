@@ -50,6 +50,10 @@ pub(crate) struct Args {
     /// Run no workload; apply the current rules to the samples in this directory
     #[arg(long, value_name = "DIR")]
     replay: Option<PathBuf>,
+    /// Compare the postmortem of each run with what the scenario injects; the records of memsensor go
+    /// into this directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["record", "replay", "guest", "write"])]
+    postmortems: Option<PathBuf>,
     /// Write the table into the documents
     #[arg(long, conflicts_with_all = ["only", "half"])]
     write: bool,
@@ -88,7 +92,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         if args.missing {
             command.args(["--missing", "yes"]);
         }
-        for (option, dir) in [("--record", &args.record), ("--replay", &args.replay)] {
+        let dirs = [
+            ("--record", &args.record),
+            ("--replay", &args.replay),
+            ("--postmortems", &args.postmortems),
+        ];
+        for (option, dir) in dirs {
             if let Some(dir) = dir {
                 command.arg(option).arg(dir);
             }

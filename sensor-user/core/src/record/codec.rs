@@ -35,6 +35,8 @@ const VERSION: u8 = 1;
 struct UsageWire {
     names: Vec<String>,
     calm_seconds_ago: Option<u32>,
+    memory: Vec<Option<u64>>,
+    scopes: Vec<Vec<Option<u64>>>,
     processes: Vec<ProcessWire>,
     cgroups: Vec<CgroupWire>,
 }
@@ -141,7 +143,9 @@ impl Encoder {
         });
         let cgroups = cgroups.collect::<Result<_, _>>()?;
         let names = self.names.take_new();
-        Ok(UsageWire { names, calm_seconds_ago: usage.calm_seconds_ago, processes, cgroups })
+        let (memory, scopes) = (usage.memory.clone(), usage.scopes.clone());
+        let calm_seconds_ago = usage.calm_seconds_ago;
+        Ok(UsageWire { names, calm_seconds_ago, memory, scopes, processes, cgroups })
     }
 }
 
@@ -249,6 +253,8 @@ impl Decoder {
         });
         Some(Usage {
             calm_seconds_ago: wire.calm_seconds_ago,
+            memory: wire.memory,
+            scopes: wire.scopes,
             processes: processes.collect::<Option<_>>()?,
             cgroups: cgroups.collect::<Option<_>>()?,
         })
@@ -283,7 +289,13 @@ mod tests {
             ..ProcessSize::default()
         };
         let cgroup = CgroupSize { path: process.cgroup.clone(), ..CgroupSize::default() };
-        Usage { calm_seconds_ago: Some(3), processes: vec![process], cgroups: vec![cgroup] }
+        Usage {
+            calm_seconds_ago: Some(3),
+            memory: vec![Some(n), None],
+            scopes: vec![vec![Some(n)], Vec::new()],
+            processes: vec![process],
+            cgroups: vec![cgroup],
+        }
     }
 
     fn event() -> Event {

@@ -38,12 +38,18 @@ pub struct Schema {
     pub host: String,
     /// Release of the kernel.
     pub kernel: String,
+    /// Names of scopes with the paths of their cgroups, without the host.
+    pub scopes: Vec<(String, String)>,
     /// Names of signals, in the order of [`ScopeLook::signals`].
     pub signals: Vec<String>,
     /// Names of rules, in the order of the bits of [`ScopeLook::fires`].
     pub rules: Vec<String>,
     /// Names of the causes of stalls, in the order of [`Look::stalls_ns`].
     pub causes: Vec<String>,
+    /// Names of the kinds of memory, in the order of [`Usage::memory`].
+    pub memory: Vec<String>,
+    /// The same for a scope, in the order of [`Usage::scopes`].
+    pub scope_memory: Vec<String>,
 }
 
 /// What one look of the sensing loop found.
@@ -83,6 +89,10 @@ pub struct ScopeLook {
 pub struct Usage {
     /// Seconds since the host was last calm; `None` if it is.
     pub calm_seconds_ago: Option<u32>,
+    /// The host's memory by kind, in bytes: what processes do not show, such as tmpfs and slab.
+    pub memory: Vec<Option<u64>>,
+    /// The same for each scope, in the order of [`Schema::scopes`].
+    pub scopes: Vec<Vec<Option<u64>>>,
     /// Processes.
     pub processes: Vec<ProcessSize>,
     /// Cgroups.

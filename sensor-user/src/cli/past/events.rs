@@ -24,7 +24,8 @@ pub fn read(dir: &Path, since: &str, until: &str, json: bool) -> Result<String> 
     Ok(if json { json_lines(&timeline) } else { text(&timeline) })
 }
 
-fn text(timeline: &Timeline) -> String {
+/// One line per event.
+pub fn text(timeline: &Timeline) -> String {
     let mut out = String::new();
     let mut lives = Lives::default();
     for entry in &timeline.entries {
@@ -35,7 +36,8 @@ fn text(timeline: &Timeline) -> String {
     if out.is_empty() { "nothing happened between these times\n".to_owned() } else { out }
 }
 
-fn json_lines(timeline: &Timeline) -> String {
+/// One JSON object per event.
+pub fn json_lines(timeline: &Timeline) -> String {
     let mut out = String::new();
     for object in timeline.entries.iter().filter_map(object) {
         let _ = writeln!(out, "{object}");

@@ -22,7 +22,8 @@ pub fn limits_above(mounts: &CgroupMounts, path: &str) -> Vec<CgroupLimits> {
     paths.take(MAX_DEPTH).filter_map(|path| limits(mounts, path)).collect()
 }
 
-fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
+/// Limits and usage of one cgroup; `None` if it does not exist.
+pub fn limits(mounts: &CgroupMounts, path: &Path) -> Option<CgroupLimits> {
     let below = path.strip_prefix("/").unwrap_or(path);
     let dir = mounts.memory.join(below);
     let bytes = |name: &str| parse_bytes(&fs::read_to_string(dir.join(name)).ok()?);

@@ -16,6 +16,7 @@
 //! * [`baselines`]: when common rules would have triggered; [`replay`]: when memsensor's rules
 //!   would, from a record.
 //! * [`scoring`]: what memsensor and each rule cost, from a record; [`outcome`]: what came of a run.
+//! * [`truth`]: whether a postmortem names what was injected.
 //! * [`table`]: all that as Markdown.
 
 pub mod baselines;
@@ -32,6 +33,7 @@ pub mod scoring;
 pub mod services;
 pub mod table;
 mod testbed;
+pub mod truth;
 pub mod users;
 
 /// A second, in nanoseconds.

@@ -1,6 +1,7 @@
 //! Runs a scenario and returns its record.
 
 use std::{
+    path::Path,
     sync::atomic::{AtomicBool, AtomicU8, Ordering},
     thread::{Scope, ScopedJoinHandle},
     time::{Duration, Instant},
@@ -32,8 +33,9 @@ const AFTER: Duration = Duration::from_secs(1);
 /// And until the weight is back, at most so long.
 const BACK: Duration = Duration::from_secs(35);
 
-/// Runs it. Needs root, 4 GiB on disk, and util-linux.
-pub fn run(scenario: &Scenario) -> Result<Record> {
+/// Runs it, with memsensor's own record in a directory, if one is given. Needs root, 4 GiB on disk, and
+/// util-linux.
+pub fn run(scenario: &Scenario, record: Option<&Path>) -> Result<Record> {
     if scenario.guest {
         stay_in_memory()?;
     }
@@ -47,8 +49,7 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
     let mut control = testbed.probe(true)?;
     control.ready()?;
     let path = testbed.watched().path();
-    let config = format!("[[scope]]\nname = \"{WATCHED}\"\ncgroup = \"{path}\"\n");
-    let daemon = Daemon::as_shipped(&config)?;
+    let daemon = Daemon::as_shipped(&configuration(&path, record))?;
 
     let name = if scenario.judged() == Judged::Host { "" } else { WATCHED };
     let (stop, weight) = (AtomicBool::new(false), AtomicU8::new(100));
@@ -86,6 +87,14 @@ pub fn run(scenario: &Scenario) -> Result<Record> {
         scoring::count_slow(&requests, &course.harm, &mut samples);
         Ok(Record { course, samples })
     })
+}
+
+/// The watched cgroup as a scope, and where to record.
+fn configuration(path: &str, record: Option<&Path>) -> String {
+    let record = record.map_or_else(String::new, |dir| {
+        format!("record.directory = \"{}\"\nrecord.max_mib = 4\n", dir.display())
+    });
+    format!("{record}[[scope]]\nname = \"{WATCHED}\"\ncgroup = \"{path}\"\n")
 }
 
 /// The users are in the guest, but they are not what runs short of memory.

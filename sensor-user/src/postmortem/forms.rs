@@ -1,0 +1,255 @@
+//! Tests: incidents of several forms, as records, and what the postmortem says of them. The truth of
+//! each is in its story.
+
+use sensor_core::{
+    record::content::{CgroupSize, Content, Look, ProcessSize, Schema, ScopeLook, Usage},
+    verdict::{policy::Policy, policy::rule_bit, scope::HOST, state::VerdictState},
+};
+
+use super::{
+    causes::{Confidence, Kind},
+    document,
+    incident::{SECOND, Wanted, tests::entry},
+    report::{Report, report},
+};
+use crate::{history::timeline::Timeline, recorder::archive::Entry};
+
+const MIB: u64 = 1 << 20;
+/// The story turns at this second; before, everything is calm.
+const TURN: i64 = 600;
+/// The scope loses its weight, and gets it back.
+const LOST: i64 = 640;
+const BACK: i64 = 700;
+const END: i64 = 800;
+
+/// Name, start, and MiB at a second.
+type Process = (&'static str, i64, fn(i64) -> u64);
+
+/// A host with a service of 500 MiB. Sizes are MiB, times are seconds.
+struct Story {
+    /// Path, MiB and processes of a cgroup at a second; `None` if it is not seen.
+    cgroup: fn(i64) -> Option<(&'static str, u64, u32)>,
+    /// The process in it: name, start, MiB at a second.
+    process: Option<Process>,
+    /// Kind of memory and MiB at a second.
+    memory: fn(i64) -> (&'static str, u64),
+    /// Available MiB at a second.
+    available: fn(i64) -> u64,
+    /// A rule that fires while weight is lost.
+    rule: &'static str,
+}
+
+const CALM: Story = Story {
+    cgroup: |_| None,
+    process: None,
+    memory: |_| ("shmem", 10),
+    available: |_| 4000,
+    rule: "stalled",
+};
+
+fn is_lost(second: i64) -> bool {
+    (LOST..BACK).contains(&second)
+}
+
+fn ramp(second: i64, from: i64, rate: u64) -> u64 {
+    u64::try_from(second - from).unwrap_or(0) * rate
+}
+
+fn look(story: &Story, second: i64) -> Entry {
+    let lost = is_lost(second);
+    let stalls = (LOST - 2..BACK).contains(&second);
+    let scope = ScopeLook {
+        scope: HOST.into(),
+        state: Some(if lost { VerdictState::Overloaded } else { VerdictState::Ready }),
+        weight: if lost { 0.0 } else { 1.0 },
+        fires: if lost { rule_bit(story.rule) } else { 0 },
+        signals: vec![Some(if stalls { 0.4 } else { 0.0 })],
+        total_bytes: Some(8000 * MIB),
+        available_bytes: Some((story.available)(second) * MIB),
+        ..ScopeLook::default()
+    };
+    entry(second, Content::Look(Look { scopes: vec![scope], ..Look::default() }))
+}
+
+fn scan(story: &Story, second: i64) -> Entry {
+    let web = |path: &str, mib: u64, processes| CgroupSize {
+        path: path.into(),
+        processes,
+        own_bytes: mib * MIB,
+        ..CgroupSize::default()
+    };
+    let mut usage = Usage {
+        memory: vec![Some((story.memory)(second).1 * MIB)],
+        cgroups: vec![web("/system.slice/web.service", 500, 4)],
+        ..Usage::default()
+    };
+    if let Some((path, mib, processes)) = (story.cgroup)(second) {
+        usage.cgroups.push(web(path, mib, processes));
+        if let Some((comm, start, size)) = story.process.filter(|(_, start, _)| second >= *start) {
+            usage.processes.push(ProcessSize {
+                pid: 77,
+                comm: comm.into(),
+                cgroup: path.into(),
+                age_seconds: u32::try_from(second - start).expect("in order"),
+                own_bytes: size(second) * MIB,
+                ..ProcessSize::default()
+            });
+        }
+    }
+    entry(second, Content::Usage(usage))
+}
+
+fn told(story: &Story) -> Report {
+    let mut entries = Vec::new();
+    for second in 0..END {
+        let pressed = (LOST - 5..BACK + 5).contains(&second);
+        if pressed || second % 10 == 0 {
+            entries.push(look(story, second));
+            entries.push(scan(story, second));
+        }
+    }
+    let rules = Policy::default().rules().map(|(rule, _)| rule.name.to_owned()).collect();
+    let schema = Schema {
+        host: "web-01".into(),
+        signals: vec!["some_share_1s".into()],
+        rules,
+        memory: vec![(story.memory)(0).0.into()],
+        ..Schema::default()
+    };
+    let timeline = Timeline { entries, schema, losses: Vec::new() };
+    report(&timeline, Wanted::Last, &Policy::default()).expect("an incident")
+}
+
+/// Seconds of the story at which the first cause began.
+fn since(report: &Report) -> i64 {
+    report.causes[0].since.expect("known") / SECOND - 1000
+}
+
+fn agent(second: i64) -> Option<(&'static str, u64, u32)> {
+    (second >= TURN).then(|| ("/system.slice/agent.service", ramp(second, TURN, 50), 1))
+}
+
+#[test]
+fn a_new_agent_that_leaks_is_the_cause_with_its_start() {
+    let story = Story {
+        cgroup: agent,
+        process: Some(("agent", TURN, |second| ramp(second, TURN, 50))),
+        available: |second| 4000 - ramp(second, TURN, 50).min(3900),
+        ..CALM
+    };
+    let report = told(&story);
+    let cause = &report.causes[0];
+    assert_eq!((cause.kind, cause.confidence), (Kind::Growth, Confidence::High), "{cause:?}");
+    assert_eq!(
+        (cause.name.as_str(), cause.process.as_str()),
+        ("/system.slice/agent.service", "agent")
+    );
+    assert!(cause.is_new && (since(&report) - TURN).abs() <= 2, "{cause:?}");
+    assert!((report.seconds_without_weight - 60.0).abs() < 2.0, "{report:?}");
+    let limit = report.limit.expect("a limit");
+    assert!(limit.reached_ahead > 0.0 && limit.bytes.is_multiple_of(64 * MIB), "{limit:?}");
+    let command = &report.actions[0].command;
+    assert!(command.starts_with("systemctl set-property agent.service MemoryMax="), "{command}");
+    let text: Vec<_> = report.moments.iter().map(|m| m.what.plain()).collect();
+    assert_eq!(text[0], "agent was started in /system.slice/agent.service");
+    assert_eq!(text.last().map(String::as_str), Some("host has all of its weight again"));
+}
+
+#[test]
+fn an_old_service_that_grows_is_the_cause_since_it_grew() {
+    fn size(second: i64) -> u64 {
+        300 + ramp(second, TURN, 40)
+    }
+    let story = Story {
+        cgroup: |second| Some(("/system.slice/db.service", size(second), 8)),
+        process: Some(("db", -9000, size)),
+        available: |second| 4000 - ramp(second, TURN, 40).min(3900),
+        ..CALM
+    };
+    let report = told(&story);
+    let cause = &report.causes[0];
+    assert_eq!((cause.process.as_str(), cause.is_new), ("db", false));
+    // A calm host is scanned every ten seconds.
+    assert!((since(&report) - TURN).abs() <= 10, "{cause:?}");
+    assert_eq!(report.limit.expect("a limit").bytes, 640 * MIB, "twice 300 MiB, rounded up");
+}
+
+#[test]
+fn many_small_processes_are_named_as_such() {
+    let story = Story {
+        cgroup: |second| {
+            let count = 3 + ramp(second, TURN, 10).min(900);
+            Some(("/user.slice/build.scope", 5 * count, u32::try_from(count).expect("few")))
+        },
+        available: |second| 4000 - 50 * ramp(second, TURN, 1).min(78),
+        ..CALM
+    };
+    let cause = &told(&story).causes[0];
+    assert_eq!((cause.kind, cause.name.as_str()), (Kind::ManyProcesses, "/user.slice/build.scope"));
+}
+
+#[test]
+fn memory_of_no_process_is_named_by_its_kind() {
+    for kind in ["shmem", "slab_unreclaimable", "page_tables", "hugetlb"] {
+        let of: fn(i64) -> (&'static str, u64) = match kind {
+            "shmem" => |second| ("shmem", 10 + ramp(second, TURN, 40)),
+            "slab_unreclaimable" => |second| ("slab_unreclaimable", 10 + ramp(second, TURN, 40)),
+            "page_tables" => |second| ("page_tables", 10 + ramp(second, TURN, 40)),
+            _ => |second| ("hugetlb", 10 + ramp(second, TURN, 40)),
+        };
+        let available = |second| 4000 - ramp(second, TURN, 40).min(3900);
+        let report = told(&Story { memory: of, available, ..CALM });
+        let cause = &report.causes[0];
+        assert_eq!((cause.kind, cause.name.as_str()), (Kind::KernelMemory, kind));
+        assert_eq!(cause.confidence, Confidence::High, "{cause:?}");
+    }
+}
+
+#[test]
+fn without_growth_nobody_is_blamed() {
+    let small = told(&Story { available: |_| 200, ..CALM });
+    assert_eq!((small.causes[0].kind, small.causes.len()), (Kind::TooSmall, 1));
+    let reads = told(&Story { rule: "rereading", ..CALM });
+    assert_eq!((reads.causes[0].kind, reads.causes.len()), (Kind::PageCache, 1));
+    let unknown = told(&CALM);
+    assert!(unknown.causes.is_empty() && unknown.confidence.is_none());
+    assert!(unknown.summary.plain().contains("not known"), "{:?}", unknown.summary);
+}
+
+#[test]
+fn what_grew_after_the_stalls_is_a_consequence() {
+    let story = Story {
+        cgroup: |second| {
+            (second >= LOST + 20).then(|| ("/late.service", ramp(second, LOST + 20, 100), 1))
+        },
+        process: Some(("late", LOST + 20, |second| ramp(second, LOST + 20, 100))),
+        available: |second| if second < LOST { 400 } else { 100 },
+        ..CALM
+    };
+    let cause = &told(&story).causes[0];
+    assert_eq!(cause.confidence, Confidence::Medium, "{cause:?}");
+    assert!(!cause.contradicts.is_empty(), "{cause:?}");
+}
+
+#[test]
+fn names_cannot_break_a_document() {
+    let story = Story {
+        cgroup: |second| {
+            agent(second).map(|(_, mib, n)| ("/a;`reboot`|<script>x</script>", mib, n))
+        },
+        process: Some(("``|</code>\n# x", TURN, |second| ramp(second, TURN, 50))),
+        available: |second| 4000 - ramp(second, TURN, 50).min(3900),
+        ..CALM
+    };
+    let report = told(&story);
+    assert!(report.actions.iter().all(|action| !action.command.contains("reboot")), "{report:?}");
+    let html = document::page(&report);
+    assert!(!html.contains("<script>") && !html.contains("src=") && !html.contains("href="));
+    assert_eq!(html.matches("</code>").count(), html.matches("<code>").count());
+    let markdown = document::markdown(&report);
+    assert!(markdown.lines().filter(|line| line.starts_with("# ")).count() == 1, "{markdown}");
+    let rows = markdown.lines().filter(|line| line.starts_with("| 2") || line.starts_with("| 1"));
+    let columns = |row: &str| row.replace("\\|", "").matches('|').count();
+    assert!(rows.clone().count() >= 3 && rows.clone().all(|row| columns(row) == 3), "{markdown}");
+    serde_json::to_string(&report).expect("JSON");
+}
