@@ -267,7 +267,16 @@ def costs():
         "A calm host writes well under 1 kB a second. Around a change of state it is more.",
         [Query(f"topk(10, {written})", "{{instance}}")],
         "Bps",
-        12,
+        8,
+        6,
+    )
+    age = f"memsensor_last_sample_timestamp_seconds{{{ANY}}} - memsensor_record_synced_timestamp_seconds{{{ANY}}}"
+    yield graph_panel(
+        "Records on disk: age, top ten",
+        "Since everything before was on disk. More than half a minute: the disk hangs, or cannot be written.",
+        [Query(f"topk(10, {age})", "{{instance}}")],
+        "s",
+        8,
         6,
     )
     yield graph_panel(
@@ -278,7 +287,7 @@ def costs():
             Query(f"sum by (reason) ({lost})", "lost: {{reason}}"),
         ],
         "none",
-        12,
+        8,
         6,
         no_value="every host writes its record",
     )
