@@ -356,7 +356,18 @@ mod tests {
     }
 
     fn schema() -> Schema {
-        Schema { version: "1.0".into(), signals: vec!["a".into()], ..Schema::default() }
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Schema {
+            version: "1.0".into(),
+            host: "web-01".into(),
+            kernel: "6.12.0".into(),
+            scopes: vec![("web".into(), "/system.slice/web.service".into())],
+            signals: names(&["full_share_10s", "some_share_1s"]),
+            rules: names(&["stalled"]),
+            causes: names(&["direct_reclaim", "memcg_reclaim", "throttle"]),
+            memory: names(&["anon", "shmem"]),
+            scope_memory: names(&["anon"]),
+        }
     }
 
     fn segment(contents: &[Content]) -> Vec<u8> {
@@ -378,6 +389,18 @@ mod tests {
         let expected: Vec<_> =
             std::iter::once(Content::Schema(schema())).chain(contents()).map(Ok).collect();
         assert_eq!(decode(&segment(&contents())), expected);
+    }
+
+    /// The file was written once by version 1, and never changes.
+    #[test]
+    fn what_version_1_wrote_is_read() {
+        let digits: Vec<u8> =
+            include_str!("version-1.hex").bytes().filter(u8::is_ascii_hexdigit).collect();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let bytes: Vec<_> = digits.chunks(2).map(|pair| byte(pair).expect("a byte")).collect();
+        let expected: Vec<_> =
+            std::iter::once(Content::Schema(schema())).chain(contents()).map(Ok).collect();
+        assert_eq!(decode(&bytes), expected);
     }
 
     #[test]
