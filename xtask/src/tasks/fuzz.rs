@@ -69,7 +69,7 @@ pub(crate) struct Args {
 impl Args {
     /// All targets for as long as a merge can wait.
     pub(crate) fn short() -> Self {
-        let time = Duration::from_secs(30);
+        let time = Duration::from_secs(20);
         Self { targets: Vec::new(), time, minimise: false, check: false }
     }
 }

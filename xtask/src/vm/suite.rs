@@ -42,19 +42,38 @@ fn all() -> [String; 5] {
     ]
 }
 
-/// The guests for these kernels, which are ordered oldest first. `short` omits the guests that
-/// differ little from others.
+/// What a merge can wait for: the programs and probes on the oldest and the newest kernel, and the live
+/// tests that depend most on the kernel on the oldest one. All live tests run on the machine itself.
+fn short_guests(kernels: &[Kernel]) -> Vec<Guest> {
+    let guest = |kernel: &Kernel, tests: &[String]| {
+        let guest = Guest::new("cgroup v2", kernel).with_tests(tests);
+        Guest { is_column: true, ..guest }
+    };
+    let [programs, _, probes, integrity, confidentiality] = all();
+    let (Some(oldest), newest) = (kernels.first(), kernels.get(1..).and_then(<[_]>::last)) else {
+        return Vec::new();
+    };
+    let with_live = [programs.clone(), SHORT_LIVE.to_owned(), probes.clone()];
+    let with_lockdown = [programs, probes, integrity, confidentiality];
+    let newest = newest.map(|kernel| guest(kernel, &with_lockdown));
+    newest.into_iter().chain([guest(oldest, &with_live)]).collect()
+}
+
+/// Live tests of the short suite.
+const SHORT_LIVE: &str = "live oom:: reclaim:: signals:: rights::every_thread rights::the_filter";
+
+/// The guests for these kernels, which are ordered oldest first. `short` is for merges.
 pub(crate) fn guests(kernels: &[Kernel], short: bool) -> Vec<Guest> {
+    if short {
+        return short_guests(kernels);
+    }
     let mut guests = Vec::new();
     for kernel in kernels {
         let guest = Guest::new("cgroup v2", kernel).with_tests(&all());
         guests.push(Guest { is_column: true, ..guest });
-        if !short && has_memcg_v1(kernel) {
+        if has_memcg_v1(kernel) {
             guests.extend(v1_guests(kernel));
         }
-    }
-    if short {
-        return guests;
     }
     let mut amd64 = kernels.iter().filter(|kernel| *kernel.machine == AMD64);
     let oldest = amd64.next();
@@ -133,19 +152,25 @@ mod tests {
     }
 
     #[test]
-    fn the_short_suite_has_one_guest_per_kernel() {
-        let short = guests(&kernels(&machine::ARM64), true);
-        assert_eq!(short.len(), 2);
-        assert!(
-            short.iter().all(|g| g.is_column && g.init_script().lines().count() == all().len())
-        );
+    fn the_short_suite_has_the_oldest_and_the_newest_kernel() {
+        let kernels = kernels(&machine::ARM64);
+        let series = |kernels: &[Kernel]| {
+            let short = guests(kernels, true);
+            assert!(short.iter().all(|guest| guest.is_column));
+            short.iter().map(|guest| guest.kernel.series.clone()).collect::<Vec<_>>()
+        };
+        let (first, last) = (&kernels[0].series, &kernels[kernels.len() - 1].series);
+        assert_eq!(series(&kernels), [last.clone(), first.clone()]);
+        assert_eq!(series(&kernels[..1]), [first.clone()]);
+        assert_eq!(series(&[]), [""; 0]);
     }
 
     /// A name that matches no test would be a test that runs in every guest again.
     #[test]
     fn every_skipped_test_exists() {
         let live = crate::host::exec::workspace().join("tests/tests/live");
-        for test in USER_SPACE {
+        let short = SHORT_LIVE.split(' ').skip(1);
+        for test in USER_SPACE.into_iter().chain(short) {
             let (module, name) = test.split_once("::").unwrap_or(("cgroups", test));
             let [file, dir] = [format!("{module}.rs"), format!("{module}/mod.rs")];
             let text =
