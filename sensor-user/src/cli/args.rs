@@ -74,7 +74,8 @@ Examples:
 const TOP_EXAMPLES: &str = "\
 Examples:
   memsensor top
-  memsensor top --once --most 5 --by ten-minutes";
+  memsensor top --once --most 5 --by ten-minutes
+  memsensor top --at '2026-11-28 03:12'";
 
 /// Report memory pressure and OOM kills of a Linux host to Prometheus and load balancers
 #[derive(Debug, Parser)]
@@ -214,6 +215,13 @@ pub enum Command {
     /// once. The data come from the running daemon.
     #[command(after_help = TOP_EXAMPLES)]
     Top {
+        /// Print the last scan before this time from the record: a time in UTC such as
+        /// "2026-11-28 03:12" or "03:12", or so long ago, such as 2h
+        #[arg(long, value_name = "TIME")]
+        at: Option<String>,
+        /// Directory of the record, or of a copy of it from another host
+        #[arg(long, value_name = "PATH", default_value = "/var/lib/memsensor", requires = "at")]
+        dir: PathBuf,
         /// Print tables once, also on a terminal
         #[arg(long)]
         once: bool,

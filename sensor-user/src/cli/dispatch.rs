@@ -64,7 +64,10 @@ pub fn dispatch(command: Command, log: &Log) -> Result<ExitCode> {
             }
         }
         Command::Event { id, json, socket } => event(&socket.socket, id, json)?,
-        Command::Top { rows, by, once, json, socket } => {
+        Command::Top { at: Some(at), dir, rows, json, .. } => {
+            print(&past::top::read(&dir, &at, rows, json)?)?;
+        }
+        Command::Top { rows, by, once, json, socket, .. } => {
             let live = !once && !json && std::io::stdout().is_terminal();
             top(&socket.socket, live, rows, by, json)?;
         }

@@ -45,6 +45,10 @@ pub fn actions(cause: &Cause, limit: Option<Limit>, incident: &Incident) -> Vec<
                 format!("memsensor explain --scope {}", incident.scope)
             },
         )),
+        (Kind::Growth | Kind::ManyProcesses, _) if !is_host && limit.is_none() => all.push(action(
+            Text::words("Start it in a unit of its own, with a limit"),
+            "systemd-run --scope -p MemoryMax=256M COMMAND",
+        )),
         (Kind::Growth | Kind::ManyProcesses, _) if is_host => all.push(action(
             Text::words("If users meet one service, let memsensor judge it apart"),
             "[[scope]]\nname = \"web\"\ncgroup = \"/system.slice/nginx.service\"",

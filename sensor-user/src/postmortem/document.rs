@@ -108,7 +108,11 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<Text>]) {
 
 fn title(report: &Report) -> Text {
     let day = times::text(report.begin).chars().take("2026-11-28 03:12".len()).collect::<String>();
-    Text::words("Postmortem: ").and_name(&report.host).and(format!(", {day} UTC"))
+    Text::words("Postmortem: ").and_name(or_unknown(&report.host)).and(format!(", {day} UTC"))
+}
+
+fn or_unknown(name: &str) -> &str {
+    if name.is_empty() { "unknown" } else { name }
 }
 
 fn blocks(report: &Report) -> Vec<Block> {
@@ -139,9 +143,10 @@ fn blocks(report: &Report) -> Vec<Block> {
 
 fn summary(report: &Report) -> Vec<Block> {
     let confidence = report.confidence.map_or("none", super::causes::Confidence::label);
+    let kernel = or_unknown(&report.kernel);
     let end = if report.is_over { "" } else { " (the record ends before it was over)" };
     let rows = [
-        ("Host", Text::name(&report.host).and(", kernel ").and_name(&report.kernel)),
+        ("Host", Text::name(or_unknown(&report.host)).and(", kernel ").and_name(kernel)),
         ("Scope", Text::name(&report.scope)),
         ("Begin", Text::words(format!("{} UTC", times::text(report.begin)))),
         ("Duration", Text::words(format!("{:.1} s{end}", report.seconds))),
@@ -195,13 +200,18 @@ fn earlier(report: &Report) -> Vec<Block> {
         all.push(Block::Paragraph(Text::words("No rule fired, and none would have.")));
         return all;
     }
+    all.push(Block::Paragraph(Text::words("Rules, against the first loss of weight:")));
     let rows = report.rules.iter().map(|rule| {
         let fired = ahead(rule.fired_ahead);
         let count = Text::words(rule.half_false.to_string());
         vec![Text::name(rule.rule), fired, ahead(rule.half_ahead), count]
     });
-    let head =
-        &["Rule", "First less weight", "At half of its thresholds", "Alarms before, at half"];
+    let head = &[
+        "Rule",
+        "Fired",
+        "Would have fired at half of its thresholds",
+        "Alarms in the calm before, at half",
+    ];
     all.push(Block::Table(head, rows.collect()));
     all
 }

@@ -11,7 +11,6 @@ use sensor_core::{
 use serde::Serialize;
 
 use super::{
-    causes::Cause,
     growth::Track,
     incident::{Incident, SECOND, looks},
 };
@@ -99,12 +98,12 @@ pub struct Limit {
     pub reached_ahead: f64,
 }
 
-/// Twice its size before, at least 64 MiB, in steps of 64 MiB; for something new a quarter of its peak.
-/// `None` if it would not have been reached.
-pub fn limit(track: &Track, cause: &Cause, incident: &Incident) -> Option<Limit> {
+/// Twice its size before, in steps of 64 MiB; for something new a quarter of its peak. `None` if it would
+/// not have been reached.
+pub fn limit(track: &Track, incident: &Incident) -> Option<Limit> {
     const STEP: u64 = 64 << 20;
     let grown = track.grown(incident.lead_in, incident.end)?;
-    let wanted = if cause.is_new || grown.base == 0 { grown.peak / 4 } else { grown.base * 2 };
+    let wanted = if grown.base == 0 { grown.peak / 4 } else { grown.base * 2 };
     let bytes = wanted.max(1).next_multiple_of(STEP);
     let within = track.points.iter().filter(|(at, _)| *at >= incident.lead_in);
     let (at, _) = within.copied().find(|(_, size)| *size >= bytes)?;

@@ -9,7 +9,10 @@ use sensor_core::{
 use super::{
     causes::{Confidence, Kind},
     document,
-    incident::{SECOND, Wanted, tests::entry},
+    incident::{
+        SECOND, Wanted,
+        tests::{BASE, entry},
+    },
     report::{Report, report},
 };
 use crate::{history::timeline::Timeline, recorder::archive::Entry};
@@ -111,6 +114,7 @@ fn told(story: &Story) -> Report {
     let rules = Policy::default().rules().map(|(rule, _)| rule.name.to_owned()).collect();
     let schema = Schema {
         host: "web-01".into(),
+        kernel: "6.12.48".into(),
         signals: vec!["some_share_1s".into()],
         rules,
         memory: vec![(story.memory)(0).0.into()],
@@ -122,22 +126,47 @@ fn told(story: &Story) -> Report {
 
 /// Seconds of the story at which the first cause began.
 fn since(report: &Report) -> i64 {
-    report.causes[0].since.expect("known") / SECOND - 1000
+    report.causes[0].since.expect("known") / SECOND - BASE
 }
 
 fn agent(second: i64) -> Option<(&'static str, u64, u32)> {
-    (second >= TURN).then(|| ("/system.slice/agent.service", ramp(second, TURN, 50), 1))
+    let is_there = (TURN..BACK - 5).contains(&second);
+    is_there.then(|| ("/system.slice/agent.service", ramp(second, TURN, 50).min(3900), 1))
+}
+
+const LEAK: Story = Story {
+    cgroup: agent,
+    process: Some(("agent", TURN, |second| ramp(second, TURN, 50).min(3900))),
+    available: |second| {
+        if second < BACK - 5 { 4000 - ramp(second, TURN, 50).min(3900) } else { 4000 }
+    },
+    ..CALM
+};
+
+const TMPFS: Story = Story {
+    memory: |second| ("shmem", 10 + ramp(second, TURN, 40)),
+    available: |second| 4000 - ramp(second, TURN, 40).min(3900),
+    ..CALM
+};
+
+/// With `UPDATE_README=1` the files are written.
+#[test]
+fn documents_are_those_that_were_reviewed() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files =
+        [(LEAK, "../docs/postmortem-example.md"), (TMPFS, "src/postmortem/golden-tmpfs.md")];
+    for (story, file) in files {
+        let (path, text) = (root.join(file), document::markdown(&told(&story)));
+        if std::env::var_os("UPDATE_README").is_some() {
+            std::fs::write(&path, &text).expect("written");
+        }
+        assert_eq!(std::fs::read_to_string(&path).expect(file), text, "{file}");
+    }
 }
 
 #[test]
 fn a_new_agent_that_leaks_is_the_cause_with_its_start() {
-    let story = Story {
-        cgroup: agent,
-        process: Some(("agent", TURN, |second| ramp(second, TURN, 50))),
-        available: |second| 4000 - ramp(second, TURN, 50).min(3900),
-        ..CALM
-    };
-    let report = told(&story);
+    let report = told(&LEAK);
     let cause = &report.causes[0];
     assert_eq!((cause.kind, cause.confidence), (Kind::Growth, Confidence::High), "{cause:?}");
     assert_eq!(

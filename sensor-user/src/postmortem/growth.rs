@@ -58,7 +58,8 @@ impl Track {
         // What was started since then began with nothing.
         let new = self.started.is_some_and(|started| started >= from);
         let first = before.or_else(|| within().next())?.1;
-        let (peak_at, peak) = within().max_by_key(|(_, bytes)| *bytes).copied()?;
+        // The first of equal ones.
+        let (peak_at, peak) = within().rev().max_by_key(|(_, bytes)| *bytes).copied()?;
         let until_peak = || within().filter(|(at, _)| *at <= peak_at);
         let least = until_peak().map(|(_, bytes)| *bytes).min().unwrap_or(first);
         let base = if new { 0 } else { first.min(least) };
@@ -130,6 +131,15 @@ impl Tracks {
                 let track: &mut Track = memory.entry(name.clone()).or_default();
                 track.name.clone_from(name);
                 track.points.push((at, bytes));
+            }
+        }
+        if let Some((path, anon)) = below.zip(memory.get("anon")) {
+            let is_inside = |path: &String| path.as_str() != below.unwrap_or_default();
+            // The first scans of a daemon do not know all paths: the cgroup's own file does.
+            if !cgroups.keys().any(is_inside) {
+                let track: &mut Track = cgroups.entry(path.to_owned()).or_default();
+                (track.name, track.cgroup) = (path.to_owned(), path.to_owned());
+                track.points.clone_from(&anon.points);
             }
         }
         Self {

@@ -174,12 +174,15 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// An entry at a second of boot 1, 1,000 s after 1970.
+    /// 2026-11-28 03:00 UTC, in seconds since 1970.
+    pub(in crate::postmortem) const BASE: i64 = 1_795_834_800;
+
+    /// An entry at a second of boot 1 after [`BASE`].
     pub(in crate::postmortem) fn entry(second: i64, content: Content) -> Entry {
         let time = RecordTime {
             boot: [1; 16],
             boottime_ns: (second * SECOND).unsigned_abs(),
-            wall_ns: (1000 + second) * SECOND,
+            wall_ns: (BASE + second) * SECOND,
         };
         Entry { time, content }
     }
@@ -214,7 +217,7 @@ pub(super) mod tests {
     }
 
     fn seconds(incident: &Incident) -> (i64, i64) {
-        (incident.begin / SECOND - 1000, incident.end / SECOND - 1000)
+        (incident.begin / SECOND - BASE, incident.end / SECOND - BASE)
     }
 
     #[test]

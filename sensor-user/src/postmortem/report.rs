@@ -87,8 +87,12 @@ pub fn report(timeline: &Timeline, wanted: Wanted<'_>, policy: &Policy) -> Optio
     let fired = fired(&all, timeline, &incident);
     let causes = causes(&tracks, &incident, &loss, &fired);
     let first = causes.first();
-    let track = first.and_then(|cause| tracks.cgroups.iter().find(|t| t.name == cause.name));
-    let limit = first.zip(track).and_then(|(cause, t)| earlier::limit(t, cause, &incident));
+    let path = timeline.schema.scopes.iter().find(|(name, _)| *name == incident.scope);
+    // A limit on the scope itself would not have helped those in it.
+    let is_other = |name: &str| path.is_none_or(|(_, path)| path != name);
+    let named = first.filter(|cause| is_other(&cause.name));
+    let track = named.and_then(|cause| tracks.cgroups.iter().find(|t| t.name == cause.name));
+    let limit = track.and_then(|track| earlier::limit(track, &incident));
     let weights = Weights::of(&all, &incident);
     let silent: i64 = incident.silences.iter().map(|(from, to)| to - from).sum();
     let kills = timeline.entries.iter().filter(|entry| is_kill(entry, &incident)).count();

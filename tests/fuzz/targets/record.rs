@@ -1,5 +1,5 @@
 //! Segments of a record, which may be another host's: they are read, and what was read is made into
-//! every output of `memsensor history` and `events --since`. The first byte selects the form: `s` a
+//! every output of `memsensor history`, `events --since` and `postmortem`. The first byte selects the form: `s` a
 //! segment as it is, `f` frames of a kind, a length and a payload each, which get a right checksum so
 //! that the payloads reach their decoders.
 #![no_main]
@@ -10,6 +10,7 @@ use sensor_core::record::{
     content::Content,
     frame::{Frame, Frames, RecordTime},
 };
+use sensor_core::verdict::policy::Policy;
 use sensor_fuzz::assert_printable;
 use sensor_user::{
     cli::past::events,
@@ -18,6 +19,7 @@ use sensor_user::{
         series::series,
         timeline::Timeline,
     },
+    postmortem::{document, incident::Wanted, report::report},
     recorder::archive::Entry,
 };
 
@@ -52,13 +54,27 @@ fn read(segment: &[u8]) {
         end += frame.size();
         match decoder.decode(&frame) {
             Ok(Content::Schema(schema)) => timeline.schema = schema,
-            Ok(content) => timeline.entries.push(Entry { time: frame.time, content }),
+            // As for the commands, which read up to now.
+            Ok(content) if (0..1 << 61).contains(&frame.time.wall_ns) => {
+                timeline.entries.push(Entry { time: frame.time, content });
+            }
+            Ok(_) => {}
             Err(reason) => drop(reason.to_string()),
         }
     }
     let lost = frames.damage().map_or(0, |damage| damage.lost_bytes);
     assert!(end == frames.offset() && end + lost <= segment.len());
     show(&timeline);
+    explain(&timeline);
+}
+
+fn explain(timeline: &Timeline) {
+    let Some(report) = report(timeline, Wanted::Whole, &Policy::default()) else { return };
+    assert_printable(&document::markdown(&report));
+    let page = document::page(&report);
+    assert_eq!(page.matches("<code>").count(), page.matches("</code>").count());
+    assert!(!page.contains("<script"), "{page}");
+    serde_json::to_string(&report).expect("JSON");
 }
 
 fn show(timeline: &Timeline) {

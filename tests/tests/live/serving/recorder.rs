@@ -103,6 +103,24 @@ fn kills_changes_and_answers_are_kept_over_restarts() {
     let states: Vec<_> = steps.filter(|step| step["scope"] == "web").collect();
     let of = |state: &str| states.iter().filter(|step| step["state"] == state).count();
     assert!(of("ready") > 0 && of("degraded") > 5 && of("overloaded") > 5, "{history}");
+    assert_prometheus_loads_it(&dir);
+    let text = dir.read(&["postmortem"]);
+    for part in
+        ["| Scope | `web` |", "| Kills | 2 |", "at a limit, `hog`", "degraded -> overloaded"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+fn assert_prometheus_loads_it(dir: &Dir) {
+    let (file, blocks) = (dir.0.with_extension("txt"), dir.0.with_extension("blocks"));
+    fs::write(&file, dir.read(&["history", "--openmetrics", "--step", "1s"])).expect("written");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&file).arg(&blocks);
+    let out = promtool.output().expect("promtool");
+    let made = fs::read_dir(&blocks).map_or(0, |list| list.count());
+    let _ = (fs::remove_file(&file), fs::remove_dir_all(&blocks));
+    assert!(out.status.success() && made > 0, "{out:?}");
 }
 
 /// As many disks as file systems: full at the start, later with room.
