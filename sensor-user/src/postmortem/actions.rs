@@ -32,10 +32,12 @@ pub fn actions(cause: &Cause, limit: Option<Limit>, incident: &Incident) -> Vec<
             Text::words("Find the files in tmpfs, and give each mount a size"),
             "df -h -t tmpfs\nmount -o remount,size=512M /PATH",
         )),
-        (Kind::KernelMemory, name) if name.starts_with("slab") => all.push(action(
-            Text::words("Find the caches of the kernel that are largest"),
-            "slabtop --once --sort=c | head -20",
-        )),
+        (Kind::KernelMemory, name) if name == "kernel" || name.starts_with("slab") => {
+            all.push(action(
+                Text::words("Find the caches of the kernel that are largest"),
+                "slabtop --once --sort=c | head -20",
+            ));
+        }
         (Kind::TooSmall, _) => all.push(action(
             Text::words("Give it more memory, or run less there"),
             if is_host {

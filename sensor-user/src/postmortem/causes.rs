@@ -61,9 +61,9 @@ pub enum Kind {
     ManyProcesses,
     /// A kind of memory that belongs to no process grew: tmpfs, slab, page tables.
     KernelMemory,
-    /// Nobody grew, and there was too little from the begin.
+    /// Nothing grew, and there was too little from the begin.
     TooSmall,
-    /// Nobody grew; files were read again and again.
+    /// Nothing grew; files were read again and again.
     PageCache,
 }
 
@@ -74,7 +74,7 @@ pub struct Cause {
     pub kind: Kind,
     /// In one sentence.
     pub what: Text,
-    /// Path of the cgroup, or the kind of memory; empty if it is nobody's.
+    /// Path of the cgroup, or the kind of memory; empty if there is none.
     pub name: String,
     /// Name of the process that grew most; empty if it is not known.
     pub process: String,
@@ -135,8 +135,10 @@ pub fn causes(tracks: &Tracks, incident: &Incident, loss: &Loss, rules: &[&str])
     all
 }
 
+/// The part of the lost memory; less than a twentieth of all memory is no loss that a growth explains.
 fn share(bytes: u64, loss: &Loss) -> f64 {
-    if loss.bytes() == 0 { 0.0 } else { (bytes as f64 / loss.bytes() as f64).min(1.0) }
+    let whole = loss.bytes().max(loss.total / 20);
+    if whole == 0 { 0.0 } else { (bytes as f64 / whole as f64).min(1.0) }
 }
 
 fn of_cgroup(
@@ -219,7 +221,8 @@ fn of_kind(kind: &Track, grown: Grown, loss: &Loss, of_processes: f64) -> Option
     let about = match kind.name.as_str() {
         "shmem" => "files in tmpfs, or shared memory",
         "slab_reclaimable" => "caches of the kernel, such as inodes",
-        "slab_unreclaimable" | "slab" => "memory of the kernel (slab)",
+        "slab_unreclaimable" => "memory of the kernel (slab)",
+        "kernel" => "memory of the kernel (slab, page tables, sockets)",
         "page_tables" => "page tables",
         "hugetlb" => "huge pages of the pools",
         "zfs_arc" => "the cache of ZFS",
@@ -283,6 +286,6 @@ fn of_nobody(loss: &Loss, rules: &[&str]) -> Option<Cause> {
     }
     let was_short = loss.total > 0 && loss.before <= loss.total / 10;
     let why = Text::words(format!("{} MiB were available before it began", loss.before >> 20));
-    let what = "nobody grew: there is too little memory for what always runs";
+    let what = "nothing grew: there is too little memory for what always runs";
     was_short.then(|| cause(Kind::TooSmall, what, vec![grew, why], 0.4))
 }

@@ -102,7 +102,7 @@ fn scan(story: &Story, second: i64) -> Entry {
     entry(second, Content::Usage(usage))
 }
 
-fn told(story: &Story) -> Report {
+fn report_of(story: &Story) -> Report {
     let mut entries = Vec::new();
     for second in 0..END {
         let pressed = (LOST - 5..BACK + 5).contains(&second);
@@ -156,7 +156,7 @@ fn documents_are_those_that_were_reviewed() {
     let files =
         [(LEAK, "../docs/postmortem-example.md"), (TMPFS, "src/postmortem/golden-tmpfs.md")];
     for (story, file) in files {
-        let (path, text) = (root.join(file), document::markdown(&told(&story)));
+        let (path, text) = (root.join(file), document::markdown(&report_of(&story)));
         if std::env::var_os("UPDATE_README").is_some() {
             std::fs::write(&path, &text).expect("written");
         }
@@ -166,7 +166,7 @@ fn documents_are_those_that_were_reviewed() {
 
 #[test]
 fn a_new_agent_that_leaks_is_the_cause_with_its_start() {
-    let report = told(&LEAK);
+    let report = report_of(&LEAK);
     let cause = &report.causes[0];
     assert_eq!((cause.kind, cause.confidence), (Kind::Growth, Confidence::High), "{cause:?}");
     assert_eq!(
@@ -195,7 +195,7 @@ fn an_old_service_that_grows_is_the_cause_since_it_grew() {
         available: |second| 4000 - ramp(second, TURN, 40).min(3900),
         ..CALM
     };
-    let report = told(&story);
+    let report = report_of(&story);
     let cause = &report.causes[0];
     assert_eq!((cause.process.as_str(), cause.is_new), ("db", false));
     // A calm host is scanned every ten seconds.
@@ -213,7 +213,7 @@ fn many_small_processes_are_named_as_such() {
         available: |second| 4000 - 50 * ramp(second, TURN, 1).min(78),
         ..CALM
     };
-    let cause = &told(&story).causes[0];
+    let cause = &report_of(&story).causes[0];
     assert_eq!((cause.kind, cause.name.as_str()), (Kind::ManyProcesses, "/user.slice/build.scope"));
 }
 
@@ -227,7 +227,7 @@ fn memory_of_no_process_is_named_by_its_kind() {
             _ => |second| ("hugetlb", 10 + ramp(second, TURN, 40)),
         };
         let available = |second| 4000 - ramp(second, TURN, 40).min(3900);
-        let report = told(&Story { memory: of, available, ..CALM });
+        let report = report_of(&Story { memory: of, available, ..CALM });
         let cause = &report.causes[0];
         assert_eq!((cause.kind, cause.name.as_str()), (Kind::KernelMemory, kind));
         assert_eq!(cause.confidence, Confidence::High, "{cause:?}");
@@ -236,11 +236,11 @@ fn memory_of_no_process_is_named_by_its_kind() {
 
 #[test]
 fn without_growth_nobody_is_blamed() {
-    let small = told(&Story { available: |_| 200, ..CALM });
+    let small = report_of(&Story { available: |_| 200, ..CALM });
     assert_eq!((small.causes[0].kind, small.causes.len()), (Kind::TooSmall, 1));
-    let reads = told(&Story { rule: "rereading", ..CALM });
+    let reads = report_of(&Story { rule: "rereading", ..CALM });
     assert_eq!((reads.causes[0].kind, reads.causes.len()), (Kind::PageCache, 1));
-    let unknown = told(&CALM);
+    let unknown = report_of(&CALM);
     assert!(unknown.causes.is_empty() && unknown.confidence.is_none());
     assert!(unknown.summary.plain().contains("not known"), "{:?}", unknown.summary);
 }
@@ -255,7 +255,7 @@ fn what_grew_after_the_stalls_is_a_consequence() {
         available: |second| if second < LOST { 400 } else { 100 },
         ..CALM
     };
-    let cause = &told(&story).causes[0];
+    let cause = &report_of(&story).causes[0];
     assert_eq!(cause.confidence, Confidence::Medium, "{cause:?}");
     assert!(!cause.contradicts.is_empty(), "{cause:?}");
 }
@@ -270,7 +270,7 @@ fn names_cannot_break_a_document() {
         available: |second| 4000 - ramp(second, TURN, 50).min(3900),
         ..CALM
     };
-    let report = told(&story);
+    let report = report_of(&story);
     assert!(report.actions.iter().all(|action| !action.command.contains("reboot")), "{report:?}");
     let html = document::page(&report);
     assert!(!html.contains("<script>") && !html.contains("src=") && !html.contains("href="));

@@ -129,7 +129,7 @@ fn silences(entries: &[Entry]) -> Vec<(i64, i64)> {
     silent.map(|(before, after)| (before.time.wall_ns, after.time.wall_ns)).collect()
 }
 
-/// Nanoseconds between two entries; within a boot by the clock that nobody sets.
+/// Nanoseconds between two entries; within a boot by the clock that cannot be set.
 fn gap(before: &Entry, after: &Entry) -> i64 {
     if before.time.boot == after.time.boot {
         let gap = after.time.boottime_ns.saturating_sub(before.time.boottime_ns);

@@ -146,7 +146,7 @@ impl Segments {
         Ok(())
     }
 
-    /// Waits until everything is on disk, and gives the pages back: nobody reads them soon.
+    /// Waits until everything is on disk, and gives the pages back: they are not read soon.
     pub fn sync(&self) -> io::Result<()> {
         self.file.sync_data()?;
         rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?;

@@ -100,7 +100,7 @@ pub struct Recorder {
     changes: Changes,
     log: LineLimit,
     /// Any client may ask, from any number of addresses.
-    told: LineLimit,
+    answers: LineLimit,
     last_usage: Option<Usage>,
     /// When the last scan that was recorded began: CLOCK_MONOTONIC nanoseconds.
     scan_ns: u64,
@@ -126,7 +126,7 @@ impl Recorder {
             pace: Pace::default(),
             changes: Changes::default(),
             log: LineLimit::new(LOGGED_CHANGES),
-            told: LineLimit::new(ANSWERS),
+            answers: LineLimit::new(ANSWERS),
             last_usage: None,
             scan_ns: 0,
             event,
@@ -224,7 +224,7 @@ impl Recorder {
         let mut dropped = self.inputs.answers.take_dropped();
         while let Some(answer) = self.inputs.answers.pop() {
             let ChangedAnswer { at_ns, client, scope, protocol, state, weight } = answer;
-            if !self.told.has_room(at_ns) {
+            if !self.answers.has_room(at_ns) {
                 continue;
             }
             let answer = Answer {
@@ -236,7 +236,7 @@ impl Recorder {
             };
             self.record(&Content::Answer(answer), at_ns, false);
         }
-        dropped += self.told.omitted(monotonic_ns()).map_or(0, u64::from);
+        dropped += self.answers.omitted(monotonic_ns()).map_or(0, u64::from);
         if dropped > 0 {
             self.missing([0, 0, dropped], "there were too many changed answers to clients");
         }

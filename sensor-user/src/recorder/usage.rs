@@ -40,7 +40,8 @@ pub const SCOPE_MEMORY: [CgroupKind; 4] = [
     ("anon", |m| m.anon_bytes),
     ("file", |m| m.file_bytes),
     ("shmem", |m| m.shmem_bytes),
-    ("slab", |m| m.slab_bytes),
+    // What is charged and neither of the first two: v1 has no count of slab.
+    ("kernel", |m| m.current_bytes?.checked_sub(m.anon_bytes?)?.checked_sub(m.file_bytes?)),
 ];
 
 /// The memory of a scope by kind; empty if its cgroup does not exist.

@@ -10,6 +10,7 @@ use crate::service::{enter, main_pid, measured, memsensor, property, run, wait_u
 
 const MIB: u64 = 1 << 20;
 const DIRECTORY: &str = "/run/memsensor";
+const RECORD: &str = "/var/lib/memsensor";
 
 /// The id of memsensor's user.
 fn own_uid() -> u32 {
@@ -74,6 +75,23 @@ fn its_directory_and_its_files_are_its_own() {
         assert_eq!(metadata.uid(), owner, "{}", file.display());
         assert_eq!(metadata.permissions().mode() & 0o077, 0, "{}", file.display());
     }
+}
+
+#[test]
+fn the_record_is_its_own_and_can_be_read() {
+    enter();
+    let segments = || fs::read_dir(RECORD).map_or(0, Iterator::count);
+    wait_until("the record is allocated", || segments() == 65);
+    let directory = fs::metadata(RECORD).expect("its directory");
+    assert_eq!((directory.uid(), directory.permissions().mode() & 0o777), (own_uid(), 0o700));
+    for entry in fs::read_dir(RECORD).expect("its directory") {
+        let metadata = entry.expect("an entry").metadata().expect("its owner");
+        assert_eq!((metadata.uid(), metadata.permissions().mode() & 0o777), (own_uid(), 0o600));
+    }
+    let (text, code) = memsensor(&["events", "--since", "1h"]);
+    assert!(code == Some(0) && text.contains("memsensor started as process"), "{text}");
+    let (text, code) = memsensor(&["history"]);
+    assert!(code == Some(0) && text.starts_with("host of "), "{text}");
 }
 
 /// A number in a file of a cgroup.

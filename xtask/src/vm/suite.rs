@@ -161,7 +161,7 @@ mod tests {
         };
         let (first, last) = (&kernels[0].series, &kernels[kernels.len() - 1].series);
         assert_eq!(series(&kernels), [last.clone(), first.clone()]);
-        assert_eq!(series(&kernels[..1]), [first.clone()]);
+        assert_eq!(series(&kernels[..1]), std::slice::from_ref(first));
         assert_eq!(series(&[]), [""; 0]);
     }
 

@@ -1,4 +1,4 @@
-//! The record: what memsensor keeps on disk about its host, so that the disk of a dead server tells
+//! The record: what memsensor keeps on disk about its host, so that the disk of a dead server has
 //! its last minutes. Pure: the format, and what is recorded when.
 //!
 //! Lowest first: [`names`] are strings that repeat within a segment, [`content`] is what records say,

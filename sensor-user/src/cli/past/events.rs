@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn starts_ends_and_boots_are_told_apart() {
+    fn starts_ends_and_boots_have_lines_of_their_own() {
         let started = |pid| Content::Life(Life::Started { pid });
         let timeline = timeline(vec![
             (1, started(7)),

@@ -15,8 +15,8 @@ pub enum Truth {
     Process(&'static str),
     /// A kind of memory that is no process's.
     Memory(&'static str),
-    /// Nobody who grew: page cache, or too little memory.
-    Nobody,
+    /// Nothing that grew: page cache, or too little memory.
+    NoGrowth,
 }
 
 /// Our own loads are this program.
@@ -31,9 +31,9 @@ pub fn of(scenario: &Scenario) -> Truth {
             ..,
         ] => Truth::Process(LOAD),
         ["fill", ..] => Truth::Memory("shmem"),
-        ["inodes", ..] => Truth::Memory("slab"),
+        ["inodes", ..] => Truth::Memory("kernel"),
         ["sh", script] => of_script(script),
-        _ => Truth::Nobody,
+        _ => Truth::NoGrowth,
     }
 }
 
@@ -48,7 +48,7 @@ fn of_script(script: &str) -> Truth {
         ("SET key", "redis-server"),
     ];
     let found = programs.iter().find(|(word, _)| script.contains(word));
-    found.map_or(Truth::Nobody, |(_, comm)| Truth::Process(comm))
+    found.map_or(Truth::NoGrowth, |(_, comm)| Truth::Process(comm))
 }
 
 /// What a postmortem said.
@@ -80,7 +80,7 @@ pub fn compare(truth: Truth, dir: &Path) -> Result<Said> {
     let is_right = match truth {
         Truth::Process(comm) => is_growth && cause["process"] == comm,
         Truth::Memory(kind) => cause["kind"] == "kernel_memory" && cause["name"] == kind,
-        Truth::Nobody => !is_growth && cause["kind"] != "kernel_memory",
+        Truth::NoGrowth => !is_growth && cause["kind"] != "kernel_memory",
     };
     Ok(match (is_right, cause.is_null()) {
         (true, _) => Said::Right(summary),
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(truth("postgres-leak"), Truth::Process("scenarios"));
         assert_eq!(truth("postgres-analytic"), Truth::Process("postgres"));
         assert_eq!(truth("postgres-tmpfs"), Truth::Memory("shmem"));
-        assert_eq!(truth("postgres-tar"), Truth::Nobody);
-        assert_eq!(truth("postgres-steady"), Truth::Nobody);
+        assert_eq!(truth("postgres-tar"), Truth::NoGrowth);
+        assert_eq!(truth("postgres-steady"), Truth::NoGrowth);
     }
 }

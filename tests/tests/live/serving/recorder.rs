@@ -118,7 +118,7 @@ fn assert_prometheus_loads_it(dir: &Dir) {
     let mut promtool = Command::new("promtool");
     promtool.args(["tsdb", "create-blocks-from", "openmetrics"]).arg(&file).arg(&blocks);
     let out = promtool.output().expect("promtool");
-    let made = fs::read_dir(&blocks).map_or(0, |list| list.count());
+    let made = fs::read_dir(&blocks).map_or(0, Iterator::count);
     let _ = (fs::remove_file(&file), fs::remove_dir_all(&blocks));
     assert!(out.status.success() && made > 0, "{out:?}");
 }
@@ -228,7 +228,7 @@ fn the_record_needs_at_most_512_kib_of_locked_memory() {
     assert!(with - without <= 512.0, "{with} KiB, {without} KiB without");
 }
 
-/// The files are memsensor's alone, and nobody else's files are taken.
+/// The files are memsensor's alone, and a directory with other files is left alone.
 #[test]
 fn the_directory_is_handed_over_only_if_it_is_memsensors() {
     use std::os::unix::fs::MetadataExt as _;
