@@ -40,10 +40,9 @@ pub fn actions(cause: &Cause, limit: Option<Limit>, incident: &Incident) -> Vec<
         }
         (Kind::TooSmall, _) => all.push(action(
             Text::words("Give it more memory, or run less there"),
-            if is_host {
+            if is_host || !is_plain(&incident.scope) {
                 "memsensor top --once --most 20".to_owned()
             } else {
-                // Names of scopes are plain.
                 format!("memsensor explain --scope {}", incident.scope)
             },
         )),
@@ -60,10 +59,15 @@ pub fn actions(cause: &Cause, limit: Option<Limit>, incident: &Incident) -> Vec<
     all
 }
 
-/// A limit for the cgroup. Its name goes into a command only if a shell takes it as it is.
-fn limited(cause: &Cause, limit: Limit) -> Option<Action> {
+/// Whether a shell takes a name as it is: the record may be another host's, and damaged.
+fn is_plain(name: &str) -> bool {
     let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.@:/".contains(&b);
-    if !cause.name.starts_with('/') || !cause.name.bytes().all(is_allowed) {
+    !name.starts_with('-') && name.bytes().all(is_allowed)
+}
+
+/// A limit for the cgroup.
+fn limited(cause: &Cause, limit: Limit) -> Option<Action> {
+    if !cause.name.starts_with('/') || !is_plain(&cause.name) {
         return None;
     }
     let unit = cause.name.rsplit('/').next().unwrap_or_default();

@@ -102,7 +102,7 @@ fn scan(story: &Story, second: i64) -> Entry {
     entry(second, Content::Usage(usage))
 }
 
-fn report_of(story: &Story) -> Report {
+fn timeline_of(story: &Story) -> Timeline {
     let mut entries = Vec::new();
     for second in 0..END {
         let pressed = (LOST - 5..BACK + 5).contains(&second);
@@ -120,8 +120,11 @@ fn report_of(story: &Story) -> Report {
         memory: vec![(story.memory)(0).0.into()],
         ..Schema::default()
     };
-    let timeline = Timeline { entries, schema, losses: Vec::new() };
-    report(&timeline, Wanted::Last, &Policy::default()).expect("an incident")
+    Timeline { entries, schema, losses: Vec::new() }
+}
+
+fn report_of(story: &Story) -> Report {
+    report(&timeline_of(story), Wanted::Last, &Policy::default()).expect("an incident")
 }
 
 /// Seconds of the story at which the first cause began.
@@ -281,4 +284,18 @@ fn names_cannot_break_a_document() {
     let columns = |row: &str| row.replace("\\|", "").matches('|').count();
     assert!(rows.clone().count() >= 3 && rows.clone().all(|row| columns(row) == 3), "{markdown}");
     serde_json::to_string(&report).expect("JSON");
+}
+
+#[test]
+fn a_scope_with_another_name_is_in_no_command() {
+    let mut small = timeline_of(&Story { available: |_| 200, ..CALM });
+    for entry in &mut small.entries {
+        if let Content::Look(look) = &mut entry.content {
+            look.scopes[0].scope = "web; reboot\u{7f}".into();
+        }
+    }
+    let report = report(&small, Wanted::Last, &Policy::default()).expect("an incident");
+    assert_eq!(report.scope, "web; reboot\u{7f}");
+    assert!(!report.actions.is_empty());
+    assert!(report.actions.iter().all(|action| !action.command.contains("reboot")), "{report:?}");
 }
