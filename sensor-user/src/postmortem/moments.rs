@@ -98,7 +98,7 @@ fn of_content(at: i64, content: &Content) -> Option<Moment> {
         Content::Answer(Answer { client, scope, state, weight, protocol }) => {
             let percent = weight * 100.0;
             let text = Text::words("the client ").and_name(client).and(" was answered for ");
-            let text = text.and_name(scope).and(format!(" ({protocol}): "));
+            let text = text.and_name(scope).and(" by ").and_name(protocol).and(": ");
             (4, text.and_name(state).and(format!(", weight {percent:.0} %")))
         }
         Content::Life(Life::Started { pid }) => {
