@@ -1,11 +1,14 @@
 //! Puts the parts of a postmortem together.
 
-use sensor_core::{record::content::ScopeLook, verdict::policy::Policy};
+use sensor_core::{
+    record::content::ScopeLook,
+    verdict::{policy::Policy, scope::HOST},
+};
 use serde::Serialize;
 
 use super::{
     actions::{Action, actions},
-    causes::{Cause, Confidence, Loss, causes},
+    causes::{Cause, Confidence, Kind, Loss, causes},
     earlier::{self, Limit, RuleTimes},
     growth::Tracks,
     incident::{Incident, SECOND, Wanted, find, looks},
@@ -85,7 +88,12 @@ pub fn report(timeline: &Timeline, wanted: Wanted<'_>, policy: &Policy) -> Optio
     let all: Vec<_> = looks(&timeline.entries, &incident.scope).collect();
     let loss = loss(&all, timeline, &incident);
     let fired = fired(&all, timeline, &incident);
-    let causes = causes(&tracks, &incident, &loss, &fired);
+    let mut causes = causes(&tracks, &incident, &loss, &fired);
+    let mut tracks = tracks;
+    if causes.is_empty() && incident.scope != HOST {
+        tracks = Tracks { memory: Vec::new(), ..Tracks::of(timeline, HOST) };
+        causes = neighbours(&tracks, &incident, &loss);
+    }
     let first = causes.first();
     let path = timeline.schema.scopes.iter().find(|(name, _)| *name == incident.scope);
     // A limit on the scope itself would not have helped those in it.
@@ -142,6 +150,18 @@ fn summary(first: Option<&Cause>) -> Text {
         }
         Some(cause) => cause.what.clone().and("."),
     }
+}
+
+/// Growth outside of the scope's cgroup, below a limit that both have.
+fn neighbours(tracks: &Tracks, incident: &Incident, loss: &Loss) -> Vec<Cause> {
+    let mut all = causes(tracks, incident, loss, &[]);
+    all.retain(|cause| matches!(cause.kind, Kind::Growth | Kind::ManyProcesses));
+    for cause in &mut all {
+        let text = "it is a neighbour: outside of the scope's cgroup";
+        cause.contradicts.push(Text::words(text));
+        cause.confidence = cause.confidence.min(Confidence::Medium);
+    }
+    all
 }
 
 /// The memory that was lost, and the first stall.
