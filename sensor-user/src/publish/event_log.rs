@@ -114,17 +114,13 @@ impl EventLog {
         &self.boot
     }
 
-    /// Begins with events of this boot that an earlier daemon had, oldest first.
+    /// Begins with events of this boot that an earlier daemon had, oldest first. They are no exemplars
+    /// of counters, which begin at 0.
     pub fn restore(&self, earlier: Vec<Arc<Event>>) {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         for mut event in earlier {
             queues.seq += 1;
             Arc::make_mut(&mut event).seq = queues.seq;
-            if let (EventKind::OomKill { oom_type, .. }, Ok(time)) =
-                (&event.kind, humantime::parse_rfc3339(&event.time))
-            {
-                queues.last_kills[*oom_type as usize] = Some((event.id.clone(), time));
-            }
             let (queue, owner) = queues.place(&event.kind);
             queues.by_kind[queue].push(owner, event);
         }

@@ -6,6 +6,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +17,9 @@ use sensor_core::record::{
 };
 
 use super::segments::{self, SEGMENT};
+
+/// Longest time in which a record is written, but for a disk that hangs.
+const WRITING: Duration = Duration::from_millis(100);
 
 /// One record with its time.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,7 +95,8 @@ impl Archive {
         for number in &self.numbers {
             let file = segments::path(&self.dir, *number);
             let loss = |kind| Loss { file: file.clone(), kind };
-            match read_segment(&file) {
+            let is_last = self.numbers.last() == Some(number);
+            match read_segment(&file, is_last) {
                 Ok(bytes) => losses.extend(entries(&bytes, &mut each).into_iter().map(loss)),
                 Err(e) => losses.push(loss(LossKind::File(format!("{e:#}")))),
             }
@@ -100,11 +105,19 @@ impl Archive {
     }
 }
 
-fn read_segment(path: &Path) -> Result<Vec<u8>> {
+/// Reads a segment. The last one may be written right now: a record that is half there is read again.
+fn read_segment(path: &Path, is_last: bool) -> Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
     ensure!(metadata.is_file(), "not a regular file");
     ensure!(metadata.len() <= SEGMENT, "longer than a segment");
-    Ok(fs::read(path)?)
+    let bytes = fs::read(path)?;
+    let mut frames = Frames::of(&bytes);
+    frames.by_ref().for_each(drop);
+    if is_last && frames.damage().is_some() {
+        std::thread::sleep(WRITING);
+        return Ok(fs::read(path)?);
+    }
+    Ok(bytes)
 }
 
 fn entries(bytes: &[u8], each: &mut impl FnMut(Entry)) -> Vec<LossKind> {
@@ -125,8 +138,6 @@ fn entries(bytes: &[u8], each: &mut impl FnMut(Entry)) -> Vec<LossKind> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use sensor_core::record::{
         codec::Encoder,
         content::{Life, Schema},

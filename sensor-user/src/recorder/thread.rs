@@ -51,6 +51,10 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const LOGGED_CHANGES: u32 = 20;
 /// Answers to balancers in a minute of the record.
 const ANSWERS: u32 = 240;
+/// Events in a minute of the record, and those of them with their report, of some ten KiB: any process
+/// can cause kills, and must not push out the record of everything else.
+const EVENTS: u32 = 120;
+const REPORTS: u32 = 10;
 
 /// What the thread takes.
 #[derive(Debug)]
@@ -101,6 +105,10 @@ pub struct Recorder {
     log: LineLimit,
     /// Any client may ask, from any number of addresses.
     answers: LineLimit,
+    events: LineLimit,
+    reports: LineLimit,
+    /// Whether something was recorded that must not wait.
+    is_urgent: bool,
     last_usage: Option<Usage>,
     /// When the last scan that was recorded began: CLOCK_MONOTONIC nanoseconds.
     scan_ns: u64,
@@ -127,6 +135,9 @@ impl Recorder {
             changes: Changes::default(),
             log: LineLimit::new(LOGGED_CHANGES),
             answers: LineLimit::new(ANSWERS),
+            events: LineLimit::new(EVENTS),
+            reports: LineLimit::new(REPORTS),
+            is_urgent: false,
             last_usage: None,
             scan_ns: 0,
             event,
@@ -137,14 +148,15 @@ impl Recorder {
     /// Records until shutdown.
     pub fn run(mut self) {
         let started = Life::Started { pid: std::process::id() };
-        self.record(&Content::Life(started), monotonic_ns(), true);
+        self.record_urgent(&Content::Life(started), monotonic_ns());
         while !self.inputs.shutdown.is_requested() {
             self.round();
             let mut shutdown = [PollFd::new(&self.inputs.shutdown, PollFlags::IN)];
             wait_for(&mut shutdown, INTERVAL);
         }
+        self.record(&Content::Life(Life::Ended), monotonic_ns());
+        self.is_urgent = true;
         self.round();
-        self.record(&Content::Life(Life::Ended), monotonic_ns(), true);
     }
 
     fn round(&mut self) {
@@ -156,6 +168,10 @@ impl Recorder {
         self.record_answers();
         self.record_events();
         if let Some(writer) = &mut self.writer {
+            // Once a round: a flood of events must not load the disk.
+            if std::mem::take(&mut self.is_urgent) {
+                writer.end();
+            }
             writer.keep(Instant::now());
         }
         self.publish();
@@ -178,7 +194,7 @@ impl Recorder {
             if self.log.has_room(at_ns) {
                 info!("{}", changes::line(&change, self.last_usage.as_ref()));
             }
-            self.record(&Content::Change(change), at_ns, true);
+            self.record_urgent(&Content::Change(change), at_ns);
         }
         if let Some(more) = self.log.omitted(at_ns) {
             info!("{more} more changes of state were not logged");
@@ -202,21 +218,28 @@ impl Recorder {
         let mut usage = usage::usage(&scan, stalls, memory::usage().as_ref());
         usage.scopes = self.inputs.scope_memory();
         self.last_usage = Some(usage.clone());
-        self.record(&Content::Usage(usage), scan.taken_ns, false);
+        self.record(&Content::Usage(usage), scan.taken_ns);
     }
 
     fn record_events(&mut self) {
         let events = self.inputs.events.events();
         let new: Vec<Arc<Event>> =
             events.iter().filter(|event| event.seq > self.event).map(Arc::clone).collect();
-        for event in new {
-            let missed = event.seq - self.event - 1;
-            if missed > 0 {
-                self.missing([0, 0, missed], "the record was behind a flood of events");
-            }
+        let mut missed = self.events.omitted(monotonic_ns()).map_or(0, u64::from);
+        for mut event in new {
+            missed += event.seq - self.event - 1;
             self.event = event.seq;
             let at_ns = event.monotonic_ns().unwrap_or_else(monotonic_ns);
-            self.record(&Content::Event(event), at_ns, true);
+            if !self.events.has_room(monotonic_ns()) {
+                continue;
+            }
+            if event.report.is_some() && !self.reports.has_room(monotonic_ns()) {
+                Arc::make_mut(&mut event).report = None;
+            }
+            self.record_urgent(&Content::Event(event), at_ns);
+        }
+        if missed > 0 {
+            self.missing([0, 0, missed], "there was a flood of events");
         }
     }
 
@@ -234,7 +257,7 @@ impl Recorder {
                 state: state.label().to_owned(),
                 weight: single(weight),
             };
-            self.record(&Content::Answer(answer), at_ns, false);
+            self.record(&Content::Answer(answer), at_ns);
         }
         dropped += self.answers.omitted(monotonic_ns()).map_or(0, u64::from);
         if dropped > 0 {
@@ -254,13 +277,19 @@ impl Recorder {
 
     fn missing(&mut self, records: [u64; 3], because: &str) {
         let missing = Missing { records, because: because.to_owned() };
-        self.record(&Content::Missing(missing), monotonic_ns(), false);
+        self.record(&Content::Missing(missing), monotonic_ns());
     }
 
-    fn record(&mut self, content: &Content, at_ns: u64, at_once: bool) {
+    fn record(&mut self, content: &Content, at_ns: u64) {
         if let Some(writer) = &mut self.writer {
-            writer.write(content, self.clock.at(at_ns), at_once);
+            writer.write(content, self.clock.at(at_ns), false);
         }
+    }
+
+    /// The same; it is on disk at the end of the round.
+    fn record_urgent(&mut self, content: &Content, at_ns: u64) {
+        self.record(content, at_ns);
+        self.is_urgent = true;
     }
 }
 
