@@ -154,9 +154,11 @@ impl Recorder {
             let mut shutdown = [PollFd::new(&self.inputs.shutdown, PollFlags::IN)];
             wait_for(&mut shutdown, INTERVAL);
         }
-        self.record(&Content::Life(Life::Ended), monotonic_ns());
-        self.is_urgent = true;
         self.round();
+        self.record(&Content::Life(Life::Ended), monotonic_ns());
+        if let Some(writer) = &mut self.writer {
+            writer.end();
+        }
     }
 
     fn round(&mut self) {
