@@ -283,13 +283,12 @@ def costs():
         "Records on disk: losses",
         "Hosts that cannot write their record, and entries lost per second by reason.",
         [
-            Query(f"count(memsensor_record_writable{{{ANY}}} == 0)", "hosts that cannot write"),
+            Query(f"sum(1 - memsensor_record_writable{{{ANY}}})", "hosts that cannot write"),
             Query(f"sum by (reason) ({lost})", "lost: {{reason}}"),
         ],
         "none",
         8,
         6,
-        no_value="every host writes its record",
     )
     yield table_panel(
         "Versions",

@@ -129,7 +129,7 @@ impl Host {
         let scopes = Scopes { web, agent, all };
         let path = scopes.all.path();
         let config = format!(
-            "bpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n\
+            "record.directory = \"$DIR/record\"\nrecord.max_mib = 4\nbpf_stats = true\n[verdict]\nrecover_after = \"3s\"\n\
              [cgroups]\nhistograms = [\"{path}/*\"]\n\
              [[scope]]\nname = \"web\"\ncgroup = \"{path}\"\n"
         );

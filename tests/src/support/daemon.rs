@@ -112,6 +112,8 @@ impl Daemon {
         let file = dir.join("config.toml");
         let has_user = config.lines().any(|line| line.starts_with("user ="));
         let user = if has_user { String::new() } else { format!("user = \"{DAEMON_UID}\"\n") };
+        // `$DIR` is the directory of its files, which is removed at the end.
+        let config = config.replace("$DIR", &dir.display().to_string());
         // 64 MiB are allocated and written for each record.
         let has_record = config.lines().any(|line| line.starts_with("record."));
         let record = if has_record { "" } else { "record.directory = \"\"\n" };
