@@ -88,7 +88,7 @@ def test_the_default_sends_50_series(fake, checks, dd_run_check, aggregator):
     dd_run_check(checks(fake.url))
     assert len(contexts(aggregator)) == 50
     # The rest: groups that are not enabled, buckets, and inactive states and reasons.
-    assert EXPOSITION.read_text().count('\nmemsensor_') == 334
+    assert EXPOSITION.read_text().count('\nmemsensor_') == 330
 
 
 @pytest.mark.parametrize('group', [None, *metrics.GROUPS])

@@ -11,7 +11,7 @@ use sensor_tests::lab::replay::{
 
 #[test]
 fn users_do_not_meet_a_host_that_thrashes() {
-    let config = ReplayConfig::short(Policy::Memsensor, SwapSpeed::Fast, Variant::Leak);
+    let config = ReplayConfig::short(Policy::Memsensor, SwapSpeed::Slow, Variant::Leak);
     let run = replay(config).expect("a run");
     let events = timeline(&run);
     let failed = run.requests.iter().filter(|r| r.outcome.is_err()).count();

@@ -78,8 +78,8 @@ fn threads_have_real_time_priority_or_the_log_says_why_not() {
     for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads") {
         let stat = task.expect("thread").path().join("stat");
         let stat = std::fs::read_to_string(stat).expect("stat");
-        // No client waits for the cgroups thread or the log's, so they have none.
-        let normal = stat.contains("(cgroups)") || stat.contains("(log)");
+        // No client waits for these threads, so they have none.
+        let normal = ["(cgroups)", "(log)", "(record)"].iter().any(|name| stat.contains(name));
         let expected = if normal { ["0", "0"] } else { expected };
         let fields: Vec<_> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
         assert_eq!(fields[37..39], expected, "{stat}");

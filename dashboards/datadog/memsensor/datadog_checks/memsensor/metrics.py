@@ -106,6 +106,9 @@ GROUPS = {
         'memsensor_connections': 'connections',
         'memsensor_current_connections': 'current_connections',
         'memsensor_log_lines_lost': 'log_lines_lost',
+        'memsensor_record_written_bytes': 'record_written_bytes',
+        'memsensor_record_entries_lost': 'record_entries_lost',
+        'memsensor_record_writable': 'record_writable',
         'memsensor_bpf_map_bytes': 'bpf_map_bytes',
         'memsensor_bpf_maps_readable': 'bpf_maps_readable',
         'memsensor_bpf_run_seconds': 'bpf_run_seconds',
@@ -120,6 +123,7 @@ GROUPS = {
 # Metrics that are not sent, with the reason.
 NOT_SENT = {
     'memsensor_cgroup_info': 'its labels are tags of the metrics in the group `cgroups`',
+    'memsensor_record_synced_timestamp_seconds': 'Datadog cannot subtract it from the present time',
     'memsensor_probe_info': 'its reason is a sentence and does not fit in a tag; `memsensor probes` shows it',
 }
 
