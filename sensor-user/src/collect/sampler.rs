@@ -130,9 +130,9 @@ impl Sampler {
         let (scopes, vmstat_kills) =
             self.scopes.evaluate(&snapshot, &scope_stalls, &self.shared.coverage);
         let pressed = scopes.iter().any(is_pressed);
-        let sample = Sample { snapshot, scopes, vmstat_kills };
+        let sample = Arc::new(Sample { snapshot, scopes, vmstat_kills });
+        self.shared.published.store(Some(Arc::clone(&sample)));
         self.looks.push(&sample, pressed);
-        self.shared.published.store(Some(Arc::new(sample)));
         pressed
     }
 

@@ -67,9 +67,9 @@ mod tests {
         for (boot, boottime_ns, wall_ns) in
             [(9, 100, 1000), (9, 120, 1020), (9, 110, 1010), (3, 5, 900), (3, 7, 2000)]
         {
-            writer.write(&look, time(boot, boottime_ns, wall_ns), false);
+            writer.write(&look, time(boot, boottime_ns, wall_ns));
         }
-        writer.write(&Content::Life(Life::Ended), time(3, 8, 5000), true);
+        writer.write(&Content::Life(Life::Ended), time(3, 8, 5000));
         let archive = Archive::open(dir.path()).expect("opened");
         let walls = |since, until| {
             let timeline = Timeline::read(&archive, since, until);

@@ -11,7 +11,7 @@ use super::{
     document,
     incident::{
         SECOND, Wanted,
-        tests::{BASE, entry},
+        tests::{BASE, entry, kill},
     },
     report::{Report, report},
 };
@@ -298,4 +298,57 @@ fn a_scope_with_another_name_is_in_no_command() {
     assert_eq!(report.scope, "web; reboot\u{7f}");
     assert!(!report.actions.is_empty());
     assert!(report.actions.iter().all(|action| !action.command.contains("reboot")), "{report:?}");
+}
+
+/// A story about the scope `web`, whose cgroup is that of the web service.
+fn in_scope(story: &Story) -> Report {
+    let mut timeline = timeline_of(story);
+    timeline.schema.scopes = vec![("web".into(), "/system.slice/web.service".into())];
+    for entry in &mut timeline.entries {
+        if let Content::Look(look) = &mut entry.content {
+            look.scopes[0].scope = "web".into();
+        }
+    }
+    report(&timeline, Wanted::Last, &Policy::default()).expect("an incident")
+}
+
+#[test]
+fn a_neighbour_is_named_as_one_and_never_for_sure() {
+    let report = in_scope(&LEAK);
+    let cause = &report.causes[0];
+    assert_eq!((cause.process.as_str(), cause.confidence), ("agent", Confidence::Medium));
+    assert!(cause.contradicts.iter().any(|text| text.plain().contains("neighbour")), "{cause:?}");
+    assert!(report.limit.is_some(), "a limit on the neighbour would have helped");
+}
+
+#[test]
+fn no_limit_on_the_scope_itself_is_proposed() {
+    let story = Story {
+        cgroup: |second| Some(("/system.slice/web.service", 300 + ramp(second, TURN, 40), 4)),
+        process: Some(("web", -9000, |second| 300 + ramp(second, TURN, 40))),
+        available: |second| 4000 - ramp(second, TURN, 40).min(3900),
+        ..CALM
+    };
+    let mut timeline = timeline_of(&story);
+    for entry in &mut timeline.entries {
+        if let Content::Usage(usage) = &mut entry.content {
+            usage.cgroups.remove(0);
+        }
+    }
+    timeline.schema.scopes = vec![(HOST.into(), "/system.slice/web.service".into())];
+    let report = report(&timeline, Wanted::Last, &Policy::default()).expect("an incident");
+    assert_eq!((report.causes[0].process.as_str(), report.limit), ("web", None));
+    assert!(report.actions.iter().all(|action| !action.command.contains("set-property")));
+}
+
+#[test]
+fn a_kill_without_a_loss_of_weight_has_no_recovery() {
+    let mut timeline = timeline_of(&CALM);
+    timeline.entries.retain(|entry| entry.time.wall_ns < (BASE + TURN) * SECOND);
+    timeline.entries.push(kill(TURN, "b-1"));
+    timeline.entries.push(look(&CALM, TURN + 10));
+    let report = report(&timeline, Wanted::Last, &Policy::default()).expect("the kill");
+    assert_eq!((report.kills, report.is_over), (1, true));
+    let moments: Vec<_> = report.moments.iter().map(|m| m.what.plain()).collect();
+    assert!(!moments.iter().any(|text| text.contains("all of its weight")), "{moments:?}");
 }

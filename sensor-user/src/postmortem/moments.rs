@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     causes::{Cause, Loss},
-    incident::Incident,
+    incident::{Incident, SECOND, looks},
     text::Text,
 };
 use crate::history::{timeline::Timeline, times};
@@ -58,7 +58,7 @@ pub fn moments(
         all.push(moment(loss.first_stall, 0, Text::words("tasks began to wait for memory")));
     }
     for (silent_from, to) in &incident.silences {
-        let seconds = (to - silent_from) / super::incident::SECOND;
+        let seconds = (to - silent_from) / SECOND;
         let text = format!("the record is silent from here on, for {seconds} s");
         all.push(moment(*silent_from, 0, Text::words(text)));
     }
@@ -74,7 +74,10 @@ pub fn moments(
         }
         all.extend(of_content(at, &entry.content));
     }
-    if incident.is_over {
+    let within = |at: i64| (incident.begin..=incident.end).contains(&at);
+    let lost_weight =
+        looks(&timeline.entries, &incident.scope).any(|(at, look)| within(at) && look.weight < 1.0);
+    if incident.is_over && lost_weight {
         let what = Text::name(&incident.scope).and(" has all of its weight again");
         all.push(moment(incident.end, 1, what));
     }

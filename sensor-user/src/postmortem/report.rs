@@ -1,7 +1,7 @@
 //! Puts the parts of a postmortem together.
 
 use sensor_core::{
-    record::content::ScopeLook,
+    record::content::{Content, ScopeLook},
     verdict::{policy::Policy, scope::HOST},
 };
 use serde::Serialize;
@@ -11,11 +11,14 @@ use super::{
     causes::{Cause, Confidence, Kind, Loss, causes},
     earlier::{self, Limit, RuleTimes},
     growth::Tracks,
-    incident::{Incident, SECOND, Wanted, find, looks},
+    incident::{self, Incident, SECOND, Wanted, find, looks},
     moments::{Moment, moments},
     text::Text,
 };
-use crate::history::{timeline::Timeline, times};
+use crate::{
+    history::{timeline::Timeline, times},
+    recorder::archive::Entry,
+};
 
 /// PSI *some* within a second at which tasks wait for memory.
 const STALLS: f32 = 0.05;
@@ -84,12 +87,11 @@ pub struct Curve {
 /// The postmortem of an incident in a record; `None` if there is no such incident.
 pub fn report(timeline: &Timeline, wanted: Wanted<'_>, policy: &Policy) -> Option<Report> {
     let incident = find(timeline, wanted)?;
-    let tracks = Tracks::of(timeline, &incident.scope);
+    let mut tracks = Tracks::of(timeline, &incident.scope);
     let all: Vec<_> = looks(&timeline.entries, &incident.scope).collect();
     let loss = loss(&all, timeline, &incident);
     let fired = fired(&all, timeline, &incident);
     let mut causes = causes(&tracks, &incident, &loss, &fired);
-    let mut tracks = tracks;
     if causes.is_empty() && incident.scope != HOST {
         tracks = Tracks { memory: Vec::new(), ..Tracks::of(timeline, HOST) };
         causes = neighbours(&tracks, &incident, &loss);
@@ -133,11 +135,9 @@ fn seconds(ns: i64) -> f64 {
     ns as f64 / SECOND as f64
 }
 
-fn is_kill(entry: &crate::recorder::archive::Entry, incident: &Incident) -> bool {
-    use sensor_core::record::content::Content;
+fn is_kill(entry: &Entry, incident: &Incident) -> bool {
     let within = (incident.begin..=incident.end).contains(&entry.time.wall_ns);
-    within
-        && matches!(&entry.content, Content::Event(event) if super::incident::is_kill(&event.kind))
+    within && matches!(&entry.content, Content::Event(event) if incident::is_kill(&event.kind))
 }
 
 fn summary(first: Option<&Cause>) -> Text {
@@ -152,7 +152,7 @@ fn summary(first: Option<&Cause>) -> Text {
     }
 }
 
-/// Growth outside of the scope's cgroup, below a limit that both have.
+/// Growth outside of the scope's cgroup: both may have a limit above them.
 fn neighbours(tracks: &Tracks, incident: &Incident, loss: &Loss) -> Vec<Cause> {
     let mut all = causes(tracks, incident, loss, &[]);
     all.retain(|cause| matches!(cause.kind, Kind::Growth | Kind::ManyProcesses));
@@ -226,7 +226,6 @@ impl Weights {
 
 /// Contradictions, and what was not measured.
 fn open(timeline: &Timeline, incident: &Incident, loss: &Loss) -> Vec<Text> {
-    use sensor_core::record::content::Content;
     let mut all = Vec::new();
     for loss in &timeline.losses {
         all.push(Text::words("The record is damaged: ").and_name(&loss.to_string()));

@@ -84,7 +84,7 @@ mod tests {
             let (command, detail) = (OperatorCommand::Undrain, String::new());
             let kind = EventKind::Operator { command, uid: 0, pid: 1, comm: None, detail };
             let event = Event { id: id.into(), seq, time: String::new(), kind, report: None };
-            writer.write(&Content::Event(Arc::new(event)), RecordTime::default(), false);
+            writer.write(&Content::Event(Arc::new(event)), RecordTime::default());
         }
         writer.end();
         let ids = |boot| {

@@ -284,7 +284,7 @@ impl Recorder {
 
     fn record(&mut self, content: &Content, at_ns: u64) {
         if let Some(writer) = &mut self.writer {
-            writer.write(content, self.clock.at(at_ns), false);
+            writer.write(content, self.clock.at(at_ns));
         }
     }
 
@@ -298,4 +298,67 @@ impl Recorder {
 #[allow(clippy::cast_possible_truncation, reason = "a record needs no more than seven digits")]
 const fn single(value: f64) -> f32 {
     value as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sensor_core::{
+        model::{
+            event::{EventKind, SentSignal, TaskInfo},
+            oom_report::OomReport,
+        },
+        record::content::Schema,
+    };
+
+    use super::{
+        super::{archive::Archive, segments::Limits},
+        *,
+    };
+    use crate::publish::looks;
+
+    #[test]
+    fn a_flood_of_events_takes_a_bounded_part_of_the_record() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let limits = Limits { bytes: 0, age: Duration::MAX };
+        let writer = Writer::new(dir.path().to_owned(), limits, Schema::default());
+        let events = Arc::new(EventLog::new("b"));
+        let figures = Arc::default();
+        let inputs = Inputs {
+            looks: looks::queue(Vec::new(), &figures).1,
+            sample: Arc::default(),
+            usage: Arc::default(),
+            events: Arc::clone(&events),
+            answers: Arc::default(),
+            scopes: Vec::new().into(),
+            mounts: None,
+            cgroups: Vec::new(),
+            figures,
+            shutdown: Arc::new(Shutdown::new().expect("an eventfd")),
+        };
+        let mut recorder = Recorder::new(inputs, Box::new(Arc::default), Some(writer));
+        // A minute that ends within the test has room for as many again.
+        let json = serde_json::json!({
+            "pid": 1, "tid": 1, "comm": "x", "uid": 0, "oom_score_adj": 0, "cgroup_id": 0
+        });
+        let task: TaskInfo = serde_json::from_value(json).expect("a task");
+        for _ in 0..3 * EVENTS {
+            let (sender, target) = (task.clone(), task.clone());
+            let kind = EventKind::KillSignal { signal: SentSignal::default(), sender, target };
+            events.push(monotonic_ns(), kind, Some(OomReport::default()));
+            recorder.record_events();
+        }
+        recorder.round();
+        let (mut count, mut with_report) = (0, 0);
+        let losses = Archive::open(dir.path()).expect("opened").read(|entry| {
+            if let Content::Event(event) = entry.content {
+                count += 1;
+                with_report += u32::from(event.report.is_some());
+            }
+        });
+        assert_eq!(losses, []);
+        assert!((EVENTS..=2 * EVENTS).contains(&count), "{count}");
+        assert!((REPORTS..=2 * REPORTS).contains(&with_report), "{with_report}");
+    }
 }

@@ -77,15 +77,14 @@ impl Writer {
         }
     }
 
-    /// Writes a record; those with `at_once` are on disk when this returns.
-    pub fn write(&mut self, content: &Content, time: RecordTime, at_once: bool) {
+    /// Writes a record; [`Self::end`] waits until it is on disk.
+    pub fn write(&mut self, content: &Content, time: RecordTime) {
         if !self.is_open(time) {
             self.lose();
             return;
         }
         let written = self.name_losses(time).and_then(|()| self.try_write(content, time));
-        let synced = written.and_then(|()| if at_once { self.sync() } else { Ok(()) });
-        if let Err(e) = synced {
+        if let Err(e) = written {
             self.fail(&e);
             self.lose();
         }
@@ -286,7 +285,7 @@ mod tests {
         for _ in 0..2 {
             let mut writer = Writer::new(dir.path().to_owned(), LIMITS, Schema::default());
             for _ in 0..1200 {
-                writer.write(&usage(n), time(), false);
+                writer.write(&usage(n), time());
                 n += 1;
             }
             writer.end();
@@ -301,14 +300,14 @@ mod tests {
         let dir = parent.path().join("later");
         let mut writer = Writer::new(dir.clone(), LIMITS, Schema::default());
         for n in 0..3 {
-            writer.write(&usage(n), time(), true);
+            writer.write(&usage(n), time());
         }
         assert_eq!((writer.written.lost, writer.written.errors), (3, 1));
         fs::create_dir(&dir).expect("made");
-        writer.write(&usage(3), time(), true);
+        writer.write(&usage(3), time());
         assert_eq!(writer.written.lost, 4, "not again too soon");
         writer.failed = Instant::now().checked_sub(RETRY_AFTER);
-        writer.write(&usage(4), time(), true);
+        writer.write(&usage(4), time());
         let because = "the record could not be written".to_owned();
         let missing = Content::Missing(Missing { records: [0, 0, 4], because });
         assert_eq!(read(&dir), [missing, usage(4)]);
@@ -321,8 +320,8 @@ mod tests {
         let cgroups =
             (0..40_000).map(|_| CgroupSize { own_bytes: u64::MAX, ..CgroupSize::default() });
         let usage = Usage { cgroups: cgroups.collect(), ..Usage::default() };
-        writer.write(&Content::Usage(usage), time(), true);
-        writer.write(&Content::Life(Life::Ended), time(), true);
+        writer.write(&Content::Usage(usage), time());
+        writer.write(&Content::Life(Life::Ended), time());
         assert_eq!(writer.written.lost, 1);
         assert_eq!(read(dir.path()).last(), Some(&Content::Life(Life::Ended)));
     }

@@ -43,8 +43,9 @@ fn main() -> Result<()> {
         };
         let processes = vec![process; PROCESSES];
         let usage = Usage { processes, ..Usage::default() };
-        writer.write(&Content::Usage(usage), clock.at(monotonic_ns()), true);
-        ensure!(writer.written.lost == 0, "a record could not be written");
+        writer.write(&Content::Usage(usage), clock.at(monotonic_ns()));
+        writer.end();
+        ensure!(writer.written.errors == 0, "a record could not be written");
         writeln!(stdout, "{number}")?;
         stdout.flush()?;
     }
